@@ -1,0 +1,113 @@
+"""Attention over a routing plan: the dense group exactly, the sparse group with exact blocks and a 0-th order Taylor tail.
+
+Tensors here hold G heads in blocks, [G, N, block_size, D]; pooled ones are [G, N, D].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from .config import ISAConfig
+from .layout import BlockTable
+from .route import RoutingPlan
+
+DenseAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Exact attention: q [B, Sq, H, D], k and v [B, Sk, H, D] -> [B, Sq, H, D]."""
+
+GATHER_BYTES = 128 * 2**20
+"""Memory for the keys and values that one step of the sparse group gathers."""
+
+
+def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Exact softmax attention through torch SDPA; q [B, Sq, H, D], k and v [B, Sk, H, D] -> [B, Sq, H, D]."""
+    return _sdpa(q, k, v, bias=None)
+
+
+def attend(q, k, v, pooled_k, pooled_v, plan: RoutingPlan, table: BlockTable, config: ISAConfig, dense: DenseAttention):
+    """ISA over G heads (algorithm steps 5 and 6 of section 3): blocks q, k, v -> output blocks [G, N, block_size, D]."""
+    pooled = pooled_k.to(k.dtype), pooled_v.to(v.dtype)
+    out = torch.zeros_like(q)
+    _attend_dense_group(out, q, k, v, *pooled, plan, table, config, dense)
+    _attend_sparse_group(out, q, k, v, *pooled, plan, table, config)
+    return out
+
+
+def _attend_dense_group(out, q, k, v, pooled_k, pooled_v, plan, table, config, dense):
+    device = q.device
+    slot_is_token = table.slot_is_token(device)
+    for heads in _heads_of_one_shape(plan, table):
+        rows = plan.dense_queries[heads].nonzero()[:, 1].view(len(heads), -1)
+        listed = plan.kv_blocks[heads]
+        slots = listed[:, :, None] * table.block_size + torch.arange(table.block_size, device=device)
+        slots = slots[slot_is_token[listed]].view(len(heads), -1)
+        each = heads[:, None]
+        # Heads become one batch element, so that any subset of (batch, head) pairs is a plain attention call.
+        query = q[each, rows].flatten(1, 2).transpose(0, 1)[None]
+        key, value = (x.flatten(1, 2)[each, slots].transpose(0, 1)[None] for x in (k, v))
+        if config.context_tail == "drop":
+            result = dense(query, key, value)
+        else:
+            result = _dense_with_tail(query, key, value, pooled_k[heads], pooled_v[heads], listed, table)
+        out[each, rows] = result[0].transpose(0, 1).unflatten(1, (-1, table.block_size)).to(out.dtype)
+
+
+def _heads_of_one_shape(plan: RoutingPlan, table: BlockTable) -> Iterator[torch.Tensor]:
+    """Head indices grouped by equal numbers of dense queries and listed tokens: each group is one unmasked call."""
+    tokens = table.lengths_on(plan.kv_blocks.device)[plan.kv_blocks].sum(1)
+    shapes = torch.stack([plan.dense_queries.sum(1), tokens], dim=1)
+    for shape in shapes.unique(dim=0):
+        if shape[0] > 0:
+            yield (shapes == shape).all(1).nonzero()[:, 0]
+
+
+def _dense_with_tail(query, key, value, pooled_k, pooled_v, listed, table):
+    """Exact over the listed tokens plus the mean of every dropped block: one softmax, so it needs a bias."""
+    tokens = key.shape[1]
+    key = torch.cat([key, pooled_k.transpose(0, 1)[None]], dim=1)
+    value = torch.cat([value, pooled_v.transpose(0, 1)[None]], dim=1)
+    exact, pooled = _tail_bias(table, query)
+    pooled = pooled.expand(len(listed), -1).scatter(1, listed, -math.inf)
+    bias = torch.cat([exact.expand(len(listed), tokens), pooled], dim=1)
+    return _sdpa(query, key, value, bias[None, :, None])
+
+
+def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, plan, table, config):
+    exact_bias, pooled_bias = _tail_bias(table, q)
+    slot_bias = torch.where(table.slot_is_token(q.device), exact_bias, -math.inf).to(q.dtype)
+    if config.context_tail == "drop":
+        tail_blocks = plan.kv_blocks
+    else:
+        tail_blocks = torch.arange(table.count, device=q.device).expand(len(plan.kv_blocks), -1)
+
+    head, row = (~plan.dense_queries).nonzero(as_tuple=True)
+    keys_per_row = plan.exact_blocks.shape[2] * table.block_size + tail_blocks.shape[1]
+    step = max(1, GATHER_BYTES // (2 * keys_per_row * k.shape[-1] * k.element_size()))
+    for g, i in zip(head.split(step), row.split(step)):
+        exact, tail = plan.exact_blocks[g, i], tail_blocks[g]
+        # A block attended exactly must not count again through its mean.
+        weight = pooled_bias.expand(len(g), -1).scatter(1, exact, -math.inf)
+        bias = torch.cat([slot_bias[exact].flatten(1), weight.gather(1, tail)], dim=1)
+        key = torch.cat([k[g[:, None], exact].flatten(1, 2), pooled_k[g[:, None], tail]], dim=1)
+        value = torch.cat([v[g[:, None], exact].flatten(1, 2), pooled_v[g[:, None], tail]], dim=1)
+        out[g, i] = _sdpa(q[g, i][:, :, None], key[:, :, None], value[:, :, None], bias[:, None, None])[:, :, 0]
+
+
+def _tail_bias(table: BlockTable, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax biases that give a block's mean the weight of its tokens: one for exact tokens, [N] for block means.
+
+    They are `0` and `log(length)`, shifted together so that a full block's is exact in low precision:
+    in bf16, log 64 alone would be rounded by 0.3 %, a systematic error in every pooled weight.
+    """
+    log_lengths = table.lengths_on(like.device).double().log()
+    full = math.log(table.block_size)
+    shift = log_lengths.new_tensor(full).to(like.dtype).double() - full
+    return shift.to(like.dtype), (log_lengths + shift).to(like.dtype)
+
+
+def _sdpa(q, k, v, bias):
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)

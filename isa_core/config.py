@@ -1,0 +1,60 @@
+"""What a user may choose about In-context Sparse Attention (ISA)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SHARPNESS_METRICS = ("variance", "top_mass")
+CONTEXT_TAILS = ("drop", "taylor")
+
+
+@dataclass(frozen=True)
+class ISAConfig:
+    """Routing parameters of ISA; the defaults are the paper's (arXiv 2605.04569, section 4.1).
+
+    keep_ratio: share of the context KV blocks each head keeps (paper: select ratio), 0..1.
+    dense_query_ratio: share of query blocks, the sharpest, that attend exactly (paper: flat ratio), 0..1.
+    exact_ratio: share of its KV list that a sparse query block attends exactly (paper: no-sparsity ratio), 0..1.
+    sharpness: "variance" (the paper's metric) or "top_mass" (what the released weights run with).
+    sharpness_threshold: when set, replaces `dense_query_ratio`: a query block is dense if its sharpness exceeds it.
+    context_tail: what context blocks that were not kept contribute: "drop" nothing (paper), "taylor" their block mean.
+    block_size: tokens per block.
+
+    A ratio is rounded up to whole blocks, so that a positive ratio always keeps at least one.
+
+    Raises ValueError naming the field, its range and the value given.
+    """
+
+    keep_ratio: float = 0.125
+    dense_query_ratio: float = 0.5
+    exact_ratio: float = 0.0625
+    sharpness: str = "variance"
+    sharpness_threshold: float | None = None
+    context_tail: str = "drop"
+    block_size: int = 64
+
+    def __post_init__(self):
+        for name in ("keep_ratio", "dense_query_ratio", "exact_ratio"):
+            _require_number(name, getattr(self, name), 0.0, 1.0)
+        if self.sharpness_threshold is not None:
+            _require_number("sharpness_threshold", self.sharpness_threshold, 0.0, 1.0)
+        _require_choice("sharpness", self.sharpness, SHARPNESS_METRICS)
+        _require_choice("context_tail", self.context_tail, CONTEXT_TAILS)
+        if not isinstance(self.block_size, int) or isinstance(self.block_size, bool) or self.block_size < 1:
+            raise ValueError(f"block_size must be a whole number of tokens, at least 1; got {self.block_size!r}.")
+
+
+def blocks_for(ratio: float, total: int) -> int:
+    """Whole blocks that make up `ratio` of `total`, rounded up (the slack absorbs 0.1 * 10 > 1)."""
+    return min(total, math.ceil(ratio * total - 1e-9))
+
+
+def _require_number(name, value, low, high):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}; got {value!r}.")
+
+
+def _require_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")

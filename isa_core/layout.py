@@ -1,0 +1,104 @@
+"""Where target and context tokens lie in the sequence, and how each group is cut into blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Token groups of one in-context self-attention, in memory order: the target, then every context.
+
+    target: tokens being denoised, at least 1.
+    context: tokens of each context group (the video to edit, then references); may be empty.
+
+    Raises ValueError when a length is not a whole number of at least 1.
+    """
+
+    target: int
+    context: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "context", tuple(self.context))
+        for length in (self.target, *self.context):
+            if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+                raise ValueError(
+                    f"a token group must hold a whole number of tokens, at least 1; got {length!r} "
+                    f"in target={self.target!r}, context={self.context!r}."
+                )
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        return (self.target, *self.context)
+
+    @property
+    def total(self) -> int:
+        return sum(self.segments)
+
+
+@dataclass(frozen=True)
+class BlockTable:
+    """A layout cut into blocks, segment by segment, so that no block mixes two groups.
+
+    Only the last block of a segment may be ragged (shorter than `block_size`). The public release cuts the
+    concatenated sequence instead, which lets one block straddle target and context.
+    """
+
+    layout: TokenLayout
+    block_size: int
+    lengths: tuple[int, ...]
+    """True length in tokens of every block."""
+    target_blocks: int
+    """Blocks 0 .. target_blocks-1 are the target's; all later ones belong to a context."""
+
+    @property
+    def count(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def context_blocks(self) -> int:
+        return self.count - self.target_blocks
+
+    def lengths_on(self, device) -> torch.Tensor:
+        """[N] block lengths as int64."""
+        return torch.tensor(self.lengths, device=device)
+
+    def slot_is_token(self, device) -> torch.Tensor:
+        """[N, block_size] bool: False on the padding of a ragged block."""
+        return torch.arange(self.block_size, device=device) < self.lengths_on(device)[:, None]
+
+    def to_blocks(self, x: torch.Tensor) -> torch.Tensor:
+        """[G, S, D] tokens -> [G, N, block_size, D], ragged blocks padded with zeros."""
+        parts = [
+            F.pad(part, (0, 0, 0, -part.shape[1] % self.block_size)) for part in x.split(self.layout.segments, dim=1)
+        ]
+        return torch.cat(parts, dim=1).unflatten(1, (self.count, self.block_size))
+
+    def to_tokens(self, blocks: torch.Tensor) -> torch.Tensor:
+        """[G, N, block_size, D] -> [G, S, D]: the inverse of `to_blocks`."""
+        slots, parts, start = blocks.flatten(1, 2), [], 0
+        for length in self.layout.segments:
+            parts.append(slots[:, start : start + length])
+            start += length + -length % self.block_size
+        return torch.cat(parts, dim=1)
+
+    def spread(self, per_block: torch.Tensor) -> torch.Tensor:
+        """[G, N, D], one row a block -> [G, S, D], that row repeated for each token of the block."""
+        tokens = self.lengths_on(per_block.device)
+        return per_block.repeat_interleave(tokens, dim=1, output_size=self.layout.total)
+
+
+@lru_cache(maxsize=64)
+def block_table(layout: TokenLayout, block_size: int) -> BlockTable:
+    """Cut `layout` into blocks of `block_size` tokens."""
+    lengths, target_blocks = [], 0
+    for index, tokens in enumerate(layout.segments):
+        full, rest = divmod(tokens, block_size)
+        lengths += [block_size] * full + [rest] * (rest > 0)
+        if index == 0:
+            target_blocks = len(lengths)
+    return BlockTable(layout, block_size, tuple(lengths), target_blocks)

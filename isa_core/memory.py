@@ -1,0 +1,25 @@
+"""How much of a call is taken at a time, so that memory does not grow with the number of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from .layout import BlockTable
+
+WORKSPACE_BYTES = 512 * 2**20
+"""Copies made for the heads in work stay within this, or within one head's worth if that is more."""
+
+
+def head_chunks(q: torch.Tensor, table: BlockTable) -> Iterator[tuple[int, slice]]:
+    """(batch index, slice of heads) over q [B, S, H, D].
+
+    Counted per head: blocks of q, k, v, the output twice, gathered lists, and three N × N coarse matrices.
+    """
+    batch, tokens, heads, dim = q.shape
+    per_head = 8 * tokens * dim * q.element_size() + 3 * 4 * table.count**2
+    step = max(1, WORKSPACE_BYTES // per_head)
+    for b in range(batch):
+        for start in range(0, heads, step):
+            yield b, slice(start, min(start + step, heads))

@@ -1,0 +1,89 @@
+"""The oracle: ISA in fp64, one query block at a time, written to be read beside section 3 of arXiv 2605.04569.
+
+Shares no code with the fast path except `ISAConfig`, `TokenLayout` and the rounding rule `blocks_for`. Slow on purpose.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .config import ISAConfig, blocks_for
+from .layout import TokenLayout
+
+
+def reference_attention(q, k, v, layout: TokenLayout, config: ISAConfig, coarse_gate=None, lists=None):
+    """q, k, v [B, S, H, D], gate [B, S, 1, 1] or None -> (out [B, S, H, D] fp64, lists).
+
+    lists: {(batch, head): HeadLists}; pass them in to fix the routing and compare only the arithmetic.
+    """
+    q, k, v = (x.double() for x in (q, k, v))
+    blocks, is_target = cut_into_blocks(layout, config.block_size)
+    out, used = torch.zeros_like(q), {}
+    for b in range(q.shape[0]):
+        for h in range(q.shape[2]):
+            head_q, head_k, head_v = q[b, :, h], k[b, :, h], v[b, :, h]
+            mean_q, mean_k, mean_v = (torch.stack([x[block].mean(0) for block in blocks]) for x in (head_q, head_k, head_v))
+            scores = mean_q @ mean_k.T / math.sqrt(q.shape[-1])
+            probabilities = torch.softmax(scores, dim=1)
+            routing = lists[b, h] if lists else route_head(scores, probabilities, is_target, config)
+            used[b, h] = routing
+            for i, block in enumerate(blocks):
+                exact = routing["kv"] if i in routing["dense"] else routing["exact"][i]
+                tail = set(range(len(blocks))) if config.context_tail == "taylor" else set(routing["kv"])
+                if i in routing["dense"] and config.context_tail == "drop":
+                    tail = set()
+                out[b, block, h] = attend_block(
+                    head_q[block], head_k, head_v, mean_k, mean_v, blocks, exact, sorted(tail - set(exact))
+                )
+                if coarse_gate is not None:
+                    out[b, block, h] += coarse_gate.double()[b, block, 0] * (probabilities[i] @ mean_v)
+    return out, used
+
+
+def cut_into_blocks(layout: TokenLayout, size: int):
+    """Token ranges of all blocks, segment by segment, and whether each belongs to the target."""
+    blocks, is_target, start = [], [], 0
+    for index, length in enumerate(layout.segments):
+        for offset in range(0, length, size):
+            blocks.append(slice(start + offset, start + min(offset + size, length)))
+            is_target.append(index == 0)
+        start += length
+    return blocks, is_target
+
+
+def route_head(scores, probabilities, is_target, config: ISAConfig):
+    """One head's lists: {"kv": blocks everyone may see, "dense": query blocks, "exact": {query block: kv blocks}}."""
+    target = [j for j, yes in enumerate(is_target) if yes]
+    context = [j for j, yes in enumerate(is_target) if not yes]
+    saliency = probabilities[target].sum(0)
+    kept = sorted(context, key=lambda j: -saliency[j])[: blocks_for(config.keep_ratio, len(context))]
+    kv = target + sorted(kept)
+
+    sharpness = []
+    for row in probabilities[:, target]:
+        if config.sharpness == "variance":
+            sharpness.append(((row - row.mean()) ** 2).mean().item())
+        else:
+            sharpness.append(sum(sorted(row.tolist(), reverse=True)[: blocks_for(config.exact_ratio, len(target))]))
+    queries = range(len(is_target))
+    if config.sharpness_threshold is not None:
+        dense = {i for i in queries if sharpness[i] > config.sharpness_threshold}
+    else:
+        dense = set(sorted(queries, key=lambda i: -sharpness[i])[: blocks_for(config.dense_query_ratio, len(is_target))])
+
+    count = blocks_for(config.exact_ratio, len(kv))
+    exact = {i: sorted(sorted(kv, key=lambda j: -scores[i, j])[:count]) for i in queries}
+    return {"kv": kv, "dense": dense, "exact": exact}
+
+
+def attend_block(q, k, v, mean_k, mean_v, blocks, exact, tail):
+    """Softmax of one query block over the tokens of `exact` and the length-weighted means of `tail`."""
+    keys = torch.cat([k[blocks[j]] for j in exact] + [mean_k[tail]])
+    values = torch.cat([v[blocks[j]] for j in exact] + [mean_v[tail]])
+    lengths = [blocks[j].stop - blocks[j].start for j in tail]
+    weights = torch.tensor([1.0] * sum(blocks[j].stop - blocks[j].start for j in exact) + lengths, dtype=torch.float64)
+    logits = q @ keys.T / math.sqrt(q.shape[1])
+    unnormalised = weights * torch.exp(logits - logits.max(dim=1, keepdim=True).values)
+    return unnormalised / unnormalised.sum(dim=1, keepdim=True) @ values

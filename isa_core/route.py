@@ -1,0 +1,88 @@
+"""Which blocks meet: coarse scores -> context pre-selection -> sharpness -> groups -> exact lists (section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .config import ISAConfig, blocks_for
+from .layout import BlockTable
+
+
+@dataclass(frozen=True)
+class RoutingPlan:
+    """The decisions for G heads over N blocks.
+
+    kv_blocks: [G, L] int64, ascending: all target blocks and the kept context blocks. Every query sees only these.
+    dense_queries: [G, N] bool: query blocks that attend their whole KV list exactly.
+    exact_blocks: [G, N, E] int64, ascending: KV blocks that a sparse query block attends exactly.
+    sharpness: [G, N] of each query block.
+    """
+
+    kv_blocks: torch.Tensor
+    dense_queries: torch.Tensor
+    exact_blocks: torch.Tensor
+    sharpness: torch.Tensor
+
+
+def coarse_scores(pooled_q: torch.Tensor, pooled_k: torch.Tensor) -> torch.Tensor:
+    """[G, N, D] block means -> [G, N, N] attention logits of blocks, `Qc Kcᵀ / √D`."""
+    return pooled_q @ pooled_k.transpose(1, 2) * pooled_q.shape[-1] ** -0.5
+
+
+@torch.no_grad()
+def route(scores: torch.Tensor, probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> RoutingPlan:
+    """Decide from coarse logits and their softmax, both [G, N, N], who attends what. No gradient flows through it."""
+    kept = select_context(probabilities, table, config.keep_ratio)
+    target = torch.arange(table.target_blocks, device=kept.device).expand(kept.shape[0], -1)
+    kv_blocks = torch.cat([target, kept], dim=1)
+    sharpness = query_sharpness(probabilities, table, config)
+    return RoutingPlan(
+        kv_blocks=kv_blocks,
+        dense_queries=group_queries(sharpness, config),
+        exact_blocks=exact_lists(scores, kv_blocks, config.exact_ratio),
+        sharpness=sharpness,
+    )
+
+
+def select_context(probabilities: torch.Tensor, table: BlockTable, keep_ratio: float) -> torch.Tensor:
+    """[G, K] context blocks that the target looks at most: the column sums of P over target query blocks."""
+    saliency = probabilities[:, : table.target_blocks, table.target_blocks :].sum(1)
+    kept = _highest(saliency, blocks_for(keep_ratio, table.context_blocks))
+    return kept.sort(dim=1).values + table.target_blocks
+
+
+def query_sharpness(probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> torch.Tensor:
+    """[G, N] how peaked each query block's attention is over the target's columns of P (section 3.3).
+
+    "variance" of those probabilities, or "top_mass", the sum of their largest `exact_ratio` share.
+    """
+    over_target = probabilities[:, :, : table.target_blocks]
+    if config.sharpness == "variance":
+        return over_target.var(dim=2, correction=0)
+    return over_target.topk(blocks_for(config.exact_ratio, table.target_blocks), dim=2).values.sum(2)
+
+
+def group_queries(sharpness: torch.Tensor, config: ISAConfig) -> torch.Tensor:
+    """[G, N] bool, True for the dense group: the sharpest share, or all above the absolute threshold."""
+    if config.sharpness_threshold is not None:
+        return sharpness > config.sharpness_threshold
+    sharpest = _highest(sharpness, blocks_for(config.dense_query_ratio, sharpness.shape[1]))
+    return torch.zeros_like(sharpness, dtype=torch.bool).scatter_(1, sharpest, True)
+
+
+def exact_lists(scores: torch.Tensor, kv_blocks: torch.Tensor, exact_ratio: float) -> torch.Tensor:
+    """[G, N, E] the KV blocks of each head's list with the highest coarse logit, per query block."""
+    heads, queries, _ = scores.shape
+    listed = kv_blocks[:, None].expand(heads, queries, -1)
+    best = scores.gather(2, listed).topk(blocks_for(exact_ratio, kv_blocks.shape[1]), dim=2).indices
+    return listed.gather(2, best).sort(dim=2).values
+
+
+def _highest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """[G, count] positions of the highest values; ties go to the earlier block, so that a plan is reproducible.
+
+    Ties are real here: with a single target block every variance is zero.
+    """
+    return values.sort(dim=1, descending=True, stable=True).indices[:, :count]

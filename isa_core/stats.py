@@ -1,0 +1,76 @@
+"""What a call of ISA did, and what it costs beside full attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .config import ISAConfig, blocks_for
+from .layout import BlockTable, TokenLayout, block_table
+from .route import RoutingPlan
+
+
+@dataclass(frozen=True)
+class ISAStats:
+    """One call. Shares are of the whole call; tensors cover B batch elements, H heads, N query blocks.
+
+    backend: what ran, and backend_reason why that one.
+    kept_context: [B, H, K] block numbers of the context blocks each head kept.
+    dense_queries: [B, H, N] bool, True where a query block attended its KV list exactly.
+    sharpness: [B, H, N].
+
+    Nothing is read back from the device until `density` or `flop_ratio` is asked for.
+    """
+
+    backend: str
+    backend_reason: str
+    kept_context: torch.Tensor
+    dense_queries: torch.Tensor
+    sharpness: torch.Tensor
+    mean_density: torch.Tensor
+    mean_flop_ratio: torch.Tensor
+
+    @property
+    def density(self) -> float:
+        """Token pairs scored exactly / token pairs of full attention."""
+        return float(self.mean_density)
+
+    @property
+    def flop_ratio(self) -> float:
+        """Multiply-adds of both matrix products, coarse pass included / those of full attention."""
+        return float(self.mean_flop_ratio)
+
+
+def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Tensor:
+    """[G, 2]: each head's (density, flop_ratio) under a plan, from the true block lengths."""
+    lengths = table.lengths_on(plan.kv_blocks.device).double()
+    listed = lengths[plan.kv_blocks].sum(1, keepdim=True)
+    exact = torch.where(plan.dense_queries, listed, lengths[plan.exact_blocks].sum(2))
+    means = _means_seen(table, config, plan.kv_blocks.shape[1], plan.exact_blocks.shape[2])
+    means = torch.where(plan.dense_queries, means[0], means[1])
+    full = table.layout.total**2
+    density = (exact * lengths).sum(1) / full
+    flop_ratio = density + (means * lengths).sum(1) / full + table.count**2 / full
+    return torch.stack([density, flop_ratio], dim=1)
+
+
+def estimate_cost(layout: TokenLayout, config: ISAConfig) -> tuple[float, float]:
+    """(density, flop_ratio) before running, for ratio routing; an absolute threshold is taken as `dense_query_ratio`."""
+    table = block_table(layout, config.block_size)
+    listed_blocks = table.target_blocks + blocks_for(config.keep_ratio, table.context_blocks)
+    exact_blocks = blocks_for(config.exact_ratio, listed_blocks)
+    dense = blocks_for(config.dense_query_ratio, table.count) / table.count
+    context = layout.total - layout.target
+    listed = layout.target + context * (listed_blocks - table.target_blocks) / max(table.context_blocks, 1)
+    means = _means_seen(table, config, listed_blocks, exact_blocks)
+    density = (dense * listed + (1 - dense) * listed * exact_blocks / listed_blocks) / layout.total
+    pooled = (dense * means[0] + (1 - dense) * means[1]) / layout.total
+    return density, density + pooled + table.count**2 / layout.total**2
+
+
+def _means_seen(table, config, listed, exact) -> tuple[int, int]:
+    """Block means that a (dense, sparse) query meets."""
+    if config.context_tail == "taylor":
+        return table.count - listed, table.count - exact
+    return 0, listed - exact
