@@ -1,0 +1,19 @@
+"""LIVEditor with In-context Sparse Attention for ComfyUI.
+
+ComfyUI imports this folder as a custom node; installed with pip it is `liveditor_isa`, whose `isa_core` needs no ComfyUI.
+"""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """Called by ComfyUI. Anything that needs ComfyUI, or may be missing, is imported here and not above."""
+    try:
+        from .nodes import LIVEditorExtension
+    except Exception:
+        # ComfyUI logs one line for a failing pack; the traceback is what a bug report needs.
+        import logging
+
+        logging.exception("LIVEditor · ISA could not be loaded")
+        raise
+    return LIVEditorExtension()
