@@ -1,0 +1,146 @@
+"""Opening a LIVEditor checkpoint, safetensors or torch pickle, without reading its weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from .keys import CheckpointError, official_names
+
+SAFETENSORS = (".safetensors", ".sft")
+CONTAINERS = ("state_dict", "module", "weights")
+"""Keys under which training code wraps the weights in a pickle."""
+
+LARGEST_HEADER = 100_000_000
+"""What the safetensors library accepts."""
+
+BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8}
+BITS |= {"U16": 16, "U32": 32, "U64": 64, "BOOL": 8, "C64": 64, "F4": 4, "F8_E8M0": 8}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself: {name: shape}, and its metadata."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+class Checkpoint:
+    """Weights under official names, memory-mapped: reading one reads only that one.
+
+    shapes: {official name: shape}; sources: {official name: name in the file}; notes: what the user should know.
+    """
+
+    def __init__(self, path: Path, raw: Mapping, shapes: Mapping[str, tuple[int, ...]]):
+        self.path, self._raw = path, raw
+        self.sources, self.notes = official_names(shapes)
+        self.shapes = {name: tuple(shapes[source]) for name, source in self.sources.items()}
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._raw[self.sources[name]]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {name: self.tensor(name) for name in self.sources}
+
+
+def is_safetensors(path) -> bool:
+    return Path(path).suffix.lower() in SAFETENSORS
+
+
+def open_checkpoint(path) -> Checkpoint:
+    """Raises CheckpointError when the file is truncated, no checkpoint, or a pickle that holds more than weights."""
+    path = Path(path)
+    if is_safetensors(path):
+        return Checkpoint(path, _SafetensorsFile(path), read_header(path).shapes)
+    raw = _load_pickle(path)
+    return Checkpoint(path, raw, {name: value.shape for name, value in raw.items() if isinstance(value, torch.Tensor)})
+
+
+def read_header(path) -> Header:
+    """Read and verify the header of a safetensors file, and that the file is as long as the header says."""
+    path = Path(path)
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > LARGEST_HEADER:
+            raise CheckpointError(f"{path.name} is not a safetensors file, or its beginning is damaged: download it again.")
+        text = file.read(length)
+    if len(text) < length:
+        raise _truncated(path, 8 + length, size)
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", {}) or {}
+        entries = {name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"]) for name, entry in header.items()}
+        ends = [_checked_end(*entry) for entry in entries.values()]
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("metadata is not text")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"The header of {path.name} cannot be read ({error}): the file is damaged, download it again.") from None
+    needed = 8 + length + max(ends, default=0)
+    if size < needed:
+        raise _truncated(path, needed, size)
+    return Header({name: entry[1] for name, entry in entries.items()}, metadata)
+
+
+def _checked_end(dtype, shape, begin, end) -> int:
+    if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
+        raise ValueError("a size is not a whole number")
+    if end - begin != math.prod(shape) * BITS[dtype] // 8:
+        raise ValueError("a weight's size does not fit its shape")
+    return end
+
+
+def _truncated(path: Path, needed: int, size: int) -> CheckpointError:
+    return CheckpointError(f"{path.name} is truncated: {size:,} of {needed:,} bytes are there. Download it again.")
+
+
+class _SafetensorsFile(Mapping):
+    """A safetensors file as a mapping that reads a tensor when it is asked for."""
+
+    def __init__(self, path: Path):
+        self._file = safe_open(path, framework="pt", device="cpu")
+
+    def __getitem__(self, name):
+        return self._file.get_tensor(name)
+
+    def __iter__(self):
+        return iter(self._file.keys())
+
+    def __len__(self):
+        return len(self._file.keys())
+
+
+def _load_pickle(path: Path) -> dict:
+    """The dictionary of weights in a torch pickle. Only tensors are unpickled, code never runs."""
+    mapped = zipfile.is_zipfile(path)
+    if not mapped:
+        logging.info("%s is in torch's old format, which cannot be memory-mapped: it is read whole", path.name)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "weights_only" in str(error) and mapped:
+            message = f"{path.name} holds code besides weights and was not opened. Use a file from a source you trust, or safetensors."
+            raise CheckpointError(message) from None
+        raise _no_checkpoint(path) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, OSError, zipfile.BadZipFile):
+        raise _no_checkpoint(path) from None
+    while isinstance(content, dict) and (key := next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)):
+        content = content[key]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a dictionary of weights: pick liveditor_ckpt.bin.")
+    return content
+
+
+def _no_checkpoint(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path.name} is truncated or no torch checkpoint: download it again.")

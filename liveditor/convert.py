@@ -1,0 +1,161 @@
+"""Converts a LIVEditor checkpoint to safetensors with ComfyUI's names, one tensor at a time.
+
+    python -m liveditor_isa.liveditor.convert liveditor_ckpt.bin --dtype bf16
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoint import open_checkpoint
+from .keys import CheckpointError, check_keys, core_metadata, is_dead_weight, is_quantisation
+
+DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.uint8: "U8", torch.int8: "I8",
+    torch.int32: "I32", torch.int64: "I64",
+}  # fmt: skip
+"""safetensors' names of the types a checkpoint may hold."""
+
+SLICE_BYTES = 64 * 2**20
+"""A tensor is checked, cast and written in slices of this size."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written: tensors and bytes, the names left out as unused, notes for the user."""
+
+    path: Path
+    tensors: int
+    bytes: int
+    dropped: list[str]
+    notes: list[str]
+
+
+def convert_checkpoint(
+    source, destination, dtype: str = "keep", progress: Callable[[int, int], None] | None = None, overwrite: bool = False
+) -> Conversion:
+    """Write checkpoint `source` as safetensors to `destination`.
+
+    dtype: type of the weights, "keep", "bf16", "fp16" or "fp32"; entries that accompany quantised weights keep theirs.
+    progress: called with (bytes done, bytes in all).
+
+    Keys are checked before anything is written; the file appears under its name only when it is whole.
+    Raises CheckpointError for a wrong or damaged checkpoint (a NaN weight is named), FileExistsError, OSError for a full disk.
+    """
+    destination = Path(destination)
+    if destination.exists() and not overwrite:
+        raise FileExistsError(errno.EEXIST, "The destination exists already; choose another or overwrite it", str(destination))
+    checkpoint = open_checkpoint(source)
+    check_keys(checkpoint.shapes)
+    dropped = [name for name in checkpoint.sources if is_dead_weight(name)]
+    plan = {name: _target_dtype(name, checkpoint, DTYPES[dtype]) for name in checkpoint.sources if name not in set(dropped)}
+    header, total = _header(checkpoint, plan)
+    _require_space(destination.parent, len(header) + total)
+
+    partial = destination.with_name(f".{destination.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            done = 0
+            for name, target in plan.items():
+                for raw in _slices(name, checkpoint.tensor(name), target):
+                    file.write(raw)
+                    done += len(raw)
+                    if progress:
+                        progress(done, total)
+        os.replace(partial, destination)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _require_space(destination.parent, sys.maxsize)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+    return Conversion(destination, len(plan), 8 + len(header) + total, dropped, checkpoint.notes)
+
+
+def _target_dtype(name, checkpoint, wanted) -> torch.dtype:
+    own = checkpoint.tensor(name).dtype
+    if own not in NAMES:
+        raise CheckpointError(f"The weight {name} is of type {own}, which no model uses: the checkpoint is damaged, download it again.")
+    quantised = not own.is_floating_point or own.itemsize == 1 or is_quantisation(name)
+    return own if wanted is None or quantised else wanted
+
+
+def _header(checkpoint, plan) -> tuple[bytes, int]:
+    """The JSON header, padded so that weights start at a multiple of 8, and the number of bytes behind it."""
+    metadata = {"format": "pt", "source_file": checkpoint.path.name, "converted_by": "liveditor_isa"}
+    metadata |= core_metadata(checkpoint.shapes)
+    header, end = {"__metadata__": metadata}, 0
+    for name, dtype in plan.items():
+        shape = checkpoint.shapes[name]
+        begin, end = end, end + torch.Size(shape).numel() * dtype.itemsize
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8), end
+
+
+def _slices(name: str, tensor: torch.Tensor, dtype: torch.dtype):
+    """The tensor's bytes in memory order, checked and cast slice by slice."""
+    flat = tensor.reshape(-1)
+    for part in flat.split(max(1, SLICE_BYTES // tensor.element_size())):
+        if part.is_floating_point() and not torch.isfinite(part.float()).all():
+            raise CheckpointError(f"The weight {name} holds NaN or infinity: the checkpoint is damaged, download it again.")
+        cast = part.to(dtype)
+        if dtype == torch.float16 and not torch.isfinite(cast).all():
+            raise CheckpointError(f"The weight {name} is too large for fp16: convert to bf16.")
+        yield cast.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _require_space(folder: Path, needed: int):
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        room = "more" if needed == sys.maxsize else f"{needed / 1e9:.1f} GB"
+        raise OSError(errno.ENOSPC, f"The disk is full: {free / 1e9:.1f} GB are free, {room} needed. Make room and convert again", str(folder))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m liveditor_isa.liveditor.convert",
+        description="Convert a LIVEditor checkpoint (official .bin, diffusers or ComfyUI names) to safetensors for ComfyUI. "
+        "Streams tensor by tensor: memory stays far below the size of the file.",
+    )
+    parser.add_argument("source", type=Path, help="the checkpoint, for example liveditor_ckpt.bin")
+    parser.add_argument("destination", type=Path, nargs="?", help="default: the source with the ending .safetensors")
+    parser.add_argument("--dtype", choices=DTYPES, default="keep", help="type of the weights (default: as in the source)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")
+    options = parser.parse_args(arguments)
+
+    from tqdm import tqdm
+
+    destination = options.destination or options.source.with_suffix(".safetensors")
+    try:
+        with tqdm(unit="B", unit_scale=True, desc=destination.name) as bar:
+
+            def progress(done, total):
+                bar.total = total
+                bar.update(done - bar.n)
+
+            result = convert_checkpoint(options.source, destination, options.dtype, progress, options.overwrite)
+    except (CheckpointError, OSError) as error:
+        print(f"liveditor convert: {error}", file=sys.stderr)
+        return 2
+    for note in result.notes:
+        print(note)
+    print(f"{result.path}: {result.tensors} tensors, {result.bytes / 1e9:.2f} GB; {len(result.dropped)} unused ones left out")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

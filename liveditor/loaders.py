@@ -1,0 +1,131 @@
+"""Loads LIVEditor's three parts into ComfyUI through core's own classes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import comfy.sd
+import comfy.supported_models_base
+import comfy.text_encoders.sd3_clip
+import comfy.text_encoders.wan
+import comfy.utils
+import folder_paths
+import torch
+
+from .checkpoint import is_safetensors, open_checkpoint, read_header
+from .convert import convert_checkpoint
+from .keys import check_keys, core_metadata
+
+WEIGHT_OPTIONS = {
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+"""Weight types by the names that core's own loader gives them."""
+
+
+def load_diffusion_model(path: str, weight_dtype: str = "default", convert: bool = True, disable_dynamic: bool = False):
+    """A ModelPatcher from an official `.bin` or a `.safetensors` file, in any of the known key layouts.
+
+    convert: for a pickle, write a safetensors file beside it once and load that.
+    Raises CheckpointError naming what is wrong with the file.
+    """
+    if convert and not is_safetensors(path):
+        path = converted(path)
+    state_dict, metadata = read_diffusion_model(path)
+    options = WEIGHT_OPTIONS[weight_dtype]
+    model = comfy.sd.load_diffusion_model_state_dict(state_dict, options, metadata, disable_dynamic=disable_dynamic)
+    # How core makes fresh copies, for torch.compile, weight hooks and several GPUs.
+    model.cached_patcher_init = (load_diffusion_model, (path, weight_dtype, False))
+    return model
+
+
+def read_diffusion_model(path: str):
+    """Checked weights under official names, and the file's metadata. Reads headers only; weights stay memory-mapped."""
+    checkpoint = open_checkpoint(path)
+    check_keys(checkpoint.shapes)
+    if not is_safetensors(path):
+        return checkpoint.tensors(), core_metadata(checkpoint.shapes)
+    # Core's reader, because it also keeps where each weight lies in the file for its offloading.
+    raw, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    return {name: raw[source] for name, source in checkpoint.sources.items()}, metadata
+
+
+def converted(path: str) -> str:
+    """Path of the safetensors file made from pickle `path`, made now if it is missing or older.
+
+    Where it cannot be written (a read-only models folder, say) the pickle itself is used, and that is logged.
+    """
+    target = Path(path).with_suffix(".safetensors")
+    if target.exists() and target.stat().st_mtime >= Path(path).stat().st_mtime:
+        return str(target)
+    logging.info("Converting %s to %s, once", path, target)
+    bar = None
+
+    def progress(done, total):
+        nonlocal bar
+        bar = bar or comfy.utils.ProgressBar(total)
+        bar.update_absolute(done, total)
+
+    try:
+        report = convert_checkpoint(path, target, progress=progress, overwrite=True)
+    except OSError as error:
+        logging.warning("Could not convert %s (%s); it is loaded directly instead", path, error)
+        return path
+    for note in report.notes:
+        logging.info(note)
+    return str(target)
+
+
+def load_text_encoder(path: str):
+    """A CLIP with UMT5: XXL through core's loader, smaller ones from their own config in the file's metadata."""
+    if is_safetensors(path):
+        metadata = read_header(path).metadata
+        config = json.loads(metadata.get("config", "{}")).get("text_encoder")
+        if config:
+            return _small_text_encoder(path, config)
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    clip = comfy.sd.load_clip([path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.WAN)
+    if not hasattr(clip.cond_stage_model, "umt5xxl"):
+        raise ValueError(
+            f"{Path(path).name} is not a UMT5-XXL text encoder: pick umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors."
+        )
+    return clip
+
+
+def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False):
+    """Core's UMT5 classes at another size: core only ever looks for XXL."""
+    weights = comfy.utils.load_torch_file(path)
+    encoder = comfy.text_encoders.wan.te(**comfy.text_encoders.sd3_clip.t5_xxl_detect(weights))
+    target = comfy.supported_models_base.ClipTarget(comfy.text_encoders.wan.WanT5Tokenizer, encoder)
+    clip = comfy.sd.CLIP(
+        target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        tokenizer_data={"spiece_model": weights["spiece_model"]},
+        parameters=comfy.utils.calculate_parameters(weights),
+        state_dict=[weights],
+        model_options={"umt5xxl_model_config": config},
+        disable_dynamic=disable_dynamic,
+    )
+    clip.patcher.cached_patcher_init = (_small_text_encoder_patcher, (path, config))
+    return clip
+
+
+def _small_text_encoder_patcher(path: str, config: dict, disable_dynamic: bool = False):
+    return _small_text_encoder(path, config, disable_dynamic).patcher
+
+
+def load_vae(path: str):
+    """The Wan 2.1 VAE. Raises ValueError for another kind."""
+    weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    vae = comfy.sd.VAE(sd=weights, metadata=metadata)
+    vae.throw_exception_if_invalid()
+    if (vae.latent_channels, vae.latent_dim) != (16, 3):
+        raise ValueError(
+            f"{Path(path).name} has {vae.latent_channels} latent channels, LIVEditor needs the Wan 2.1 VAE with 16: pick wan_2.1_vae.safetensors."
+        )
+    vae.patcher.cached_patcher_init = (comfy.sd.load_vae_patcher, (path, metadata, None))
+    return vae
