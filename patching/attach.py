@@ -1,0 +1,143 @@
+"""Attach ISA to a ComfyUI model: one attention override and two wrappers on a clone, nothing global."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import comfy.patcher_extension
+import torch
+from comfy.ldm.wan.model import WanModel
+
+from ..isa_core import ISAConfig, in_context_sparse_attention, resolve_backend
+from ..liveditor.model import LIVEditorModel
+from .in_context import IN_CONTEXT, InContextCall
+from .native_context import native_layout
+from .report import RunReport
+from .schedule import Schedule
+
+KEY = "liveditor_isa"
+OVERRIDE = "optimized_attention_override"
+
+
+def can_attach(model) -> bool:
+    """Whether the model's diffusion network knows in-context attention: LIVEditor, or core's Wan with `context_latents`.
+
+    Wan variants with a forward pass of their own (VACE, camera, ...) append other tokens and are left alone.
+    """
+    network = model.model.diffusion_model
+    return isinstance(network, LIVEditorModel) or (
+        isinstance(network, WanModel) and type(network).forward_orig is WanModel.forward_orig
+    )
+
+
+def attach_isa(model, config: ISAConfig, schedule: Schedule, backend: str, notify: Callable[[str], None]):
+    """A clone of ModelPatcher `model` whose in-context self-attention runs ISA. An earlier ISA on it is replaced.
+
+    notify: called with a summary after every sampling run.
+    Raises BackendUnavailable when `backend` was chosen by name and cannot run.
+    """
+    resolve_backend(backend)
+    clone = model.clone()
+    options = clone.model_options["transformer_options"]
+    previous = options.get(OVERRIDE)
+    if isinstance(previous, ISAOverride):
+        previous = previous.previous
+    override = ISAOverride(config, schedule, backend, previous, notify)
+    options[OVERRIDE] = override
+    for kind, wrapper in (
+        (comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, override.around_sampling),
+        (comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, override.around_model),
+    ):
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    return clone
+
+
+class ISAOverride:
+    """The attention override of one Attach ISA node; chains the override it found."""
+
+    def __init__(self, config, schedule, backend, previous, notify):
+        self.config, self.schedule, self.backend = config, schedule, backend
+        self.previous, self.notify = previous, notify
+        self.sigmas: tuple[float, float] | None = None
+        self.in_schedule = True
+        self.report = RunReport(config)
+
+    def around_sampling(self, executor, *args, **kwargs):
+        """OUTER_SAMPLE: find the sigmas between which ISA acts (model sampling may be patched after attaching), report."""
+        sampling = executor.class_obj.model_patcher.get_model_object("model_sampling")
+        percents = self.schedule.start_percent, self.schedule.end_percent
+        self.sigmas = tuple(float(sampling.percent_to_sigma(percent)) for percent in percents)
+        self.report = RunReport(self.config)
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            summary = self.report.summary()
+            logging.info(summary)
+            self.notify(summary)
+
+    def around_model(
+        self, executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs
+    ):
+        """DIFFUSION_MODEL: once per model call, not per block, decide by sigma; publish the layout where core does not."""
+        if self.sigmas is not None:
+            start, end = self.sigmas
+            # A step that lies on the boundary belongs to it, whatever fp32 made of its sigma.
+            self.in_schedule = end - 1e-6 <= float(transformer_options["sigmas"].max()) <= start + 1e-6
+        if not isinstance(executor.class_obj, LIVEditorModel):
+            layout = native_layout(executor.class_obj, x, context, time_dim_concat=time_dim_concat, **kwargs)
+            transformer_options = {**transformer_options, IN_CONTEXT: layout and InContextCall(layout)}
+        return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+
+    @torch.compiler.disable
+    def __call__(self, func, q, k, v, heads, mask=None, **kwargs):
+        """Stands in for core's attention; q, k, v are [B, S, H·D]."""
+
+        def chosen(q, k, v, heads, mask=None):
+            if self.previous is not None:
+                return self.previous(func, q, k, v, heads, mask=mask, **kwargs)
+            return func(q, k, v, heads, mask=mask, **kwargs)
+
+        options = kwargs.get("transformer_options") or {}
+        call = options.get(IN_CONTEXT)
+        if not self._is_in_context(call, q, k, mask, kwargs):
+            return chosen(q, k, v, heads, mask)
+        reason = self._reason_for_full(call, options)
+        if reason:
+            self.report.add_full(reason)
+            return chosen(q, k, v, heads, mask)
+
+        def dense(q, k, v):
+            heads = q.shape[2]
+            return chosen(q.flatten(2), k.flatten(2), v.flatten(2), heads).unflatten(2, (heads, -1))
+
+        out, stats = in_context_sparse_attention(
+            *(x.unflatten(2, (heads, -1)) for x in (q, k, v)),
+            layout=call.layout,
+            config=self.config,
+            coarse_gate=call.coarse_gate,
+            backend=self.backend,
+            dense=dense,
+            return_stats=True,
+        )
+        self.report.add_sparse(stats)
+        call.residual_added = True
+        return out.flatten(2)
+
+    @staticmethod
+    def _is_in_context(call, q, k, mask, kwargs) -> bool:
+        """Cross-attention and foreign layouts (q already split into heads, masks) are not ours to touch."""
+        plain = mask is None and not kwargs.get("skip_reshape") and not kwargs.get("skip_output_reshape")
+        return call is not None and plain and q.ndim == 3 and q.shape[1] == k.shape[1] == call.layout.total
+
+    def _reason_for_full(self, call: InContextCall, options: dict) -> str | None:
+        if not call.layout.context:
+            return "no context tokens"
+        if not self.in_schedule:
+            return "outside start_percent to end_percent"
+        if call.layout.total < self.schedule.min_tokens:
+            return f"{call.layout.total} tokens are fewer than min_tokens {self.schedule.min_tokens}"
+        if self.schedule.is_dense_block(options.get("block_index", 0), options.get("total_blocks", 1)):
+            return f"dense_blocks {self.schedule.dense_blocks}"
+        return None

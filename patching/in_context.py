@@ -1,0 +1,29 @@
+"""What an attention override may know about the in-context self-attention it stands in for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..isa_core import TokenLayout
+
+LAYOUT = "liveditor_isa.layout"
+"""Key in ComfyUI's `transformer_options`: the TokenLayout of the whole model call."""
+
+IN_CONTEXT = "liveditor_isa.in_context"
+"""Key in `transformer_options`: the InContextCall of the attention it was passed to."""
+
+
+@dataclass
+class InContextCall:
+    """One self-attention over target and context tokens.
+
+    layout: token groups of q, k and v.
+    coarse_gate: [B, S, 1, 1] factor of LIVEditor's coarse residual, None for a model without one.
+    residual_added: set by an override that already added the residual, which its routing computes anyway.
+    """
+
+    layout: TokenLayout
+    coarse_gate: torch.Tensor | None = None
+    residual_added: bool = False

@@ -1,0 +1,25 @@
+"""The token layout of core's own in-context Wan (Bernini's `context_latents`), which core does not publish."""
+
+from __future__ import annotations
+
+from math import ceil, prod
+
+from ..isa_core import TokenLayout
+
+
+def tokens_of(latent, patch_size) -> int:
+    """Tokens of a latent [B, C, T, h, w] once padded to whole patches."""
+    return prod(ceil(size / patch) for size, patch in zip(latent.shape[2:], patch_size))
+
+
+def native_layout(network, x, text, context_latents=None, **others) -> TokenLayout | None:
+    """Layout of a WanModel call with inputs `x` [B, C, T, h, w] and `text` [B, L, C]; None when ISA must stay out.
+
+    That is without context, with inputs that add tokens of another kind, and when the text is as long as the
+    sequence: then cross-attention could not be told from self-attention.
+    """
+    adds_tokens = others.get("time_dim_concat") is not None or others.get("reference_latent") is not None
+    if not context_latents or adds_tokens:
+        return None
+    layout = TokenLayout(tokens_of(x, network.patch_size), tuple(tokens_of(c, network.patch_size) for c in context_latents))
+    return None if layout.total == text.shape[1] else layout

@@ -1,0 +1,57 @@
+"""What ISA did during one sampling run, in words a user can read."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from ..isa_core import ISAConfig, ISAStats
+
+
+class RunReport:
+    """Collects calls of one run. Reads nothing back from the device before `summary`."""
+
+    def __init__(self, config: ISAConfig):
+        self.config = config
+        self.full: Counter[str] = Counter()
+        self.backend: tuple[str, str] | None = None
+        self._costs: list[torch.Tensor] = []
+        self._dense_shares: list[torch.Tensor] = []
+
+    def add_sparse(self, stats: ISAStats):
+        self.backend = stats.backend, stats.backend_reason
+        self._costs.append(torch.stack([stats.mean_density, stats.mean_flop_ratio]))
+        self._dense_shares.append(stats.dense_queries.float().mean())
+
+    def add_full(self, reason: str):
+        self.full[reason] += 1
+
+    @property
+    def sparse_calls(self) -> int:
+        return len(self._costs)
+
+    def summary(self) -> str:
+        """One line per fact: calls, cost, backend, and why calls ran in full."""
+        lines = []
+        if self._costs:
+            density, flops = torch.stack(self._costs).mean(0).tolist()
+            lines.append(
+                f"ISA: {self.sparse_calls} attention calls at {density:.1%} density, "
+                f"{flops:.1%} of full attention's arithmetic, on {self.backend[0]} ({self.backend[1]})"
+            )
+            if self._threshold_routed_nothing():
+                lines.append(
+                    f"No query block is sharper than the threshold {self.config.sharpness_threshold:g}, so all queries were "
+                    "approximated: lower sharpness_threshold, or route by ratio"
+                )
+        elif not self.full:
+            lines.append(
+                "ISA saw no in-context attention: connect In-Context References to the sampler, "
+                "and place Attach ISA after other nodes that replace the attention"
+            )
+        lines += [f"{count} calls with full attention: {reason}" for reason, count in self.full.items()]
+        return "\n".join(lines)
+
+    def _threshold_routed_nothing(self) -> bool:
+        return self.config.sharpness_threshold is not None and not torch.stack(self._dense_shares).any()
