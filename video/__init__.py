@@ -1,0 +1,1 @@
+"""Video in and out: sizes and crops, reading a clip, streaming the decoder, writing the mp4."""

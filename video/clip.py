@@ -1,0 +1,78 @@
+"""Reading the part of a video that will be edited, and what of it travels on to the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from .geometry import CropBox
+
+SOURCE_CLIP = "source_clip"
+"""Key in ComfyUI's LATENT dictionary under which the SourceClip travels through the sampler."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Decoded frames [F, H, W, 3] in 0..1, their rate per second, and the sound over them (ComfyUI's AUDIO) or None."""
+
+    images: torch.Tensor
+    fps: Fraction
+    audio: dict | None
+
+
+@dataclass(frozen=True)
+class SourceClip:
+    """What *Decode Video* needs to know of the source.
+
+    frames: exact number of frames to keep, whatever was padded for the model.
+    size: width and height of the source; crop: the part of it that was edited.
+    """
+
+    fps: Fraction
+    frames: int
+    size: tuple[int, int]
+    crop: CropBox
+    audio: dict | None
+
+
+def read_frames(video, max_frames: int, fps: float) -> Frames:
+    """The first `max_frames` (0: all) of a ComfyUI VIDEO at `fps` (0: its own rate, else by nearest frame in time).
+
+    Decodes no more than it needs. Raises ValueError for a video that holds no frame or cannot be read.
+    """
+    try:
+        components = _decode_start(video, max_frames, fps)
+    except Exception as error:
+        raise ValueError(f"The video cannot be read ({error}). Convert it to an mp4 with H.264 and load that.") from error
+    images, rate = components.images, Fraction(components.frame_rate).limit_denominator(1001 * 1000)
+    if len(images) == 0:
+        raise ValueError("The video holds no frame. Pick another file, or check where it is trimmed.")
+    if fps > 0:
+        wanted = Fraction(fps).limit_denominator(1000)
+        count = max(1, round(len(images) * wanted / rate))
+        times = torch.arange(count, dtype=torch.float64) * float(rate / wanted)
+        images, rate = images[times.round().long().clamp(max=len(images) - 1)], wanted
+    if max_frames > 0:
+        images = images[:max_frames]
+    return Frames(images[..., :3], rate, _cut_audio(components.audio, Fraction(len(images)) / rate))
+
+
+def _decode_start(video, max_frames: int, fps: float):
+    """Components of as much of the video as `max_frames` can reach, with frames to spare for rounding."""
+    from comfy_api.latest import InputImpl
+
+    if max_frames > 0 and isinstance(video, InputImpl.VideoFromFile):
+        rate = video.get_frame_rate() if fps <= 0 else min(Fraction(fps), video.get_frame_rate())
+        window = float((max_frames + 2) / rate)
+        if window < video.get_duration():
+            video = video.as_trimmed(0, window, strict_duration=False) or video
+    return video.get_components()
+
+
+def _cut_audio(audio: dict | None, seconds: Fraction) -> dict | None:
+    if audio is None:
+        return None
+    samples = round(audio["sample_rate"] * seconds)
+    return {**audio, "waveform": audio["waveform"][..., :samples]}

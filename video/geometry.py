@@ -1,0 +1,71 @@
+"""Frame sizes: LIVEditor's trained buckets, resize and centre crop, padding to 4n+1 frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from kornia.geometry.transform import resize
+
+BUCKETS = ((544, 960), (720, 720), (960, 544), (480, 960), (960, 480))
+"""Trained sizes, width × height."""
+
+SIZE_STEP = 16
+"""VAE stride 8 times patch size 2."""
+
+FRAMES_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class CropBox:
+    """The part of the source frame that the model sees, in source pixels; where an edit goes back."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def closest_bucket(width: int, height: int) -> tuple[int, int]:
+    """The trained size whose aspect ratio is nearest, on a logarithmic scale so that tall and wide count alike."""
+    return min(BUCKETS, key=lambda bucket: abs(math.log(bucket[0] / bucket[1]) - math.log(width / height)))
+
+
+def fit_frames(frames: torch.Tensor, width: int, height: int) -> tuple[torch.Tensor, CropBox]:
+    """[F, H, W, 3] in 0..1 -> [F, height, width, 3]: resized keeping aspect (bicubic, antialiased), centre-cropped.
+
+    Raises ValueError unless width and height are positive multiples of SIZE_STEP.
+    """
+    if width < SIZE_STEP or height < SIZE_STEP or width % SIZE_STEP or height % SIZE_STEP:
+        raise ValueError(f"width and height must be multiples of {SIZE_STEP}; got {width}×{height}.")
+    source_height, source_width = frames.shape[1:3]
+    scale = max(width / source_width, height / source_height)
+    resized = (max(height, round(source_height * scale)), max(width, round(source_width * scale)))
+    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
+    fitted = torch.empty(len(frames), height, width, 3)
+    for start in range(0, len(frames), FRAMES_AT_A_TIME):
+        chunk = frames[start : start + FRAMES_AT_A_TIME].movedim(-1, 1).float()
+        if resized != (source_height, source_width):
+            chunk = resize(chunk, resized, interpolation="bicubic", antialias=max(resized) < max(chunk.shape[-2:]))
+        chunk = chunk[:, :, top : top + height, left : left + width].clamp(0, 1)
+        fitted[start : start + FRAMES_AT_A_TIME] = chunk.movedim(1, -1)
+    return fitted, _source_box(resized, (source_height, source_width), left, top, width, height)
+
+
+def _source_box(resized, source, left, top, width, height) -> CropBox:
+    """The crop in source pixels; each axis has its own scale since the resized size is whole pixels."""
+    y, x = source[0] / resized[0], source[1] / resized[1]
+    return CropBox(left * x, top * y, width * x, height * y)
+
+
+def size_within(width: int, height: int, longest: int) -> tuple[int, int]:
+    """The size nearest to width × height in aspect, no side above `longest`, in multiples of SIZE_STEP."""
+    scale = min(1.0, longest / max(width, height))
+    return tuple(max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in (width, height))
+
+
+def pad_frames(frames: torch.Tensor) -> torch.Tensor:
+    """[F, ...] -> [4n+1, ...], the last frame repeated: the lengths that a Wan VAE keeps whole."""
+    missing = -(len(frames) - 1) % 4
+    return torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])])

@@ -1,0 +1,116 @@
+"""Writing an mp4 frame by frame: H.264 and AAC through the ffmpeg that imageio-ffmpeg brings, metadata that ComfyUI reads."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import torch
+
+
+def write_mp4(
+    path: str | os.PathLike,
+    chunks: Iterable[torch.Tensor],
+    fps: Fraction,
+    crf: int = 18,
+    audio: dict | None = None,
+    metadata: dict[str, str] | None = None,
+) -> int:
+    """Encode chunks of frames, [f, H, W, 3] in 0..1, as they come; returns the number of frames written.
+
+    audio: ComfyUI's AUDIO, {"waveform": [1, channels, samples], "sample_rate"}; cut it to the frames' duration before.
+    metadata: container tags; ComfyUI's page restores a graph from "workflow" and "prompt".
+
+    The file appears under its name only when it is whole: on any failure or interruption nothing is left.
+    Raises ValueError for no frames or odd sizes, OSError when the disk is full, RuntimeError for other failures of ffmpeg.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial.mp4")
+    with tempfile.TemporaryDirectory(prefix="liveditor-") as folder:
+        try:
+            frames = _encode(partial, iter(chunks), fps, crf, audio, metadata or {}, Path(folder))
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return frames
+
+
+def _encode(partial: Path, chunks, fps: Fraction, crf: int, audio, metadata, folder: Path) -> int:
+    first = next(chunks, None)
+    if first is None or len(first) == 0:
+        raise ValueError("There is no frame to write: the video would be empty.")
+    height, width = first.shape[1:3]
+    if width % 2 or height % 2:
+        raise ValueError(f"H.264 needs even width and height; got {width}×{height}. Choose a size in multiples of 16.")
+    command = _command(partial, width, height, fps, crf, audio, metadata, folder)
+    # stderr goes to a file: a pipe nobody reads would stall ffmpeg once full.
+    with open(folder / "stderr", "w+", errors="replace") as stderr:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
+        try:
+            frames = 0
+            for chunk in itertools.chain([first], chunks):
+                raw = (chunk * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy().tobytes()
+                if not _written(process.stdin, raw):
+                    break
+                frames += len(chunk)
+            if not _written(process.stdin, None) or process.wait() != 0:
+                process.wait()
+                stderr.seek(0)
+                raise _failure(partial, stderr.read())
+            return frames
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _written(pipe, raw: bytes | None) -> bool:
+    """Write, or close for None; False when ffmpeg has gone (EPIPE, on Windows EINVAL), whose own words say why."""
+    try:
+        pipe.close() if raw is None else pipe.write(raw)
+    except OSError:
+        return False
+    return True
+
+
+def _command(partial, width, height, fps, crf, audio, metadata, folder) -> list[str]:
+    tags = folder / "tags"
+    tags.write_text(";FFMETADATA1\n" + "".join(f"{_escaped(k)}={_escaped(v)}\n" for k, v in metadata.items()), encoding="utf-8")
+    inputs = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0", "-i", str(tags)]
+    sound = []
+    if audio is not None and audio["waveform"].shape[-1] > 0:
+        waveform = audio["waveform"][0].float().cpu()
+        (folder / "audio").write_bytes(waveform.T.contiguous().numpy().tobytes())
+        layout = ["-f", "f32le", "-ar", str(audio["sample_rate"]), "-ac", str(len(waveform))]
+        inputs += [*layout, "-i", str(folder / "audio")]
+        sound = ["-map", "2:a", "-c:a", "aac", "-b:a", "192k"]
+    # Without these ffmpeg converts with BT.601 and players, guessing BT.709, shift the colours.
+    colour = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709"]
+    colour += ["-color_trc", "bt709", "-color_range", "tv"]
+    video = ["-map", "0:v", "-c:v", "libx264", "-preset", "medium", "-crf", str(crf), "-pix_fmt", "yuv420p", *colour]
+    container = ["-map_metadata", "1", "-movflags", "use_metadata_tags+faststart", "-f", "mp4"]
+    quiet = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-hide_banner", "-loglevel", "error"]
+    return [*quiet, *inputs, *video, *sound, *container, str(partial)]
+
+
+def _escaped(text: str) -> str:
+    """ffmpeg's metadata format: a backslash before each of its special characters."""
+    return "".join("\\" + char if char in "=;#\\\n" else char for char in text)
+
+
+def _failure(partial: Path, stderr: str) -> Exception:
+    free = shutil.disk_usage(partial.parent).free
+    if "No space left" in stderr or free < 2**20:
+        where = partial.parent
+        return OSError(
+            errno.ENOSPC, f"The disk is full: {free / 2**20:.0f} MB are free in {where}. Make room and run again", str(where)
+        )
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return RuntimeError(f"ffmpeg could not write {partial.parent}: {lines[-1] if lines else 'it ended without a message'}.")
