@@ -1,0 +1,17 @@
+"""The pack's nodes, one subject per file."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..liveditor.architecture import register
+from .attach import AttachISA
+from .decode import DecodeVideo
+from .load import LoadLIVEditor
+from .references import InContextReferences
+
+
+class LIVEditorExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [LoadLIVEditor, AttachISA, InContextReferences, DecodeVideo]

@@ -1,0 +1,134 @@
+"""Attach ISA: sliders for In-context Sparse Attention on a model."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig, resolve_backend
+from ..patching.attach import attach_isa, can_attach
+from ..patching.schedule import Schedule
+from .node_text import show_on_node
+
+
+def _ratio(name: str, default: float, tooltip: str, **kwargs):
+    display = io.NumberDisplay.slider
+    return io.Float.Input(
+        name, default=default, min=0.0, max=1.0, step=0.0025, round=0.0001, display_mode=display, tooltip=tooltip, **kwargs
+    )
+
+
+class AttachISA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LIVEditorAttachISA",
+            display_name="Attach ISA",
+            category="LIVEditor",
+            description=(
+                "Makes in-context editing faster: In-context Sparse Attention keeps the context blocks that matter, attends "
+                "exactly where attention is sharp and approximates the rest. Works on LIVEditor and on Wan with Bernini "
+                "Conditioning; other models pass through unchanged."
+            ),
+            search_aliases=["ISA", "in-context sparse attention", "sparse attention", "speed up video editing", "LIVEditor"],
+            inputs=[
+                io.Model.Input("model", tooltip="LIVEditor, or a Wan model used with Bernini Conditioning."),
+                _ratio(
+                    "keep_ratio", 0.125,
+                    "Share of the context video's blocks that each attention head keeps. Lower is faster; the paper uses 0.125.",
+                ),
+                io.DynamicCombo.Input(
+                    "routing",
+                    options=[
+                        io.DynamicCombo.Option("ratio", [
+                            _ratio(
+                                "dense_query_ratio", 0.5,
+                                "Share of query blocks, the sharpest, that attend exactly. Quality depends most on this one; "
+                                "the paper uses 0.5.",
+                            ),
+                        ]),
+                        io.DynamicCombo.Option("threshold", [
+                            io.Float.Input(
+                                "sharpness_threshold", default=0.00001, min=0.0, max=1.0, step=0.000001, round=False,
+                                tooltip="A query block attends exactly when its sharpness exceeds this. Higher is faster. The "
+                                "scale depends on the metric: variances are around 1e-6 to 1e-3, top_mass lies from 0 to 1.",
+                            ),
+                        ]),
+                    ],
+                    tooltip="How query blocks are chosen for exact attention: a fixed share, or all above a sharpness.",
+                ),
+                _ratio(
+                    "exact_ratio", 0.0625,
+                    "Share of key blocks that an approximated query block still attends exactly. Can go low; the paper uses 0.0625.",
+                ),
+                io.Combo.Input(
+                    "sharpness", options=list(SHARPNESS_METRICS), default="variance", advanced=True,
+                    tooltip="How sharpness is measured: the paper's variance, or top_mass, which the released weights ran with.",
+                ),
+                io.Combo.Input(
+                    "context_tail", options=list(CONTEXT_TAILS), default="drop", advanced=True,
+                    tooltip="Context blocks that were not kept: drop them as in the paper, or let each contribute its mean "
+                    "(taylor: closer to full attention for little time; the dense part then runs on PyTorch's own attention).",
+                ),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True,
+                    tooltip="Denoising runs from 0 to 1; before this point attention is full.",
+                ),
+                io.Float.Input(
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True,
+                    tooltip="After this point of denoising attention is full.",
+                ),
+                io.String.Input(
+                    "dense_blocks", default="", advanced=True,
+                    tooltip='Transformer blocks that keep full attention, such as "0-2,-1" for the first three and the last.',
+                ),
+                io.Int.Input(
+                    "min_tokens", default=12288, min=0, max=10_000_000, step=64, advanced=True,
+                    tooltip="Sequences shorter than this (target and context together) keep full attention: too short to gain.",
+                ),
+                io.Combo.Input(
+                    "backend", options=list(BACKENDS), default="auto", advanced=True,
+                    tooltip="auto takes the fastest that runs here and shows which; torch runs everywhere; triton needs the GPU "
+                    "kernels and is an error where they cannot run.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with ISA attached. The model given in is not changed.")],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, start_percent=0.0, end_percent=1.0, dense_blocks=""):
+        """Refuse a bad schedule before the model is loaded; connected inputs are not known yet and come as None."""
+        if None in (start_percent, end_percent, dense_blocks):
+            return True
+        try:
+            Schedule(start_percent, end_percent, dense_blocks)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, model, keep_ratio, routing, exact_ratio, sharpness, context_tail,
+        start_percent, end_percent, dense_blocks, min_tokens, backend,
+    ) -> io.NodeOutput:  # fmt: skip
+        node_id = cls.hidden.unique_id
+        if not can_attach(model):
+            name = type(model.model).__name__
+            message = f"ISA: {name} has no in-context attention, the model passes through unchanged"
+            logging.info(message)
+            show_on_node(node_id, message)
+            return io.NodeOutput(model)
+
+        config = ISAConfig(
+            keep_ratio=keep_ratio,
+            **{name: value for name, value in routing.items() if name != "routing"},
+            exact_ratio=exact_ratio,
+            sharpness=sharpness,
+            context_tail=context_tail,
+        )
+        schedule = Schedule(start_percent, end_percent, dense_blocks, min_tokens)
+        attached = attach_isa(model, config, schedule, backend, lambda text: show_on_node(node_id, text))
+        show_on_node(node_id, "ISA on {} ({})".format(*resolve_backend(backend)))
+        return io.NodeOutput(attached)

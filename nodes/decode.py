@@ -1,0 +1,98 @@
+"""Decode Video: the latent as an mp4 that carries its workflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from fractions import Fraction
+
+import comfy.utils
+import folder_paths
+import torch
+from comfy.cli_args import args
+from comfy_api.latest import InputImpl, io, ui
+
+from ..video.clip import SOURCE_CLIP
+from ..video.decode import decode_chunks
+from ..video.mp4 import write_mp4
+
+TRAINED_FPS = 16
+
+
+class DecodeVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LIVEditorDecodeVideo",
+            display_name="Decode Video",
+            category="LIVEditor",
+            description="Decodes the latent and saves it as an mp4 with the source's frame rate and sound, a few frames at a time.",
+            search_aliases=["LIVEditor", "save video", "mp4", "vae decode video", "export video", "h264"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The sampler's latent; from In-Context References it brings frame rate and sound."),
+                io.Vae.Input("vae", tooltip="The VAE of Load LIVEditor."),
+                io.String.Input(
+                    "filename_prefix", default="video/LIVEditor",
+                    tooltip="Name in the output folder; subfolders and ComfyUI's placeholders such as %date:yyyy-MM-dd% are allowed.",
+                ),
+                io.Int.Input(
+                    "crf", default=18, min=0, max=51, display_mode=io.NumberDisplay.slider, advanced=True,
+                    tooltip="Quality of the mp4: lower is better and larger. 18 looks like the decoded frames.",
+                ),
+                io.Float.Input(
+                    "fps", default=0.0, min=0.0, max=240.0, step=0.001, advanced=True,
+                    tooltip="Frames per second; 0 keeps the source's, or takes 16 for a latent without one. "
+                    "At another speed than the source's the sound is left out.",
+                ),
+            ],
+            outputs=[io.Video.Output(tooltip="The saved video.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, samples, vae, filename_prefix, crf, fps) -> io.NodeOutput:
+        latent, source = samples["samples"], samples.get(SOURCE_CLIP)
+        decoded = 4 * latent.shape[2] - 3 if latent.ndim == 5 else 0
+        frames = min(source.frames, decoded) if source else decoded
+        rate = Fraction(fps).limit_denominator(1000) if fps > 0 else source.fps if source else Fraction(TRAINED_FPS)
+        audio = source.audio if source else None
+        if audio is not None and rate != source.fps:
+            logging.info("Decode Video: fps is not the source's, so its sound is left out")
+            audio = None
+
+        width, height = latent.shape[-1] * 8, latent.shape[-2] * 8
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory(), width, height
+        )
+        file = f"{name}_{counter:05}_.mp4"
+        path = os.path.join(folder, file)
+        write_mp4(path, _with_progress(decode_chunks(vae, latent), frames), rate, crf, audio, cls._metadata())
+        return io.NodeOutput(
+            InputImpl.VideoFromFile(path), ui=ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
+        )
+
+    @classmethod
+    def _metadata(cls) -> dict[str, str]:
+        """The tags that core's Save Video writes, which is where the page looks for a workflow."""
+        if args.disable_metadata:
+            return {}
+        tags = {**(cls.hidden.extra_pnginfo or {})}
+        if cls.hidden.prompt is not None:
+            tags["prompt"] = cls.hidden.prompt
+        return {name: json.dumps(value) for name, value in tags.items()}
+
+
+def _with_progress(chunks, frames: int):
+    """Chunks up to exactly `frames` frames, moving the node's progress bar."""
+    bar, done = comfy.utils.ProgressBar(frames), 0
+    for chunk in chunks:
+        chunk = chunk[: frames - done]
+        if len(chunk) == 0:
+            return
+        if not torch.isfinite(chunk).all():
+            raise ValueError("The VAE decoded NaN, the video would be black: start ComfyUI with --fp32-vae.")
+        yield chunk
+        done += len(chunk)
+        bar.update_absolute(done, frames)

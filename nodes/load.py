@@ -1,0 +1,79 @@
+"""Load LIVEditor: its diffusion model, text encoder and VAE in one node."""
+
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..liveditor.loaders import WEIGHT_OPTIONS, load_diffusion_model, load_text_encoder, load_vae
+
+CONVERT, DIRECT = "convert once to safetensors", "load directly"
+
+PARTS = {
+    "diffusion_model": ("diffusion_models", "liveditor", "the LIVEditor checkpoint"),
+    "text_encoder": ("text_encoders", "umt5", "UMT5-XXL, such as umt5_xxl_fp8_e4m3fn_scaled.safetensors"),
+    "vae": ("vae", "wan", "the Wan 2.1 VAE, wan_2.1_vae.safetensors"),
+}
+"""Input name: (folder under models/, what a fitting file's name contains, what belongs there)."""
+
+
+def _picker(name: str, tooltip: str) -> io.Combo.Input:
+    folder, hint, _ = PARTS[name]
+    files = folder_paths.get_filename_list(folder)
+    fitting = next((file for file in files if hint in file.lower()), None)
+    return io.Combo.Input(name, options=files, default=fitting, tooltip=f"{tooltip} From models/{folder}.")
+
+
+class LoadLIVEditor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LIVEditorLoad",
+            display_name="Load LIVEditor",
+            category="LIVEditor",
+            description="Loads the LIVEditor video editing model with its text encoder and VAE.",
+            search_aliases=["LIVEditor", "load liveditor", "video editing model", "in-context video editing", "checkpoint"],
+            inputs=[
+                _picker(
+                    "diffusion_model",
+                    "LIVEditor's diffusion model, the official .bin or a .safetensors. A plain Wan model does not work.",
+                ),
+                _picker("text_encoder", "UMT5-XXL, or the small encoder of a small LIVEditor model."),
+                _picker("vae", "The Wan 2.1 VAE (16 channels), not the one of Wan 2.2 5B."),
+                io.Combo.Input(
+                    "weight_dtype", options=list(WEIGHT_OPTIONS), default="default", advanced=True,
+                    tooltip="default keeps the file's type (bf16 recommended); the fp8 types halve the memory of the weights.",
+                ),
+                io.Combo.Input(
+                    "bin_checkpoint", options=[CONVERT, DIRECT], default=CONVERT, advanced=True,
+                    tooltip="For a .bin file: write a .safetensors beside it the first time and use that from then on "
+                    "(faster loading, low memory), or read the .bin each time.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="Connect to Attach ISA or straight to the sampler."),
+                io.Clip.Output(tooltip="For CLIP Text Encode: the instruction, and the negative prompt."),
+                io.Vae.Output(tooltip="For In-Context References and Decode Video."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, diffusion_model=None, text_encoder=None, vae=None):
+        """Say which file is missing and what belongs there, instead of core's "value not in list"."""
+        for name, value in (("diffusion_model", diffusion_model), ("text_encoder", text_encoder), ("vae", vae)):
+            folder, _, what = PARTS[name]
+            if value is not None and value not in folder_paths.get_filename_list(folder):
+                return f"{name} '{value}' is not in models/{folder}: put {what} there, press R to refresh and pick it."
+        return True
+
+    @classmethod
+    def execute(cls, diffusion_model, text_encoder, vae, weight_dtype, bin_checkpoint) -> io.NodeOutput:
+        paths = {
+            name: folder_paths.get_full_path_or_raise(PARTS[name][0], value)
+            for name, value in (("diffusion_model", diffusion_model), ("text_encoder", text_encoder), ("vae", vae))
+        }
+        # The small parts first: a wrong one is found before gigabytes are read.
+        decoder = load_vae(paths["vae"])
+        encoder = load_text_encoder(paths["text_encoder"])
+        model = load_diffusion_model(paths["diffusion_model"], weight_dtype, convert=bin_checkpoint == CONVERT)
+        return io.NodeOutput(model, encoder, decoder)

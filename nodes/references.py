@@ -1,0 +1,96 @@
+"""In-Context References: the video to edit, and what it may refer to, as context of the model."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import node_helpers
+import torch
+from comfy_api.latest import io
+
+from ..video.clip import SOURCE_CLIP, SourceClip, read_frames
+from ..video.geometry import SIZE_STEP, closest_bucket, fit_frames, pad_frames, size_within
+
+CONTEXT = "context_latents"
+"""Core's own conditioning key for in-context latents; LIVEditor and Bernini both read it."""
+
+
+class InContextReferences(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LIVEditorInContextReferences",
+            display_name="In-Context References",
+            category="LIVEditor",
+            description="Gives the model the video to edit and optional references, and makes the latent of the result.",
+            search_aliases=["LIVEditor", "source video", "video to edit", "context video", "reference image", "video editing"],
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The instruction, from CLIP Text Encode."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt, from CLIP Text Encode."),
+                io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, from Load LIVEditor."),
+                io.Video.Input("video", tooltip="The video to edit. Its frame rate and sound travel on to Decode Video."),
+                io.DynamicCombo.Input(
+                    "size",
+                    options=[
+                        io.DynamicCombo.Option("closest bucket", []),
+                        io.DynamicCombo.Option("custom", [
+                            io.Int.Input("width", default=832, min=SIZE_STEP, max=4096, step=SIZE_STEP, tooltip="Width of the edit."),
+                            io.Int.Input("height", default=480, min=SIZE_STEP, max=4096, step=SIZE_STEP, tooltip="Height of the edit."),
+                        ]),
+                    ],
+                    tooltip="The trained size closest in shape (960×544, 544×960, 720×720, 960×480 or 480×960), or your own. "
+                    "The video is resized keeping its aspect and centre-cropped.",
+                ),
+                io.Int.Input(
+                    "length", default=81, min=0, max=100_000,
+                    tooltip="Frames to edit from the start, 0 for all. Any number: the model needs 4n+1, the rest is padded "
+                    "inside and cut off after decoding.",
+                ),
+                io.Float.Input(
+                    "fps", default=0.0, min=0.0, max=240.0, step=0.001, advanced=True,
+                    tooltip="Frames per second to edit at, by nearest frame; 0 keeps the video's. The model was trained at 16.",
+                ),
+                io.Autogrow.Input(
+                    "references", optional=True,
+                    template=io.Autogrow.TemplatePrefix(
+                        io.Image.Input("reference", optional=True, tooltip="An image the edit may refer to, or the frames of a short video."),
+                        prefix="reference_", min=0, max=8,
+                    ),
+                    tooltip="Reference images or videos; each becomes a context group of its own.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="With the context, for the sampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="With the context, for the sampler."),
+                io.Latent.Output(display_name="latent", tooltip="Empty latent of the edit, for the sampler."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, positive, negative, vae, video, size, length, fps, references=None) -> io.NodeOutput:
+        _require_wan_vae(vae)
+        clip = read_frames(video, length, fps)
+        source_height, source_width = clip.images.shape[1:3]
+        if size["size"] == "custom":
+            width, height = size["width"], size["height"]
+        else:
+            width, height = closest_bucket(source_width, source_height)
+        frames, crop = fit_frames(clip.images, width, height)
+        context = [vae.encode(pad_frames(frames))]
+        for _, images in sorted((references or {}).items()):
+            if images is not None:
+                fitted = fit_frames(images[..., :3], *size_within(images.shape[2], images.shape[1], max(width, height)))[0]
+                context.append(vae.encode(pad_frames(fitted)))
+
+        positive, negative = (node_helpers.conditioning_set_values(c, {CONTEXT: context}) for c in (positive, negative))
+        samples = torch.zeros_like(context[0], device=comfy.model_management.intermediate_device())
+        source = SourceClip(clip.fps, len(frames), (source_width, source_height), crop, clip.audio)
+        return io.NodeOutput(positive, negative, {"samples": samples, SOURCE_CLIP: source})
+
+
+def _require_wan_vae(vae):
+    vae.throw_exception_if_invalid()
+    if (vae.latent_channels, vae.latent_dim) != (16, 3):
+        raise ValueError(
+            f"In-Context References needs the Wan 2.1 VAE with 16 channels, this one has {vae.latent_channels}: "
+            "connect the VAE of Load LIVEditor."
+        )
