@@ -98,17 +98,6 @@ class AttachISA(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, start_percent=0.0, end_percent=1.0, dense_blocks=""):
-        """Refuse a bad schedule before the model is loaded; connected inputs are not known yet and come as None."""
-        if None in (start_percent, end_percent, dense_blocks):
-            return True
-        try:
-            Schedule(start_percent, end_percent, dense_blocks)
-        except ValueError as error:
-            return str(error)
-        return True
-
-    @classmethod
     def execute(
         cls, model, keep_ratio, routing, exact_ratio, sharpness, context_tail,
         start_percent, end_percent, dense_blocks, min_tokens, backend,

