@@ -16,7 +16,8 @@ setup:
 demo: setup
 	@$(PYTHON) scripts/demo.py
 
-test: setup
+test:
+	@python3 scripts/setup.py --browser
 	@$(PYTHON) -m pytest
 
 ui: setup

@@ -12,11 +12,10 @@ from ..patching.schedule import Schedule
 from .node_text import show_on_node
 
 
-def _ratio(name: str, default: float, tooltip: str, **kwargs):
+def _ratio(name: str, default: float, tooltip: str):
+    # The page rounds to the decimals of the step: a coarser one would make 0.063 of the paper's 0.0625.
     display = io.NumberDisplay.slider
-    return io.Float.Input(
-        name, default=default, min=0.0, max=1.0, step=0.0025, round=0.0001, display_mode=display, tooltip=tooltip, **kwargs
-    )
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.0005, display_mode=display, tooltip=tooltip)
 
 
 class AttachISA(io.ComfyNode):

