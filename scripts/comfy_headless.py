@@ -64,7 +64,8 @@ class ComfyServer:
         self.client = uuid.uuid4().hex
         for folder in ("input", "output", "user", "custom_nodes"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
-        _link(self.base / "models", models)
+        if Path(models) != self.base / "models":
+            _link(self.base / "models", models)
         _link(self.base / "custom_nodes/liveditor_isa", ROOT)
         self.log_path = self.base / "server.log"
 

@@ -1,0 +1,59 @@
+"""What the tests share: a real ComfyUI, in this process and as a server, the stand-in models, a real video."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from comfy_headless import COMFYUI, ComfyServer, import_comfy
+from setup import MODELS, SAMPLE_VIDEO
+
+# Before any test module is imported: the pack's ComfyUI side imports `comfy` at its top.
+if (COMFYUI / "main.py").exists():
+    import_comfy()
+
+
+@pytest.fixture(scope="session")
+def sample_video() -> Path:
+    """1280×720, 25 fps, 132 frames, AAC 5.1 sound."""
+    return SAMPLE_VIDEO
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """A models folder with the stand-in set; read-only, shared by all tests."""
+    return MODELS
+
+
+@pytest.fixture(scope="session")
+def weights() -> dict:
+    """The stand-in's diffusion weights by official name, dead ones included."""
+    from make_tiny_model import diffusion_weights
+
+    return diffusion_weights()
+
+
+@pytest.fixture(scope="session")
+def liveditor_file(models, tmp_path_factory) -> Path:
+    """The stand-in diffusion model as safetensors, converted from the official wrapping."""
+    from liveditor_isa.liveditor.convert import convert_checkpoint
+    from make_tiny_model import MODEL
+
+    target = tmp_path_factory.mktemp("converted") / "liveditor.safetensors"
+    convert_checkpoint(models / MODEL, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def server_models(models, tmp_path_factory) -> Path:
+    """A models folder of the server's own, so that tests may add files to it."""
+    folder = tmp_path_factory.mktemp("server") / "models"
+    shutil.copytree(models, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(server_models, sample_video) -> ComfyServer:
+    """ComfyUI's server with this pack; one for the whole session."""
+    with ComfyServer(server_models.parent, server_models) as running:
+        running.add_input(sample_video)
+        yield running
