@@ -119,13 +119,10 @@ def _small_text_encoder_patcher(path: str, config: dict, disable_dynamic: bool =
 
 
 def load_vae(path: str):
-    """The Wan 2.1 VAE. Raises ValueError for another kind."""
+    """The Wan 2.1 VAE. Raises ValueError for anything else."""
     weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     vae = comfy.sd.VAE(sd=weights, metadata=metadata)
-    vae.throw_exception_if_invalid()
-    if (vae.latent_channels, vae.latent_dim) != (16, 3):
-        raise ValueError(
-            f"{Path(path).name} has {vae.latent_channels} latent channels, LIVEditor needs the Wan 2.1 VAE with 16: pick wan_2.1_vae.safetensors."
-        )
+    if vae.first_stage_model is None or (vae.latent_channels, vae.latent_dim) != (16, 3):
+        raise ValueError(f"{Path(path).name} is not a Wan 2.1 VAE, which has 16 channels over time: pick wan_2.1_vae.safetensors.")
     vae.patcher.cached_patcher_init = (comfy.sd.load_vae_patcher, (path, metadata, None))
     return vae

@@ -148,7 +148,7 @@ class ComfyServer:
                 run.executed.append(data["node"])
             elif kind == "execution_cached":
                 run.cached += data["nodes"]
-            elif kind == "executed":
+            elif kind == "executed" and data["output"]:
                 run.outputs[data["node"]] = data["output"]
             elif kind == "progress" and on_progress:
                 on_progress(data["node"], data["value"], data["max"])

@@ -1,0 +1,128 @@
+"""The real page in a real Chromium: workflows load, the API form is the page's own, an mp4 restores its graph."""
+
+import base64
+import json
+import shutil
+import time
+
+import pytest
+from setup import BROWSER
+from test_server import EXAMPLES, SMALL, info, video_file  # noqa: F401
+from workflow_api import Workflow
+
+pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
+
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which(BROWSER), args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=["canvas nodes", "Vue nodes"])
+def page(browser, server, request):
+    """The page without its first-run dialogs, in both ways of drawing nodes; any uncaught error fails the test."""
+    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": request.param == "Vue nodes"})
+    page, errors = browser.new_page(viewport={"width": 1600, "height": 1000}), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server.url)
+    page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)
+    page.wait_for_selector("canvas")
+    yield page
+    page.close()
+    assert not errors
+
+
+def drop(page, path, mime: str):
+    """Drop a file on the canvas, as from the desktop."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    page.evaluate(
+        """([content, name, type]) => {
+            const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, { type }));
+            const target = document.querySelector('#graph-canvas') ?? document.querySelector('canvas');
+            for (const kind of ['dragenter', 'dragover', 'drop'])
+                target.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: transfer }));
+        }""",
+        [content, path.name, mime],
+    )
+
+
+def node_types(page) -> list[str]:
+    return sorted(page.evaluate("() => window.app.graph.nodes.map(node => node.type)"))
+
+
+def wait_for_nodes(page, count: int):
+    page.wait_for_function("count => window.app.graph.nodes.length === count", arg=count, timeout=20_000)
+
+
+def prompt_of(page) -> dict:
+    prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    for node in prompt.values():
+        node["inputs"].pop("video-preview", None)  # the page's own, unknown to the server
+    return prompt
+
+
+def fresh() -> dict:
+    """The stand-in's changes with a seed that no run before had, so that the server has nothing cached."""
+    return {**SMALL, "KSampler": {**SMALL["KSampler"], "seed": time.time_ns() % 2**32}}
+
+
+@pytest.mark.parametrize("name", ["liveditor_edit_video", "bernini_edit_video_with_isa"])
+def test_example_workflow_loads_and_means_what_the_demo_runs(page, info, name):  # noqa: F811
+    path = EXAMPLES / f"{name}.json"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    drop(page, path, "application/json")
+    wait_for_nodes(page, len(saved["nodes"]))
+    assert node_types(page) == sorted(node["type"] for node in saved["nodes"])
+    assert not page.evaluate("() => window.app.graph.nodes.some(node => node.has_errors && !node.constructor.nodeData)")
+    assert prompt_of(page) == Workflow(saved, info).prompt()
+
+
+def test_dropping_the_mp4_restores_the_workflow(page, server, info, tmp_path):  # noqa: F811
+    saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
+    video = tmp_path / "dropped.mp4"
+    shutil.copy(video_file(server, server.run(Workflow(saved, info).prompt(fresh()), saved)), video)
+    assert len(node_types(page)) != len(saved["nodes"])
+    drop(page, video, "video/mp4")
+    wait_for_nodes(page, len(saved["nodes"]))
+    assert prompt_of(page) == Workflow(saved, info).prompt()
+
+
+def test_the_whole_job_from_the_page(page, server, info):  # noqa: F811
+    """Set the stand-in's values in the widgets, press Run, and see the video on the node."""
+    drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
+    wait_for_nodes(page, 12)
+    page.evaluate(
+        """changes => {
+            for (const [type, values] of Object.entries(changes)) {
+                const node = window.app.graph.nodes.find(node => node.type === type);
+                for (const [name, value] of Object.entries(values)) {
+                    const widget = node.widgets.find(widget => widget.name === name);
+                    widget.value = value;
+                    widget.callback?.(value);
+                }
+            }
+        }""",
+        fresh(),
+    )
+    sent = prompt_of(page)
+    references = next(node for node in sent.values() if node["class_type"] == "LIVEditorInContextReferences")
+    assert references["inputs"]["size.width"] == SMALL["LIVEditorInContextReferences"]["size.width"]
+    isa = next(node for node in sent.values() if node["class_type"] == "LIVEditorAttachISA")["inputs"]
+    assert (isa["keep_ratio"], isa["routing.dense_query_ratio"], isa["exact_ratio"]) == (0.125, 0.5, 0.0625)
+
+    page.evaluate("() => { window.done = []; window.app.api.addEventListener('executed', e => window.done.push(e.detail)) }")
+    # Not a click: the mask of the page's start may still be fading above the button.
+    page.get_by_test_id("queue-button").dispatch_event("click")
+    page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=120_000)
+    # The video plays on the node, the line about ISA stands on its own.
+    page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.src.includes('LIVEditor_'))")
+    page.get_by_text("ISA: 8 attention calls").first.wait_for(timeout=10_000)
