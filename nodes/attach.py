@@ -13,9 +13,8 @@ from .node_text import show_on_node
 
 
 def _ratio(name: str, default: float, tooltip: str):
-    # The page rounds to the decimals of the step: a coarser one would make 0.063 of the paper's 0.0625.
     display = io.NumberDisplay.slider
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.0005, display_mode=display, tooltip=tooltip)
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.005, display_mode=display, tooltip=tooltip)
 
 
 class AttachISA(io.ComfyNode):
@@ -57,9 +56,11 @@ class AttachISA(io.ComfyNode):
                     ],
                     tooltip="How query blocks are chosen for exact attention: a fixed share, or all above a sharpness.",
                 ),
-                _ratio(
-                    "exact_ratio", 0.0625,
-                    "Share of key blocks that an approximated query block still attends exactly. Can go low; the paper uses 0.0625.",
+                io.Float.Input(
+                    # A number: beside a slider the page has no room for four decimals. It rounds to those of the step.
+                    "exact_ratio", default=0.0625, min=0.0, max=1.0, step=0.0005,
+                    tooltip="Share of key blocks that an approximated query block still attends exactly. Can go low; the paper "
+                    "uses 0.0625.",
                 ),
                 io.Combo.Input(
                     "sharpness", options=list(SHARPNESS_METRICS), default="variance", advanced=True,
