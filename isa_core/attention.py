@@ -89,9 +89,7 @@ def _collect_stats(plans, q, table, config, name, reason) -> ISAStats:
 
 def _check(q, k, v, layout, gate):
     if q.ndim != 4 or q.shape != k.shape or q.shape != v.shape:
-        raise ValueError(
-            f"q, k and v must be [B, S, H, D] of one shape; got {[*q.shape]}, {[*k.shape]}, {[*v.shape]}."
-        )
+        raise ValueError(f"q, k and v must be [B, S, H, D] of one shape; got {[*q.shape]}, {[*k.shape]}, {[*v.shape]}.")
     if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
         raise ValueError(
             "q, k and v must share one floating-point dtype and one device; "

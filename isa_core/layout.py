@@ -73,9 +73,7 @@ class BlockTable:
 
     def to_blocks(self, x: torch.Tensor) -> torch.Tensor:
         """[G, S, D] tokens -> [G, N, block_size, D], ragged blocks padded with zeros."""
-        parts = [
-            F.pad(part, (0, 0, 0, -part.shape[1] % self.block_size)) for part in x.split(self.layout.segments, dim=1)
-        ]
+        parts = [F.pad(part, (0, 0, 0, -part.shape[1] % self.block_size)) for part in x.split(self.layout.segments, dim=1)]
         return torch.cat(parts, dim=1).unflatten(1, (self.count, self.block_size))
 
     def to_tokens(self, blocks: torch.Tensor) -> torch.Tensor:

@@ -123,6 +123,8 @@ def load_vae(path: str):
     weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     vae = comfy.sd.VAE(sd=weights, metadata=metadata)
     if vae.first_stage_model is None or (vae.latent_channels, vae.latent_dim) != (16, 3):
-        raise ValueError(f"{Path(path).name} is not a Wan 2.1 VAE, which has 16 channels over time: pick wan_2.1_vae.safetensors.")
+        raise ValueError(
+            f"{Path(path).name} is not a Wan 2.1 VAE, which has 16 channels over time: pick wan_2.1_vae.safetensors."
+        )
     vae.patcher.cached_patcher_init = (comfy.sd.load_vae_patcher, (path, metadata, None))
     return vae

@@ -61,7 +61,9 @@ class LIVEditorSelfAttention(WanSelfAttention):
 class LIVEditorBlock(WanAttentionBlock):
     """A Wan block with LIVEditor's self-attention."""
 
-    def __init__(self, cross_attn_type, dim, ffn_dim, num_heads, window_size, qk_norm, cross_attn_norm, eps, operation_settings):
+    def __init__(
+        self, cross_attn_type, dim, ffn_dim, num_heads, window_size, qk_norm, cross_attn_norm, eps, operation_settings
+    ):
         super().__init__(
             cross_attn_type, dim, ffn_dim, num_heads, window_size, qk_norm, cross_attn_norm, eps,
             operation_settings=operation_settings,

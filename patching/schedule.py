@@ -33,7 +33,7 @@ class Schedule:
 
 
 def _ranges(text: str) -> list[tuple[int, int]]:
-    """"0-2,-1" -> [(0, 2), (-1, -1)]."""
+    """ "0-2,-1" -> [(0, 2), (-1, -1)]."""
     ranges = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         first, dash, last = part[1:].partition("-")
@@ -41,5 +41,7 @@ def _ranges(text: str) -> list[tuple[int, int]]:
         try:
             ranges.append((int(first), int(last if dash else first)))
         except ValueError:
-            raise ValueError(f'dense_blocks is a list of block numbers and ranges such as "0-2,-1"; cannot read "{part}".') from None
+            raise ValueError(
+                f'dense_blocks is a list of block numbers and ranges such as "0-2,-1"; cannot read "{part}".'
+            ) from None
     return ranges

@@ -123,7 +123,11 @@ class ComfyServer:
         """
         from websockets.sync.client import connect
 
-        body = {"prompt": prompt, "client_id": self.client, "extra_data": {"extra_pnginfo": {"workflow": workflow}} if workflow else {}}
+        body = {
+            "prompt": prompt,
+            "client_id": self.client,
+            "extra_data": {"extra_pnginfo": {"workflow": workflow}} if workflow else {},
+        }
         with connect(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", max_size=None) as socket_:
             try:
                 prompt_id = self.post("/prompt", body)["prompt_id"]

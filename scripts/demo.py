@@ -43,7 +43,9 @@ def main():
     for title, name, value in options.set:
         changes.setdefault(title, {})[name] = value
 
-    print(f"Starting ComfyUI with {options.workflow.relative_to(ROOT) if options.workflow.is_relative_to(ROOT) else options.workflow}")
+    print(
+        f"Starting ComfyUI with {options.workflow.relative_to(ROOT) if options.workflow.is_relative_to(ROOT) else options.workflow}"
+    )
     with ComfyServer(BASE, options.models, "--output-directory", str(OUTPUT), gpu=options.gpu) as server:
         server.add_input(options.video)
         saved = json.loads(options.workflow.read_text(encoding="utf-8"))
@@ -95,7 +97,9 @@ class Progress:
     def __call__(self, node, value, maximum):
         title = self.workflow.title(self.workflow.nodes[int(node)])
         if node not in self.bars:
-            self.bars[node] = tqdm(total=maximum, desc=f"  {title}", bar_format="{desc}: {percentage:3.0f}% |{bar:30}| {elapsed}")
+            self.bars[node] = tqdm(
+                total=maximum, desc=f"  {title}", bar_format="{desc}: {percentage:3.0f}% |{bar:30}| {elapsed}"
+            )
         bar = self.bars[node]
         bar.update(value - bar.n)
         if value >= maximum:
@@ -109,7 +113,9 @@ def report(run):
         video = container.streams.video[0]
         sound = f"{container.streams.audio[0].codec_context.name} sound" if container.streams.audio else "no sound"
         tags = " and ".join(sorted(set(container.metadata) & {"prompt", "workflow"}))
-        facts = f"{video.width}×{video.height}, {video.frames} frames, {float(video.average_rate):g} fps, {sound}, carries {tags}"
+        facts = (
+            f"{video.width}×{video.height}, {video.frames} frames, {float(video.average_rate):g} fps, {sound}, carries {tags}"
+        )
     print(f"\nEdited video: {path.resolve()}\n  {facts}")
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from safetensors.torch import save_file
-
 from liveditor_isa.liveditor.keys import MEMORY, expected_shapes
+from safetensors.torch import save_file
 
 DIM, FFN_DIM, TEXT_DIM, BLOCKS = 256, 512, 64, 4
 MODEL = "diffusion_models/liveditor_tiny.bin"

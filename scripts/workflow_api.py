@@ -21,7 +21,9 @@ class Workflow:
         """The node with this title, or this type when only one has it."""
         found = [node for node in self.nodes.values() if title in (self.title(node), node["type"])]
         if len(found) != 1:
-            raise ValueError(f"{len(found)} nodes are called {title!r}; there are {', '.join(map(self.title, self.nodes.values()))}.")
+            raise ValueError(
+                f"{len(found)} nodes are called {title!r}; there are {', '.join(map(self.title, self.nodes.values()))}."
+            )
         return found[0]
 
     def title(self, node: dict) -> str:

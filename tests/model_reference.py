@@ -5,7 +5,6 @@ Facts: arXiv 2605.04569, section 3 and appendix B; Wan 2.1 for what LIVEditor le
 
 import torch
 import torch.nn.functional as F
-
 from liveditor_isa.isa_core import TokenLayout
 from liveditor_isa.isa_core.layout import block_table
 

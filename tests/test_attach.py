@@ -11,14 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from make_tiny_model import PLAIN_WAN
-
 from liveditor_isa.isa_core import BackendUnavailable, ISAConfig
 from liveditor_isa.liveditor.architecture import register
 from liveditor_isa.liveditor.loaders import load_diffusion_model
 from liveditor_isa.patching.attach import OVERRIDE, attach_isa, can_attach
 from liveditor_isa.patching.native_context import native_layout
 from liveditor_isa.patching.schedule import Schedule
+from make_tiny_model import PLAIN_WAN
 
 FULL = ISAConfig(keep_ratio=1, dense_query_ratio=1)
 TEXT = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(5))
@@ -144,7 +143,9 @@ def test_an_empty_or_impossible_schedule_is_refused(start, end):
         Schedule(start, end)
 
 
-@pytest.mark.parametrize("text, dense", [("", set()), ("0-2,-1", {0, 1, 2, 9}), ("-3--2", {7, 8}), ("4", {4}), (" 1 , 3 ", {1, 3})])
+@pytest.mark.parametrize(
+    "text, dense", [("", set()), ("0-2,-1", {0, 1, 2, 9}), ("-3--2", {7, 8}), ("4", {4}), (" 1 , 3 ", {1, 3})]
+)
 def test_dense_blocks(text, dense):
     schedule = Schedule(dense_blocks=text)
     assert {index for index in range(10) if schedule.is_dense_block(index, 10)} == dense

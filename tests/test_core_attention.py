@@ -1,12 +1,15 @@
 """The PyTorch backend against the fp64 oracle, full attention, and autograd."""
 
 import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from liveditor_isa.isa_core import (
     BackendUnavailable,
     ISAConfig,
@@ -83,7 +86,9 @@ def test_any_shape_and_ratio_equals_the_oracle(target, context, ratios, sharpnes
 
 
 @pytest.mark.parametrize("context", [(), (130,), (77, 64)], ids=str)
-@pytest.mark.parametrize("config", [ISAConfig(1, 1, 0.1), ISAConfig(1, 0, 1), ISAConfig(1, 0.5, 1), ISAConfig(1, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "config", [ISAConfig(1, 1, 0.1), ISAConfig(1, 0, 1), ISAConfig(1, 0.5, 1), ISAConfig(1, 1, 1)], ids=str
+)
 def test_all_ratios_one_is_full_attention(context, config):
     layout = TokenLayout(127, context)
     q, k, v, gate = tensors(layout, batch=2)
@@ -99,7 +104,9 @@ def test_other_dtypes_stay_within_their_rounding(dtype, limit):
     layout = TokenLayout(320, (320,))
     config = ISAConfig(keep_ratio=0.4, exact_ratio=0.2)
     q, k, v, gate = tensors(layout, dtype=dtype)
-    out, stats = in_context_sparse_attention(q, k, v, layout=layout, config=config, coarse_gate=gate, backend="torch", return_stats=True)
+    out, stats = in_context_sparse_attention(
+        q, k, v, layout=layout, config=config, coarse_gate=gate, backend="torch", return_stats=True
+    )
     expected, lists = reference_attention(q, k, v, layout, config, gate)
     assert out.dtype == dtype
     assert set(stats.dense_queries[0, 0].nonzero().flatten().tolist()) == lists[0, 0]["dense"]
@@ -173,17 +180,23 @@ def test_density_and_cost_at_the_papers_size():
     assert 1 / flops == pytest.approx(3.30, abs=0.01)
 
 
-@pytest.mark.parametrize("config", [c for n, c in CONFIGS.items() if n != "threshold"], ids=[n for n in CONFIGS if n != "threshold"])
+@pytest.mark.parametrize(
+    "config", [c for n, c in CONFIGS.items() if n != "threshold"], ids=[n for n in CONFIGS if n != "threshold"]
+)
 def test_estimated_cost_is_the_measured_cost_on_aligned_layouts(config):
     layout = TokenLayout(640, (640, 128))
-    _, stats = in_context_sparse_attention(*tensors(layout)[:3], layout=layout, config=config, backend="torch", return_stats=True)
+    _, stats = in_context_sparse_attention(
+        *tensors(layout)[:3], layout=layout, config=config, backend="torch", return_stats=True
+    )
     assert estimate_cost(layout, config) == pytest.approx((stats.density, stats.flop_ratio), abs=1e-9)
 
 
 def test_stats_tell_what_was_kept():
     layout = TokenLayout(640, (1280,))
     q, k, v, _ = tensors(layout, batch=2, heads=3)
-    k[:, 640 + 64 * 7 : 640 + 64 * 8] = q[:, :640].mean(1, keepdim=True) * 30  # context block 7 is what every target query seeks
+    k[:, 640 + 64 * 7 : 640 + 64 * 8] = (
+        q[:, :640].mean(1, keepdim=True) * 30
+    )  # context block 7 is what every target query seeks
     _, stats = in_context_sparse_attention(q, k, v, layout=layout, backend="torch", return_stats=True)
     assert stats.kept_context.shape == (2, 3, 3) and stats.sharpness.shape == (2, 3, 30)
     assert (stats.kept_context == 10 + 7).any(-1).all()
@@ -215,7 +228,10 @@ def test_constant_inputs_and_single_token_stay_finite():
         (lambda q, k, v, g: (q, k[:, :-1], v, g), "q, k and v must be"),
         (lambda q, k, v, g: (q.half(), k, v, g), "share one floating-point dtype"),
         (lambda q, k, v, g: (q.long(), k.long(), v.long(), g), "share one floating-point dtype"),
-        (lambda q, k, v, g: (q[:, 1:], k[:, 1:], v[:, 1:], g), r"layout describes 96 tokens \(64 \+ 32\), but q, k and v hold 95"),
+        (
+            lambda q, k, v, g: (q[:, 1:], k[:, 1:], v[:, 1:], g),
+            r"layout describes 96 tokens \(64 \+ 32\), but q, k and v hold 95",
+        ),
         (lambda q, k, v, g: (q, k, v, g[:, :, 0]), "coarse_gate must be"),
     ],
 )
@@ -245,3 +261,10 @@ def test_every_pair_of_heads_and_batch_is_independent():
         one = (x[b : b + 1, :, h : h + 1] for x in (q, k, v))
         alone = in_context_sparse_attention(*one, layout=layout, coarse_gate=gate[b : b + 1], backend="torch")
         torch.testing.assert_close(alone, whole[b : b + 1, :, h : h + 1])
+
+
+def test_memory_of_a_long_sequence_stays_bounded():
+    """S = 16,384, H = 4, D = 64 in a process of its own, torch and inputs included. S × S scores would take 4.3 GB more."""
+    script = Path(__file__).parent.parent / "benchmarks/cpu_attention.py"
+    run = subprocess.run([sys.executable, script, "--one", "isa", "float32"], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout)["peak_gb"] < 1.5

@@ -6,21 +6,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from liveditor_isa.isa_core import ISAConfig, TokenLayout
 from liveditor_isa.isa_core.config import blocks_for
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.isa_core.pool import pool_blocks
 
-layouts = st.builds(
-    TokenLayout, st.integers(1, 200), st.lists(st.integers(1, 200), max_size=3).map(tuple)
-)
+layouts = st.builds(TokenLayout, st.integers(1, 200), st.lists(st.integers(1, 200), max_size=3).map(tuple))
 
 
 def test_defaults_are_the_papers():
     config = ISAConfig()
     assert (config.keep_ratio, config.dense_query_ratio, config.exact_ratio) == (0.125, 0.5, 0.0625)
-    assert (config.sharpness, config.sharpness_threshold, config.context_tail, config.block_size) == ("variance", None, "drop", 64)
+    assert (config.sharpness, config.sharpness_threshold, config.context_tail, config.block_size) == (
+        "variance",
+        None,
+        "drop",
+        64,
+    )
 
 
 @pytest.mark.parametrize("field", ["keep_ratio", "dense_query_ratio", "exact_ratio", "sharpness_threshold"])
@@ -31,7 +33,8 @@ def test_ratios_out_of_range_are_refused_by_name(field, value):
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"sharpness": "entropy"}, {"context_tail": "keep"}, {"block_size": 0}, {"block_size": 64.0}, {"block_size": True}]
+    "kwargs",
+    [{"sharpness": "entropy"}, {"context_tail": "keep"}, {"block_size": 0}, {"block_size": 64.0}, {"block_size": True}],
 )
 def test_other_fields_are_checked(kwargs):
     with pytest.raises(ValueError, match=f"^{next(iter(kwargs))} must be"):

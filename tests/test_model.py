@@ -7,14 +7,13 @@ import comfy.sd
 import comfy.utils
 import pytest
 import torch
-from make_tiny_model import PLAIN_WAN
-from model_reference import reference_forward
-from safetensors.torch import save_file
-
 from liveditor_isa.liveditor.architecture import LIVEditor, LIVEditorBase, register
 from liveditor_isa.liveditor.keys import CheckpointError
 from liveditor_isa.liveditor.loaders import load_diffusion_model
 from liveditor_isa.liveditor.model import LIVEditorModel
+from make_tiny_model import PLAIN_WAN
+from model_reference import reference_forward
+from safetensors.torch import save_file
 
 TEXT = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(5))
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import torch
-
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.isa_core.reference import reference_attention
@@ -74,7 +73,12 @@ def test_no_token_is_attended_twice_or_left_out():
     layout = TokenLayout(100, (28, 64))
     q = torch.zeros(1, layout.total, 1, layout.total)
     v = torch.eye(layout.total)[None, :, None]
-    for config in (ISAConfig(1, 0, 0.4), ISAConfig(1, 1, 0.4), ISAConfig(1, 0, 0), ISAConfig(0.5, 0.5, 0.4, context_tail="taylor")):
+    for config in (
+        ISAConfig(1, 0, 0.4),
+        ISAConfig(1, 1, 0.4),
+        ISAConfig(1, 0, 0),
+        ISAConfig(0.5, 0.5, 0.4, context_tail="taylor"),
+    ):
         shares = run(q, q, v, layout, config).mean((0, 1, 2))
         torch.testing.assert_close(shares, torch.full((layout.total,), 1 / layout.total))
 

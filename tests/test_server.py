@@ -145,7 +145,9 @@ def test_a_bypassed_node_is_bit_identical_to_no_node(server, workflow, sample_vi
 
 def test_two_attach_nodes_in_one_graph_do_not_disturb_each_other(server, workflow, sample_video):
     sparse = workflow.prompt(changed(KSampler={"seed": 11}))
-    dense = workflow.prompt(changed(KSampler={"seed": 11}, LIVEditorAttachISA={"keep_ratio": 1.0, "routing.dense_query_ratio": 1.0}))
+    dense = workflow.prompt(
+        changed(KSampler={"seed": 11}, LIVEditorAttachISA={"keep_ratio": 1.0, "routing.dense_query_ratio": 1.0})
+    )
     alone = [latent_of(server, prompt, "alone") for prompt in (sparse, dense)]
     assert not torch.equal(*alone)
 
@@ -162,7 +164,9 @@ def test_two_attach_nodes_in_one_graph_do_not_disturb_each_other(server, workflo
     assert run.error is None, run.error
     for node, expected in ((sampler, alone[0]), (f"{sampler}b", alone[1])):
         entry = run.outputs[f"save{node}"]["latents"][0]
-        assert torch.equal(load_file(server.base / "output" / entry["subfolder"] / entry["filename"])["latent_tensor"], expected)
+        assert torch.equal(
+            load_file(server.base / "output" / entry["subfolder"] / entry["filename"])["latent_tensor"], expected
+        )
 
 
 def test_plain_wan_without_context_passes_through_unharmed(server, workflow):
@@ -172,12 +176,19 @@ def test_plain_wan_without_context_passes_through_unharmed(server, workflow):
     results = []
     for with_isa in (True, False):
         prompt = workflow.prompt(SMALL)
-        prompt["wan"] = {"class_type": "UNETLoader", "inputs": {"unet_name": PLAIN_WAN.split("/")[1], "weight_dtype": "default"}}
+        prompt["wan"] = {
+            "class_type": "UNETLoader",
+            "inputs": {"unet_name": PLAIN_WAN.split("/")[1], "weight_dtype": "default"},
+        }
         prompt["latent"] = {
             "class_type": "EmptyHunyuanLatentVideo", "inputs": {"width": 160, "height": 96, "length": 9, "batch_size": 1},
         }  # fmt: skip
         texts = prompt[references]["inputs"]
-        prompt[sampler]["inputs"] |= {"positive": texts["positive"], "negative": texts["negative"], "latent_image": ["latent", 0]}
+        prompt[sampler]["inputs"] |= {
+            "positive": texts["positive"],
+            "negative": texts["negative"],
+            "latent_image": ["latent", 0],
+        }
         for entry in prompt.values():
             if entry["inputs"].get("model") == [load, 0]:
                 entry["inputs"]["model"] = ["wan", 0]
@@ -277,13 +288,19 @@ def bad_models(server_models):
 @pytest.mark.parametrize(
     "file, words",
     [
-        ("wan_tiny.safetensors", ["plain Wan checkpoint", "source_video_embedding_more_memory.weight", "Pick liveditor_ckpt.bin"]),
+        (
+            "wan_tiny.safetensors",
+            ["plain Wan checkpoint", "source_video_embedding_more_memory.weight", "Pick liveditor_ckpt.bin"],
+        ),
         ("truncated.safetensors", ["truncated.safetensors is truncated", "Download it again"]),
         ("truncated.bin", ["truncated.bin is truncated", "download it again"]),
         ("incomplete.safetensors", ["lacks blocks.1.ffn.2.bias", "has unknown blocks.1.adapter.weight"]),
         ("nan.bin", ["blocks.3.self_attn.k.weight holds NaN", "download it again"]),
         ("nan.safetensors", ["blocks.3.self_attn.k.weight holds NaN", "Download or convert it again"]),
-        ("absent.safetensors", ["'absent.safetensors' is not in models/diffusion_models", "Put the LIVEditor checkpoint there"]),
+        (
+            "absent.safetensors",
+            ["'absent.safetensors' is not in models/diffusion_models", "Put the LIVEditor checkpoint there"],
+        ),
     ],
 )
 def test_wrong_diffusion_models(server, workflow, bad_models, file, words):
@@ -336,7 +353,9 @@ def bad_video(server, sample_video, request):
 
 @pytest.mark.parametrize("bad_video", ["garbage", "cut", "no frames"], indirect=True)
 def test_unreadable_videos(server, workflow, bad_video):
-    fails_with(server, workflow.prompt(changed(LoadVideo={"file": bad_video})), "The video cannot be read", "Convert it to an mp4")
+    fails_with(
+        server, workflow.prompt(changed(LoadVideo={"file": bad_video})), "The video cannot be read", "Convert it to an mp4"
+    )
 
 
 def test_an_impossible_schedule(server, workflow):

@@ -1,0 +1,146 @@
+"""The pack as a package: what importing it needs, and that what ComfyUI looks for is there."""
+
+import ast
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+import tomllib
+from comfy_headless import ROOT
+
+PACKAGES = ("isa_core", "kernels", "liveditor", "nodes", "patching", "video")
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))] + [ROOT / "__init__.py"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+BLOCKER = """
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_without(blocked: set[str], code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", BLOCKER.format(blocked=blocked) + code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_pack_imports_with_nothing_installed():
+    """ComfyUI imports the folder first; whatever is missing must not take other packs down."""
+    everything = {"torch", "triton", "comfy", "comfy_api", "kornia", "imageio_ffmpeg", "safetensors", "tqdm", "numpy"}
+    run_without(everything, "import liveditor_isa, liveditor_isa.kernels; print(liveditor_isa.WEB_DIRECTORY)")
+
+
+def test_the_core_runs_without_comfyui_triton_and_optional_parts():
+    code = """
+import torch
+from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
+q = torch.randn(1, 200, 2, 64)
+layout = TokenLayout(target=100, context=(100,))
+out, stats = in_context_sparse_attention(q, q, q, layout=layout, config=ISAConfig(), return_stats=True)
+print(out.shape == q.shape, stats.backend)
+"""
+    absent = {"triton", "comfy", "comfy_api", "kornia", "imageio_ffmpeg", "safetensors", "folder_paths"}
+    assert run_without(absent, code).split() == ["True", "torch"]
+
+
+def test_the_command_line_converts_without_comfyui(models, tmp_path):
+    code = f"""
+from liveditor_isa.liveditor.convert import main
+assert main([{str(models / "diffusion_models/liveditor_tiny.bin")!r}, {str(tmp_path / "out.safetensors")!r}]) == 0
+"""
+    run_without({"comfy", "comfy_api", "folder_paths", "triton", "kornia"}, code)
+
+
+def imported(path) -> list[tuple[int, str]]:
+    """(level, module) of each import; level 0 is absolute."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(0, name.name) for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or ""))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_keep_to_the_architecture(path):
+    """ComfyUI has modules called `nodes`, PyPI one called `kernels`: ours are only ever imported relatively."""
+    package = path.relative_to(ROOT).parts[0]
+    absolute = {name.split(".")[0] for level, name in imported(path) if level == 0}
+    assert not absolute & {*PACKAGES, "liveditor_isa"}
+    if package in ("isa_core", "kernels"):
+        assert absolute <= {*sys.stdlib_module_names, "torch", "triton"}
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not calls & {"eval", "exec"}
+
+
+def test_every_package_is_shipped_and_torch_is_nobodys_dependency():
+    shipped = {name.removeprefix("liveditor_isa").lstrip(".") for name in PYPROJECT["tool"]["setuptools"]["packages"]}
+    assert shipped == {"", *PACKAGES}
+    required = {line.split(">")[0].split("=")[0] for line in PYPROJECT["project"]["dependencies"]}
+    assert not required & {"torch", "triton", "torchvision"}
+    assert "ComfyUI" not in PYPROJECT["project"]["name"]
+
+
+@pytest.fixture(scope="module")
+def schemas():
+    import liveditor_isa
+
+    async def collect():
+        extension = await liveditor_isa.comfy_entrypoint()
+        return [node.GET_SCHEMA() for node in await extension.get_node_list()]
+
+    return asyncio.run(collect())
+
+
+def all_inputs(inputs):
+    for entry in inputs:
+        yield entry
+        for option in getattr(entry, "options", None) or []:
+            yield from all_inputs(getattr(option, "inputs", []))
+
+
+def test_nodes_are_documented_where_users_look(schemas):
+    assert len(schemas) == 4
+    for schema in schemas:
+        page = ROOT / "web/docs" / f"{schema.node_id}.md"
+        text = page.read_text(encoding="utf-8")
+        assert schema.description and len(schema.search_aliases) >= 3 and schema.category == "LIVEditor"
+        for entry in all_inputs(schema.inputs):
+            assert entry.tooltip, f"{schema.node_id}.{entry.id} has no tooltip"
+            assert entry.id in text, f"{page.name} does not mention {entry.id}"
+        assert all(output.tooltip for output in schema.outputs)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_example_workflows_need_nothing_but_us_and_core(path, schemas):
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert path.with_suffix(".jpg").read_bytes()[:3] == b"\xff\xd8\xff"
+    ours = {schema.node_id for schema in schemas}
+    offered = set()
+    for node in saved["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        assert node["properties"]["cnr_id"] == ("liveditor-isa" if node["type"] in ours else "comfy-core")
+        offered |= {model["name"] for model in node["properties"].get("models", [])}
+        files = {value for value in node.get("widgets_values") or [] if str(value).endswith((".safetensors", ".bin"))}
+        assert files <= offered, f"{node['type']} does not say where {files - offered} come from"
+    assert offered
+
+
+def test_the_version_is_the_same_everywhere():
+    version = PYPROJECT["project"]["version"]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    for path in (ROOT / "example_workflows").glob("*.json"):
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            assert node["properties"].get("cnr_id") != "liveditor-isa" or node["properties"]["ver"] == version
