@@ -13,7 +13,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.wan.model import WanAttentionBlock, WanModel, WanSelfAttention, sinusoidal_embedding_1d
 
 from ..isa_core import TokenLayout, add_coarse_residual
-from ..patching.in_context import IN_CONTEXT, LAYOUT, InContextCall
+from ..patching.in_context import IN_CONTEXT, LAYOUT, InContextCall, InContextNetwork
 
 
 class CoarseGate(torch.nn.Module):
@@ -73,7 +73,7 @@ class LIVEditorBlock(WanAttentionBlock):
         )
 
 
-class LIVEditorModel(WanModel):
+class LIVEditorModel(InContextNetwork, WanModel):
     """Wan 2.2 T2V with context videos: tokens are [target | context 1 | context 2 ...], the head sees the target only."""
 
     def __init__(self, *args, device=None, operations=None, **kwargs):

@@ -10,8 +10,7 @@ import torch
 from comfy.ldm.wan.model import WanModel
 
 from ..isa_core import ISAConfig, in_context_sparse_attention, resolve_backend
-from ..liveditor.model import LIVEditorModel
-from .in_context import IN_CONTEXT, InContextCall
+from .in_context import IN_CONTEXT, InContextCall, InContextNetwork
 from .native_context import native_layout
 from .report import RunReport
 from .schedule import Schedule
@@ -26,7 +25,7 @@ def can_attach(model) -> bool:
     Wan variants with a forward pass of their own (VACE, camera, ...) append other tokens and are left alone.
     """
     network = model.model.diffusion_model
-    return isinstance(network, LIVEditorModel) or (
+    return isinstance(network, InContextNetwork) or (
         isinstance(network, WanModel) and type(network).forward_orig is WanModel.forward_orig
     )
 
@@ -85,7 +84,7 @@ class ISAOverride:
             start, end = self.sigmas
             # A step that lies on the boundary belongs to it, whatever fp32 made of its sigma.
             self.in_schedule = end - 1e-6 <= float(transformer_options["sigmas"].max()) <= start + 1e-6
-        if not isinstance(executor.class_obj, LIVEditorModel):
+        if not isinstance(executor.class_obj, InContextNetwork):
             layout = native_layout(executor.class_obj, x, context, time_dim_concat=time_dim_concat, **kwargs)
             transformer_options = {**transformer_options, IN_CONTEXT: layout and InContextCall(layout)}
         return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)

@@ -27,3 +27,7 @@ class InContextCall:
     layout: TokenLayout
     coarse_gate: torch.Tensor | None = None
     residual_added: bool = False
+
+
+class InContextNetwork:
+    """Marks a network whose self-attention publishes its InContextCall itself."""
