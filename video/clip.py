@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -52,8 +53,9 @@ def read_frames(video, max_frames: int, fps: float) -> Frames:
     if fps > 0:
         wanted = Fraction(fps).limit_denominator(1000)
         count = max(1, round(len(images) * wanted / rate))
-        times = torch.arange(count, dtype=torch.float64) * float(rate / wanted)
-        images, rate = images[times.round().long().clamp(max=len(images) - 1)], wanted
+        # A tie goes to the earlier frame and Fractions keep it one: 24 to 16 fps then skips evenly.
+        nearest = [min(math.ceil(i * rate / wanted - Fraction(1, 2)), len(images) - 1) for i in range(count)]
+        images, rate = images[nearest], wanted
     if max_frames > 0:
         images = images[:max_frames]
     return Frames(images[..., :3], rate, _cut_audio(components.audio, Fraction(len(images)) / rate))
@@ -64,10 +66,15 @@ def _decode_start(video, max_frames: int, fps: float):
     from comfy_api.latest import InputImpl
 
     if max_frames > 0 and isinstance(video, InputImpl.VideoFromFile):
-        rate = video.get_frame_rate() if fps <= 0 else min(Fraction(fps), video.get_frame_rate())
-        window = float((max_frames + 2) / rate)
-        if window < video.get_duration():
-            video = video.as_trimmed(0, window, strict_duration=False) or video
+        rate = video.get_frame_rate()
+        needed = math.ceil(max_frames * rate / Fraction(fps)) if fps > 0 else max_frames
+        window, duration = float((needed + 2) / rate), video.get_duration()
+        # More than once where timestamps start late (MPEG-TS) or the rate varies.
+        while window < duration:
+            components = video.as_trimmed(0, window, strict_duration=False).get_components()
+            if len(components.images) >= needed:
+                return components
+            window *= 2
     return video.get_components()
 
 

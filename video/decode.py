@@ -18,7 +18,7 @@ def decode_chunks(vae, latent: torch.Tensor) -> Iterator[torch.Tensor]:
     Raises ValueError for a batch of several videos, or a latent that is not this VAE's.
     """
     from comfy.ldm.wan.vae import WanVAE
-    from comfy.model_management import OOM_EXCEPTION, throw_exception_if_processing_interrupted
+    from comfy.model_management import is_oom, throw_exception_if_processing_interrupted
 
     _check(vae, latent)
     if type(vae.first_stage_model) is not WanVAE:
@@ -32,8 +32,8 @@ def decode_chunks(vae, latent: torch.Tensor) -> Iterator[torch.Tensor]:
             started = True
             yield chunk
         return
-    except OOM_EXCEPTION:
-        if started:
+    except Exception as error:
+        if started or not is_oom(error):
             raise
     logging.warning("Not enough memory to decode at full size; decoding in tiles")
     yield from vae.decode_tiled(latent)[0].split(FRAMES_AT_A_TIME)

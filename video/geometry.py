@@ -61,7 +61,7 @@ def _source_box(resized, source, left, top, width, height) -> CropBox:
 
 def size_within(width: int, height: int, longest: int) -> tuple[int, int]:
     """The size nearest to width × height in aspect, no side above `longest`, in multiples of SIZE_STEP."""
-    scale = min(1.0, longest / max(width, height))
+    scale = min(1.0, longest // SIZE_STEP * SIZE_STEP / max(width, height))
     return tuple(max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in (width, height))
 
 

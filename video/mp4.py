@@ -27,7 +27,7 @@ def write_mp4(
     """Encode chunks of frames, [f, H, W, 3] in 0..1, as they come; returns the number of frames written.
 
     audio: ComfyUI's AUDIO, {"waveform": [1, channels, samples], "sample_rate"}; cut it to the frames' duration before.
-    metadata: container tags; ComfyUI's page restores a graph from "workflow" and "prompt".
+    metadata: container tags as JSON text; ComfyUI's page restores a graph from "workflow" and "prompt".
 
     The file appears under its name only when it is whole: on any failure or interruption nothing is left.
     Raises ValueError for no frames or odd sizes, OSError when the disk is full, RuntimeError for other failures of ffmpeg.
@@ -91,9 +91,10 @@ def _command(partial, width, height, fps, crf, audio, metadata, folder) -> list[
         layout = ["-f", "f32le", "-ar", str(audio["sample_rate"]), "-ac", str(len(waveform))]
         inputs += [*layout, "-i", str(folder / "audio")]
         sound = ["-map", "2:a", "-c:a", "aac", "-b:a", "192k"]
-    # Without these ffmpeg converts with BT.601 and players, guessing BT.709, shift the colours.
-    colour = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709"]
-    colour += ["-color_trc", "bt709", "-color_range", "tv"]
+    # Without these ffmpeg converts with BT.601 and players, guessing BT.709, shift the colours. Newer releases take the tags
+    # from the frames, hence setparams, older ones from the options.
+    convert = "scale=out_color_matrix=bt709:out_range=tv,setparams=color_primaries=bt709:color_trc=bt709"
+    colour = ["-vf", convert, "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
     video = ["-map", "0:v", "-c:v", "libx264", "-preset", "medium", "-crf", str(crf), "-pix_fmt", "yuv420p", *colour]
     container = ["-map_metadata", "1", "-movflags", "use_metadata_tags+faststart", "-f", "mp4"]
     quiet = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-hide_banner", "-loglevel", "error"]
