@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
 from liveditor_isa.isa_core.reference import reference_attention
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 HEADS, DIM = 40, 128
 

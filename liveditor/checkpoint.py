@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from .keys import CheckpointError, official_names
 
@@ -21,10 +21,25 @@ SAFETENSORS = (".safetensors", ".sft")
 CONTAINERS = ("state_dict", "module", "weights")
 """Keys under which training code wraps the weights in a pickle."""
 
+QUANTISATION_METADATA = "_quantization_metadata"
+"""Key under which core describes quantised layers in a safetensors file's metadata."""
+
 LARGEST_HEADER = 100_000_000
 """What the safetensors library accepts."""
 
-BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8}
+BITS = {
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U8": 8,
+}
 BITS |= {"U16": 16, "U32": 32, "U64": 64, "BOOL": 8, "C64": 64, "F4": 4, "F8_E8M0": 8}
 
 
@@ -40,10 +55,11 @@ class Checkpoint:
     """Weights under official names, memory-mapped: reading one reads only that one.
 
     shapes: {official name: shape}; sources: {official name: name in the file}; notes: what the user should know.
+    metadata: what a safetensors file says of itself, by its own names.
     """
 
-    def __init__(self, path: Path, raw: Mapping, shapes: Mapping[str, tuple[int, ...]]):
-        self.path, self._raw = path, raw
+    def __init__(self, path: Path, raw: Mapping, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str] = {}):
+        self.path, self._raw, self.metadata = path, raw, metadata
         self.sources, self.notes = official_names(shapes)
         self.shapes = {name: tuple(shapes[source]) for name, source in self.sources.items()}
 
@@ -53,18 +69,39 @@ class Checkpoint:
     def tensors(self) -> dict[str, torch.Tensor]:
         return {name: self.tensor(name) for name in self.sources}
 
+    def quantisation_metadata(self) -> dict[str, str]:
+        """Which layers are quantised, where core wrote that into the file's metadata: under official names."""
+        if QUANTISATION_METADATA not in self.metadata:
+            return {}
+        official = {source: name for name, source in self.sources.items()}
+        try:
+            layers = json.loads(self.metadata[QUANTISATION_METADATA])["layers"]
+            layers = {official[f"{layer}.weight"].removesuffix(".weight"): how for layer, how in layers.items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise CheckpointError(
+                f"{self.path.name} says wrongly which of its layers are quantised: it is damaged, download it again."
+            ) from None
+        return {QUANTISATION_METADATA: json.dumps({"layers": layers})}
+
 
 def is_safetensors(path) -> bool:
     return Path(path).suffix.lower() in SAFETENSORS
 
 
 def open_checkpoint(path) -> Checkpoint:
-    """Raises CheckpointError when the file is truncated, no checkpoint, or a pickle that holds more than weights."""
+    """Raises CheckpointError when the file is truncated, no checkpoint, or a pickle that holds more than weights.
+
+    OSError when there is no such file, or it may not be read.
+    """
     path = Path(path)
+    with open(path, "rb"):
+        pass  # the readers below would take a missing file for a damaged one
     if is_safetensors(path):
-        return Checkpoint(path, _SafetensorsFile(path), read_header(path).shapes)
+        header = read_header(path)  # first, because it knows what is wrong with a file
+        return Checkpoint(path, _SafetensorsFile(path), header.shapes, header.metadata)
     raw = _load_pickle(path)
-    return Checkpoint(path, raw, {name: value.shape for name, value in raw.items() if isinstance(value, torch.Tensor)})
+    weights = {name: value for name, value in raw.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    return Checkpoint(path, weights, {name: weight.shape for name, weight in weights.items()})
 
 
 def read_header(path) -> Header:
@@ -86,7 +123,9 @@ def read_header(path) -> Header:
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata is not text")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"The header of {path.name} cannot be read ({error}): the file is damaged, download it again.") from None
+        raise CheckpointError(
+            f"The header of {path.name} cannot be read ({error}): the file is damaged, download it again."
+        ) from None
     needed = 8 + length + max(ends, default=0)
     if size < needed:
         raise _truncated(path, needed, size)
@@ -94,8 +133,8 @@ def read_header(path) -> Header:
 
 
 def _checked_end(dtype, shape, begin, end) -> int:
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
-        raise ValueError("a size is not a whole number")
+    if not all(isinstance(n, int) and 0 <= n < 2**63 for n in (*shape, begin, end)):
+        raise ValueError("a size is no whole number or too large")
     if end - begin != math.prod(shape) * BITS[dtype] // 8:
         raise ValueError("a weight's size does not fit its shape")
     return end
@@ -109,7 +148,10 @@ class _SafetensorsFile(Mapping):
     """A safetensors file as a mapping that reads a tensor when it is asked for."""
 
     def __init__(self, path: Path):
-        self._file = safe_open(path, framework="pt", device="cpu")
+        try:
+            self._file = safe_open(path, framework="pt", device="cpu")
+        except SafetensorError as error:  # gaps between weights, say, or bytes behind the last
+            raise CheckpointError(f"{path.name} cannot be read ({error}): the file is damaged, download it again.") from None
 
     def __getitem__(self, name):
         return self._file.get_tensor(name)
@@ -129,16 +171,19 @@ def _load_pickle(path: Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "weights_only" in str(error) and mapped:
+        if "unsupported global" in str(error).lower() or "weights_only" in str(error) and mapped:
             message = f"{path.name} holds code besides weights and was not opened. Use a file from a source you trust, or safetensors."
             raise CheckpointError(message) from None
         raise _no_checkpoint(path) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, OSError, zipfile.BadZipFile):
+    except Exception:  # whatever torch's unpickler stumbles on first; struct.error and AssertionError are among it
         raise _no_checkpoint(path) from None
-    while isinstance(content, dict) and (key := next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)):
-        content = content[key]
+    for _ in CONTAINERS:  # no endless loop: a pickle may contain itself
+        if isinstance(content, dict) and (key := next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)):
+            content = content[key]
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a dictionary of weights: pick liveditor_ckpt.bin.")
+        raise CheckpointError(
+            f"{path.name} holds a {type(content).__name__}, not a dictionary of weights: pick liveditor_ckpt.bin."
+        )
     return content
 
 

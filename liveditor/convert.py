@@ -1,6 +1,6 @@
 """Converts a LIVEditor checkpoint to safetensors with ComfyUI's names, one tensor at a time.
 
-    python -m liveditor_isa.liveditor.convert liveditor_ckpt.bin --dtype bf16
+python -m liveditor_isa.liveditor.convert liveditor_ckpt.bin --dtype bf16
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import open_checkpoint
+from .checkpoint import is_safetensors, open_checkpoint
 from .keys import CheckpointError, check_keys, core_metadata, is_dead_weight, is_quantisation
 
 DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -29,7 +29,7 @@ NAMES = {
 """safetensors' names of the types a checkpoint may hold."""
 
 SLICE_BYTES = 64 * 2**20
-"""A tensor is checked, cast and written in slices of this size."""
+"""A tensor is checked, cast and written in slices of this size in fp32, whatever its own type."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,21 @@ def convert_checkpoint(
     Raises CheckpointError for a wrong or damaged checkpoint (a NaN weight is named), FileExistsError, OSError for a full disk.
     """
     destination = Path(destination)
+    if not is_safetensors(destination):
+        raise CheckpointError(f"{destination.name} would be a safetensors file: give it the ending .safetensors.")
     if destination.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, "The destination exists already; choose another or overwrite it", str(destination))
     checkpoint = open_checkpoint(source)
     check_keys(checkpoint.shapes)
     dropped = [name for name in checkpoint.sources if is_dead_weight(name)]
     plan = {name: _target_dtype(name, checkpoint, DTYPES[dtype]) for name in checkpoint.sources if name not in set(dropped)}
+    # Widest types first, so that every weight starts at a multiple of its type's size.
+    plan = dict(sorted(plan.items(), key=lambda item: -item[1].itemsize))
     header, total = _header(checkpoint, plan)
+    partial = destination.with_name(f".{destination.name}.partial")
+    partial.unlink(missing_ok=True)  # of a run that was killed: it would take the room this one needs
     _require_space(destination.parent, len(header) + total)
 
-    partial = destination.with_name(f".{destination.name}.partial")
     try:
         with open(partial, "wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
@@ -88,7 +93,9 @@ def convert_checkpoint(
 def _target_dtype(name, checkpoint, wanted) -> torch.dtype:
     own = checkpoint.tensor(name).dtype
     if own not in NAMES:
-        raise CheckpointError(f"The weight {name} is of type {own}, which no model uses: the checkpoint is damaged, download it again.")
+        raise CheckpointError(
+            f"The weight {name} is of type {own}, which no model uses: the checkpoint is damaged, download it again."
+        )
     quantised = not own.is_floating_point or own.itemsize == 1 or is_quantisation(name)
     return own if wanted is None or quantised else wanted
 
@@ -96,7 +103,7 @@ def _target_dtype(name, checkpoint, wanted) -> torch.dtype:
 def _header(checkpoint, plan) -> tuple[bytes, int]:
     """The JSON header, padded so that weights start at a multiple of 8, and the number of bytes behind it."""
     metadata = {"format": "pt", "source_file": checkpoint.path.name, "converted_by": "liveditor_isa"}
-    metadata |= core_metadata(checkpoint.shapes)
+    metadata |= core_metadata(checkpoint.shapes) | checkpoint.quantisation_metadata()
     header, end = {"__metadata__": metadata}, 0
     for name, dtype in plan.items():
         shape = checkpoint.shapes[name]
@@ -108,21 +115,25 @@ def _header(checkpoint, plan) -> tuple[bytes, int]:
 
 def _slices(name: str, tensor: torch.Tensor, dtype: torch.dtype):
     """The tensor's bytes in memory order, checked and cast slice by slice."""
-    flat = tensor.reshape(-1)
-    for part in flat.split(max(1, SLICE_BYTES // tensor.element_size())):
+    flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # reshape would leave one element its odd stride
+    for part in flat.split(max(1, SLICE_BYTES // 4)):
         if part.is_floating_point() and not torch.isfinite(part.float()).all():
             raise CheckpointError(f"The weight {name} holds NaN or infinity: the checkpoint is damaged, download it again.")
         cast = part.to(dtype)
         if dtype == torch.float16 and not torch.isfinite(cast).all():
             raise CheckpointError(f"The weight {name} is too large for fp16: convert to bf16.")
-        yield cast.contiguous().view(torch.uint8).numpy().tobytes()
+        yield cast.view(torch.uint8).numpy().tobytes()
 
 
 def _require_space(folder: Path, needed: int):
     free = shutil.disk_usage(folder).free
     if free < needed:
         room = "more" if needed == sys.maxsize else f"{needed / 1e9:.1f} GB"
-        raise OSError(errno.ENOSPC, f"The disk is full: {free / 1e9:.1f} GB are free, {room} needed. Make room and convert again", str(folder))
+        raise OSError(
+            errno.ENOSPC,
+            f"The disk is full: {free / 1e9:.1f} GB are free, {room} needed. Make room and convert again",
+            str(folder),
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -139,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    destination = options.destination or options.source.with_suffix(".safetensors")
+    destination = options.destination or Path(os.path.splitext(options.source)[0] + ".safetensors")
     try:
         with tqdm(unit="B", unit_scale=True, desc=destination.name) as bar:
 

@@ -12,6 +12,9 @@ MEMORY = "source_video_embedding_more_memory"
 WRAPPERS = ("wanx_unimodel.guidance_model.feedforward_model.", "model.diffusion_model.", "module.", "model.")
 EMA = "model_ema."
 
+OFFICIAL_BLOCKS = {(5120,): 40}
+"""Transformer blocks of released models, by width."""
+
 QUANTISATION = (".scale_weight", ".scale_input", ".weight_scale", ".weight_scale_2", ".input_scale", ".comfy_quant")
 """Endings of entries that accompany a quantised weight."""
 
@@ -48,6 +51,8 @@ def official_names(raw_names: Iterable[str]) -> tuple[dict[str, str], list[str]]
     for raw in raw_names:
         name, is_ema = _unwrapped(raw)
         if name.startswith("vae.") or "optimizer" in name or "scheduler" in name:
+            continue
+        if is_ema and name in ("decay", "num_updates"):
             continue
         name = name.replace(".weight.lora", ".lora.")
         if is_diffusers:
@@ -119,18 +124,28 @@ def check_keys(shapes: dict[str, tuple[int, ...]]):
     Raises CheckpointError that says what the file is instead, or names the first missing, unexpected or misshapen weights.
     """
     weights = {name: tuple(shape) for name, shape in shapes.items() if not is_quantisation(name) and not is_dead_weight(name)}
-    if "head.modulation" not in weights or "blocks.0.ffn.0.weight" not in weights:
+    missing = [name for name in ("head.modulation", "blocks.0.ffn.0.weight") if name not in weights]
+    if missing and f"{MEMORY}.weight" in weights:
+        raise _damaged(f"lacks {' and '.join(missing)}")
+    if missing:
         if any("lora" in name for name in weights):
-            raise CheckpointError("This file is a LoRA, not a model: load LIVEditor here and add the LoRA with Load LoRA behind it.")
-        raise CheckpointError("This is not a LIVEditor checkpoint, nor any Wan model: pick liveditor_ckpt.bin or a conversion of it.")
+            raise CheckpointError(
+                "This file is a LoRA, not a model: load LIVEditor here and add the LoRA with Load LoRA behind it."
+            )
+        raise CheckpointError(
+            "This is not a LIVEditor checkpoint, nor any Wan model: pick liveditor_ckpt.bin or a conversion of it."
+        )
     if f"{MEMORY}.weight" not in weights:
         raise CheckpointError(
             f"This is a plain Wan checkpoint: it lacks {MEMORY}.weight, through which LIVEditor sees the video. "
             "Pick liveditor_ckpt.bin or a conversion of it."
         )
-    blocks = 1 + max(int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name)))
-    text = weights.get("text_embedding.0.weight", (0, 4096))
-    expected = expected_shapes(weights["head.modulation"][-1], weights["blocks.0.ffn.0.weight"][0], text[-1], blocks)
+    # Three digits: a damaged name must not make us list a billion blocks. The 0: damaged shapes may be empty.
+    blocks = 1 + max(int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d{1,3})\.", name)))
+    # Counting finds no block missing at the end; of the official size the number is known.
+    blocks = OFFICIAL_BLOCKS.get(weights["head.modulation"][-1:], blocks)
+    dim, ffn_dim = (0, *weights["head.modulation"])[-1], (*weights["blocks.0.ffn.0.weight"], 0)[0]
+    expected = expected_shapes(dim, ffn_dim, (0, *weights.get("text_embedding.0.weight", (4096,)))[-1], blocks)
     # A packed weight has another shape; core's quantised loader knows it.
     packed = {name.removesuffix(".comfy_quant") + ".weight" for name in shapes if name.endswith(".comfy_quant")}
     problems = {
@@ -144,4 +159,8 @@ def check_keys(shapes: dict[str, tuple[int, ...]]):
         if names
     ]
     if told:
-        raise CheckpointError(f"This LIVEditor checkpoint is damaged or of another version: it {'; it '.join(told)}. Download it again.")
+        raise _damaged("; it ".join(told))
+
+
+def _damaged(how: str) -> CheckpointError:
+    return CheckpointError(f"This LIVEditor checkpoint is damaged or of another version: it {how}. Download it again.")

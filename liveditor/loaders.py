@@ -51,17 +51,23 @@ def read_diffusion_model(path: str):
         return checkpoint.tensors(), core_metadata(checkpoint.shapes)
     # Core's reader, because it also keeps where each weight lies in the file for its offloading.
     raw, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    metadata = {**(metadata or {}), **checkpoint.quantisation_metadata()}
     return {name: raw[source] for name, source in checkpoint.sources.items()}, metadata
 
 
 def converted(path: str) -> str:
     """Path of the safetensors file made from pickle `path`, made now if it is missing or older.
 
-    Where it cannot be written (a read-only models folder, say) the pickle itself is used, and that is logged.
+    Where it cannot be written (a read-only models folder, or somebody else's file has its name) the pickle itself is
+    used, and that is logged.
     """
     target = Path(path).with_suffix(".safetensors")
-    if target.exists() and target.stat().st_mtime >= Path(path).stat().st_mtime:
-        return str(target)
+    if target.exists():
+        if read_header(target).metadata.get("source_file") != Path(path).name:
+            logging.warning("%s was not made from %s and stays as it is; the .bin is loaded directly", target, Path(path).name)
+            return path
+        if target.stat().st_mtime >= Path(path).stat().st_mtime:
+            return str(target)
     logging.info("Converting %s to %s, once", path, target)
     bar = None
 
