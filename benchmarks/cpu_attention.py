@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,7 @@ def measure(variant: str, dtype: str, tokens: int) -> dict:
 
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, tokens, HEADS, DIM, generator=generator).to(getattr(torch, dtype)) for _ in range(3))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     layout = TokenLayout(tokens // 2, (tokens - tokens // 2,))
     with torch.inference_mode():
         for _ in range(2):
@@ -40,8 +39,13 @@ def measure(variant: str, dtype: str, tokens: int) -> dict:
             else:
                 in_context_sparse_attention(q, k, v, layout=layout, config=ISAConfig(), backend="torch")
             seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "peak_gb": peak * 1024 / 1e9, "before_gb": before * 1024 / 1e9}
+    return {"seconds": seconds, "peak_gb": peak_memory() / 1e9, "before_gb": before / 1e9}
+
+
+def peak_memory() -> int:
+    """Highest resident bytes of this process. Not getrusage, which counts the parent's from before exec."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
 def main():

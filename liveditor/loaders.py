@@ -16,7 +16,7 @@ import torch
 
 from .checkpoint import is_safetensors, open_checkpoint, read_header
 from .convert import convert_checkpoint
-from .keys import check_keys, core_metadata
+from .keys import CheckpointError, check_keys, core_metadata
 
 WEIGHT_OPTIONS = {
     "default": {},
@@ -63,7 +63,7 @@ def converted(path: str) -> str:
     """
     target = Path(path).with_suffix(".safetensors")
     if target.exists():
-        if read_header(target).metadata.get("source_file") != Path(path).name:
+        if not _made_from(target, path):
             logging.warning("%s was not made from %s and stays as it is; the .bin is loaded directly", target, Path(path).name)
             return path
         if target.stat().st_mtime >= Path(path).stat().st_mtime:
@@ -84,6 +84,14 @@ def converted(path: str) -> str:
     for note in report.notes:
         logging.info(note)
     return str(target)
+
+
+def _made_from(target: Path, path: str) -> bool:
+    """Whether safetensors file `target` is a conversion of pickle `path`, by what its metadata says."""
+    try:
+        return read_header(target).metadata.get("source_file") == Path(path).name
+    except CheckpointError:
+        return False
 
 
 def load_text_encoder(path: str):

@@ -28,9 +28,12 @@ def test_a_pickle_is_converted_once(pickle, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["liveditor_ckpt.bin", "liveditor_ckpt.safetensors"]
 
 
-def test_somebody_elses_file_of_that_name_is_kept(pickle, tmp_path, caplog):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_somebody_elses_file_of_that_name_is_kept(pickle, tmp_path, caplog, damaged):
     theirs = tmp_path / "liveditor_ckpt.safetensors"
     save_file({"x": torch.ones(2)}, theirs)
+    if damaged:
+        theirs.write_bytes(theirs.read_bytes()[:-1])
     before = theirs.read_bytes()
     assert converted(str(pickle)) == str(pickle)
     assert theirs.read_bytes() == before and "stays as it is" in caplog.text

@@ -275,12 +275,12 @@ def bad_models(server_models):
     whole = folder / "whole.safetensors"
     save_file(weights, whole, config)
     (folder / "truncated.safetensors").write_bytes(whole.read_bytes()[:-1000])
-    (folder / "truncated.bin").write_bytes((server_models / "diffusion_models/liveditor_tiny.bin").read_bytes()[:-1000])
+    (folder / "cut.bin").write_bytes((server_models / "diffusion_models/liveditor_tiny.bin").read_bytes()[:-1000])
     incomplete = {name: weight for name, weight in weights.items() if name != "blocks.1.ffn.2.bias"}
     save_file({**incomplete, "blocks.1.adapter.weight": torch.ones(1)}, folder / "incomplete.safetensors", config)
     nan = {**weights, "blocks.3.self_attn.k.weight": weights["blocks.3.self_attn.k.weight"] * float("nan")}
     save_file(nan, folder / "nan.safetensors", config)
-    torch.save(nan, folder / "nan.bin")
+    torch.save(nan, folder / "not_a_number.bin")
     shutil.copy(server_models / ENCODER, server_models / "vae/encoder.safetensors")
     shutil.copy(server_models / VAE, server_models / "text_encoders/vae.safetensors")
 
@@ -293,9 +293,9 @@ def bad_models(server_models):
             ["plain Wan checkpoint", "source_video_embedding_more_memory.weight", "Pick liveditor_ckpt.bin"],
         ),
         ("truncated.safetensors", ["truncated.safetensors is truncated", "Download it again"]),
-        ("truncated.bin", ["truncated.bin is truncated", "download it again"]),
+        ("cut.bin", ["cut.bin is truncated", "download it again"]),
         ("incomplete.safetensors", ["lacks blocks.1.ffn.2.bias", "has unknown blocks.1.adapter.weight"]),
-        ("nan.bin", ["blocks.3.self_attn.k.weight holds NaN", "download it again"]),
+        ("not_a_number.bin", ["blocks.3.self_attn.k.weight holds NaN", "download it again"]),
         ("nan.safetensors", ["blocks.3.self_attn.k.weight holds NaN", "Download or convert it again"]),
         (
             "absent.safetensors",
