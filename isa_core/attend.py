@@ -51,7 +51,7 @@ def _attend_dense_group(out, q, k, v, pooled_k, pooled_v, plan, table, config, d
         if config.context_tail == "drop":
             result = dense(query, key, value)
         else:
-            result = _dense_with_tail(query, key, value, pooled_k[heads], pooled_v[heads], listed, table)
+            result = dense_with_tail(query, key, value, pooled_k[heads], pooled_v[heads], listed, table)
         out[each, rows] = result[0].transpose(0, 1).unflatten(1, (-1, table.block_size)).to(out.dtype)
 
 
@@ -64,8 +64,8 @@ def _heads_of_one_shape(plan: RoutingPlan, table: BlockTable) -> Iterator[torch.
             yield (shapes == shape).all(1).nonzero()[:, 0]
 
 
-def _dense_with_tail(query, key, value, pooled_k, pooled_v, listed, table):
-    """Exact over the listed tokens plus the mean of every dropped block: one softmax, so it needs a bias."""
+def dense_with_tail(query, key, value, pooled_k, pooled_v, listed, table):
+    """[1, tokens, heads, D] q, k, v with all block means [heads, N, D] and the blocks listed [heads, L]: exact over the listed tokens plus the mean of every dropped block: one softmax, so it needs a bias."""
     tokens = key.shape[1]
     key = torch.cat([key, pooled_k.transpose(0, 1)[None]], dim=1)
     value = torch.cat([value, pooled_v.transpose(0, 1)[None]], dim=1)
@@ -84,6 +84,8 @@ def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, plan, table, config):
         tail_blocks = torch.arange(table.count, device=q.device).expand(len(plan.kv_blocks), -1)
 
     head, row = (~plan.dense_queries).nonzero(as_tuple=True)
+    if len(head) == 0:
+        return  # split() of nothing is one empty part, for which torch 2.11's CUDA attention returns None
     keys_per_row = plan.exact_blocks.shape[2] * table.block_size + tail_blocks.shape[1]
     step = max(1, GATHER_BYTES // (2 * keys_per_row * k.shape[-1] * k.element_size()))
     for g, i in zip(head.split(step), row.split(step)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .attend import DenseAttention, attend, dense_attention
+from .attend_triton import attend_triton
 from .backend import resolve_backend
 from .config import ISAConfig
 from .layout import BlockTable, TokenLayout, block_table
@@ -41,9 +42,12 @@ def in_context_sparse_attention(
     Raises ValueError for tensors that do not match each other or the layout; BackendUnavailable.
     """
     _check(q, k, v, layout, coarse_gate)
-    name, reason = resolve_backend(backend)
+    name, reason = resolve_backend(backend, q.device)
     table = block_table(layout, config.block_size)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if name == "triton":
+        plans = [attend_triton(q, k, v, out, table, config, coarse_gate, dense)]
+        return (out, _collect_stats(plans, q, table, config, name, reason)) if return_stats else out
     plans = []
     for b, heads in head_chunks(q, table):
         gate = None if coarse_gate is None else coarse_gate[b, :, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from .. import kernels
 
 BACKENDS = ("auto", "triton", "torch")
@@ -11,8 +13,8 @@ class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot run here."""
 
 
-def resolve_backend(requested: str) -> tuple[str, str]:
-    """(backend, reason) for a requested one: "auto" may fall back, an explicit choice never does.
+def resolve_backend(requested: str, device: torch.device) -> tuple[str, str]:
+    """(backend, reason) for a requested one on `device`: "auto" may fall back, an explicit choice never does.
 
     Raises ValueError for an unknown name, BackendUnavailable when an explicit choice cannot run.
     """
@@ -20,7 +22,7 @@ def resolve_backend(requested: str) -> tuple[str, str]:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {requested!r}.")
     if requested == "torch":
         return "torch", "chosen"
-    missing = kernels.unavailable_reason()
+    missing = kernels.unavailable_reason(device)
     if requested == "triton" and missing:
         raise BackendUnavailable(f"The Triton backend cannot run: {missing}. Choose backend 'auto' or 'torch'.")
     return ("torch", missing) if missing else ("triton", "chosen" if requested == "triton" else "fastest available")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,11 @@ class BlockTable:
     def lengths_on(self, device) -> torch.Tensor:
         """[N] block lengths as int64."""
         return torch.tensor(self.lengths, device=device)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First token of every block."""
+        return (0, *accumulate(self.lengths))[:-1]
 
     def slot_is_token(self, device) -> torch.Tensor:
         """[N, block_size] bool: False on the padding of a ragged block."""

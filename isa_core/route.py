@@ -34,9 +34,8 @@ def coarse_scores(pooled_q: torch.Tensor, pooled_k: torch.Tensor) -> torch.Tenso
 @torch.no_grad()
 def route(scores: torch.Tensor, probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> RoutingPlan:
     """Decide from coarse logits and their softmax, both [G, N, N], who attends what. No gradient flows through it."""
-    kept = select_context(probabilities, table, config.keep_ratio)
-    target = torch.arange(table.target_blocks, device=kept.device).expand(kept.shape[0], -1)
-    kv_blocks = torch.cat([target, kept], dim=1)
+    saliency = probabilities[:, : table.target_blocks, table.target_blocks :].sum(1)
+    kv_blocks = list_blocks(saliency, table, config.keep_ratio)
     sharpness = query_sharpness(probabilities, table, config)
     return RoutingPlan(
         kv_blocks=kv_blocks,
@@ -46,11 +45,14 @@ def route(scores: torch.Tensor, probabilities: torch.Tensor, table: BlockTable, 
     )
 
 
-def select_context(probabilities: torch.Tensor, table: BlockTable, keep_ratio: float) -> torch.Tensor:
-    """[G, K] context blocks that the target looks at most: the column sums of P over target query blocks."""
-    saliency = probabilities[:, : table.target_blocks, table.target_blocks :].sum(1)
-    kept = _highest(saliency, blocks_for(keep_ratio, table.context_blocks))
-    return kept.sort(dim=1).values + table.target_blocks
+def list_blocks(saliency: torch.Tensor, table: BlockTable, keep_ratio: float) -> torch.Tensor:
+    """[G, L] KV blocks, ascending: every target block, and the context blocks that the target looks at most.
+
+    saliency: [G, context blocks] column sums of P over target query blocks.
+    """
+    kept = _highest(saliency, blocks_for(keep_ratio, table.context_blocks)).sort(dim=1).values + table.target_blocks
+    target = torch.arange(table.target_blocks, device=kept.device).expand(kept.shape[0], -1)
+    return torch.cat([target, kept], dim=1)
 
 
 def query_sharpness(probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> torch.Tensor:

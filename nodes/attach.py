@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import comfy.model_management
 from comfy_api.latest import io
 
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig, resolve_backend
@@ -119,5 +120,5 @@ class AttachISA(io.ComfyNode):
         )
         schedule = Schedule(start_percent, end_percent, dense_blocks, min_tokens)
         attached = attach_isa(model, config, schedule, backend, lambda text: show_on_node(node_id, text))
-        show_on_node(node_id, "ISA on {} ({})".format(*resolve_backend(backend)))
+        show_on_node(node_id, "ISA on {} ({})".format(*resolve_backend(backend, comfy.model_management.get_torch_device())))
         return io.NodeOutput(attached)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import comfy.model_management
 import comfy.patcher_extension
 import torch
 from comfy.ldm.wan.model import WanModel
@@ -36,7 +37,7 @@ def attach_isa(model, config: ISAConfig, schedule: Schedule, backend: str, notif
     notify: called with a summary after every sampling run.
     Raises BackendUnavailable when `backend` was chosen by name and cannot run.
     """
-    resolve_backend(backend)
+    resolve_backend(backend, comfy.model_management.get_torch_device())
     clone = model.clone()
     options = clone.model_options["transformer_options"]
     previous = options.get(OVERRIDE)

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import interpreter  # noqa: F401  before anything that imports triton
 import pytest
 from comfy_headless import COMFYUI, ComfyServer, import_comfy
 from setup import MODELS, SAMPLE_VIDEO

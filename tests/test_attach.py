@@ -176,7 +176,7 @@ def test_no_context_is_said(liveditor, plain_wan):
 def test_an_explicit_backend_never_falls_back(liveditor, monkeypatch):
     from liveditor_isa import kernels
 
-    monkeypatch.setattr(kernels, "unavailable_reason", lambda: "no GPU here")
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda device: "no GPU here")
     with pytest.raises(BackendUnavailable, match="no GPU here"):
         attached(liveditor, backend="triton")
 

@@ -1,0 +1,76 @@
+"""Copies between strided tokens and the compact sequences that a plain attention kernel wants, block by block."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+
+def gather_blocks(x, heads, blocks, offsets, tokens: int, starts, lengths, block_size: int) -> torch.Tensor:
+    """Tokens of the listed blocks, one after another, per head.
+
+    x [B, S, H, D]; heads [C] int32 numbers b*H + h; blocks [C, L] int32, N for none; offsets [C, L] int32, the token at
+    which a block goes -> [C, tokens, D], zeros where no token goes.
+    """
+    out = torch.zeros(len(heads), tokens, x.shape[3], device=x.device, dtype=x.dtype)
+    _copy[(blocks.shape[1], len(heads))](
+        x, out, heads, blocks, offsets, starts, lengths, *x.stride(), x.shape[2], blocks.shape[1], len(starts), tokens,
+        DIM=x.shape[3], DIM_PAD=triton.next_power_of_2(x.shape[3]),
+        SLOTS=triton.next_power_of_2(block_size), num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def scatter_blocks(compact, out, heads, blocks, offsets, starts, lengths, block_size: int, gate=None, coarse=None):
+    """The way back, with the gated residual: compact [C, tokens, D] into out [B, S, H, D]."""
+    gated = gate is not None
+    _scatter[(blocks.shape[1], len(heads))](
+        compact, out, heads, blocks, offsets, starts, lengths, gate if gated else out, coarse if gated else out,
+        *out.stride(), *compact.stride()[:2], gate.stride(0) if gated else 0, gate.stride(1) if gated else 0,
+        out.shape[2], blocks.shape[1], len(starts),
+        GATED=gated, DIM=out.shape[3], DIM_PAD=triton.next_power_of_2(out.shape[3]),
+        SLOTS=triton.next_power_of_2(block_size), num_warps=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def _copy(
+    x, out, heads, blocks, offsets, starts, lengths, stride_b, stride_s, stride_h, stride_d, all_heads, listed, count, tokens,
+    DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    entry, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    block = tl.load(blocks + row * listed + entry)
+    if block < count:
+        head = tl.load(heads + row).to(tl.int64)
+        slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
+        mask = (slot < tl.load(lengths + block))[:, None] & (channel < DIM)[None]
+        token = (tl.load(starts + block).to(tl.int64) + slot)[:, None]
+        address = x + (head // all_heads) * stride_b + (head % all_heads) * stride_h + token * stride_s
+        place = (row * tokens + tl.load(offsets + row * listed + entry) + slot)[:, None]
+        tile = tl.load(address + channel[None] * stride_d, mask=mask)
+        tl.store(out + place * DIM + channel[None], tile, mask=mask)
+
+
+@triton.jit
+def _scatter(
+    compact, out, heads, blocks, offsets, starts, lengths, gate, coarse,
+    stride_b, stride_s, stride_h, stride_d, stride_row, stride_token, gate_b, gate_s, all_heads, listed, count,
+    GATED: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    entry, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    block = tl.load(blocks + row * listed + entry)
+    if block < count:
+        head = tl.load(heads + row).to(tl.int64)
+        slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
+        inside, real = slot < tl.load(lengths + block), channel < DIM
+        mask = inside[:, None] & real[None]
+        token = tl.load(starts + block).to(tl.int64) + slot
+        place = tl.load(offsets + row * listed + entry) + slot
+        tile = tl.load(compact + row * stride_row + place[:, None] * stride_token + channel[None], mask=mask)
+        if GATED:
+            factor = tl.load(gate + (head // all_heads) * gate_b + token * gate_s, mask=inside, other=0.0).to(tl.float32)
+            pooled = tl.load(coarse + (head * count + block) * DIM + channel, mask=real, other=0.0).to(tl.float32)
+            tile = tile.to(tl.float32) + factor[:, None] * pooled[None]
+        address = out + (head // all_heads) * stride_b + (head % all_heads) * stride_h + token[:, None] * stride_s
+        tl.store(address + channel[None] * stride_d, tile.to(out.dtype.element_ty), mask=mask)

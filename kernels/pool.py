@@ -1,0 +1,35 @@
+"""Block means of q, k or v, straight from strided tokens."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+
+def pool_blocks(x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int) -> torch.Tensor:
+    """x [B, S, H, D], starts and lengths [N] int32 -> [B*H, N, D] fp32 means over each block's true length."""
+    batch, _, heads, dim = x.shape
+    blocks = len(starts)
+    out = torch.empty(batch * heads, blocks, dim, device=x.device, dtype=torch.float32)
+    grid = (blocks, batch * heads)
+    _pool[grid](
+        x, out, starts, lengths, x.stride(0), x.stride(1), x.stride(2), x.stride(3), heads, blocks,
+        DIM=dim, DIM_PAD=triton.next_power_of_2(dim), SLOTS=triton.next_power_of_2(block_size), num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _pool(
+    x, out, starts, lengths, stride_b, stride_s, stride_h, stride_d, heads, blocks,
+    DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    start, length = tl.load(starts + block).to(tl.int64), tl.load(lengths + block)
+    slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
+    token = (start + slot)[:, None]
+    address = x + (head // heads) * stride_b + (head % heads) * stride_h + token * stride_s + channel[None] * stride_d
+    tile = tl.load(address, mask=(slot < length)[:, None] & (channel < DIM)[None], other=0.0).to(tl.float32)
+    mean = tl.sum(tile, axis=0) / length
+    tl.store(out + (head * blocks + block) * DIM + channel, mean, mask=channel < DIM)

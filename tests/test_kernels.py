@@ -1,0 +1,188 @@
+"""The Triton kernels against the PyTorch path and the fp64 oracle: on a GPU where there is one, else in Triton's interpreter."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from liveditor_isa import kernels
+from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
+from liveditor_isa.isa_core.layout import block_table
+from liveditor_isa.isa_core.reference import reference_attention
+from liveditor_isa.isa_core.route import coarse_scores, query_sharpness, route
+
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+# In the interpreter bf16 products are wrong (Triton 3.6), fp16 and fp32 right.
+DTYPES = [torch.float32, torch.float16, torch.bfloat16] if GPU else [torch.float32, torch.float16]
+# On a GPU fp32 products run in TF32.
+WORST = {torch.float32: 2e-3 if GPU else 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
+
+LAYOUTS = [TokenLayout(192, (128,)), TokenLayout(200, (130, 70)), TokenLayout(65, (63,)), TokenLayout(1, (1,)), TokenLayout(120)]
+CONFIGS = {
+    "paper": ISAConfig(),
+    "sparse": ISAConfig(0.4, 0.3, 0.3),
+    "all sparse": ISAConfig(0.5, 0, 0.2),
+    "only means": ISAConfig(0.5, 0.5, 0),
+    "dense": ISAConfig(1, 1),
+    "taylor tail": ISAConfig(0.3, 0.5, 0.2, context_tail="taylor"),
+    "top mass": ISAConfig(0.3, 0.5, 0.2, sharpness="top_mass"),
+    "threshold": ISAConfig(0.5, sharpness_threshold=1e-3),
+    "small blocks": ISAConfig(0.3, 0.5, 0.2, block_size=16),
+}
+
+
+@pytest.fixture(autouse=True)
+def kernels_may_run_here(monkeypatch):
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda device: None)
+
+
+def tensors(layout, batch=1, heads=2, dim=32, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = batch, layout.total, heads, dim
+    q, k, v = (torch.randn(shape, generator=generator).to(DEVICE, dtype) for _ in range(3))
+    return q, k, v, (torch.rand(batch, layout.total, 1, 1, generator=generator) - 0.5).to(DEVICE, dtype)
+
+
+def both(layout, config, **kwargs):
+    """(kernels' output and statistics, PyTorch's in fp32)."""
+    q, k, v, gate = tensors(layout, **kwargs)
+    common = {"layout": layout, "config": config, "return_stats": True}
+    ours = in_context_sparse_attention(q, k, v, coarse_gate=gate, backend="triton", **common)
+    q, k, v, gate = (x.float() for x in (q, k, v, gate))
+    return ours, in_context_sparse_attention(q, k, v, coarse_gate=gate, backend="torch", **common)
+
+
+def relative_error(out, reference):
+    return float((out.double() - reference.double()).norm() / reference.double().norm())
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.segments))
+def test_equals_the_pytorch_path(layout, config):
+    (out, stats), (reference, expected) = both(layout, config, batch=2)
+    assert stats.backend == "triton" and expected.backend == "torch"
+    assert relative_error(out, reference) < WORST[torch.float32]
+    assert torch.equal(stats.kept_context.long(), expected.kept_context)
+    assert torch.equal(stats.dense_queries, expected.dense_queries)
+    assert stats.density == pytest.approx(expected.density) and stats.flop_ratio == pytest.approx(expected.flop_ratio)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [64, 96, 128])
+def test_head_dims_and_types(dim, dtype):
+    (out, _), (reference, _) = both(TokenLayout(200, (130,)), CONFIGS["sparse"], dim=dim, dtype=dtype)
+    assert out.dtype == dtype and relative_error(out, reference) < WORST[dtype]
+
+
+@settings(max_examples=100 if GPU else 8, deadline=None)
+@given(
+    target=st.integers(1, 300), context=st.lists(st.integers(1, 200), max_size=2),
+    ratios=st.tuples(*[st.floats(0, 1)] * 3), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_any_layout_and_ratios(target, context, ratios, seed):
+    layout = TokenLayout(target, tuple(context))
+    (out, _), (reference, _) = both(layout, ISAConfig(*ratios), dim=16, seed=seed)
+    assert relative_error(out, reference) < WORST[torch.float32]
+
+
+def test_equals_the_oracle():
+    layout, config = TokenLayout(200, (130, 70)), CONFIGS["sparse"]
+    q, k, v, gate = tensors(layout)
+    oracle, _ = reference_attention(*(x.cpu() for x in (q, k, v)), layout=layout, config=config, coarse_gate=gate.cpu())
+    out = in_context_sparse_attention(q, k, v, layout=layout, config=config, coarse_gate=gate, backend="triton")
+    assert relative_error(out.cpu(), oracle) < WORST[torch.float32]
+
+
+def test_strided_inputs_are_taken_as_they_come():
+    layout = TokenLayout(200, (130,))
+    q, k, v, _ = tensors(layout)
+    fused = torch.stack([q, k, v], dim=2).transpose(2, 3).contiguous()
+    strided = [fused[..., i, :] for i in range(3)]
+    assert not any(x.is_contiguous() for x in strided)
+    run = lambda *x: in_context_sparse_attention(*x, layout=layout, config=CONFIGS["sparse"], backend="triton")  # noqa: E731
+    assert torch.equal(run(*strided), run(q, k, v))
+
+
+def test_a_mean_above_every_exact_logit():
+    """Fault of the public release: its running maximum moved without the sums moving along."""
+    layout, config = TokenLayout(256, (128,)), ISAConfig(1, 0, 0.2)
+    q, k, v, _ = tensors(layout)
+    # Blocks of equal keys have a mean as long as the keys; the exact list holds one such block, the others are means.
+    direction = q[:, :64].mean(1, keepdim=True)
+    k[:, 64:192] = 12 * direction / direction.norm(dim=-1, keepdim=True)
+    q += 6 * direction
+    oracle, _ = reference_attention(*(x.cpu() for x in (q, k, v)), layout=layout, config=config)
+    out = in_context_sparse_attention(q, k, v, layout=layout, config=config, backend="triton")
+    assert out.isfinite().all() and relative_error(out.cpu(), oracle) < 2 * WORST[torch.float32]
+
+
+def test_every_element_is_written(monkeypatch):
+    monkeypatch.setattr(torch, "empty_like", lambda x, **kwargs: torch.full_like(x, float("nan")))
+    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
+    for layout in LAYOUTS:
+        (out, _), _ = both(layout, CONFIGS["sparse"])
+        assert out.isfinite().all()
+
+
+def poisoned(empty):
+    def make(*args, **kwargs):
+        x = empty(*args, **kwargs)
+        return x.fill_(float("nan") if x.is_floating_point() else 77)
+
+    return make
+
+
+def test_few_heads_at_a_time_equal_all_at_once(monkeypatch):
+    layout = TokenLayout(200, (130,))
+    (at_once, _), _ = both(layout, CONFIGS["sparse"], batch=2, heads=3)
+    monkeypatch.setattr("liveditor_isa.isa_core.attend_triton.WORKSPACE_BYTES", 1)
+    (out, _), _ = both(layout, CONFIGS["sparse"], batch=2, heads=3)
+    assert torch.equal(out, at_once)
+
+
+def test_the_callers_attention_runs_the_dense_group():
+    seen = []
+
+    def dense(q, k, v):
+        seen.append((q.shape[2], k.shape[1]))
+        return torch.zeros_like(q)
+
+    layout, config = TokenLayout(192, (128,)), ISAConfig(0.5, 0.5, 0.2)
+    q, k, v, _ = tensors(layout)
+    out = in_context_sparse_attention(q, k, v, layout=layout, config=config, backend="triton", dense=dense)
+    assert seen == [(2, 256)]
+    assert (out == 0).flatten(2).all(2).float().mean() > 0
+
+
+def test_coarse_statistics_and_lists():
+    from liveditor_isa.kernels.coarse import coarse_statistics
+    from liveditor_isa.kernels.select import exact_lists
+
+    table = block_table(TokenLayout(700, (500,)), 16)
+    generator = torch.Generator().manual_seed(1)
+    pooled = [torch.randn(3, table.count, 24, generator=generator).to(DEVICE) for _ in range(2)]
+    logits = coarse_scores(*pooled)
+    probabilities = logits.softmax(-1)
+    for sharpness in ("variance", "top_mass"):
+        config = ISAConfig(0.3, 0.5, 0.2, sharpness=sharpness)
+        plan = route(logits, probabilities, table, config)
+        top = None if sharpness == "variance" else -(-table.target_blocks // 5)
+        saliency, sharp = coarse_statistics(logits, table.target_blocks, top)
+        torch.testing.assert_close(saliency, probabilities[:, : table.target_blocks, table.target_blocks :].sum(1))
+        torch.testing.assert_close(sharp, query_sharpness(probabilities, table, config), rtol=1e-4, atol=1e-7)
+    sparse = ~plan.dense_queries
+    count, listed = plan.exact_blocks.shape[2], plan.kv_blocks.int()
+    lists, taken = exact_lists(logits, listed, plan.dense_queries, count, listed.shape[1])
+    assert torch.equal(lists[sparse].long(), plan.exact_blocks[sparse])
+    assert (taken[sparse].sum(1) == count).all()
+
+
+def test_equal_logits_go_to_the_earlier_block():
+    from liveditor_isa.kernels.select import exact_lists
+
+    logits = torch.zeros(1, 10, 10, device=DEVICE)
+    logits[0, 3, 7] = 1
+    listed = torch.arange(1, 9, device=DEVICE, dtype=torch.int32)[None]
+    lists, _ = exact_lists(logits, listed, torch.zeros(1, 10, dtype=torch.bool, device=DEVICE), 3, 8)
+    assert lists[0, 0].tolist() == [1, 2, 3] and lists[0, 3].tolist() == [1, 2, 7]
