@@ -16,9 +16,11 @@ import time
 from pathlib import Path
 
 import torch
+import triton
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
 from liveditor_isa.isa_core.reference import reference_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 
 HEADS, DIM = 40, 128
 
@@ -31,14 +33,22 @@ def sdpa(kind: SDPBackend):
     return run
 
 
-def isa(backend: str):
-    return lambda q, k, v, layout: in_context_sparse_attention(q, k, v, layout=layout, config=ISAConfig(), backend=backend)
+def isa(backend: str, dense_kind: SDPBackend):
+    attend = sdpa(dense_kind)
+
+    def run(q, k, v, layout):
+        dense = lambda q, k, v: attend(q, k, v, None)  # noqa: E731
+        return in_context_sparse_attention(q, k, v, layout=layout, config=ISAConfig(), backend=backend, dense=dense)
+
+    return run
 
 
 VARIANTS = {
     "sdpa-cudnn": sdpa(SDPBackend.CUDNN_ATTENTION),
     "sdpa-fa2": sdpa(SDPBackend.FLASH_ATTENTION),
-    "isa-paper-bf16-torch": isa("torch"),
+    "isa-paper-bf16": isa("triton", SDPBackend.CUDNN_ATTENTION),
+    "isa-paper-bf16-fa2": isa("triton", SDPBackend.FLASH_ATTENTION),
+    "isa-paper-bf16-torch": isa("torch", SDPBackend.CUDNN_ATTENTION),
 }
 
 
@@ -61,20 +71,42 @@ def measure(tokens: int, repeat: int) -> list[dict]:
         extra = torch.cuda.max_memory_allocated() - held - out.numel() * out.element_size()
         rows[name] = {"tokens": tokens, "variant": name, "first_call_s": round(first, 3), "extra_gb": round(extra / 1e9, 3)}
         del out
-    for _ in range(repeat):
+    for turn in range(repeat + 1):
         for name, run in VARIANTS.items():
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             run(q, k, v, layout)
             end.record()
             torch.cuda.synchronize()
-            times[name].append(start.elapsed_time(end))
+            if turn:  # the first one warms up
+                times[name].append(start.elapsed_time(end))
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, row in rows.items():
         row["ms"] = round(medians[name], 2)
         row["vs_cudnn"] = round(medians["sdpa-cudnn"] / medians[name], 2)
         row["vs_fa2"] = round(medians["sdpa-fa2"] / medians[name], 2)
+        if name.startswith("isa"):
+            row |= split(lambda run=VARIANTS[name]: run(q, k, v, layout))
     return list(rows.values())
+
+
+def split(run) -> dict[str, float]:
+    """Milliseconds of GPU kernels by part: the caller's dense attention, our sparse kernel, all the rest."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        run()
+        torch.cuda.synchronize()
+    parts = {"prep_ms": 0.0, "dense_ms": 0.0, "sparse_ms": 0.0}
+    for event in profiled.key_averages():
+        name = event.key.lower()
+        part = (
+            "sparse_ms"
+            if name == "_sparse"
+            else "dense_ms"
+            if "sdpa" in name or "flash" in name or "fmha" in name
+            else "prep_ms"
+        )
+        parts[part] += event.self_device_time_total / 1000
+    return {name: round(ms, 2) for name, ms in parts.items()}
 
 
 def errors() -> dict[str, float]:
@@ -103,7 +135,7 @@ def main():
         print(row, flush=True)
     result = {
         "gpu": torch.cuda.get_device_name(),
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()},
         "command": " ".join(["python", "benchmarks/attention.py", *sys.argv[1:]]),
         "rows": rows,
     }

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from .config import ISAConfig, blocks_for
 from .layout import BlockTable
 from .memory import WORKSPACE_BYTES
-from .route import RoutingPlan, coarse_scores, group_queries, list_blocks
+from .route import RoutingPlan, coarse_scores, group_queries, list_blocks, top_mass_blocks
 
 
 def attend_triton(q, k, v, out, table: BlockTable, config: ISAConfig, gate, dense) -> RoutingPlan:
@@ -25,6 +25,8 @@ def attend_triton(q, k, v, out, table: BlockTable, config: ISAConfig, gate, dens
     starts, lengths = _block_arrays(table, q.device)
     pooled_q, pooled_k, pooled_v = (pool_blocks(x, starts, lengths, table.block_size) for x in (q, k, v))
     plan, taken, tail = _plan(pooled_q, pooled_k, table, config)
+    # Before the sparse kernel is queued: a read-back then waits for the plan alone, and the sparse kernel hides what follows.
+    groups = list(_groups(plan, table, config))
     coarse = None
     if gate is not None:
         coarse = F.scaled_dot_product_attention(pooled_q, pooled_k, pooled_v)
@@ -33,7 +35,7 @@ def attend_triton(q, k, v, out, table: BlockTable, config: ISAConfig, gate, dens
         q, k, v, *means, plan.dense_queries, plan.exact_blocks, taken, tail, starts, lengths, out, gate, coarse,
         table.block_size,
     )  # fmt: skip
-    _attend_dense_group(q, k, v, *means, out, plan, table, config, gate, coarse, dense, starts, lengths)
+    _attend_dense_group(q, k, v, *means, out, plan, groups, table, config, gate, coarse, dense, starts, lengths)
     return plan
 
 
@@ -42,7 +44,7 @@ def _plan(pooled_q, pooled_k, table, config):
     from ..kernels.coarse import coarse_statistics
     from ..kernels.select import exact_lists
 
-    top = blocks_for(config.exact_ratio, table.target_blocks) if config.sharpness == "top_mass" else None
+    top = top_mass_blocks(table, config) if config.sharpness == "top_mass" else None
     parts = []
     for part_q, part_k in zip(*(x.split(_heads_at_once(4 * table.count**2)) for x in (pooled_q, pooled_k))):
         logits = coarse_scores(part_q, part_k)
@@ -60,10 +62,10 @@ def _plan(pooled_q, pooled_k, table, config):
     return RoutingPlan(listed, is_dense, lists, sharpness), taken, tail
 
 
-def _attend_dense_group(q, k, v, mean_k, mean_v, out, plan, table, config, gate, coarse, dense, starts, lengths):
+def _attend_dense_group(q, k, v, mean_k, mean_v, out, plan, groups, table, config, gate, coarse, dense, starts, lengths):
     from ..kernels.compact import gather_blocks, scatter_blocks
 
-    for heads, rows, tokens in _groups(plan, table, config):
+    for heads, rows, tokens in groups:
         if rows == 0:
             continue
         per_head = 2 * (rows * table.block_size + tokens) * q.shape[3] * q.element_size()
@@ -77,7 +79,7 @@ def _attend_dense_group(q, k, v, mean_k, mean_v, out, plan, table, config, gate,
             offsets = (sizes.cumsum(1) - sizes).int()
             part = part.int()
             where = starts, lengths, table.block_size
-            query = gather_blocks(q, part, sharp, row_offsets, rows * table.block_size, *where)
+            query = gather_blocks(q, part, sharp, row_offsets, rows * table.block_size, *where, whole_blocks=True)
             key, value = (gather_blocks(x, part, listed, offsets, tokens, *where) for x in (k, v))
             # Heads become one batch element: [1, tokens, heads, D].
             query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))

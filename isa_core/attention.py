@@ -32,7 +32,8 @@ def in_context_sparse_attention(
 
     q, k, v: [B, S, H, D], floating point, S = layout.total, any strides.
     coarse_gate: [B, S, 1, 1] factor of the coarse residual, or None for no residual.
-    backend: "auto", "triton" or "torch"; "torch" runs on any device and dtype. Autograd works through all.
+    backend: "auto", "triton" or "torch"; "torch" runs on any device and dtype, and alone has gradients;
+        "auto" takes it where they are needed.
     dense: exact attention for the sharp query group, e.g. the one the user of a host program chose.
         Not used with context_tail="taylor", which needs a bias per key.
     Returns [B, S, H, D] in q's dtype, with `return_stats` also an ISAStats.
@@ -42,7 +43,8 @@ def in_context_sparse_attention(
     Raises ValueError for tensors that do not match each other or the layout; BackendUnavailable.
     """
     _check(q, k, v, layout, coarse_gate)
-    name, reason = resolve_backend(backend, q.device)
+    needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, coarse_gate))
+    name, reason = resolve_backend(backend, q.device, q.dtype, needs_grad)
     table = block_table(layout, config.block_size)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     if name == "triton":

@@ -66,7 +66,7 @@ def route_head(scores, probabilities, is_target, config: ISAConfig):
         if config.sharpness == "variance":
             sharpness.append(((row - row.mean()) ** 2).mean().item())
         else:
-            sharpness.append(sum(sorted(row.tolist(), reverse=True)[: blocks_for(config.exact_ratio, len(target))]))
+            sharpness.append(sum(sorted(row.tolist(), reverse=True)[: max(1, blocks_for(config.exact_ratio, len(target)))]))
     queries = range(len(is_target))
     if config.sharpness_threshold is not None:
         dense = {i for i in queries if sharpness[i] > config.sharpness_threshold}

@@ -28,7 +28,7 @@ class RoutingPlan:
 
 def coarse_scores(pooled_q: torch.Tensor, pooled_k: torch.Tensor) -> torch.Tensor:
     """[G, N, D] block means -> [G, N, N] attention logits of blocks, `Qc Kcᵀ / √D`."""
-    return pooled_q @ pooled_k.transpose(1, 2) * pooled_q.shape[-1] ** -0.5
+    return (pooled_q * pooled_q.shape[-1] ** -0.5) @ pooled_k.transpose(1, 2)
 
 
 @torch.no_grad()
@@ -63,7 +63,12 @@ def query_sharpness(probabilities: torch.Tensor, table: BlockTable, config: ISAC
     over_target = probabilities[:, :, : table.target_blocks]
     if config.sharpness == "variance":
         return over_target.var(dim=2, correction=0)
-    return over_target.topk(blocks_for(config.exact_ratio, table.target_blocks), dim=2).values.sum(2)
+    return over_target.topk(top_mass_blocks(table, config), dim=2).values.sum(2)
+
+
+def top_mass_blocks(table: BlockTable, config: ISAConfig) -> int:
+    """How many target columns top_mass sums; at least one, or it would tell no two query blocks apart."""
+    return max(1, blocks_for(config.exact_ratio, table.target_blocks))
 
 
 def group_queries(sharpness: torch.Tensor, config: ISAConfig) -> torch.Tensor:

@@ -44,7 +44,7 @@ class ISAStats:
 
 def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Tensor:
     """[G, 2]: each head's (density, flop_ratio) under a plan, from the true block lengths."""
-    lengths = table.lengths_on(plan.kv_blocks.device).double()
+    lengths = table.lengths_on(plan.kv_blocks.device).float()
     listed = lengths[plan.kv_blocks].sum(1, keepdim=True)
     exact = torch.where(plan.dense_queries, listed, lengths[plan.exact_blocks].sum(2))
     means = _means_seen(table, config, plan.kv_blocks.shape[1], plan.exact_blocks.shape[2])

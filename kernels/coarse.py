@@ -16,7 +16,7 @@ def coarse_statistics(logits: torch.Tensor, target_blocks: int, top: int | None)
     """logits [G, N, N] fp32 -> (saliency [G, N - target_blocks], sharpness [G, N]), both fp32.
 
     saliency: sum over target rows of the softmax, per context column.
-    sharpness: variance of the softmax over the target's columns, or the sum of its `top` largest there unless that is None.
+    sharpness: variance of the softmax over the target's columns, or the sum of its `top` >= 1 largest there unless that is None.
     """
     heads, blocks, _ = logits.shape
     sharpness = torch.empty(heads, blocks, device=logits.device, dtype=torch.float32)
@@ -46,8 +46,7 @@ def _rows(
     share = tl.where(column < target_blocks, weight / total, 0.0)
     if TOP_MASS:
         key = tl.where(column < target_blocks, sortable(share), -(2**31))
-        # With nothing to sum the threshold is the highest possible key, which no share has.
-        least = tl.where(top > 0, kth_largest(key, top), 2**31 - 1)
+        least = kth_largest(key, top)
         above = key > least
         ties = top - tl.sum(above.to(tl.int32), axis=0)
         tied = tl.max(tl.where(key == least, share, 0.0), axis=0)

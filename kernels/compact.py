@@ -7,16 +7,18 @@ import triton
 import triton.language as tl
 
 
-def gather_blocks(x, heads, blocks, offsets, tokens: int, starts, lengths, block_size: int) -> torch.Tensor:
+def gather_blocks(
+    x, heads, blocks, offsets, tokens: int, starts, lengths, block_size: int, whole_blocks: bool = False
+) -> torch.Tensor:
     """Tokens of the listed blocks, one after another, per head.
 
     x [B, S, H, D]; heads [C] int32 numbers b*H + h; blocks [C, L] int32, N for none; offsets [C, L] int32, the token at
-    which a block goes -> [C, tokens, D], zeros where no token goes.
+    which a block goes -> [C, tokens, D]. With `whole_blocks` a ragged or missing block is filled up with zeros.
     """
-    out = torch.zeros(len(heads), tokens, x.shape[3], device=x.device, dtype=x.dtype)
-    _copy[(blocks.shape[1], len(heads))](
+    out = torch.empty(len(heads), tokens, x.shape[3], device=x.device, dtype=x.dtype)
+    _gather[(len(heads), blocks.shape[1])](
         x, out, heads, blocks, offsets, starts, lengths, *x.stride(), x.shape[2], blocks.shape[1], len(starts), tokens,
-        DIM=x.shape[3], DIM_PAD=triton.next_power_of_2(x.shape[3]),
+        WHOLE=whole_blocks, BLOCK=block_size, DIM=x.shape[3], DIM_PAD=triton.next_power_of_2(x.shape[3]),
         SLOTS=triton.next_power_of_2(block_size), num_warps=4,
     )  # fmt: skip
     return out
@@ -25,7 +27,7 @@ def gather_blocks(x, heads, blocks, offsets, tokens: int, starts, lengths, block
 def scatter_blocks(compact, out, heads, blocks, offsets, starts, lengths, block_size: int, gate=None, coarse=None):
     """The way back, with the gated residual: compact [C, tokens, D] into out [B, S, H, D]."""
     gated = gate is not None
-    _scatter[(blocks.shape[1], len(heads))](
+    _scatter[(len(heads), blocks.shape[1])](
         compact, out, heads, blocks, offsets, starts, lengths, gate if gated else out, coarse if gated else out,
         *out.stride(), *compact.stride()[:2], gate.stride(0) if gated else 0, gate.stride(1) if gated else 0,
         out.shape[2], blocks.shape[1], len(starts),
@@ -35,21 +37,23 @@ def scatter_blocks(compact, out, heads, blocks, offsets, starts, lengths, block_
 
 
 @triton.jit
-def _copy(
+def _gather(
     x, out, heads, blocks, offsets, starts, lengths, stride_b, stride_s, stride_h, stride_d, all_heads, listed, count, tokens,
-    DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
+    WHOLE: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    entry, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row, entry = tl.program_id(0).to(tl.int64), tl.program_id(1)
     block = tl.load(blocks + row * listed + entry)
-    if block < count:
-        head = tl.load(heads + row).to(tl.int64)
-        slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
-        mask = (slot < tl.load(lengths + block))[:, None] & (channel < DIM)[None]
-        token = (tl.load(starts + block).to(tl.int64) + slot)[:, None]
-        address = x + (head // all_heads) * stride_b + (head % all_heads) * stride_h + token * stride_s
-        place = (row * tokens + tl.load(offsets + row * listed + entry) + slot)[:, None]
-        tile = tl.load(address + channel[None] * stride_d, mask=mask)
-        tl.store(out + place * DIM + channel[None], tile, mask=mask)
+    exists = block < count
+    head = tl.load(heads + row).to(tl.int64)
+    slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
+    real = channel < DIM
+    inside = slot < tl.load(lengths + block, mask=exists, other=0)
+    token = tl.load(starts + block, mask=exists, other=0).to(tl.int64) + slot
+    address = x + (head // all_heads) * stride_b + (head % all_heads) * stride_h + token[:, None] * stride_s
+    tile = tl.load(address + channel[None] * stride_d, mask=inside[:, None] & real[None], other=0.0)
+    place = row * tokens + tl.load(offsets + row * listed + entry) + slot
+    written = (slot < BLOCK) if WHOLE else inside
+    tl.store(out + place[:, None] * DIM + channel[None], tile, mask=written[:, None] & real[None])
 
 
 @triton.jit
@@ -58,7 +62,7 @@ def _scatter(
     stride_b, stride_s, stride_h, stride_d, stride_row, stride_token, gate_b, gate_s, all_heads, listed, count,
     GATED: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    entry, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row, entry = tl.program_id(0).to(tl.int64), tl.program_id(1)
     block = tl.load(blocks + row * listed + entry)
     if block < count:
         head = tl.load(heads + row).to(tl.int64)

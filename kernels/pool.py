@@ -12,8 +12,8 @@ def pool_blocks(x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, bl
     batch, _, heads, dim = x.shape
     blocks = len(starts)
     out = torch.empty(batch * heads, blocks, dim, device=x.device, dtype=torch.float32)
-    grid = (blocks, batch * heads)
-    _pool[grid](
+    # Heads next to each other run together: their tokens share DRAM pages.
+    _pool[(batch * heads, blocks)](
         x, out, starts, lengths, x.stride(0), x.stride(1), x.stride(2), x.stride(3), heads, blocks,
         DIM=dim, DIM_PAD=triton.next_power_of_2(dim), SLOTS=triton.next_power_of_2(block_size), num_warps=4,
     )  # fmt: skip
@@ -25,7 +25,7 @@ def _pool(
     x, out, starts, lengths, stride_b, stride_s, stride_h, stride_d, heads, blocks,
     DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    head, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     start, length = tl.load(starts + block).to(tl.int64), tl.load(lengths + block)
     slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
     token = (start + slot)[:, None]
