@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ NAMES = {
     torch.int32: "I32", torch.int64: "I64",
 }  # fmt: skip
 """safetensors' names of the types a checkpoint may hold."""
+
+ABANDONED_SECONDS = 60
 
 SLICE_BYTES = 64 * 2**20
 """A tensor is checked, cast and written in slices of this size in fp32, whatever its own type."""
@@ -67,11 +70,11 @@ def convert_checkpoint(
     plan = dict(sorted(plan.items(), key=lambda item: -item[1].itemsize))
     header, total = _header(checkpoint, plan)
     partial = destination.with_name(f".{destination.name}.partial")
-    partial.unlink(missing_ok=True)  # of a run that was killed: it would take the room this one needs
+    _remove_abandoned(partial)
     _require_space(destination.parent, len(header) + total)
 
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
             done = 0
             for name, target in plan.items():
@@ -88,6 +91,15 @@ def convert_checkpoint(
     finally:
         partial.unlink(missing_ok=True)
     return Conversion(destination, len(plan), 8 + len(header) + total, dropped, checkpoint.notes)
+
+
+def _remove_abandoned(partial: Path):
+    """Remove what a killed conversion left; it would take the room this one needs. One at work writes all the time."""
+    if partial.exists():
+        if time.time() - partial.stat().st_mtime < ABANDONED_SECONDS:
+            message = "Another conversion writes this file; wait until it is done, or a minute after it was stopped"
+            raise FileExistsError(errno.EEXIST, message, str(partial))
+        partial.unlink()
 
 
 def _target_dtype(name, checkpoint, wanted) -> torch.dtype:

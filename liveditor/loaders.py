@@ -51,7 +51,7 @@ def read_diffusion_model(path: str):
         return checkpoint.tensors(), core_metadata(checkpoint.shapes)
     # Core's reader, because it also keeps where each weight lies in the file for its offloading.
     raw, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
-    metadata = {**(metadata or {}), **checkpoint.quantisation_metadata()}
+    metadata = {**core_metadata(checkpoint.shapes), **(metadata or {}), **checkpoint.quantisation_metadata()}
     return {name: raw[source] for name, source in checkpoint.sources.items()}, metadata
 
 

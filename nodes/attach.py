@@ -26,7 +26,7 @@ class AttachISA(io.ComfyNode):
             display_name="Attach ISA",
             category="LIVEditor",
             description=(
-                "Makes in-context editing faster: In-context Sparse Attention keeps the context blocks that matter, attends "
+                "Makes in-context editing cheaper: In-context Sparse Attention keeps the context blocks that matter, attends "
                 "exactly where attention is sharp and approximates the rest. Works on LIVEditor and on Wan with Bernini "
                 "Conditioning; other models pass through unchanged."
             ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from fractions import Fraction
 
@@ -13,9 +12,10 @@ import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
-from ..video.clip import SOURCE_CLIP
+from ..video.clip import SOURCE_CLIP, cut_audio
 from ..video.decode import decode_chunks
 from ..video.mp4 import write_mp4
+from .node_text import show_on_node
 
 TRAINED_FPS = 16
 
@@ -47,19 +47,18 @@ class DecodeVideo(io.ComfyNode):
                 ),
             ],
             outputs=[io.Video.Output(tooltip="The saved video.")],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )  # fmt: skip
 
     @classmethod
     def execute(cls, samples, vae, filename_prefix, crf, fps) -> io.NodeOutput:
         latent, source = samples["samples"], samples.get(SOURCE_CLIP)
-        decoded = 4 * latent.shape[2] - 3 if latent.ndim == 5 else 0
-        frames = min(source.frames, decoded) if source else decoded
-        rate = Fraction(fps).limit_denominator(1000) if fps > 0 else source.fps if source else Fraction(TRAINED_FPS)
-        audio = source.audio if source else None
+        frames = _frame_count(latent, vae, source)
+        rate = _frame_rate(fps, source)
+        audio = cut_audio(source.audio, frames / rate) if source else None
         if audio is not None and rate != source.fps:
-            logging.info("Decode Video: fps is not the source's, so its sound is left out")
+            show_on_node(cls.hidden.unique_id, "The sound is left out: it does not fit this fps. 0 keeps the source's.")
             audio = None
 
         width, height = latent.shape[-1] * 8, latent.shape[-2] * 8
@@ -82,6 +81,22 @@ class DecodeVideo(io.ComfyNode):
         if cls.hidden.prompt is not None:
             tags["prompt"] = cls.hidden.prompt
         return {name: json.dumps(value) for name, value in tags.items()}
+
+
+def _frame_count(latent, vae, source) -> int:
+    """Frames to write: what the VAE makes of the latent, without what was padded to the source's frames."""
+    over_time = isinstance(vae.upscale_ratio, tuple) and latent.ndim == 5
+    decoded = vae.upscale_ratio[0](latent.shape[2]) if over_time else 0
+    return min(source.frames, decoded) if source else decoded
+
+
+def _frame_rate(fps: float, source) -> Fraction:
+    if fps <= 0:
+        return source.fps if source else Fraction(TRAINED_FPS)
+    # 29.97 typed for 30000/1001 is the source's own rate.
+    if source and abs(fps / source.fps - 1) < 1e-3:
+        return source.fps
+    return Fraction(fps).limit_denominator(1000)
 
 
 def _with_progress(chunks, frames: int):

@@ -27,7 +27,9 @@ def can_attach(model) -> bool:
     """
     network = model.model.diffusion_model
     return isinstance(network, InContextNetwork) or (
-        isinstance(network, WanModel) and type(network).forward_orig is WanModel.forward_orig
+        isinstance(network, WanModel)
+        and type(network).forward_orig is WanModel.forward_orig
+        and type(network).forward is WanModel.forward
     )
 
 
@@ -70,12 +72,12 @@ class ISAOverride:
         percents = self.schedule.start_percent, self.schedule.end_percent
         self.sigmas = tuple(float(sampling.percent_to_sigma(percent)) for percent in percents)
         self.report = RunReport(self.config)
-        try:
-            return executor(*args, **kwargs)
-        finally:
-            summary = self.report.summary()
-            logging.info(summary)
-            self.notify(summary)
+        result = executor(*args, **kwargs)
+        # Only after a whole run: what a stopped one did says nothing of the graph.
+        summary = self.report.summary()
+        logging.info(summary)
+        self.notify(summary)
+        return result
 
     def around_model(
         self, executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs
@@ -94,13 +96,17 @@ class ISAOverride:
     def __call__(self, func, q, k, v, heads, mask=None, **kwargs):
         """Stands in for core's attention; q, k, v are [B, S, H·D]."""
 
+        options = kwargs.get("transformer_options") or {}
+        call = options.get(IN_CONTEXT)
+        if call is not None:
+            # An ISA further inside, behind somebody else's override, must not take what this one decided on.
+            kwargs["transformer_options"] = {**options, IN_CONTEXT: None}
+
         def chosen(q, k, v, heads, mask=None):
             if self.previous is not None:
                 return self.previous(func, q, k, v, heads, mask=mask, **kwargs)
             return func(q, k, v, heads, mask=mask, **kwargs)
 
-        options = kwargs.get("transformer_options") or {}
-        call = options.get(IN_CONTEXT)
         if not self._is_in_context(call, q, k, mask, kwargs):
             return chosen(q, k, v, heads, mask)
         reason = self._reason_for_full(call, options)

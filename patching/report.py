@@ -16,34 +16,41 @@ class RunReport:
         self.config = config
         self.full: Counter[str] = Counter()
         self.backend: tuple[str, str] | None = None
-        self._costs: list[torch.Tensor] = []
-        self._dense_shares: list[torch.Tensor] = []
+        self._shares: list[torch.Tensor] = []
 
     def add_sparse(self, stats: ISAStats):
         self.backend = stats.backend, stats.backend_reason
-        self._costs.append(torch.stack([stats.mean_density, stats.mean_flop_ratio]))
-        self._dense_shares.append(stats.dense_queries.float().mean())
+        dense_share = stats.dense_queries.float().mean()
+        self._shares.append(torch.stack([stats.mean_density, stats.mean_flop_ratio, dense_share]))
 
     def add_full(self, reason: str):
         self.full[reason] += 1
 
     @property
     def sparse_calls(self) -> int:
-        return len(self._costs)
+        return len(self._shares)
 
     def summary(self) -> str:
         """One line per fact: calls, cost, backend, and why calls ran in full."""
         lines = []
-        if self._costs:
-            density, flops = torch.stack(self._costs).mean(0).tolist()
+        if self._shares:
+            # Calls may have run on several GPUs.
+            shares = torch.stack([share.cpu() for share in self._shares])
+            density, flops, dense = shares.mean(0).tolist()
             lines.append(
                 f"ISA: {self.sparse_calls} attention calls at {density:.1%} density, "
                 f"{flops:.1%} of full attention's arithmetic, on {self.backend[0]} ({self.backend[1]})"
             )
-            if self._threshold_routed_nothing():
+            threshold = self.config.sharpness_threshold
+            if threshold is not None and dense == 0:
                 lines.append(
-                    f"No query block is sharper than the threshold {self.config.sharpness_threshold:g}, so all queries were "
-                    "approximated: lower sharpness_threshold, or route by ratio"
+                    f"No query block is sharper than the threshold {threshold:g}, so all queries were approximated: "
+                    "lower sharpness_threshold, or route by ratio"
+                )
+            if threshold is not None and dense == 1:
+                lines.append(
+                    f"Every query block is sharper than the threshold {threshold:g}, so none was approximated: "
+                    "raise sharpness_threshold, or route by ratio"
                 )
         elif not self.full:
             lines.append(
@@ -52,6 +59,3 @@ class RunReport:
             )
         lines += [f"{count} calls with full attention: {reason}" for reason, count in self.full.items()]
         return "\n".join(lines)
-
-    def _threshold_routed_nothing(self) -> bool:
-        return self.config.sharpness_threshold is not None and not torch.stack(self._dense_shares).any()

@@ -160,12 +160,6 @@ def test_a_threshold_that_routes_nothing_is_said(liveditor):
     assert "No query block is sharper than the threshold 1" in shown[0] and "lower sharpness_threshold" in shown[0]
 
 
-def test_a_threshold_of_zero_is_dense(liveditor):
-    model, shown = attached(liveditor, ISAConfig(keep_ratio=1, sharpness_threshold=0.0))
-    assert relative_error(sample(model), sample(liveditor)) < 1e-5
-    assert "sharper" not in shown[0]
-
-
 def test_no_context_is_said(liveditor, plain_wan):
     for network, words in ((liveditor, "no context tokens"), (plain_wan, "saw no in-context attention")):
         model, shown = attached(network)
@@ -176,7 +170,7 @@ def test_no_context_is_said(liveditor, plain_wan):
 def test_an_explicit_backend_never_falls_back(liveditor, monkeypatch):
     from liveditor_isa import kernels
 
-    monkeypatch.setattr(kernels, "unavailable_reason", lambda device: "no GPU here")
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda *_: "no GPU here")
     with pytest.raises(BackendUnavailable, match="no GPU here"):
         attached(liveditor, backend="triton")
 
@@ -262,6 +256,34 @@ def test_other_nodes_wrappers_survive(liveditor):
     model, shown = attached(theirs)
     sample(model, steps=2)
     assert len(calls) == 2 and shown
+
+
+def test_an_isa_behind_somebody_elses_override_leaves_the_decision_to_the_outer_one(liveditor):
+    inner, inner_shown = attached(liveditor)
+    captured = inner.model_options["transformer_options"][OVERRIDE]
+
+    def wrapping(func, *args, **kwargs):
+        return captured(func, *args, **kwargs)
+
+    outer, shown = attached(with_override(inner, wrapping), schedule=Schedule(dense_blocks="0-3"))
+    assert torch.equal(sample(outer), sample(liveditor))
+    assert f"{STEPS * BLOCKS} calls with full attention: dense_blocks" in shown[0]
+
+
+def test_a_stopped_run_says_nothing(liveditor):
+    def stop(func, *args, **kwargs):
+        raise InterruptedError("stopped")
+
+    model, shown = attached(with_override(liveditor, stop))
+    with pytest.raises(InterruptedError):
+        sample(model)
+    assert not shown
+
+
+def test_a_threshold_that_routes_everything_is_said(liveditor):
+    model, shown = attached(liveditor, ISAConfig(keep_ratio=1, sharpness_threshold=0.0))
+    assert relative_error(sample(model), sample(liveditor)) < 1e-5
+    assert "Every query block is sharper" in shown[0] and "raise sharpness_threshold" in shown[0]
 
 
 # What it must not touch

@@ -317,6 +317,9 @@ def test_the_remains_of_a_killed_run_go_first(source, target, monkeypatch):
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         convert_checkpoint(source, target, progress=lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     (remains,) = files_in(target.parent)
+    with pytest.raises(FileExistsError, match="Another conversion writes this file"):
+        convert_checkpoint(source, target)
+    os.utime(target.parent / remains, (0, 0))
 
     def usage(folder):
         return shutil._ntuple_diskusage(10**9, 10**9, 0 if remains in files_in(target.parent) else 10**9)

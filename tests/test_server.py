@@ -239,6 +239,24 @@ def test_a_silent_odd_sized_video_is_edited(server, workflow, tmp_path):
         assert not container.streams.audio
 
 
+@pytest.mark.parametrize("fps, sound", [(25.01, True), (30.0, False)])
+def test_sound_ends_with_the_picture_and_fits_its_speed(server, workflow, fps, sound):
+    """A latent cut behind the sampler; an fps that means the source's own keeps the sound, another drops it and says so."""
+    decode, sampler = (str(workflow.find(name)["id"]) for name in ("LIVEditorDecodeVideo", "KSampler"))
+    prompt = workflow.prompt(changed(LIVEditorDecodeVideo={"fps": fps}))
+    prompt["cut"] = {"class_type": "LatentCut", "inputs": {"samples": [sampler, 0], "dim": "t", "index": 0, "amount": 2}}
+    prompt[decode]["inputs"]["samples"] = ["cut", 0]
+    run = server.run(prompt)
+    assert run.error is None, run.error
+    with av.open(str(video_file(server, run))) as container:
+        video = container.streams.video[0]
+        assert (video.frames, float(video.average_rate)) == (5, 25.0 if sound else 30.0)
+        assert bool(container.streams.audio) is sound
+        if sound:
+            assert abs(float(container.streams.audio[0].duration * container.streams.audio[0].time_base) - 5 / 25) < 0.03
+    assert ("The sound is left out" in str(run.texts)) is not sound
+
+
 def test_metadata_can_be_disabled(server_models, sample_video, workflow, tmp_path_factory):
     from comfy_headless import ComfyServer
 

@@ -43,14 +43,19 @@ def read_frames(video, max_frames: int, fps: float) -> Frames:
 
     Decodes no more than it needs. Raises ValueError for a video that holds no frame or cannot be read.
     """
+    from comfy.model_management import InterruptProcessingException, is_oom
+
     try:
         components = _decode_start(video, max_frames, fps)
     except Exception as error:
+        if isinstance(error, (InterruptProcessingException, MemoryError)) or is_oom(error):
+            raise
         raise ValueError(f"The video cannot be read ({error}). Convert it to an mp4 with H.264 and load that.") from error
     images, rate = components.images, Fraction(components.frame_rate).limit_denominator(1001 * 1000)
     if len(images) == 0:
         raise ValueError("The video holds no frame. Pick another file, or check where it is trimmed.")
-    if fps > 0:
+    # 29.97 typed for 30000/1001 is the video's own rate.
+    if fps > 0 and abs(fps / rate - 1) >= 1e-3:
         wanted = Fraction(fps).limit_denominator(1000)
         count = max(1, round(len(images) * wanted / rate))
         # A tie goes to the earlier frame and Fractions keep it one: 24 to 16 fps then skips evenly.
@@ -58,7 +63,7 @@ def read_frames(video, max_frames: int, fps: float) -> Frames:
         images, rate = images[nearest], wanted
     if max_frames > 0:
         images = images[:max_frames]
-    return Frames(images[..., :3], rate, _cut_audio(components.audio, Fraction(len(images)) / rate))
+    return Frames(images[..., :3], rate, cut_audio(components.audio, Fraction(len(images)) / rate))
 
 
 def _decode_start(video, max_frames: int, fps: float):
@@ -78,7 +83,8 @@ def _decode_start(video, max_frames: int, fps: float):
     return video.get_components()
 
 
-def _cut_audio(audio: dict | None, seconds: Fraction) -> dict | None:
+def cut_audio(audio: dict | None, seconds: Fraction) -> dict | None:
+    """ComfyUI's AUDIO, or None, no longer than this."""
     if audio is None:
         return None
     samples = round(audio["sample_rate"] * seconds)

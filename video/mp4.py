@@ -8,11 +8,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
-import imageio_ffmpeg
 import torch
 
 
@@ -33,7 +33,7 @@ def write_mp4(
     Raises ValueError for no frames or odd sizes, OSError when the disk is full, RuntimeError for other failures of ffmpeg.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial.mp4")
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.partial.mp4")
     with tempfile.TemporaryDirectory(prefix="liveditor-") as folder:
         try:
             frames = _encode(partial, iter(chunks), fps, crf, audio, metadata or {}, Path(folder))
@@ -80,6 +80,17 @@ def _written(pipe, raw: bytes | None) -> bool:
     return True
 
 
+def _ffmpeg() -> str:
+    """Path of the ffmpeg to run. Raises RuntimeError when there is none."""
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise RuntimeError(
+            "imageio-ffmpeg is missing: install it into ComfyUI's Python with pip install imageio-ffmpeg."
+        ) from None
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
 def _command(partial, width, height, fps, crf, audio, metadata, folder) -> list[str]:
     tags = folder / "tags"
     tags.write_text(";FFMETADATA1\n" + "".join(f"{_escaped(k)}={_escaped(v)}\n" for k, v in metadata.items()), encoding="utf-8")
@@ -97,7 +108,7 @@ def _command(partial, width, height, fps, crf, audio, metadata, folder) -> list[
     colour = ["-vf", convert, "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
     video = ["-map", "0:v", "-c:v", "libx264", "-preset", "medium", "-crf", str(crf), "-pix_fmt", "yuv420p", *colour]
     container = ["-map_metadata", "1", "-movflags", "use_metadata_tags+faststart", "-f", "mp4"]
-    quiet = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-hide_banner", "-loglevel", "error"]
+    quiet = [_ffmpeg(), "-y", "-hide_banner", "-loglevel", "error"]
     return [*quiet, *inputs, *video, *sound, *container, str(partial)]
 
 
