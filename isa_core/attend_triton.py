@@ -82,14 +82,14 @@ def _attend_dense_group(q, k, v, mean_k, mean_v, out, plan, groups, table, confi
             query = gather_blocks(q, part, sharp, row_offsets, rows * table.block_size, *where, whole_blocks=True)
             key, value = (gather_blocks(x, part, listed, offsets, tokens, *where) for x in (k, v))
             # Heads become one batch element: [1, tokens, heads, D].
-            query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))
+            query, key, value = query[None], key[None], value[None]
             if config.context_tail == "drop":
                 result = dense(query, key, value)
             else:
                 from .attend import dense_with_tail
 
                 result = dense_with_tail(query, key, value, mean_k[part], mean_v[part], listed.long(), table)
-            scatter_blocks(result[0].transpose(0, 1), out, part, sharp, row_offsets, *where, gate, coarse)
+            scatter_blocks(result[0], out, part, sharp, row_offsets, *where, gate, coarse)
 
 
 def _groups(plan: RoutingPlan, table: BlockTable, config: ISAConfig):

@@ -13,11 +13,11 @@ def gather_blocks(
     """Tokens of the listed blocks, one after another, per head.
 
     x [B, S, H, D]; heads [C] int32 numbers b*H + h; blocks [C, L] int32, N for none; offsets [C, L] int32, the token at
-    which a block goes -> [C, tokens, D]. With `whole_blocks` a ragged or missing block is filled up with zeros.
+    which a block goes -> [tokens, C, D]. With `whole_blocks` a ragged or missing block is filled up with zeros.
     """
-    out = torch.empty(len(heads), tokens, x.shape[3], device=x.device, dtype=x.dtype)
+    out = torch.empty(tokens, len(heads), x.shape[3], device=x.device, dtype=x.dtype)
     _gather[(len(heads), blocks.shape[1])](
-        x, out, heads, blocks, offsets, starts, lengths, *x.stride(), x.shape[2], blocks.shape[1], len(starts), tokens,
+        x, out, heads, blocks, offsets, starts, lengths, *x.stride(), x.shape[2], blocks.shape[1], len(starts), len(heads),
         WHOLE=whole_blocks, BLOCK=block_size, DIM=x.shape[3], DIM_PAD=triton.next_power_of_2(x.shape[3]),
         SLOTS=triton.next_power_of_2(block_size), num_warps=4,
     )  # fmt: skip
@@ -25,7 +25,9 @@ def gather_blocks(
 
 
 def scatter_blocks(compact, out, heads, blocks, offsets, starts, lengths, block_size: int, gate=None, coarse=None):
-    """The way back, with the gated residual: compact [C, tokens, D] into out [B, S, H, D]."""
+    """The way back, with the gated residual: compact [tokens, C, D] into out [B, S, H, D]."""
+    if compact.stride(2) != 1:
+        compact = compact.contiguous()
     gated = gate is not None
     _scatter[(len(heads), blocks.shape[1])](
         compact, out, heads, blocks, offsets, starts, lengths, gate if gated else out, coarse if gated else out,
@@ -38,7 +40,7 @@ def scatter_blocks(compact, out, heads, blocks, offsets, starts, lengths, block_
 
 @triton.jit
 def _gather(
-    x, out, heads, blocks, offsets, starts, lengths, stride_b, stride_s, stride_h, stride_d, all_heads, listed, count, tokens,
+    x, out, heads, blocks, offsets, starts, lengths, stride_b, stride_s, stride_h, stride_d, all_heads, listed, count, rows,
     WHOLE: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     row, entry = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -51,7 +53,7 @@ def _gather(
     token = tl.load(starts + block, mask=exists, other=0).to(tl.int64) + slot
     address = x + (head // all_heads) * stride_b + (head % all_heads) * stride_h + token[:, None] * stride_s
     tile = tl.load(address + channel[None] * stride_d, mask=inside[:, None] & real[None], other=0.0)
-    place = row * tokens + tl.load(offsets + row * listed + entry) + slot
+    place = (tl.load(offsets + row * listed + entry) + slot).to(tl.int64) * rows + row
     written = (slot < BLOCK) if WHOLE else inside
     tl.store(out + place[:, None] * DIM + channel[None], tile, mask=written[:, None] & real[None])
 
@@ -59,7 +61,7 @@ def _gather(
 @triton.jit
 def _scatter(
     compact, out, heads, blocks, offsets, starts, lengths, gate, coarse,
-    stride_b, stride_s, stride_h, stride_d, stride_row, stride_token, gate_b, gate_s, all_heads, listed, count,
+    stride_b, stride_s, stride_h, stride_d, stride_token, stride_row, gate_b, gate_s, all_heads, listed, count,
     GATED: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     row, entry = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -70,7 +72,7 @@ def _scatter(
         inside, real = slot < tl.load(lengths + block), channel < DIM
         mask = inside[:, None] & real[None]
         token = tl.load(starts + block).to(tl.int64) + slot
-        place = tl.load(offsets + row * listed + entry) + slot
+        place = (tl.load(offsets + row * listed + entry) + slot).to(tl.int64)
         tile = tl.load(compact + row * stride_row + place[:, None] * stride_token + channel[None], mask=mask)
         if GATED:
             factor = tl.load(gate + (head // all_heads) * gate_b + token * gate_s, mask=inside, other=0.0).to(tl.float32)
