@@ -6,6 +6,7 @@ import math
 
 import comfy.model_base
 import comfy.supported_models
+import torch
 
 from .keys import is_dead_weight
 from .model import LIVEditorModel
@@ -33,6 +34,8 @@ class LIVEditor(comfy.supported_models.WAN21_T2V):
 
     required_keys = {"{}source_video_embedding_more_memory.weight": None}
     sampling_settings = {"shift": 6.0}
+    # Wan's order has fp16 first; LIVEditor was trained in bf16, whose range cannot overflow. An fp16 file stays fp16.
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
 
     def get_model(self, state_dict, prefix="", device=None):
         return LIVEditorBase(self, device=device)

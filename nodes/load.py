@@ -42,7 +42,7 @@ class LoadLIVEditor(io.ComfyNode):
                 _picker("vae", "The Wan 2.1 VAE (16 channels), not the one of Wan 2.2 5B."),
                 io.Combo.Input(
                     "weight_dtype", options=list(WEIGHT_OPTIONS), default="default", advanced=True,
-                    tooltip="default keeps the file's type (bf16 recommended); the fp8 types halve the memory of the weights.",
+                    tooltip="default runs in bf16 where the GPU has it, an fp16 file in fp16; the fp8 types halve the memory of the weights.",
                 ),
                 io.Combo.Input(
                     "bin_checkpoint", options=[CONVERT, DIRECT], default=CONVERT, advanced=True,

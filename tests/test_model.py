@@ -127,7 +127,9 @@ def test_no_weight_is_left_unloaded(liveditor_file, weights):
             assert torch.equal(loaded[name].float(), weight), name
 
 
-def test_default_shift_is_the_releases(model):
+def test_defaults_are_the_releases(model):
+    """bf16, in which it was trained; on this machine's CPU core runs everything in fp32."""
+    assert LIVEditor.supported_inference_dtypes[0] == torch.bfloat16
     assert model.get_model_object("model_sampling").shift == 6.0
 
 
