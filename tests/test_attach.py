@@ -1,5 +1,7 @@
 """Attach ISA on real models: when it acts, when it must not, and that it leaves everybody else's patches alone."""
 
+from types import SimpleNamespace
+
 import comfy.ldm.wan.model
 import comfy.model_base
 import comfy.model_patcher
@@ -16,6 +18,7 @@ from liveditor_isa.liveditor.architecture import register
 from liveditor_isa.liveditor.loaders import load_diffusion_model
 from liveditor_isa.patching.attach import OVERRIDE, attach_isa, can_attach
 from liveditor_isa.patching.native_context import native_layout
+from liveditor_isa.patching.report import RunReport
 from liveditor_isa.patching.schedule import Schedule
 from make_tiny_model import PLAIN_WAN
 
@@ -158,6 +161,25 @@ def test_a_threshold_that_routes_nothing_is_said(liveditor):
     model, shown = attached(liveditor, ISAConfig(sharpness_threshold=1.0))
     sample(model)
     assert "No query block is sharper than the threshold 1" in shown[0] and "lower sharpness_threshold" in shown[0]
+
+
+@pytest.mark.parametrize(
+    "device, backend, warned", [("cuda", "torch", True), ("cuda", "triton", False), ("cpu", "torch", False)]
+)
+def test_a_slow_combination_is_said(device, backend, warned):
+    share = torch.tensor(0.3)
+    sharpness = SimpleNamespace(device=torch.device(device))
+    stats = SimpleNamespace(
+        backend=backend,
+        backend_reason="",
+        mean_density=share,
+        mean_flop_ratio=share,
+        dense_queries=torch.ones(2),
+        sharpness=sharpness,
+    )
+    report = RunReport(ISAConfig())
+    report.add_sparse(stats)
+    assert ("slower than full attention" in report.summary()) is warned
 
 
 def test_no_context_is_said(liveditor, plain_wan):
