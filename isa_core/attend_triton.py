@@ -11,9 +11,10 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from .attend import dense_with_tail
 from .config import ISAConfig, blocks_for
 from .layout import BlockTable
-from .memory import WORKSPACE_BYTES
+from .memory import heads_at_once
 from .route import RoutingPlan, coarse_scores, group_queries, list_blocks, top_mass_blocks
 
 
@@ -46,7 +47,7 @@ def _plan(pooled_q, pooled_k, table, config):
 
     top = top_mass_blocks(table, config) if config.sharpness == "top_mass" else None
     parts = []
-    for part_q, part_k in zip(*(x.split(_heads_at_once(4 * table.count**2)) for x in (pooled_q, pooled_k))):
+    for part_q, part_k in zip(*(x.split(heads_at_once(4 * table.count**2)) for x in (pooled_q, pooled_k))):
         logits = coarse_scores(part_q, part_k)
         saliency, sharpness = coarse_statistics(logits, table.target_blocks, top)
         listed = list_blocks(saliency, table, config.keep_ratio).int()
@@ -69,7 +70,7 @@ def _attend_dense_group(q, k, v, mean_k, mean_v, out, plan, groups, table, confi
         if rows == 0:
             continue
         per_head = 2 * (rows * table.block_size + tokens) * q.shape[3] * q.element_size()
-        for part in heads.split(_heads_at_once(per_head)):
+        for part in heads.split(heads_at_once(per_head)):
             number = torch.arange(table.count, device=q.device).expand(len(part), -1)
             sharp = torch.where(plan.dense_queries[part], number, table.count).sort(1).values[:, :rows].int()
             row_offsets = (torch.arange(rows, device=q.device, dtype=torch.int32) * table.block_size).expand(len(part), -1)
@@ -86,8 +87,6 @@ def _attend_dense_group(q, k, v, mean_k, mean_v, out, plan, groups, table, confi
             if config.context_tail == "drop":
                 result = dense(query, key, value)
             else:
-                from .attend import dense_with_tail
-
                 result = dense_with_tail(query, key, value, mean_k[part], mean_v[part], listed.long(), table)
             scatter_blocks(result[0], out, part, sharp, row_offsets, *where, gate, coarse)
 
@@ -101,21 +100,18 @@ def _groups(plan: RoutingPlan, table: BlockTable, config: ISAConfig):
     ratio_routed = config.sharpness_threshold is None
     rows = blocks_for(config.dense_query_ratio, table.count)
     ragged_context = any(length % table.block_size for length in table.layout.context)
-    keeps_all = plan.kv_blocks.shape[1] == table.count
-    if ratio_routed and (keeps_all or not ragged_context):
-        context = table.layout.total - table.layout.target if keeps_all else None
-        listed = plan.kv_blocks.shape[1] - table.target_blocks
-        yield heads, rows, table.layout.target + (listed * table.block_size if context is None else context)
+    kept = plan.kv_blocks.shape[1] - table.target_blocks
+    if ratio_routed and kept == table.context_blocks:
+        yield heads, rows, table.layout.total
+        return
+    if ratio_routed and not ragged_context:
+        yield heads, rows, table.layout.target + kept * table.block_size
         return
     tokens = table.lengths_on(heads.device)[plan.kv_blocks].sum(1)
     counts = torch.stack([plan.dense_queries.sum(1), tokens]).tolist()
     for size in sorted(set(counts[1])):
         group = [head for head, count in enumerate(counts[1]) if count == size]
         yield heads[group], max(counts[0][head] for head in group), size
-
-
-def _heads_at_once(bytes_per_head: int) -> int:
-    return max(1, WORKSPACE_BYTES // bytes_per_head)
 
 
 @lru_cache(maxsize=64)

@@ -12,6 +12,10 @@ WORKSPACE_BYTES = 512 * 2**20
 """Copies made for the heads in work stay within this, or within one head's worth if that is more."""
 
 
+def heads_at_once(bytes_per_head: int) -> int:
+    return max(1, WORKSPACE_BYTES // bytes_per_head)
+
+
 def head_chunks(q: torch.Tensor, table: BlockTable) -> Iterator[tuple[int, slice]]:
     """(batch index, slice of heads) over q [B, S, H, D].
 
@@ -19,7 +23,7 @@ def head_chunks(q: torch.Tensor, table: BlockTable) -> Iterator[tuple[int, slice
     """
     batch, tokens, heads, dim = q.shape
     per_head = 8 * tokens * dim * q.element_size() + 3 * 4 * table.count**2
-    step = max(1, WORKSPACE_BYTES // per_head)
+    step = heads_at_once(per_head)
     for b in range(batch):
         for start in range(0, heads, step):
             yield b, slice(start, min(start + step, heads))

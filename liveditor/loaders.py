@@ -132,11 +132,16 @@ def _small_text_encoder_patcher(path: str, config: dict, disable_dynamic: bool =
     return _small_text_encoder(path, config, disable_dynamic).patcher
 
 
+def is_wan_vae(vae) -> bool:
+    """Whether a ComfyUI VAE has Wan 2.1's latents: 16 channels over time."""
+    return vae.first_stage_model is not None and (vae.latent_channels, vae.latent_dim) == (16, 3)
+
+
 def load_vae(path: str):
     """The Wan 2.1 VAE. Raises ValueError for anything else."""
     weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     vae = comfy.sd.VAE(sd=weights, metadata=metadata)
-    if vae.first_stage_model is None or (vae.latent_channels, vae.latent_dim) != (16, 3):
+    if not is_wan_vae(vae):
         raise ValueError(
             f"{Path(path).name} is not a Wan 2.1 VAE, which has 16 channels over time: pick wan_2.1_vae.safetensors."
         )

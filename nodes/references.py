@@ -7,6 +7,7 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
+from ..liveditor.loaders import is_wan_vae
 from ..video.clip import SOURCE_CLIP, SourceClip, read_frames
 from ..video.geometry import SIZE_STEP, closest_bucket, fit_frames, pad_frames, size_within
 
@@ -89,7 +90,7 @@ class InContextReferences(io.ComfyNode):
 
 def _require_wan_vae(vae):
     vae.throw_exception_if_invalid()
-    if (vae.latent_channels, vae.latent_dim) != (16, 3):
+    if not is_wan_vae(vae):
         raise ValueError(
             f"In-Context References needs the Wan 2.1 VAE with 16 channels, this one has {vae.latent_channels}: "
             "connect the VAE of Load LIVEditor."

@@ -156,7 +156,7 @@ def poisoned(empty):
 def test_few_heads_at_a_time_equal_all_at_once(monkeypatch):
     layout = TokenLayout(200, (130,))
     (at_once, _), _ = both(layout, CONFIGS["sparse"], batch=2, heads=3)
-    monkeypatch.setattr("liveditor_isa.isa_core.attend_triton.WORKSPACE_BYTES", 1)
+    monkeypatch.setattr("liveditor_isa.isa_core.memory.WORKSPACE_BYTES", 1)
     (out, _), _ = both(layout, CONFIGS["sparse"], batch=2, heads=3)
     assert torch.equal(out, at_once)
 
