@@ -7,15 +7,14 @@ import torch
 from .. import kernels
 
 BACKENDS = ("auto", "triton", "torch")
+DENSE_BACKENDS = ("auto", "sdpa", "triton", "8bit")
 
 
 class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot run here."""
 
 
-def resolve_backend(
-    requested: str, device: torch.device, dtype: torch.dtype | None = None, needs_grad: bool = False
-) -> tuple[str, str]:
+def resolve_backend(requested: str, device: torch.device, dtype: torch.dtype | None = None) -> tuple[str, str]:
     """(backend, reason) for a requested one on tensors like these: "auto" may fall back, an explicit choice never does.
 
     Raises ValueError for an unknown name, BackendUnavailable when an explicit choice cannot run.
@@ -24,7 +23,52 @@ def resolve_backend(
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {requested!r}.")
     if requested == "torch":
         return "torch", "chosen"
-    missing = kernels.unavailable_reason(device, dtype, needs_grad)
+    missing = kernels.unavailable_reason(device, dtype)
     if requested == "triton" and missing:
         raise BackendUnavailable(f"The Triton backend cannot run: {missing}. Choose backend 'auto' or 'torch'.")
     return ("torch", missing) if missing else ("triton", "chosen" if requested == "triton" else "fastest available")
+
+
+def resolve_dense(
+    requested, backend: str, device: torch.device, context_tail: str = "drop", needs_grad: bool = False
+) -> tuple[str, str]:
+    """(what attends for the dense query group, why): "caller", "sdpa", "triton" or "8bit".
+
+    requested: a function of the caller or one of DENSE_BACKENDS. "auto" is PyTorch's attention, which is faster than
+    the Triton kernel wherever both were measured (docs/kernels.md), except where it would need a bias per key or a
+    count that only the device knows.
+
+    Raises ValueError for an unknown name, BackendUnavailable when an explicit choice cannot run.
+    """
+    if not callable(requested) and requested not in DENSE_BACKENDS:
+        raise ValueError(f"dense must be a function or one of {', '.join(DENSE_BACKENDS)}; got {requested!r}.")
+    if requested == "8bit":
+        _require(
+            "8-bit attention", kernels.eight_bit_unavailable_reason(device) or _conflict(backend, context_tail, needs_grad)
+        )
+        return "8bit", "chosen"
+    if requested == "triton":
+        no_gradient = "its kernel has no gradient" if needs_grad else None
+        _require("Triton's dense attention", "the backend is torch" if backend == "torch" else no_gradient)
+        return "triton", "chosen"
+    if context_tail == "taylor":
+        reason = "context_tail 'taylor' needs a bias per key"
+        return ("sdpa", reason) if backend == "torch" or needs_grad else ("triton", reason)
+    if callable(requested):
+        return "caller", "the caller's attention"
+    if requested == "auto" and backend == "triton" and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return "triton", "a CUDA graph is being recorded, in which nothing can be read back"
+    return "sdpa", "chosen" if requested == "sdpa" else "fastest measured"
+
+
+def _conflict(backend: str, context_tail: str, needs_grad: bool) -> str | None:
+    if backend == "torch":
+        return "the backend is torch"
+    if context_tail == "taylor":
+        return "it has no block means, which context_tail 'taylor' needs"
+    return "it has no gradient" if needs_grad else None
+
+
+def _require(what: str, missing: str | None):
+    if missing:
+        raise BackendUnavailable(f"{what} cannot run: {missing}. Choose dense 'auto'.")

@@ -8,12 +8,14 @@ import torch
 
 from .layout import BlockTable
 
-WORKSPACE_BYTES = 512 * 2**20
+WORKSPACE_BYTES = 768 * 2**20
 """Copies made for the heads in work stay within this, or within one head's worth if that is more."""
 
 
-def heads_at_once(bytes_per_head: int) -> int:
-    return max(1, WORKSPACE_BYTES // bytes_per_head)
+def heads_at_once(heads: int, bytes_per_head: int) -> int:
+    """How many of `heads` to take at a time: as few turns as fit, all about equally large."""
+    turns = -(-heads // max(1, WORKSPACE_BYTES // bytes_per_head))
+    return max(1, -(-heads // max(1, turns)))
 
 
 def head_chunks(q: torch.Tensor, table: BlockTable) -> Iterator[tuple[int, slice]]:
@@ -22,8 +24,7 @@ def head_chunks(q: torch.Tensor, table: BlockTable) -> Iterator[tuple[int, slice
     Counted per head: blocks of q, k, v, the output twice, gathered lists, and three N × N coarse matrices.
     """
     batch, tokens, heads, dim = q.shape
-    per_head = 8 * tokens * dim * q.element_size() + 3 * 4 * table.count**2
-    step = heads_at_once(per_head)
+    step = heads_at_once(heads, 8 * tokens * dim * q.element_size() + 3 * 4 * table.count**2)
     for b in range(batch):
         for start in range(0, heads, step):
             yield b, slice(start, min(start + step, heads))

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
 import torch
 
+OLDEST_TRITON = (3, 4)
+"""The first with descriptors for bulk copies made on the host."""
 
-def unavailable_reason(device: torch.device, dtype: torch.dtype | None = None, needs_grad: bool = False) -> str | None:
+MISCOMPILES = (
+    # (compute capability, first bad Triton, first good one or None, report): loops of dots give results that change.
+    ((10, 0), (3, 4), (3, 7), "triton-lang/triton#9871"),
+    ((10, 3), (3, 4), None, "triton-lang/triton#10590"),
+)
+
+
+def unavailable_reason(device: torch.device, dtype: torch.dtype | None = None) -> str | None:
     """Why the kernels cannot run on tensors like these, or None when they can."""
     if device.type != "cuda":
         return f"Triton needs a GPU, not '{device.type}'"
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "Triton is not installed"
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
-        return f"{torch.cuda.get_device_name(device)} is older than Ampere"
     if dtype not in (None, torch.float16, torch.bfloat16, torch.float32):
         return f"the kernels take fp16, bf16 and fp32, not {dtype}"
-    return "the kernels have no gradients yet" if needs_grad else None
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{torch.cuda.get_device_name(device)} is older than Ampere"
+    return _unfit_triton(None if torch.version.hip else torch.cuda.get_device_capability(device))
+
+
+def eight_bit_unavailable_reason(device: torch.device) -> str | None:
+    """Why the 8-bit kernels cannot run on a device on which the others can, or None when they can."""
+    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (8, 9):
+        return "it needs an NVIDIA GPU with FP8, of Ada's generation or newer"
+    return None
+
+
+@lru_cache
+def _unfit_triton(capability: tuple[int, int] | None) -> str | None:
+    try:
+        # On Windows the same code is published under another name.
+        name = version("triton")
+    except PackageNotFoundError:
+        try:
+            name = version("triton-windows")
+        except PackageNotFoundError:
+            return "Triton is not installed"
+    number = tuple(int(part) for part in name.split("+")[0].split(".")[:2])
+    if number < OLDEST_TRITON:
+        return f"Triton {name} is older than {'.'.join(map(str, OLDEST_TRITON))}"
+    for affected, first_bad, first_good, report in MISCOMPILES:
+        if capability == affected and first_bad <= number and (first_good is None or number < first_good):
+            return f"Triton {name} is known to miscompile loops like ours on this GPU ({report})"
+    return None

@@ -12,6 +12,37 @@ import triton.language as tl
 from .select import kth_largest, sortable
 
 
+def coarse_logits(pooled_q: torch.Tensor, pooled_k: torch.Tensor) -> torch.Tensor:
+    """[G, N, D] fp32 block means -> [G, N, N] fp32 `Qc Kcᵀ / √D`, on tensor cores where there are some.
+
+    Three products of TF32 parts keep it as exact as fp32: bf16 ties would favour early blocks.
+    """
+    heads, blocks, dim = pooled_q.shape
+    logits = torch.empty(heads, blocks, blocks, device=pooled_q.device, dtype=torch.float32)
+    tiles = triton.cdiv(blocks, 64)
+    _logits[(tiles, tiles, heads)](
+        pooled_q, pooled_k, logits, dim**-0.5, blocks,
+        DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)), TILE=64, STEP=32 if dim % 32 == 0 else 16, num_warps=4,
+    )  # fmt: skip
+    return logits
+
+
+@triton.jit
+def _logits(q, k, logits, scale, blocks, DIM: tl.constexpr, DIM_PAD: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr):
+    row = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    column = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    head = tl.program_id(2).to(tl.int64) * blocks
+    score = tl.zeros([TILE, TILE], tl.float32)
+    for first in range(0, DIM_PAD, STEP):
+        channel = first + tl.arange(0, STEP)
+        real = (channel < DIM)[None]
+        query = tl.load(q + (head + row)[:, None] * DIM + channel[None], mask=(row < blocks)[:, None] & real, other=0.0)
+        key = tl.load(k + (head + column)[:, None] * DIM + channel[None], mask=(column < blocks)[:, None] & real, other=0.0)
+        score = tl.dot(query, key.T, score, input_precision="tf32x3")
+    address = logits + (head + row)[:, None] * blocks + column[None]
+    tl.store(address, score * scale, mask=(row < blocks)[:, None] & (column < blocks)[None])
+
+
 def coarse_statistics(logits: torch.Tensor, target_blocks: int, top: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """logits [G, N, N] fp32 -> (saliency [G, N - target_blocks], sharpness [G, N]), both fp32.
 
@@ -45,7 +76,7 @@ def _rows(
     total = tl.sum(weight, axis=0)
     share = tl.where(column < target_blocks, weight / total, 0.0)
     if TOP_MASS:
-        key = tl.where(column < target_blocks, sortable(share), -(2**31))
+        key = tl.where(column < target_blocks, sortable(share), 0)
         least = kth_largest(key, top)
         above = key > least
         ties = top - tl.sum(above.to(tl.int32), axis=0)

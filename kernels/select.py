@@ -1,4 +1,4 @@
-"""The k largest of a row, and the lists and biases that the sparse kernel walks."""
+"""The k largest of a row, and the lists that the sparse kernel walks."""
 
 from __future__ import annotations
 
@@ -9,61 +9,95 @@ import triton.language as tl
 
 @triton.jit
 def sortable(x):
-    """fp32 -> int32 that orders alike."""
-    bits = x.to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    """fp32 -> uint32 above 0 that orders alike."""
+    bits = x.to(tl.uint32, bitcast=True)
+    return tl.where(bits >> 31 == 1, bits ^ 0xFFFFFFFF, bits | 0x80000000)
 
 
 @triton.jit
 def kth_largest(key, k):
-    """The k-th largest of a row of int32, k >= 1, by deciding one bit after another from the top."""
-    least = tl.full([], -(2**31), tl.int64)
-    for step in tl.static_range(32):
-        candidate = least + (1 << (31 - step))
-        enough = tl.sum((key.to(tl.int64) >= candidate).to(tl.int32), axis=0) >= k
+    """The k-th largest of a row of uint32, k >= 1, by deciding one bit after another from the top."""
+    least = tl.full([], 0, tl.uint32)
+    # Not unrolled: that would take seconds to compile for every new length.
+    for step in range(32):
+        candidate = least | (tl.full([], 0x80000000, tl.uint32) >> step)
+        enough = tl.sum((key >= candidate).to(tl.int32), axis=0) >= k
         least = tl.where(enough, candidate, least)
-    return least.to(tl.int32)
+    return least
+
+
+@triton.jit
+def largest(value, inside, count):
+    """True at the `count` largest values among those `inside` a row; ties go to the earlier."""
+    key = tl.where(inside, sortable(value), 0)
+    # With nothing to choose the threshold is the highest possible key, which no finite value has.
+    least = tl.where(count > 0, kth_largest(key, count), 0xFFFFFFFF)
+    above = (key > least) & inside
+    ties = count - tl.sum(above.to(tl.int32), axis=0)
+    tied = ((key == least) & inside).to(tl.int32)
+    return above | ((tied == 1) & (tl.cumsum(tied, axis=0) <= ties))
+
+
+def top_blocks(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """values [G, M] fp32 -> (mask [G, M] bool of the `count` largest of each row, their positions [G, count] int32, ascending)."""
+    heads, length = values.shape
+    mask = torch.empty(heads, length, device=values.device, dtype=torch.bool)
+    positions = torch.empty(heads, count, device=values.device, dtype=torch.int32)
+    if length:
+        _top[(heads,)](values, mask, positions, length, count, LENGTH_PAD=triton.next_power_of_2(length), num_warps=4)
+    return mask, positions
+
+
+@triton.jit
+def _top(values, mask, positions, length, count, LENGTH_PAD: tl.constexpr):
+    head = tl.program_id(0).to(tl.int64)
+    position = tl.arange(0, LENGTH_PAD)
+    inside = position < length
+    chosen = largest(tl.load(values + head * length + position, mask=inside, other=0.0), inside, count)
+    tl.store(mask + head * length + position, chosen.to(tl.int8), mask=inside)
+    place = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
+    tl.store(positions + head * count + place, position, mask=chosen)
 
 
 def exact_lists(
-    logits: torch.Tensor, listed: torch.Tensor, dense: torch.Tensor, count: int, tail: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    logits: torch.Tensor, listed: torch.Tensor, dense: torch.Tensor, lengths: torch.Tensor, block_size: int, count: int, tail: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Per sparse row the `count` listed blocks with the highest logit (ties go to the earlier one), and marks of them.
 
-    logits [G, N, N] fp32, listed [G, L] int32 ascending, dense [G, N] bool. `tail` is L when the tail is the list
-    itself, N when it is every block.
-    Returns lists [G, N, count] int32 ascending, and taken [G, N, tail] uint8, 1 where a tail entry is in the row's list.
+    logits [G, N, N] fp32, listed [G, L] int32 ascending, dense [G, N] bool, lengths [N] int32. `tail` is L when the
+    tail is the list itself, N when it is every block.
+    Returns lists [G, N, count] int32, full blocks first and ragged ones last, both ascending; full [G, N] int32, how
+    many are full; and taken [G, N, tail] uint8, 1 where a tail entry is in the row's list.
     Rows of dense query blocks hold nothing of meaning.
     """
     heads, blocks, _ = logits.shape
     length = listed.shape[1]
     lists = torch.zeros(heads, blocks, count, device=logits.device, dtype=torch.int32)
+    full = torch.zeros(heads, blocks, device=logits.device, dtype=torch.int32)
     taken = (torch.empty if tail == length else torch.zeros)(heads, blocks, tail, device=logits.device, dtype=torch.uint8)
     _lists[(blocks, heads)](
-        logits, listed, dense, lists, taken, blocks, length, count, tail,
-        TAIL_IS_LIST=tail == length, LENGTH_PAD=triton.next_power_of_2(length), num_warps=4,
+        logits, listed, dense, lengths, lists, full, taken, blocks, length, count, tail,
+        TAIL_IS_LIST=tail == length, BLOCK=block_size, LENGTH_PAD=triton.next_power_of_2(length), num_warps=4,
     )  # fmt: skip
-    return lists, taken
+    return lists, full, taken
 
 
 @triton.jit
 def _lists(
-    logits, listed, dense, lists, taken, blocks, length, count, tail, TAIL_IS_LIST: tl.constexpr, LENGTH_PAD: tl.constexpr
-):
+    logits, listed, dense, lengths, lists, full, taken, blocks, length, count, tail,
+    TAIL_IS_LIST: tl.constexpr, BLOCK: tl.constexpr, LENGTH_PAD: tl.constexpr,
+):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tl.load(dense + head * blocks + row) == 0:
         position = tl.arange(0, LENGTH_PAD)
         inside = position < length
         block = tl.load(listed + head * length + position, mask=inside, other=0)
-        score = tl.load(logits + (head * blocks + row) * blocks + block, mask=inside, other=0.0)
-        key = tl.where(inside, sortable(score), -(2**31))
-        # With nothing to choose the threshold is the highest possible key, which no score has.
-        least = tl.where(count > 0, kth_largest(key, count), 2**31 - 1)
-        above = (key > least) & inside
-        ties = count - tl.sum(above.to(tl.int32), axis=0)
-        tied = ((key == least) & inside).to(tl.int32)
-        chosen = above | ((tied == 1) & (tl.cumsum(tied, axis=0) <= ties))
-        place = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
+        chosen = largest(tl.load(logits + (head * blocks + row) * blocks + block, mask=inside, other=0.0), inside, count)
+        is_full = (chosen & (tl.load(lengths + block, mask=inside, other=0) == BLOCK)).to(tl.int32)
+        ragged = chosen.to(tl.int32) - is_full
+        all_full = tl.sum(is_full, axis=0)
+        place = tl.where(is_full == 1, tl.cumsum(is_full, axis=0), all_full + tl.cumsum(ragged, axis=0)) - 1
         tl.store(lists + (head * blocks + row) * count + place, block, mask=chosen)
+        tl.store(full + head * blocks + row, all_full)
         slot = position if TAIL_IS_LIST else block
         tl.store(taken + (head * blocks + row) * tail + slot, chosen.to(tl.uint8), mask=inside)

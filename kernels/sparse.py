@@ -10,47 +10,54 @@ LOG2E = 1.4426950408889634
 
 
 def sparse_attention(
-    q, k, v, mean_k, mean_v, dense, lists, taken, tail, starts, lengths, out, gate=None, coarse=None, block_size: int = 64
+    q, k, v, mean_k, mean_v, log_lengths, dense, lists, full, taken, starts, lengths, out, gate=None, coarse=None,
+    block_size: int = 64, log_sum=None,
 ):  # fmt: skip
     """Fill `out` for the query blocks that are not `dense` (step 6 of section 3, and its residual).
 
-    q, k, v, out [B, S, H, D] of any strides; mean_k, mean_v [G, N, D] in q's dtype, G = B*H; dense [G, N] bool;
-    lists [G, N, E] int32, taken [G, N, T] uint8, tail [G, T] int32 block numbers; starts, lengths [N] int32;
-    gate [B, S, 1, 1] with coarse [G, N, D], or neither.
+    q, k, v, out [B, S, H, D] of any strides; mean_k, mean_v [G, T, D] in q's dtype, G = B*H, the means of the tail's
+    blocks; log_lengths [G, T] fp32, log2 of their tokens; dense [G, N] bool; lists [G, N, E] int32 with full blocks
+    first, full [G, N] int32 of them; taken [G, N, T] uint8; starts, lengths [N] int32;
+    gate [B, S, 1, 1] with coarse [G, N, D], or neither; log_sum [G, S] fp32, when given, receives log2 of the softmax's
+    denominator, for the backward pass.
     """
-    batch, _, heads, dim = q.shape
-    blocks, count, tails = len(starts), lists.shape[2], tail.shape[1]
+    batch, tokens, heads, dim = q.shape
+    blocks, count, tails = len(starts), lists.shape[2], taken.shape[2]
     strides = [stride for x in (q, k, v, out) for stride in x.stride()]
-    tma = _takes_bulk_copies(k) and _takes_bulk_copies(v) and block_size in (16, 32, 64, 128)
-    if tma:
-        from triton.tools.tensor_descriptor import TensorDescriptor
-
-        shape = [1, block_size, 1, dim]
-        keys, values = (TensorDescriptor(x, list(x.shape), list(x.stride()), shape) for x in (k, v))
-    else:
-        keys, values = k, v
+    tma = all(takes_bulk_copies(x) for x in (k, v, mean_k, mean_v)) and block_size in (16, 32, 64, 128) and tails > 0
+    keys, values = (bulk_copied(x, [1, block_size, 1, dim]) if tma else x for x in (k, v))
+    means = (bulk_copied(x, [1, TAIL_TILE, dim]) if tma else x for x in (mean_k, mean_v))
     _sparse[(blocks, batch * heads)](
-        q, keys, values, mean_k, mean_v, dense, lists, taken, tail, starts, lengths, out,
-        gate if gate is not None else q, coarse if gate is not None else mean_v,
+        q, keys, values, *means, log_lengths, dense, lists, full, taken, starts, lengths, out,
+        gate if gate is not None else q, coarse if gate is not None else q, log_sum if log_sum is not None else q,
         *strides, 0 if gate is None else gate.stride(0), 0 if gate is None else gate.stride(1),
-        dim**-0.5 * LOG2E, heads, blocks, count, tails,
-        TMA=tma, GATED=gate is not None, DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)), SLOTS=max(16, triton.next_power_of_2(block_size)),
-        TAIL_TILE=64, num_warps=4, num_stages=2 if tma or q.element_size() == 4 else 3,
+        dim**-0.5 * LOG2E, heads, tokens, blocks, count, tails,
+        TMA=tma, GATED=gate is not None, SUMS=log_sum is not None, DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)),
+        SLOTS=max(16, triton.next_power_of_2(block_size)), TAIL_TILE=TAIL_TILE,
+        STAGES=3 if q.element_size() < 4 else 1, num_warps=4,
     )  # fmt: skip
 
 
-def _takes_bulk_copies(x: torch.Tensor) -> bool:
+TAIL_TILE = 64
+
+
+def takes_bulk_copies(x: torch.Tensor) -> bool:
     """Hopper's and later bulk copies: contiguous channels, a power of two of them, every other stride a multiple of 16 bytes."""
     if x.device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(x.device) < (9, 0):
         return False
-    aligned = x.data_ptr() % 16 == 0 and all(stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])
-    return x.stride(3) == 1 and aligned and x.shape[3] in (16, 32, 64, 128, 256)
+    aligned = x.data_ptr() % 16 == 0 and all(stride * x.element_size() % 16 == 0 for stride in x.stride()[:-1])
+    return x.stride(-1) == 1 and aligned and x.shape[-1] in (16, 32, 64, 128, 256)
+
+
+def bulk_copied(x: torch.Tensor, tile: list[int]):
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), tile)
 
 
 @triton.jit
-def _step(q, key, value, bias, scale, peak, total, acc):
-    """One tile of the online softmax, in powers of two; bias is added to the scaled logits."""
-    score = tl.dot(q, key, input_precision="ieee") * scale + bias
+def _accumulate(score, value, peak, total, acc):
+    """One tile of the online softmax, in powers of two."""
     highest = tl.maximum(peak, tl.max(score, axis=1))
     shrink = tl.exp2(peak - highest)
     weight = tl.exp2(score - highest[:, None])
@@ -59,11 +66,25 @@ def _step(q, key, value, bias, scale, peak, total, acc):
 
 
 @triton.jit
+def _tile(x, b, h, first, row_stride, column_stride, slot, last, channel, real, TMA: tl.constexpr, SLOTS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
+    """[SLOTS, DIM] tokens from `first` on; x is a descriptor with TMA, else the pointer of one head."""
+    if TMA:
+        # Slots past a ragged block hold the next group's tokens, or zeros past the end; the caller masks them.
+        tile = tl.reshape(x.load([b, first, h, 0]), [SLOTS, DIM])
+    else:
+        # Slots past a ragged block hold its last token again, so that no load needs a mask over tokens.
+        at = first.to(tl.int64) + tl.minimum(slot, last)
+        tile = tl.load(x + at[:, None] * row_stride + channel[None] * column_stride, mask=real[None], other=0.0)
+    return tile
+
+
+@triton.jit
 def _sparse(
-    q, k, v, mean_k, mean_v, dense, lists, taken, tail, starts, lengths, out, gate, coarse,
+    q, k, v, mean_k, mean_v, log_lengths, dense, lists, full, taken, starts, lengths, out, gate, coarse, log_sum,
     qb, qs, qh, qd, kb, ks, kh, kd, vb, vs, vh, vd, ob, os, oh, od, gb, gs,
-    scale, heads, blocks, count, tails,
-    TMA: tl.constexpr, GATED: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr, TAIL_TILE: tl.constexpr,
+    scale, heads, tokens, blocks, count, tails,
+    TMA: tl.constexpr, GATED: tl.constexpr, SUMS: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
+    TAIL_TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tl.load(dense + group * blocks + row) == 0:
@@ -72,45 +93,61 @@ def _sparse(
         real = channel < DIM
         start, length = tl.load(starts + row).to(tl.int64), tl.load(lengths + row)
         rows = (slot < length)[:, None] & real[None]
-        token = (start + slot)[:, None]
-        query = tl.load(q + b * qb + h * qh + token * qs + channel[None] * qd, mask=rows, other=0.0)
+        token = start + slot
+        query = tl.load(q + b * qb + h * qh + token[:, None] * qs + channel[None] * qd, mask=rows, other=0.0)
         peak = tl.full([SLOTS], float("-inf"), tl.float32)
         total = tl.zeros([SLOTS], tl.float32)
         acc = tl.zeros([SLOTS, DIM_PAD], tl.float32)
 
-        b32, h32 = b.to(tl.int32), h.to(tl.int32)
+        b32, h32, g32 = b.to(tl.int32), h.to(tl.int32), group.to(tl.int32)
         if not TMA:
-            k_head, v_head = k + b * kb + h * kh, v + b * vb + h * vh
-        for entry in range(count):
-            block = tl.load(lists + (group * blocks + row) * count + entry)
-            first, tokens = tl.load(starts + block), tl.load(lengths + block)
-            bias = tl.where(slot < tokens, 0.0, float("-inf"))[None]
-            if TMA:
-                # Slots past a ragged block read the next group's tokens, or zeros past the end; the bias removes them.
-                key = tl.reshape(k.load([b32, first, h32, 0]), [SLOTS, DIM]).T
-                value = tl.reshape(v.load([b32, first, h32, 0]), [SLOTS, DIM])
-            else:
-                # Slots past a ragged block read its last token again, so that no load needs a mask.
-                at = first.to(tl.int64) + tl.minimum(slot, tokens - 1)
-                key = tl.load(k_head + at[None] * ks + channel[:, None] * kd, mask=real[:, None], other=0.0)
-                value = tl.load(v_head + at[:, None] * vs + channel[None] * vd, mask=real[None], other=0.0)
-            peak, total, acc = _step(query, key, value, bias, scale, peak, total, acc)
+            k, v = k + b * kb + h * kh, v + b * vb + h * vh
+        mine = lists + (group * blocks + row) * count
+        all_full = tl.load(full + group * blocks + row)
+        for entry in tl.range(0, all_full, num_stages=STAGES):
+            first = tl.load(starts + tl.load(mine + entry))
+            key = _tile(k, b32, h32, first, ks, kd, slot, SLOTS, channel, real, TMA, SLOTS, DIM)
+            value = _tile(v, b32, h32, first, vs, vd, slot, SLOTS, channel, real, TMA, SLOTS, DIM)
+            score = tl.dot(query, key.T, input_precision="ieee")
+            # As `_accumulate`, but the scale goes into the exponential: one operation per score less.
+            highest = tl.maximum(peak, tl.max(score, axis=1) * scale)
+            shrink = tl.exp2(peak - highest)
+            weight = tl.exp2(score * scale - highest[:, None])
+            acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
+            total = total * shrink + tl.sum(weight, axis=1)
+            peak = highest
 
-        for tile in range(0, tails, TAIL_TILE):
+        # At most one block a token group is ragged.
+        for entry in tl.range(all_full, count, num_stages=1):
+            block = tl.load(mine + entry)
+            first, last = tl.load(starts + block), tl.load(lengths + block) - 1
+            key = _tile(k, b32, h32, first, ks, kd, slot, last, channel, real, TMA, SLOTS, DIM)
+            value = _tile(v, b32, h32, first, vs, vd, slot, last, channel, real, TMA, SLOTS, DIM)
+            bias = tl.where(slot <= last, 0.0, float("-inf"))
+            score = tl.dot(query, key.T, input_precision="ieee") * scale + bias[None]
+            peak, total, acc = _accumulate(score, value, peak, total, acc)
+
+        for tile in tl.range(0, tails, TAIL_TILE, num_stages=2):
             item = tile + tl.arange(0, TAIL_TILE)
             listed = item < tails
-            pooled = tl.load(tail + group * tails + item, mask=listed, other=0)
             used = tl.load(taken + (group * blocks + row) * tails + item, mask=listed, other=1)
-            weight = tl.log2(tl.load(lengths + pooled).to(tl.float32))
-            bias = tl.where(used == 0, weight, float("-inf"))[None]
-            mean = (group * blocks + pooled) * DIM
-            key = tl.load(mean_k + mean[None] + channel[:, None], mask=real[:, None], other=0.0)
-            value = tl.load(mean_v + mean[:, None] + channel[None], mask=real[None], other=0.0)
-            peak, total, acc = _step(query, key, value, bias, scale, peak, total, acc)
+            weight = tl.load(log_lengths + group * tails + item, mask=listed, other=0.0)
+            if TMA:
+                key = tl.reshape(mean_k.load([g32, tile, 0]), [TAIL_TILE, DIM])
+                value = tl.reshape(mean_v.load([g32, tile, 0]), [TAIL_TILE, DIM])
+            else:
+                mean = ((group * tails + item) * DIM)[:, None] + channel[None]
+                key = tl.load(mean_k + mean, mask=listed[:, None] & real[None], other=0.0)
+                value = tl.load(mean_v + mean, mask=listed[:, None] & real[None], other=0.0)
+            bias = tl.where(used == 0, weight, float("-inf"))
+            score = tl.dot(query, key.T, input_precision="ieee") * scale + bias[None]
+            peak, total, acc = _accumulate(score, value, peak, total, acc)
 
+        if SUMS:
+            tl.store(log_sum + group * tokens + token, peak + tl.log2(total), mask=slot < length)
         acc = acc / total[:, None]
         if GATED:
-            factor = tl.load(gate + b * gb + (start + slot) * gs, mask=slot < length, other=0.0).to(tl.float32)
+            factor = tl.load(gate + b * gb + token * gs, mask=slot < length, other=0.0).to(tl.float32)
             residual = tl.load(coarse + (group * blocks + row) * DIM + channel, mask=real, other=0.0).to(tl.float32)
             acc += factor[:, None] * residual[None]
-        tl.store(out + b * ob + h * oh + token * os + channel[None] * od, acc.to(out.dtype.element_ty), mask=rows)
+        tl.store(out + b * ob + h * oh + token[:, None] * os + channel[None] * od, acc.to(out.dtype.element_ty), mask=rows)
