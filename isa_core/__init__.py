@@ -5,8 +5,8 @@ layout (token groups, blocks) -> pool (block means) -> route (who meets whom) ->
 """
 
 from .attend import dense_attention
-from .attention import in_context_sparse_attention
-from .backend import BACKENDS, BackendUnavailable, resolve_backend
+from .attention import in_context_sparse_attention, warm_up
+from .backend import BACKENDS, DENSE_BACKENDS, BackendUnavailable, resolve_backend, resolve_dense
 from .config import CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
 from .layout import TokenLayout
 from .residual import add_coarse_residual
@@ -15,6 +15,7 @@ from .stats import ISAStats, estimate_cost
 __all__ = [
     "BACKENDS",
     "CONTEXT_TAILS",
+    "DENSE_BACKENDS",
     "SHARPNESS_METRICS",
     "BackendUnavailable",
     "ISAConfig",
@@ -25,4 +26,6 @@ __all__ = [
     "estimate_cost",
     "in_context_sparse_attention",
     "resolve_backend",
+    "resolve_dense",
+    "warm_up",
 ]

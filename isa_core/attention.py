@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from .attend import DenseAttention, attend, dense_attention
+from .attend_training import attend_with_gradients
 from .attend_triton import attend_triton
-from .backend import resolve_backend
+from .backend import resolve_backend, resolve_dense
+from .compiled import compiled_attention
 from .config import ISAConfig
 from .layout import BlockTable, TokenLayout, block_table
 from .memory import head_chunks
@@ -25,41 +27,69 @@ def in_context_sparse_attention(
     config: ISAConfig = ISAConfig(),
     coarse_gate: torch.Tensor | None = None,
     backend: str = "auto",
-    dense: DenseAttention = dense_attention,
+    dense: DenseAttention | str = "auto",
     return_stats: bool = False,
 ):
     """ISA (arXiv 2605.04569, section 3) for one self-attention over target and context tokens.
 
     q, k, v: [B, S, H, D], floating point, S = layout.total, any strides.
     coarse_gate: [B, S, 1, 1] factor of the coarse residual, or None for no residual.
-    backend: "auto", "triton" or "torch"; "torch" runs on any device and dtype, and alone has gradients;
-        "auto" takes it where they are needed.
-    dense: exact attention for the sharp query group, e.g. the one the user of a host program chose.
-        Not used with context_tail="taylor", which needs a bias per key.
+    backend: "auto", "triton" or "torch"; "torch" runs on any device and dtype.
+    dense: what attends for the sharp query group: a function, e.g. the attention the user of a host program chose,
+        "sdpa" (PyTorch's), "triton", "8bit" (INT8 scores, FP8 values; docs/kernels.md states its error) or "auto".
+        A function is not used with context_tail="taylor", which needs a bias per key.
     Returns [B, S, H, D] in q's dtype, with `return_stats` also an ISAStats.
 
     No S × S tensor exists: beyond inputs and output it needs about `memory.WORKSPACE_BYTES`.
 
     Raises ValueError for tensors that do not match each other or the layout; BackendUnavailable.
     """
-    _check(q, k, v, layout, coarse_gate)
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, coarse_gate))
-    name, reason = resolve_backend(backend, q.device, q.dtype, needs_grad)
+    if torch.compiler.is_compiling() and isinstance(dense, str) and not needs_grad and not return_stats:
+        return compiled_attention(q, k, v, coarse_gate, layout, config, backend, dense)
+    return attend_now(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad, return_stats)
+
+
+# What a compiler cannot see through ends its graph here; `compiled_attention` is the way without a break.
+@torch.compiler.disable
+def attend_now(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad, return_stats):
+    _check(q, k, v, layout, coarse_gate)
+    name, reason = resolve_backend(backend, q.device, q.dtype)
+    dense_name, dense_reason = resolve_dense(dense, name, q.device, config.context_tail, needs_grad)
+    dense = {"caller": dense, "sdpa": dense_attention}.get(dense_name, dense_name)
     table = block_table(layout, config.block_size)
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    if name == "triton":
+    if name == "triton" and needs_grad:
+        out, plan = attend_with_gradients(q, k, v, table, config, coarse_gate, dense)
+        plans = [plan]
+    elif name == "triton":
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
         plans = [attend_triton(q, k, v, out, table, config, coarse_gate, dense)]
-        return (out, _collect_stats(plans, q, table, config, name, reason)) if return_stats else out
-    plans = []
-    for b, heads in head_chunks(q, table):
-        gate = None if coarse_gate is None else coarse_gate[b, :, 0]
-        chunk, plan = _attend_heads(*(x[b, :, heads].transpose(0, 1) for x in (q, k, v)), table, config, gate, dense)
-        out[b, :, heads] = chunk.transpose(0, 1)
-        if return_stats:
-            plans.append(plan)
+    else:
+        out, plans = _attend_torch(q, k, v, table, config, coarse_gate, dense, return_stats)
     if not return_stats:
         return out
-    return out, _collect_stats(plans, q, table, config, name, reason)
+    return out, _collect_stats(plans, q, table, config, (name, reason), (dense_name, dense_reason))
+
+
+def warm_up(
+    layout: TokenLayout, heads: int, dim: int, dtype: torch.dtype, device, config: ISAConfig = ISAConfig(), **options
+) -> None:
+    """Compile now what a later call of this shape needs: B = 1, contiguous q, k, v and a gate; options as for the call itself."""
+    q, k, v = (torch.randn(1, layout.total, heads, dim, device=device, dtype=dtype) for _ in range(3))
+    gate = torch.zeros(1, layout.total, 1, 1, device=device, dtype=dtype)
+    in_context_sparse_attention(q, k, v, layout=layout, config=config, coarse_gate=gate, **options)
+
+
+def _attend_torch(q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention, keep_plans: bool):
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    plans = []
+    for b, heads in head_chunks(q, table):
+        factor = None if gate is None else gate[b, :, 0]
+        chunk, plan = _attend_heads(*(x[b, :, heads].transpose(0, 1) for x in (q, k, v)), table, config, factor, dense)
+        out[b, :, heads] = chunk.transpose(0, 1)
+        if keep_plans:
+            plans.append(plan)
+    return out, plans
 
 
 def _attend_heads(q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention):
@@ -75,7 +105,7 @@ def _attend_heads(q, k, v, table: BlockTable, config: ISAConfig, gate, dense: De
     return out, plan
 
 
-def _collect_stats(plans, q, table, config, name, reason) -> ISAStats:
+def _collect_stats(plans, q, table, config, backend, dense) -> ISAStats:
     batch_and_heads = (q.shape[0], q.shape[2])
 
     def joined(field):
@@ -83,8 +113,10 @@ def _collect_stats(plans, q, table, config, name, reason) -> ISAStats:
 
     density, flop_ratio = torch.cat([measure(plan, table, config) for plan in plans]).mean(0)
     return ISAStats(
-        backend=name,
-        backend_reason=reason,
+        backend=backend[0],
+        backend_reason=backend[1],
+        dense_backend=dense[0],
+        dense_reason=dense[1],
         kept_context=joined(lambda plan: plan.kv_blocks[:, table.target_blocks :]),
         dense_queries=joined(lambda plan: plan.dense_queries),
         sharpness=joined(lambda plan: plan.sharpness),

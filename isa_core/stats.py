@@ -15,7 +15,8 @@ from .route import RoutingPlan
 class ISAStats:
     """One call. Shares are of the whole call; tensors cover B batch elements, H heads, N query blocks.
 
-    backend: what ran, and backend_reason why that one.
+    backend: what ran, and backend_reason why that one; dense_backend, dense_reason: the same of the sharp query group's
+        attention, "caller", "sdpa", "triton" or "8bit".
     kept_context: [B, H, K] block numbers of the context blocks each head kept.
     dense_queries: [B, H, N] bool, True where a query block attended its KV list exactly.
     sharpness: [B, H, N].
@@ -25,6 +26,8 @@ class ISAStats:
 
     backend: str
     backend_reason: str
+    dense_backend: str
+    dense_reason: str
     kept_context: torch.Tensor
     dense_queries: torch.Tensor
     sharpness: torch.Tensor

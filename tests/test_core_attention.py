@@ -296,3 +296,31 @@ def test_no_fp64_on_the_device():
         "aten._to_copy.default",
         "aten.lift_fresh.default",
     }
+
+
+def test_one_operator_in_a_compiled_graph():
+    layout, config = TokenLayout(130, (70,)), ISAConfig(0.4)
+    q, k, v, gate = tensors(layout)
+
+    def block(q, k, v, gate):
+        return in_context_sparse_attention(q * 2, k, v, layout=layout, config=config, coarse_gate=gate) + 1
+
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(q, k, v, gate), block(q, k, v, gate))
+    arguments = [q, k, v, gate, list(layout.segments), 0.4, 0.5, 0.1, "variance", None, "drop", 64, "auto", "auto"]
+    torch.library.opcheck(torch.ops.liveditor_isa.attention.default, arguments)
+
+
+def test_compiled_training_breaks_the_graph_and_keeps_gradients():
+    layout = TokenLayout(130, (70,))
+    q, k, v, _ = tensors(layout)
+
+    def loss(q):
+        return in_context_sparse_attention(q, k, v, layout=layout).square().sum()
+
+    grads = []
+    for run in (loss, torch.compile(loss, backend="aot_eager")):
+        leaf = q.clone().requires_grad_()
+        run(leaf).backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(*grads)

@@ -39,6 +39,7 @@ CONFIGS = {
 @pytest.fixture(autouse=True)
 def kernels_may_run_here(monkeypatch):
     monkeypatch.setattr(kernels, "unavailable_reason", lambda *_: None)
+    monkeypatch.setattr(kernels, "eight_bit_unavailable_reason", lambda *_: None)
 
 
 def tensors(layout, batch=1, heads=2, dim=32, dtype=torch.float32, seed=0):
@@ -98,20 +99,67 @@ def test_equals_the_oracle():
     assert relative_error(out.cpu(), oracle) < WORST[torch.float32]
 
 
-def test_auto_takes_pytorch_where_gradients_or_fp64_are_needed(monkeypatch):
+def test_auto_takes_pytorch_where_the_kernels_cannot_run(monkeypatch):
     monkeypatch.undo()
     layout = TokenLayout(70, (30,))
     q, k, v, _ = tensors(layout)
     common = {"layout": layout, "return_stats": True}
-    reasons = []
-    for inputs in ((q.requires_grad_(), k, v), (q.detach().double(), k.double(), v.double())):
-        out, stats = in_context_sparse_attention(*inputs, **common)
-        assert stats.backend == "torch"
-        reasons.append(stats.backend_reason)
-    if GPU:
-        assert reasons == ["the kernels have no gradients yet", "the kernels take fp16, bf16 and fp32, not torch.float64"]
+    _, stats = in_context_sparse_attention(q.double(), k.double(), v.double(), **common)
+    assert stats.backend == "torch"
+    assert stats.backend_reason == (
+        "the kernels take fp16, bf16 and fp32, not torch.float64" if GPU else "Triton needs a GPU, not 'cpu'"
+    )
     with pytest.raises(BackendUnavailable):
-        in_context_sparse_attention(q, k, v, backend="triton", **common)
+        in_context_sparse_attention(q.double(), k.double(), v.double(), backend="triton", **common)
+
+
+@pytest.mark.parametrize("name, ending", [("2.9.1", "older than 3.4"), ("3.6.0", "(triton-lang/triton#9871)"), ("3.7.0", None)])
+def test_a_triton_that_miscompiles_is_refused_by_name(monkeypatch, name, ending):
+    monkeypatch.setattr(kernels, "version", lambda package: name)
+    kernels._unfit_triton.cache_clear()
+    reason = kernels._unfit_triton((10, 0))
+    kernels._unfit_triton.cache_clear()
+    assert reason is None if ending is None else reason.startswith(f"Triton {name} is") and reason.endswith(ending)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.segments))
+def test_the_dense_kernel(layout, config):
+    q, k, v, gate = tensors(layout, batch=2)
+    common = {"layout": layout, "config": config, "coarse_gate": gate}
+    out, stats = in_context_sparse_attention(q, k, v, backend="triton", dense="triton", return_stats=True, **common)
+    assert stats.dense_backend == "triton"
+    assert relative_error(out, in_context_sparse_attention(q, k, v, backend="torch", **common)) < WORST[torch.float32]
+
+
+@pytest.mark.parametrize("layout", [TokenLayout(200, (130, 70)), TokenLayout(320)], ids=lambda layout: str(layout.segments))
+@pytest.mark.parametrize("block_size", [16, 64])
+def test_the_8_bit_kernel(layout, block_size):
+    """Common parts of keys and values must cost nothing: they are taken away before rounding."""
+    config = ISAConfig(0.4, 0.6, 0.3, block_size=block_size)
+    q, k, v, gate = tensors(layout, dim=64, dtype=torch.float16)
+    k, v = k + 4, v + 4
+    common = {"layout": layout, "config": config, "coarse_gate": gate}
+    out = in_context_sparse_attention(q, k, v, backend="triton", dense="8bit", **common)
+    exact = in_context_sparse_attention(
+        *(x.float() for x in (q, k, v)), backend="torch", **common | {"coarse_gate": gate.float()}
+    )
+    error = (out.float() - exact).norm() / (exact - exact.mean((0, 1))).norm()
+    assert 1e-4 < error < 0.05
+    assert relative_error(out, exact) < 0.01
+
+
+def test_8_bit_is_refused_where_it_cannot_run():
+    layout = TokenLayout(70, (30,))
+    q, k, v, _ = tensors(layout)
+    for options, words in (
+        ({"backend": "torch"}, "the backend is torch"),
+        ({"backend": "triton", "config": ISAConfig(context_tail="taylor")}, "no block means"),
+    ):
+        with pytest.raises(BackendUnavailable, match=words):
+            in_context_sparse_attention(q, k, v, layout=layout, dense="8bit", **options)
+    with pytest.raises(ValueError, match="dense must be a function or one of auto, sdpa, triton, 8bit; got 'fp4'"):
+        in_context_sparse_attention(q, k, v, layout=layout, dense="fp4")
 
 
 def test_strided_inputs_are_taken_as_they_come():
@@ -193,9 +241,13 @@ def test_coarse_statistics_and_lists():
         torch.testing.assert_close(sharp, query_sharpness(probabilities, table, config), rtol=1e-4, atol=1e-7)
     sparse = ~plan.dense_queries
     count, listed = plan.exact_blocks.shape[2], plan.kv_blocks.int()
-    lists, taken = exact_lists(logits, listed, plan.dense_queries, count, listed.shape[1])
-    assert torch.equal(lists[sparse].long(), plan.exact_blocks[sparse])
+    lengths = table.lengths_on(DEVICE).int()
+    lists, full, taken = exact_lists(logits, listed, plan.dense_queries, lengths, 16, count, listed.shape[1])
+    assert torch.equal(lists[sparse].long().sort(1).values, plan.exact_blocks[sparse])
     assert (taken[sparse].sum(1) == count).all()
+    is_full = lengths[lists[sparse].long()] == 16
+    assert torch.equal(is_full, torch.arange(count, device=DEVICE) < full[sparse][:, None])
+    assert not is_full.all()
 
 
 def test_equal_logits_go_to_the_earlier_block():
@@ -204,5 +256,6 @@ def test_equal_logits_go_to_the_earlier_block():
     logits = torch.zeros(1, 10, 10, device=DEVICE)
     logits[0, 3, 7] = 1
     listed = torch.arange(1, 9, device=DEVICE, dtype=torch.int32)[None]
-    lists, _ = exact_lists(logits, listed, torch.zeros(1, 10, dtype=torch.bool, device=DEVICE), 3, 8)
+    dense, lengths = torch.zeros(1, 10, dtype=torch.bool, device=DEVICE), torch.full([10], 4, dtype=torch.int32, device=DEVICE)
+    lists, _, _ = exact_lists(logits, listed, dense, lengths, 4, 3, 8)
     assert lists[0, 0].tolist() == [1, 2, 3] and lists[0, 3].tolist() == [1, 2, 7]

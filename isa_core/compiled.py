@@ -1,0 +1,34 @@
+"""ISA as one operator, so that torch.compile keeps it in a graph without looking inside."""
+
+from dataclasses import fields
+
+import torch
+
+from .config import ISAConfig
+from .layout import TokenLayout
+
+FIELDS = tuple(field.name for field in fields(ISAConfig))
+
+
+def compiled_attention(q, k, v, coarse_gate, layout: TokenLayout, config: ISAConfig, backend: str, dense: str) -> torch.Tensor:
+    """`in_context_sparse_attention` without gradients and statistics, in a graph under compilation."""
+    chosen = [getattr(config, name) for name in FIELDS]
+    return _attention(q, k, v, coarse_gate, list(layout.segments), *chosen, backend, dense)
+
+
+@torch.library.custom_op("liveditor_isa::attention", mutates_args=())
+def _attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, coarse_gate: torch.Tensor | None, segments: list[int],
+    keep_ratio: float, dense_query_ratio: float, exact_ratio: float, sharpness: str, sharpness_threshold: float | None,
+    context_tail: str, block_size: int, backend: str, dense: str,
+) -> torch.Tensor:  # fmt: skip
+    from .attention import attend_now
+
+    config = ISAConfig(keep_ratio, dense_query_ratio, exact_ratio, sharpness, sharpness_threshold, context_tail, block_size)
+    layout = TokenLayout(segments[0], tuple(segments[1:]))
+    return attend_now(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad=False, return_stats=False)
+
+
+@_attention.register_fake
+def _(q, k, v, *others, **more):
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
