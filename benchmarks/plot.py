@@ -90,7 +90,7 @@ def _draw_sweep(axes, rows: list[dict], column: str, label: str, style):
     for row in rows:
         if "tau" in row["settings"]:
             axes.annotate(
-                f"{row['settings']['tau']:g}", (row["ms"], row[column]), (-9, -9), textcoords="offset points", fontsize=7.5
+                f"{row['settings']['tau']:g}", (row["ms"], row[column]), (4, 4), textcoords="offset points", fontsize=7.5
             )
 
 

@@ -46,7 +46,7 @@ def targets(rows: list[dict], equal: dict | None = None) -> list[dict]:
         line("first call at another length, s (no tuning: taken as under 1)", "< 1", new_length, lambda x: x < 1),
         line("kernel error against the oracle, worse input kind", "≤ 5e-3", kernel, lambda x: x <= 5e-3),
         line("kernel error over a bf16 torch implementation's", "≤ 1.5×", against_torch(rows), lambda x: x <= 1.5),
-        line("whole denoising step; backward", "", None, None),
+        line("whole denoising step", "", None, None),
     ]  # fmt: skip
 
 

@@ -26,9 +26,9 @@ def alternate(calls: dict[str, Callable], turns: int, alone: bool = True) -> dic
     queued, single = ({name: [] for name in calls} for _ in range(2))
     for _ in range(turns):
         for name, call in calls.items():
-            queued[name].append(_once(call, SLEEP_CYCLES))
+            queued[name].append(once(call, SLEEP_CYCLES))
             if alone:
-                single[name].append(_once(call))
+                single[name].append(once(call))
     found = {}
     for name, times in queued.items():
         found[name] = {"ms": median(times), "ms_range": [round(min(times), 2), round(max(times), 2)]}
@@ -41,7 +41,7 @@ def median(values: list[float]) -> float:
     return round(statistics.median(values), 2)
 
 
-def _once(call: Callable, sleep: int = 0) -> float:
+def once(call: Callable, sleep: int = 0) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     if sleep:

@@ -16,7 +16,7 @@ def pool_blocks(x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, bl
     _pool[(batch * heads, blocks)](
         x, out, starts, lengths, x.stride(0), x.stride(1), x.stride(2), x.stride(3), heads, blocks,
         DIM=dim, DIM_PAD=triton.next_power_of_2(dim), SLOTS=triton.next_power_of_2(block_size),
-        num_warps=1,  # a sum that stays within one warp needs no shared memory: 0.7 of the time of 4 warps
+        num_warps=1,  # a sum that stays within one warp needs no shared memory
     )  # fmt: skip
     return out
 
