@@ -7,8 +7,8 @@ import logging
 import comfy.model_management
 from comfy_api.latest import io
 
-from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig, resolve_backend
-from ..patching.attach import attach_isa, can_attach
+from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
+from ..patching.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..patching.schedule import Schedule
 from .node_text import show_on_node
 
@@ -70,7 +70,7 @@ class AttachISA(io.ComfyNode):
                 io.Combo.Input(
                     "context_tail", options=list(CONTEXT_TAILS), default="drop", advanced=True,
                     tooltip="Context blocks that were not kept: drop them as in the paper, or let each contribute its mean "
-                    "(taylor: closer to full attention for little time; the dense part then runs on PyTorch's own attention).",
+                    "(taylor: closer to full attention for little time; the sharp blocks then run on this pack's or PyTorch's attention).",
                 ),
                 io.Float.Input(
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True,
@@ -89,9 +89,10 @@ class AttachISA(io.ComfyNode):
                     tooltip="Sequences shorter than this (target and context together) keep full attention: too short to gain.",
                 ),
                 io.Combo.Input(
-                    "backend", options=list(BACKENDS), default="auto", advanced=True,
+                    "backend", options=[*BACKENDS, EIGHT_BIT], default="auto", advanced=True,
                     tooltip="auto takes the fastest that runs here and shows which; torch runs everywhere; triton needs the GPU "
-                    "kernels and is an error where they cannot run.",
+                    "kernels; 8-bit is triton with the sharp query blocks in 8 bits, faster at a small error, for GPUs with FP8 "
+                    "(Ada and newer). A choice by name is an error where it cannot run.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with ISA attached. The model given in is not changed.")],
@@ -120,5 +121,6 @@ class AttachISA(io.ComfyNode):
         )
         schedule = Schedule(start_percent, end_percent, dense_blocks, min_tokens)
         attached = attach_isa(model, config, schedule, backend, lambda text: show_on_node(node_id, text))
-        show_on_node(node_id, "ISA on {} ({})".format(*resolve_backend(backend, comfy.model_management.get_torch_device())))
+        name, reason, _ = implementation(backend, comfy.model_management.get_torch_device(), config)
+        show_on_node(node_id, f"ISA on {name} ({reason})")
         return io.NodeOutput(attached)

@@ -10,7 +10,7 @@ import comfy.patcher_extension
 import torch
 from comfy.ldm.wan.model import WanModel
 
-from ..isa_core import ISAConfig, in_context_sparse_attention, resolve_backend
+from ..isa_core import ISAConfig, in_context_sparse_attention, resolve_backend, resolve_dense
 from .in_context import IN_CONTEXT, InContextCall, InContextNetwork
 from .native_context import native_layout
 from .report import RunReport
@@ -18,6 +18,9 @@ from .schedule import Schedule
 
 KEY = "liveditor_isa"
 OVERRIDE = "optimized_attention_override"
+
+EIGHT_BIT = "8-bit"
+"""The choice of a backend that is Triton with its 8-bit kernel for the sharp query group."""
 
 
 def can_attach(model) -> bool:
@@ -33,13 +36,25 @@ def can_attach(model) -> bool:
     )
 
 
+def implementation(backend: str, device: torch.device, config: ISAConfig) -> tuple[str, str, str | None]:
+    """(backend, why that one, what attends for the sharp query group; None for the attention chosen in ComfyUI).
+
+    Raises BackendUnavailable when a choice by name cannot run.
+    """
+    if backend != EIGHT_BIT:
+        return *resolve_backend(backend, device), None
+    name, reason = resolve_backend("triton", device)
+    dense, _ = resolve_dense("8bit", name, device, config.context_tail)
+    return name, f"{reason}, sharp blocks in 8 bits", dense
+
+
 def attach_isa(model, config: ISAConfig, schedule: Schedule, backend: str, notify: Callable[[str], None]):
     """A clone of ModelPatcher `model` whose in-context self-attention runs ISA. An earlier ISA on it is replaced.
 
     notify: called with a summary after every sampling run.
     Raises BackendUnavailable when `backend` was chosen by name and cannot run.
     """
-    resolve_backend(backend, comfy.model_management.get_torch_device())
+    implementation(backend, comfy.model_management.get_torch_device(), config)
     clone = model.clone()
     options = clone.model_options["transformer_options"]
     previous = options.get(OVERRIDE)
@@ -123,8 +138,8 @@ class ISAOverride:
             layout=call.layout,
             config=self.config,
             coarse_gate=call.coarse_gate,
-            backend=self.backend,
-            dense=dense,
+            backend="triton" if self.backend == EIGHT_BIT else self.backend,
+            dense="8bit" if self.backend == EIGHT_BIT else dense,
             return_stats=True,
         )
         self.report.add_sparse(stats)

@@ -16,11 +16,13 @@ class RunReport:
         self.config = config
         self.full: Counter[str] = Counter()
         self.backend: tuple[str, str] | None = None
+        self.dense: tuple[str, str] | None = None
         self.on_gpu = False
         self._shares: list[torch.Tensor] = []
 
     def add_sparse(self, stats: ISAStats):
         self.backend = stats.backend, stats.backend_reason
+        self.dense = stats.dense_backend, stats.dense_reason
         self.on_gpu = stats.sharpness.device.type == "cuda"
         dense_share = stats.dense_queries.float().mean()
         self._shares.append(torch.stack([stats.mean_density, stats.mean_flop_ratio, dense_share]))
@@ -43,6 +45,8 @@ class RunReport:
                 f"ISA: {self.sparse_calls} attention calls at {density:.1%} density, "
                 f"{flops:.1%} of full attention's arithmetic, on {self.backend[0]} ({self.backend[1]})"
             )
+            if self.dense[0] != "caller":
+                lines.append(f"Sharp query blocks attended on {self.dense[0]} ({self.dense[1]})")
             if self.on_gpu and self.backend[0] == "torch":
                 lines.append(
                     "On a fast GPU this is slower than full attention (benchmarks/results): get Triton, or bypass this node"

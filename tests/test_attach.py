@@ -172,6 +172,8 @@ def test_a_slow_combination_is_said(device, backend, warned):
     stats = SimpleNamespace(
         backend=backend,
         backend_reason="",
+        dense_backend="caller",
+        dense_reason="",
         mean_density=share,
         mean_flop_ratio=share,
         dense_queries=torch.ones(2),
@@ -180,6 +182,20 @@ def test_a_slow_combination_is_said(device, backend, warned):
     report = RunReport(ISAConfig())
     report.add_sparse(stats)
     assert ("slower than full attention" in report.summary()) is warned
+
+
+def test_8_bit_is_refused_at_once_where_it_cannot_run(liveditor):
+    with pytest.raises(BackendUnavailable, match="^The Triton backend cannot run: Triton needs a GPU, not 'cpu'"):
+        attached(liveditor, ISAConfig(), backend="8-bit")
+
+
+def test_what_attended_for_the_sharp_blocks_is_said_where_it_was_not_the_models_attention(liveditor):
+    model, shown = attached(liveditor, ISAConfig(context_tail="taylor"))
+    sample(model)
+    assert "Sharp query blocks attended on sdpa (context_tail 'taylor' needs a bias per key)" in shown[0]
+    model, shown = attached(liveditor, ISAConfig())
+    sample(model)
+    assert "Sharp query blocks" not in shown[0]
 
 
 def test_no_context_is_said(liveditor, plain_wan):
