@@ -123,7 +123,12 @@ def begin_counts(made: TritonPlan, table: BlockTable, config: ISAConfig, exact: 
     ragged_context = any(length % table.block_size for length in table.layout.context) and kept < table.context_blocks
     if config.sharpness_threshold is None and not (ragged_context and exact):
         return None
-    if not exact and plan.kv_blocks.is_cuda and torch.cuda.is_current_stream_capturing():
+    if plan.kv_blocks.is_cuda and torch.cuda.is_current_stream_capturing():
+        if exact:
+            raise RuntimeError(
+                "a CUDA graph cannot hold this call: heads list different numbers of tokens, which must be read back for "
+                "the attention that was given. Choose dense 'auto' or 'triton', or contexts of whole blocks."
+            )
         return None
     tokens = blocks_on(table, plan.kv_blocks.device).lengths[plan.kv_blocks].sum(1)
     counts = torch.stack([plan.dense_queries.sum(1), tokens if exact else torch.zeros_like(tokens)])
