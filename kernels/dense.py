@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from .quantize import TILE
+from .softmax import biased_step, step
 from .sparse import LOG2E, bulk_copied, takes_bulk_copies
 
 
@@ -81,25 +82,12 @@ def _dense(
     for at in range(0, plain, KEYS):
         key = _rows(k, head, at, keys, ks, kh, kd, channel, real, TMA, KEYS, DIM)
         value = _rows(v, head, at, keys, vs, vh, vd, channel, real, TMA, KEYS, DIM)
-        score = tl.dot(query, key.T, input_precision="ieee")
-        highest = tl.maximum(peak, tl.max(score, axis=1) * scale)
-        shrink = tl.exp2(peak - highest)
-        weight = tl.exp2(score * scale - highest[:, None])
-        acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
-        total = total * shrink + tl.sum(weight, axis=1)
-        peak = highest
+        peak, total, acc = step(query, key, value, scale, peak, total, acc)
     for at in tl.range(plain, keys, KEYS, num_stages=1):
         key = _rows(k, head, at, keys, ks, kh, kd, channel, real, TMA, KEYS, DIM)
         value = _rows(v, head, at, keys, vs, vh, vd, channel, real, TMA, KEYS, DIM)
         added = tl.load(bias + head.to(tl.int64) * biases + at + tl.arange(0, KEYS))
-        score = tl.dot(query, key.T, input_precision="ieee") * scale + added[None]
-        # A tile may hold no key at all, and be the first.
-        highest = tl.maximum(tl.maximum(peak, tl.max(score, axis=1)), -1e30)
-        shrink = tl.exp2(peak - highest)
-        weight = tl.exp2(score - highest[:, None])
-        acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
-        total = total * shrink + tl.sum(weight, axis=1)
-        peak = highest
+        peak, total, acc = biased_step(query, key, value, scale, added, peak, total, acc)
     row = first + tl.arange(0, ROWS)
     address = out + (row.to(tl.int64)[:, None] * heads + head) * DIM + channel[None]
     tl.store(address, (acc / total[:, None]).to(out.dtype.element_ty), mask=(row < rows)[:, None] & real[None])

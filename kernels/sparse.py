@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .softmax import biased_step, step
+
 LOG2E = 1.4426950408889634
 
 
@@ -56,16 +58,6 @@ def bulk_copied(x: torch.Tensor, tile: list[int]):
 
 
 @triton.jit
-def _accumulate(score, value, peak, total, acc):
-    """One tile of the online softmax, in powers of two."""
-    highest = tl.maximum(peak, tl.max(score, axis=1))
-    shrink = tl.exp2(peak - highest)
-    weight = tl.exp2(score - highest[:, None])
-    acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
-    return highest, total * shrink + tl.sum(weight, axis=1), acc
-
-
-@triton.jit
 def _tile(x, b, h, first, row_stride, column_stride, slot, last, channel, real, TMA: tl.constexpr, SLOTS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
     """[SLOTS, DIM] tokens from `first` on; x is a descriptor with TMA, else the pointer of one head."""
     if TMA:
@@ -108,14 +100,7 @@ def _sparse(
             first = tl.load(starts + tl.load(mine + entry))
             key = _tile(k, b32, h32, first, ks, kd, slot, SLOTS, channel, real, TMA, SLOTS, DIM)
             value = _tile(v, b32, h32, first, vs, vd, slot, SLOTS, channel, real, TMA, SLOTS, DIM)
-            score = tl.dot(query, key.T, input_precision="ieee")
-            # As `_accumulate`, but the scale goes into the exponential: one operation per score less.
-            highest = tl.maximum(peak, tl.max(score, axis=1) * scale)
-            shrink = tl.exp2(peak - highest)
-            weight = tl.exp2(score * scale - highest[:, None])
-            acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
-            total = total * shrink + tl.sum(weight, axis=1)
-            peak = highest
+            peak, total, acc = step(query, key, value, scale, peak, total, acc)
 
         # At most one block a token group is ragged.
         for entry in tl.range(all_full, count, num_stages=1):
@@ -124,8 +109,7 @@ def _sparse(
             key = _tile(k, b32, h32, first, ks, kd, slot, last, channel, real, TMA, SLOTS, DIM)
             value = _tile(v, b32, h32, first, vs, vd, slot, last, channel, real, TMA, SLOTS, DIM)
             bias = tl.where(slot <= last, 0.0, float("-inf"))
-            score = tl.dot(query, key.T, input_precision="ieee") * scale + bias[None]
-            peak, total, acc = _accumulate(score, value, peak, total, acc)
+            peak, total, acc = biased_step(query, key, value, scale, bias, peak, total, acc)
 
         for tile in tl.range(0, tails, TAIL_TILE, num_stages=2):
             item = tile + tl.arange(0, TAIL_TILE)
@@ -140,8 +124,7 @@ def _sparse(
                 key = tl.load(mean_k + mean, mask=listed[:, None] & real[None], other=0.0)
                 value = tl.load(mean_v + mean, mask=listed[:, None] & real[None], other=0.0)
             bias = tl.where(used == 0, weight, float("-inf"))
-            score = tl.dot(query, key.T, input_precision="ieee") * scale + bias[None]
-            peak, total, acc = _accumulate(score, value, peak, total, acc)
+            peak, total, acc = biased_step(query, key, value, scale, bias, peak, total, acc)
 
         if SUMS:
             tl.store(log_sum + group * tokens + token, peak + tl.log2(total), mask=slot < length)

@@ -1,0 +1,30 @@
+"""One tile of the online softmax, in powers of two, as the sparse and the dense kernel share it.
+
+query [R, D], key and value [K, D]; peak and total [R] fp32, acc [R, D] fp32: the running maximum of the scaled logits,
+the sum of weights and that of weighted values. scale holds log2(e) already.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def step(query, key, value, scale, peak, total, acc):
+    """All keys count. The scale goes into the exponential: one operation per score less."""
+    score = tl.dot(query, key.T, input_precision="ieee")
+    highest = tl.maximum(peak, tl.max(score, axis=1) * scale)
+    shrink = tl.exp2(peak - highest)
+    weight = tl.exp2(score * scale - highest[:, None])
+    acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
+    return highest, total * shrink + tl.sum(weight, axis=1), acc
+
+
+@triton.jit
+def biased_step(query, key, value, scale, bias, peak, total, acc):
+    """bias [K] is added to the scaled logits, -inf where there is no key; a tile may hold none, and be the first."""
+    score = tl.dot(query, key.T, input_precision="ieee") * scale + bias[None]
+    highest = tl.maximum(tl.maximum(peak, tl.max(score, axis=1)), -1e30)
+    shrink = tl.exp2(peak - highest)
+    weight = tl.exp2(score - highest[:, None])
+    acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
+    return highest, total * shrink + tl.sum(weight, axis=1), acc
