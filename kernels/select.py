@@ -67,7 +67,7 @@ def exact_lists(
     logits [G, N, N] fp32, listed [G, L] int32 ascending, dense [G, N] bool, lengths [N] int32. `tail` is L when the
     tail is the list itself, N when it is every block.
     Returns lists [G, N, count] int32, full blocks first and ragged ones last, both ascending; full [G, N] int32, how
-    many are full; and taken [G, N, tail] uint8, 1 where a tail entry is in the row's list.
+    many are full, which is none where a block does not fill the sparse kernel's tile; and taken [G, N, tail] uint8, 1 where a tail entry is in the row's list.
     Rows of dense query blocks hold nothing of meaning.
     """
     heads, blocks, _ = logits.shape
@@ -77,7 +77,7 @@ def exact_lists(
     taken = (torch.empty if tail == length else torch.zeros)(heads, blocks, tail, device=logits.device, dtype=torch.uint8)
     _lists[(blocks, heads)](
         logits, listed, dense, lengths, lists, full, taken, blocks, length, count, tail,
-        TAIL_IS_LIST=tail == length, BLOCK=block_size, LENGTH_PAD=triton.next_power_of_2(length), num_warps=4,
+        TAIL_IS_LIST=tail == length, FULL=max(16, triton.next_power_of_2(block_size)), LENGTH_PAD=triton.next_power_of_2(length), num_warps=4,
     )  # fmt: skip
     return lists, full, taken
 
@@ -85,7 +85,7 @@ def exact_lists(
 @triton.jit
 def _lists(
     logits, listed, dense, lengths, lists, full, taken, blocks, length, count, tail,
-    TAIL_IS_LIST: tl.constexpr, BLOCK: tl.constexpr, LENGTH_PAD: tl.constexpr,
+    TAIL_IS_LIST: tl.constexpr, FULL: tl.constexpr, LENGTH_PAD: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tl.load(dense + head * blocks + row) == 0:
@@ -93,7 +93,7 @@ def _lists(
         inside = position < length
         block = tl.load(listed + head * length + position, mask=inside, other=0)
         chosen = largest(tl.load(logits + (head * blocks + row) * blocks + block, mask=inside, other=0.0), inside, count)
-        is_full = (chosen & (tl.load(lengths + block, mask=inside, other=0) == BLOCK)).to(tl.int32)
+        is_full = (chosen & (tl.load(lengths + block, mask=inside, other=0) == FULL)).to(tl.int32)
         ragged = chosen.to(tl.int32) - is_full
         all_full = tl.sum(is_full, axis=0)
         place = tl.where(is_full == 1, tl.cumsum(is_full, axis=0), all_full + tl.cumsum(ragged, axis=0)) - 1

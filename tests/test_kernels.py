@@ -33,6 +33,7 @@ CONFIGS = {
     "top mass": ISAConfig(0.3, 0.5, 0.2, sharpness="top_mass"),
     "threshold": ISAConfig(0.5, sharpness_threshold=1e-3),
     "small blocks": ISAConfig(0.3, 0.5, 0.2, block_size=16),
+    "blocks that fill no tile": ISAConfig(0.3, 0.5, 0.2, block_size=24),
 }
 
 
