@@ -121,6 +121,6 @@ class AttachISA(io.ComfyNode):
         )
         schedule = Schedule(start_percent, end_percent, dense_blocks, min_tokens)
         attached = attach_isa(model, config, schedule, backend, lambda text: show_on_node(node_id, text))
-        name, reason, _ = implementation(backend, comfy.model_management.get_torch_device(), config)
+        name, reason = implementation(backend, comfy.model_management.get_torch_device(), config)
         show_on_node(node_id, f"ISA on {name} ({reason})")
         return io.NodeOutput(attached)

@@ -36,16 +36,13 @@ def can_attach(model) -> bool:
     )
 
 
-def implementation(backend: str, device: torch.device, config: ISAConfig) -> tuple[str, str, str | None]:
-    """(backend, why that one, what attends for the sharp query group; None for the attention chosen in ComfyUI).
-
-    Raises BackendUnavailable when a choice by name cannot run.
-    """
+def implementation(backend: str, device: torch.device, config: ISAConfig) -> tuple[str, str]:
+    """(backend, why that one) for a choice on the node. Raises BackendUnavailable when a choice by name cannot run."""
     if backend != EIGHT_BIT:
-        return *resolve_backend(backend, device), None
+        return resolve_backend(backend, device)
     name, reason = resolve_backend("triton", device)
-    dense, _ = resolve_dense("8bit", name, device, config.context_tail)
-    return name, f"{reason}, sharp blocks in 8 bits", dense
+    resolve_dense("8bit", name, device, config.context_tail)
+    return name, f"{reason}, sharp blocks in 8 bits"
 
 
 def attach_isa(model, config: ISAConfig, schedule: Schedule, backend: str, notify: Callable[[str], None]):
