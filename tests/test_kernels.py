@@ -123,9 +123,10 @@ def test_a_triton_that_miscompiles_is_refused_by_name(monkeypatch, name, ending)
     assert reason is None if ending is None else reason.startswith(f"Triton {name} is") and reason.endswith(ending)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.segments))
-def test_the_dense_kernel(layout, config):
+@pytest.mark.parametrize("name", ["sparse", "dense", "taylor tail", "threshold", "blocks that fill no tile"])
+@pytest.mark.parametrize("layout", LAYOUTS[1:4], ids=lambda layout: str(layout.segments))
+def test_the_dense_kernel(layout, name):
+    config = CONFIGS[name]
     q, k, v, gate = tensors(layout, batch=2)
     common = {"layout": layout, "config": config, "coarse_gate": gate}
     out, stats = in_context_sparse_attention(q, k, v, backend="triton", dense="triton", return_stats=True, **common)
