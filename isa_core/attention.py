@@ -54,7 +54,7 @@ def in_context_sparse_attention(
 @torch.compiler.disable
 def attend_now(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad, return_stats):
     _check(q, k, v, layout, coarse_gate)
-    name, reason = resolve_backend(backend, q.device, q.dtype)
+    name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config.block_size)
     dense_name, dense_reason = resolve_dense(dense, name, q.device, config.context_tail, needs_grad)
     dense = {"caller": dense, "sdpa": dense_attention}.get(dense_name, dense_name)
     table = block_table(layout, config.block_size)

@@ -14,8 +14,10 @@ class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot run here."""
 
 
-def resolve_backend(requested: str, device: torch.device, dtype: torch.dtype | None = None) -> tuple[str, str]:
-    """(backend, reason) for a requested one on tensors like these: "auto" may fall back, an explicit choice never does.
+def resolve_backend(requested: str, device: torch.device, *call) -> tuple[str, str]:
+    """(backend, reason) for a requested one: "auto" may fall back, an explicit choice never does.
+
+    call: as far as known, dtype, head dim and block size, as `kernels.unavailable_reason` takes them.
 
     Raises ValueError for an unknown name, BackendUnavailable when an explicit choice cannot run.
     """
@@ -23,7 +25,7 @@ def resolve_backend(requested: str, device: torch.device, dtype: torch.dtype | N
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {requested!r}.")
     if requested == "torch":
         return "torch", "chosen"
-    missing = kernels.unavailable_reason(device, dtype)
+    missing = kernels.unavailable_reason(device, *call)
     if requested == "triton" and missing:
         raise BackendUnavailable(f"The Triton backend cannot run: {missing}. Choose backend 'auto' or 'torch'.")
     return ("torch", missing) if missing else ("triton", "chosen" if requested == "triton" else "fastest available")
@@ -71,4 +73,4 @@ def _conflict(backend: str, context_tail: str, needs_grad: bool) -> str | None:
 
 def _require(what: str, missing: str | None):
     if missing:
-        raise BackendUnavailable(f"{what} cannot run: {missing}. Choose dense 'auto'.")
+        raise BackendUnavailable(f"{what} cannot run: {missing}. Choose 'auto'.")

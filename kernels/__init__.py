@@ -1,4 +1,8 @@
-"""Triton kernels of ISA: pure functions over tensors, without policy. Import the submodules lazily: triton may be missing."""
+"""Triton kernels of ISA: pure functions over tensors, without policy. Import the submodules lazily: triton may be missing.
+
+Sizes that follow from a sequence's length are not specialised where nothing is lost by it (`do_not_specialize`), so that
+another length compiles little.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,25 @@ MISCOMPILES = (
 )
 
 
-def unavailable_reason(device: torch.device, dtype: torch.dtype | None = None) -> str | None:
-    """Why the kernels cannot run on tensors like these, or None when they can."""
+LARGEST_BLOCK, LARGEST_DIM = 128, 128
+"""Tokens of a block and channels of a head whose tiles fit the shared memory of every GPU from Ampere on.
+
+Gradients of blocks of more than 64 tokens need more than the cards that people own have: Triton says so by itself.
+"""
+
+
+def unavailable_reason(
+    device: torch.device, dtype: torch.dtype | None = None, dim: int | None = None, block_size: int | None = None
+) -> str | None:
+    """Why the kernels cannot run on tensors like these, or None when they can. What is None is not looked at."""
     if device.type != "cuda":
         return f"Triton needs a GPU, not '{device.type}'"
     if dtype not in (None, torch.float16, torch.bfloat16, torch.float32):
         return f"the kernels take fp16, bf16 and fp32, not {dtype}"
+    if (dim or 0) > LARGEST_DIM:
+        return f"the kernels take heads of up to {LARGEST_DIM} channels, not {dim}"
+    if (block_size or 0) > LARGEST_BLOCK:
+        return f"the kernels take blocks of up to {LARGEST_BLOCK} tokens, not {block_size}"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than Ampere"
     return _unfit_triton(None if torch.version.hip else torch.cuda.get_device_capability(device))

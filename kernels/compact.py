@@ -40,7 +40,7 @@ def scatter_blocks(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["listed", "count", "rows"])
 def _gather(
     x, out, heads, blocks, offsets, starts, lengths, stride_b, stride_s, stride_h, stride_d, all_heads, listed, count, rows,
     WHOLE: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
@@ -61,7 +61,7 @@ def _gather(
     tl.store(out + place[:, None] * DIM + channel[None], tile, mask=written[:, None] & real[None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["listed", "count"])
 def _scatter(
     compact, out, heads, blocks, offsets, starts, lengths, gate, coarse,
     stride_b, stride_s, stride_h, stride_d, stride_token, stride_row, gate_b, gate_s, all_heads, listed, count,

@@ -6,9 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
+from .hardware import bulk_copied, shared_memory, takes_bulk_copies
 from .quantize import TILE
 from .softmax import biased_step, step
-from .sparse import LOG2E, bulk_copied, takes_bulk_copies
+from .sparse import LOG2E
 
 
 def dense_attention(q, k, v, bias: torch.Tensor, unbiased: torch.Tensor) -> torch.Tensor:
@@ -22,11 +23,13 @@ def dense_attention(q, k, v, bias: torch.Tensor, unbiased: torch.Tensor) -> torc
     tile = 128 if q.element_size() < 4 else 64
     tma = all(takes_bulk_copies(x) for x in (q, k, v))
     operands = (bulk_copied(x, [tile, 1, dim]) if tma else x for x in (q, k, v))
+    # Three stages hold two tiles of keys and two of values.
+    three_stages = tma and shared_memory(q.device) > 4 * tile * dim * q.element_size() + 1024
     _dense[(triton.cdiv(rows, tile), heads)](
         *operands, bias, unbiased, out, *(stride for x in (q, k, v) for stride in x.stride()), dim**-0.5 * LOG2E,
         rows, keys, heads, bias.shape[1],
         TMA=tma, DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)), ROWS=tile, KEYS=tile,
-        num_warps=8, num_stages=3 if tma else 2,
+        num_warps=8, num_stages=3 if three_stages else 2,
     )  # fmt: skip
     return out
 
@@ -66,7 +69,7 @@ def _rows(x, head, first, limit, stride_s, stride_h, stride_d, channel, real, TM
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "keys"])
 def _dense(
     q, k, v, bias, unbiased, out, qs, qh, qd, ks, kh, kd, vs, vh, vd, scale, rows, keys, heads, biases,
     TMA: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,

@@ -21,7 +21,7 @@ def pool_blocks(x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, bl
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "blocks"])
 def _pool(
     x, out, starts, lengths, stride_b, stride_s, stride_h, stride_d, heads, blocks,
     DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,

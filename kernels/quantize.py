@@ -61,7 +61,7 @@ def _launch(x, out, scales, heads, blocks, starts, lengths, block_size, centre, 
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["listed", "count", "rows"])
 def _quantize(
     x, out, scales, heads, blocks, starts, lengths, centre, stride_b, stride_s, stride_h, stride_d, all_heads, listed, count,
     rows, tokens,

@@ -48,7 +48,7 @@ def top_blocks(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     return mask, positions
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "count"])
 def _top(values, mask, positions, length, count, LENGTH_PAD: tl.constexpr):
     head = tl.program_id(0).to(tl.int64)
     position = tl.arange(0, LENGTH_PAD)

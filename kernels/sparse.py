@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 
+from .hardware import bulk_copied, takes_bulk_copies
 from .softmax import biased_step, step
 
 LOG2E = 1.4426950408889634
@@ -43,20 +43,6 @@ def sparse_attention(
 TAIL_TILE = 64
 
 
-def takes_bulk_copies(x: torch.Tensor) -> bool:
-    """Hopper's and later bulk copies: contiguous channels, a power of two of them, every other stride a multiple of 16 bytes."""
-    if x.device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(x.device) < (9, 0):
-        return False
-    aligned = x.data_ptr() % 16 == 0 and all(stride * x.element_size() % 16 == 0 for stride in x.stride()[:-1])
-    return x.stride(-1) == 1 and aligned and x.shape[-1] in (16, 32, 64, 128, 256)
-
-
-def bulk_copied(x: torch.Tensor, tile: list[int]):
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), tile)
-
-
 @triton.jit
 def _tile(x, b, h, first, row_stride, column_stride, slot, last, channel, real, TMA: tl.constexpr, SLOTS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
     """[SLOTS, DIM] tokens from `first` on; x is a descriptor with TMA, else the pointer of one head."""
@@ -70,7 +56,7 @@ def _tile(x, b, h, first, row_stride, column_stride, slot, last, channel, real, 
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "blocks", "count", "tails"])
 def _sparse(
     q, k, v, mean_k, mean_v, log_lengths, dense, lists, full, taken, starts, lengths, out, gate, coarse, log_sum,
     qb, qs, qh, qd, kb, ks, kh, kd, vb, vs, vh, vd, ob, os, oh, od, gb, gs,

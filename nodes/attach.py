@@ -92,7 +92,7 @@ class AttachISA(io.ComfyNode):
                     "backend", options=[*BACKENDS, EIGHT_BIT], default="auto", advanced=True,
                     tooltip="auto takes the fastest that runs here and shows which; torch runs everywhere; triton needs the GPU "
                     "kernels; 8-bit is triton with the sharp query blocks in 8 bits, faster at a small error, for GPUs with FP8 "
-                    "(Ada and newer). A choice by name is an error where it cannot run.",
+                    "(Ada and newer) and context_tail drop. A choice by name is an error where it cannot run.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with ISA attached. The model given in is not changed.")],

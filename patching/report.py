@@ -8,6 +8,8 @@ import torch
 
 from ..isa_core import ISAConfig, ISAStats
 
+DENSE_NAMES = {"sdpa": "PyTorch's attention", "triton": "this pack's Triton kernel", "8bit": "this pack's 8-bit kernel"}
+
 
 class RunReport:
     """Collects calls of one run. Reads nothing back from the device before `summary`."""
@@ -46,7 +48,7 @@ class RunReport:
                 f"{flops:.1%} of full attention's arithmetic, on {self.backend[0]} ({self.backend[1]})"
             )
             if self.dense[0] != "caller":
-                lines.append(f"Sharp query blocks attended on {self.dense[0]} ({self.dense[1]})")
+                lines.append(f"Sharp query blocks attended on {DENSE_NAMES[self.dense[0]]} ({self.dense[1]})")
             if self.on_gpu and self.backend[0] == "torch":
                 lines.append(
                     "On a fast GPU this is slower than full attention (benchmarks/results): get Triton, or bypass this node"

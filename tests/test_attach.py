@@ -189,10 +189,30 @@ def test_8_bit_is_refused_at_once_where_it_cannot_run(liveditor):
         attached(liveditor, ISAConfig(), backend="8-bit")
 
 
+@pytest.mark.parametrize(
+    "config, no_fp8, words",
+    [
+        (ISAConfig(), "it needs FP8", "8-bit attention cannot run: it needs FP8. Choose 'auto'."),
+        (
+            ISAConfig(context_tail="taylor"),
+            None,
+            "8-bit attention cannot run: it has no block means, which context_tail 'taylor'",
+        ),
+    ],
+)
+def test_8_bit_is_refused_for_reasons_of_its_own(liveditor, monkeypatch, config, no_fp8, words):
+    from liveditor_isa import kernels
+
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda *_: None)
+    monkeypatch.setattr(kernels, "eight_bit_unavailable_reason", lambda *_: no_fp8)
+    with pytest.raises(BackendUnavailable, match=f"^{words}"):
+        attached(liveditor, config, backend="8-bit")
+
+
 def test_what_attended_for_the_sharp_blocks_is_said_where_it_was_not_the_models_attention(liveditor):
     model, shown = attached(liveditor, ISAConfig(context_tail="taylor"))
     sample(model)
-    assert "Sharp query blocks attended on sdpa (context_tail 'taylor' needs a bias per key)" in shown[0]
+    assert "Sharp query blocks attended on PyTorch's attention (context_tail 'taylor' needs a bias per key)" in shown[0]
     model, shown = attached(liveditor, ISAConfig())
     sample(model)
     assert "Sharp query blocks" not in shown[0]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from liveditor_isa import kernels
-from liveditor_isa.isa_core import BackendUnavailable, ISAConfig, TokenLayout, in_context_sparse_attention
+from liveditor_isa.isa_core import BackendUnavailable, ISAConfig, TokenLayout, in_context_sparse_attention, resolve_backend
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.isa_core.reference import reference_attention
 from liveditor_isa.isa_core.route import coarse_scores, query_sharpness, route
@@ -121,6 +121,18 @@ def test_a_triton_that_miscompiles_is_refused_by_name(monkeypatch, name, ending)
     reason = kernels._unfit_triton((10, 0))
     kernels._unfit_triton.cache_clear()
     assert reason is None if ending is None else reason.startswith(f"Triton {name} is") and reason.endswith(ending)
+
+
+@pytest.mark.parametrize(
+    "dim, block_size, words",
+    [(256, 64, "heads of up to 128 channels, not 256"), (64, 256, "blocks of up to 128 tokens, not 256")],
+)
+def test_tiles_that_fit_no_shared_memory_go_to_pytorch(monkeypatch, dim, block_size, words):
+    monkeypatch.undo()
+    device = torch.device("cuda")
+    assert resolve_backend("auto", device, torch.bfloat16, dim, block_size) == ("torch", f"the kernels take {words}")
+    with pytest.raises(BackendUnavailable, match=words):
+        resolve_backend("triton", device, torch.bfloat16, dim, block_size)
 
 
 @pytest.mark.parametrize("name", ["sparse", "dense", "taylor tail", "threshold", "blocks that fill no tile"])
