@@ -18,8 +18,17 @@ RATIOS = [
 """keep_ratio, dense_query_ratio, exact_ratio. All blocks are kept where little may be lost: on the structured inputs
 context queries look mostly at the context, of which the paper's keep ratio leaves an eighth."""
 
+SECOND = [
+    (0.125, 0.5, 0.0625),
+    (0.5, 0.25, 0.125),
+    *((1, 0, share) for share in (0.0625, 0.125, 0.1875, 0.25, 0.375)),
+    (1, 0.0625, 0.1875),
+]
+"""The same, of second order: the first two cost as much as above, the others lie where few means are off by much."""
+
 SETTINGS = [dict(zip(("keep_ratio", "dense_query_ratio", "exact_ratio"), ratios)) for ratios in RATIOS]
 SETTINGS += [settings | {"context_tail": "taylor"} for settings in (SETTINGS[0], SETTINGS[2], SETTINGS[5])]
+SETTINGS += [dict(zip(("keep_ratio", "dense_query_ratio", "exact_ratio"), ratios)) | {"tail_order": 2} for ratios in SECOND]
 
 TAUS = (0.7, 1.0, 1.3, 1.6, 2.0)
 DENSE = {"bf16": "auto", "8bit": "8bit"}

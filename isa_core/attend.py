@@ -1,4 +1,4 @@
-"""Attention over a routing plan: the dense group exactly, the sparse group with exact blocks and a 0-th order Taylor tail.
+"""Attention over a routing plan: the dense group exactly, the sparse group with exact blocks and a Taylor tail.
 
 Tensors here hold G heads in blocks, [G, N, block_size, D]; pooled ones are [G, N, D].
 """
@@ -32,12 +32,17 @@ def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.
     return _sdpa(q, k, v, bias=None)
 
 
-def attend(q, k, v, pooled_k, pooled_v, plan: RoutingPlan, table: BlockTable, config: ISAConfig, dense: DenseAttention):
-    """ISA over G heads (algorithm steps 5 and 6 of section 3): blocks q, k, v -> output blocks [G, N, block_size, D]."""
+def attend(
+    q, k, v, pooled_k, pooled_v, variance_k, plan: RoutingPlan, table: BlockTable, config: ISAConfig, dense: DenseAttention
+):  # fmt: skip
+    """ISA over G heads (algorithm steps 5 and 6 of section 3): blocks q, k, v -> output blocks [G, N, block_size, D].
+
+    variance_k: [G, N, D] with tail_order 2, else None.
+    """
     pooled = pooled_k.to(k.dtype), pooled_v.to(v.dtype)
     out = torch.zeros_like(q)
     _attend_dense_group(out, q, k, v, *pooled, plan, table, config, dense)
-    _attend_sparse_group(out, q, k, v, *pooled, plan, table, config)
+    _attend_sparse_group(out, q, k, v, *pooled, variance_k, plan, table, config)
     return out
 
 
@@ -80,7 +85,7 @@ def dense_with_tail(query, key, value, pooled_k, pooled_v, listed, table):
     return _sdpa(query, key, value, bias[None, :, None])
 
 
-def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, plan, table, config):
+def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, variance_k, plan, table, config):
     exact_bias, pooled_bias = _tail_bias(table, q)
     slot_bias = torch.where(table.slot_is_token(q.device), exact_bias, -math.inf).to(q.dtype)
     if config.context_tail == "drop":
@@ -100,7 +105,21 @@ def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, plan, table, config):
         bias = torch.cat([slot_bias[exact].flatten(1), weight.gather(1, tail)], dim=1)
         key = torch.cat([k[g[:, None], exact].flatten(1, 2), pooled_k[g[:, None], tail]], dim=1)
         value = torch.cat([v[g[:, None], exact].flatten(1, 2), pooled_v[g[:, None], tail]], dim=1)
-        out[g, i] = _sdpa(q[g, i][:, :, None], key[:, :, None], value[:, :, None], bias[:, None, None])[:, :, 0]
+        query, bias = q[g, i], bias[:, None]
+        if variance_k is not None:
+            more = second_order(query, variance_k[g[:, None], tail])
+            bias = bias + F.pad(more, (bias.shape[2] - more.shape[2], 0)).to(bias.dtype)
+        out[g, i] = _sdpa(query[:, :, None], key[:, :, None], value[:, :, None], bias[:, None])[:, :, 0]
+
+
+def second_order(query: torch.Tensor, variance_k: torch.Tensor) -> torch.Tensor:
+    """query [n, R, D], variance_k [n, T, D] -> [n, R, T]: the logarithm by which second order raises a block's weight.
+
+    The mean of exp(q·k/√D) over a block is exp of the mean's logit times 1 + half the logits' variance, to second order.
+    Their variance is taken channel by channel: with all covariances the expansion runs away (docs/kernels.md).
+    """
+    scaled = query.to(variance_k.dtype) * query.shape[-1] ** -0.5
+    return (scaled.square() @ variance_k.transpose(1, 2) / 2).log1p()
 
 
 def _tail_bias(table: BlockTable, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -51,7 +51,8 @@ def attend_triton(q, k, v, out, table: BlockTable, config: ISAConfig, gate, dens
     from ..kernels.sparse import sparse_attention
 
     blocks = blocks_on(table, q.device)
-    pooled_q, pooled_k, pooled_v = (pool_blocks(x, *blocks) for x in (q, k, v))
+    pooled_q, pooled_v = (pool_blocks(x, *blocks) for x in (q, v))
+    pooled_k, variance_k = pool_blocks(k, *blocks, variance=True) if config.tail_order == 2 else (pool_blocks(k, *blocks), None)
     made = make_plan(pooled_q, pooled_k, table, config)
     # Begun before the sparse kernel is queued and waited for after it: the wait is for the plan alone.
     counts = begin_counts(made, table, config, exact=callable(dense))
@@ -60,6 +61,7 @@ def attend_triton(q, k, v, out, table: BlockTable, config: ISAConfig, gate, dens
     sparse_attention(
         q, k, v, *tail_means(made, pooled_k, pooled_v, blocks, k.dtype), plan.dense_queries, plan.exact_blocks, made.full,
         made.taken, blocks.starts, blocks.lengths, out, gate, coarse, blocks.size,
+        variance_k=None if variance_k is None else of_tail(made, variance_k, k.dtype),
     )  # fmt: skip
     for heads, rows, tokens in head_groups(made, table, counts):
         for part in heads.split(heads_per_turn(q, len(heads), rows, plan, blocks)):
@@ -107,9 +109,13 @@ def make_plan(pooled_q, pooled_k, table: BlockTable, config: ISAConfig) -> Trito
 
 def tail_means(made: TritonPlan, pooled_k, pooled_v, blocks: Blocks, dtype):
     """Means of the tail's keys and values [G, T, D] in `dtype`, and log2 of their tokens [G, T] fp32."""
-    index = made.tail.long()
-    mean_k, mean_v = (x.take_along_dim(index[..., None], 1).to(dtype) for x in (pooled_k, pooled_v))
-    return mean_k, mean_v, blocks.lengths.float().log2()[index]
+    mean_k, mean_v = (of_tail(made, x, dtype) for x in (pooled_k, pooled_v))
+    return mean_k, mean_v, blocks.lengths.float().log2()[made.tail.long()]
+
+
+def of_tail(made: TritonPlan, per_block, dtype):
+    """per_block [G, N, D] -> the tail's [G, T, D] in `dtype`."""
+    return per_block.take_along_dim(made.tail.long()[..., None], 1).to(dtype)
 
 
 def begin_counts(made: TritonPlan, table: BlockTable, config: ISAConfig, exact: bool) -> Callable[[], list] | None:

@@ -12,7 +12,7 @@ from .compiled import compiled_attention
 from .config import ISAConfig
 from .layout import BlockTable, TokenLayout, block_table
 from .memory import head_chunks
-from .pool import pool_blocks
+from .pool import block_variances, pool_blocks
 from .residual import residual
 from .route import coarse_scores, route
 from .stats import ISAStats, measure
@@ -54,7 +54,7 @@ def in_context_sparse_attention(
 @torch.compiler.disable
 def attend_now(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad, return_stats):
     _check(q, k, v, layout, coarse_gate)
-    name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config.block_size)
+    name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config, needs_grad)
     dense_name, dense_reason = resolve_dense(dense, name, q.device, config.context_tail, needs_grad)
     dense = {"caller": dense, "sdpa": dense_attention}.get(dense_name, dense_name)
     table = block_table(layout, config.block_size)
@@ -99,7 +99,8 @@ def _attend_heads(q, k, v, table: BlockTable, config: ISAConfig, gate, dense: De
     probabilities = scores.softmax(-1)
     plan = route(scores, probabilities, table, config)
     blocks = (table.to_blocks(x) for x in (q, k, v))
-    out = table.to_tokens(attend(*blocks, pooled_k, pooled_v, plan, table, config, dense))
+    variance_k = block_variances(k, pooled_k, table) if config.tail_order == 2 else None
+    out = table.to_tokens(attend(*blocks, pooled_k, pooled_v, variance_k, plan, table, config, dense))
     if gate is not None:
         out = out + residual(probabilities, pooled_v, gate.to(out.dtype), table)
     return out, plan

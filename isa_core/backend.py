@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import kernels
+from .config import ISAConfig
 
 BACKENDS = ("auto", "triton", "torch")
 DENSE_BACKENDS = ("auto", "sdpa", "triton", "8bit")
@@ -14,10 +15,11 @@ class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot run here."""
 
 
-def resolve_backend(requested: str, device: torch.device, *call) -> tuple[str, str]:
-    """(backend, reason) for a requested one: "auto" may fall back, an explicit choice never does.
-
-    call: as far as known, dtype, head dim and block size, as `kernels.unavailable_reason` takes them.
+def resolve_backend(
+    requested: str, device: torch.device, dtype: torch.dtype | None = None, dim: int | None = None,
+    config: ISAConfig = ISAConfig(), needs_grad: bool = False,
+) -> tuple[str, str]:  # fmt: skip
+    """(backend, reason) for a requested one: "auto" may fall back, an explicit choice never does. None is unknown yet.
 
     Raises ValueError for an unknown name, BackendUnavailable when an explicit choice cannot run.
     """
@@ -25,7 +27,9 @@ def resolve_backend(requested: str, device: torch.device, *call) -> tuple[str, s
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {requested!r}.")
     if requested == "torch":
         return "torch", "chosen"
-    missing = kernels.unavailable_reason(device, *call)
+    missing = kernels.unavailable_reason(device, dtype, dim, config.block_size)
+    if not missing and needs_grad and config.tail_order:
+        missing = f"the kernels have no gradient of tail_order {config.tail_order}"
     if requested == "triton" and missing:
         raise BackendUnavailable(f"The Triton backend cannot run: {missing}. Choose backend 'auto' or 'torch'.")
     return ("torch", missing) if missing else ("triton", "chosen" if requested == "triton" else "fastest available")

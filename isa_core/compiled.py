@@ -20,11 +20,13 @@ def compiled_attention(q, k, v, coarse_gate, layout: TokenLayout, config: ISACon
 def _attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, coarse_gate: torch.Tensor | None, segments: list[int],
     keep_ratio: float, dense_query_ratio: float, exact_ratio: float, sharpness: str, sharpness_threshold: float | None,
-    context_tail: str, block_size: int, backend: str, dense: str,
+    context_tail: str, block_size: int, tail_order: int, backend: str, dense: str,
 ) -> torch.Tensor:  # fmt: skip
     from .attention import attend_now
 
-    config = ISAConfig(keep_ratio, dense_query_ratio, exact_ratio, sharpness, sharpness_threshold, context_tail, block_size)
+    config = ISAConfig(
+        keep_ratio, dense_query_ratio, exact_ratio, sharpness, sharpness_threshold, context_tail, block_size, tail_order
+    )
     layout = TokenLayout(segments[0], tuple(segments[1:]))
     return attend_now(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad=False, return_stats=False)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 SHARPNESS_METRICS = ("variance", "top_mass")
 CONTEXT_TAILS = ("drop", "taylor")
+TAIL_ORDERS = (0, 2)
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class ISAConfig:
     sharpness_threshold: when set, replaces `dense_query_ratio`: a query block is dense if its sharpness exceeds it.
     context_tail: what context blocks that were not kept contribute: "drop" nothing (paper), "taylor" their block mean.
     block_size: tokens per block.
+    tail_order: order of the Taylor expansion by which a sparse query block weighs a block it does not attend exactly: 0
+        looks at the mean of its keys (paper), 2 at their variance too, channel by channel: more exact for little time.
 
     A ratio is rounded up to whole blocks, so that a positive ratio always keeps at least one.
 
@@ -33,6 +36,7 @@ class ISAConfig:
     sharpness_threshold: float | None = None
     context_tail: str = "drop"
     block_size: int = 64
+    tail_order: int = 0
 
     def __post_init__(self):
         for name in ("keep_ratio", "dense_query_ratio", "exact_ratio"):
@@ -41,6 +45,7 @@ class ISAConfig:
             _require_number("sharpness_threshold", self.sharpness_threshold, 0.0, 1.0)
         _require_choice("sharpness", self.sharpness, SHARPNESS_METRICS)
         _require_choice("context_tail", self.context_tail, CONTEXT_TAILS)
+        _require_choice("tail_order", self.tail_order, TAIL_ORDERS)
         if not isinstance(self.block_size, int) or isinstance(self.block_size, bool) or self.block_size < 1:
             raise ValueError(f"block_size must be a whole number of tokens, at least 1; got {self.block_size!r}.")
 
@@ -57,4 +62,4 @@ def _require_number(name, value, low, high):
 
 def _require_choice(name, value, choices):
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}.")

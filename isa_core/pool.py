@@ -22,3 +22,8 @@ def pool_blocks(x: torch.Tensor, table: BlockTable) -> torch.Tensor:
         if ragged.shape[1]:
             parts.append(ragged.mean(1, keepdim=True, dtype=dtype))
     return torch.cat(parts, dim=1)
+
+
+def block_variances(x: torch.Tensor, pooled: torch.Tensor, table: BlockTable) -> torch.Tensor:
+    """[G, S, D] tokens and their block means [G, N, D] -> [G, N, D]: each channel's variance within each block."""
+    return pool_blocks((x.to(pooled.dtype) - table.spread(pooled)).square(), table)

@@ -25,6 +25,7 @@ def reference_attention(q, k, v, layout: TokenLayout, config: ISAConfig, coarse_
         for h in range(q.shape[2]):
             head_q, head_k, head_v = q[b, :, h], k[b, :, h], v[b, :, h]
             mean_q, mean_k, mean_v = (torch.stack([x[block].mean(0) for block in blocks]) for x in (head_q, head_k, head_v))
+            variance_k = torch.stack([((head_k[block] - head_k[block].mean(0)) ** 2).mean(0) for block in blocks])
             scores = mean_q @ mean_k.T / math.sqrt(q.shape[-1])
             probabilities = torch.softmax(scores, dim=1)
             routing = lists[b, h] if lists else route_head(scores, probabilities, is_target, config)
@@ -35,8 +36,9 @@ def reference_attention(q, k, v, layout: TokenLayout, config: ISAConfig, coarse_
                 if i in routing["dense"] and config.context_tail == "drop":
                     tail = set()
                 out[b, block, h] = attend_block(
-                    head_q[block], head_k, head_v, mean_k, mean_v, blocks, exact, sorted(tail - set(exact))
-                )
+                    head_q[block], head_k, head_v, mean_k, mean_v, blocks, exact, sorted(tail - set(exact)),
+                    variance_k if config.tail_order == 2 and i not in routing["dense"] else None,
+                )  # fmt: skip
                 if coarse_gate is not None:
                     out[b, block, h] += coarse_gate.double()[b, block, 0] * (probabilities[i] @ mean_v)
     return out, used
@@ -78,12 +80,18 @@ def route_head(scores, probabilities, is_target, config: ISAConfig):
     return {"kv": kv, "dense": dense, "exact": exact}
 
 
-def attend_block(q, k, v, mean_k, mean_v, blocks, exact, tail):
-    """Softmax of one query block over the tokens of `exact` and the length-weighted means of `tail`."""
+def attend_block(q, k, v, mean_k, mean_v, blocks, exact, tail, variance_k=None):
+    """Softmax of one query block over the tokens of `exact` and the length-weighted means of `tail`.
+
+    variance_k: with it a mean weighs as much more as its block's logits vary, to second order, channels being independent.
+    """
     keys = torch.cat([k[blocks[j]] for j in exact] + [mean_k[tail]])
     values = torch.cat([v[blocks[j]] for j in exact] + [mean_v[tail]])
     lengths = [blocks[j].stop - blocks[j].start for j in tail]
     weights = torch.tensor([1.0] * sum(blocks[j].stop - blocks[j].start for j in exact) + lengths, dtype=torch.float64)
+    if variance_k is not None:
+        more = 1 + (q**2 / q.shape[1]) @ variance_k[tail].T / 2
+        weights = weights * torch.cat([torch.ones(len(q), len(weights) - len(tail), dtype=torch.float64), more], dim=1)
     logits = q @ keys.T / math.sqrt(q.shape[1])
     unnormalised = weights * torch.exp(logits - logits.max(dim=1, keepdim=True).values)
     return unnormalised / unnormalised.sum(dim=1, keepdim=True) @ values

@@ -72,8 +72,10 @@ def estimate_cost(layout: TokenLayout, config: ISAConfig) -> tuple[float, float]
     return density, density + pooled + table.count**2 / layout.total**2
 
 
-def _means_seen(table, config, listed, exact) -> tuple[int, int]:
-    """Block means that a (dense, sparse) query meets."""
+def _means_seen(table, config, listed, exact) -> tuple[float, float]:
+    """Block means that a (dense, sparse) query meets, in units of two products each."""
+    # Second order takes a third product of the means' size.
+    products = 1.5 if config.tail_order == 2 else 1
     if config.context_tail == "taylor":
-        return table.count - listed, table.count - exact
-    return 0, listed - exact
+        return table.count - listed, products * (table.count - exact)
+    return 0, products * (listed - exact)

@@ -26,7 +26,7 @@ def dense_attention(q, k, v, bias: torch.Tensor, unbiased: torch.Tensor) -> torc
     # Three stages hold two tiles of keys and two of values.
     three_stages = tma and shared_memory(q.device) > 4 * tile * dim * q.element_size() + 1024
     _dense[(triton.cdiv(rows, tile), heads)](
-        *operands, bias, unbiased, out, *(stride for x in (q, k, v) for stride in x.stride()), dim**-0.5 * LOG2E,
+        *operands, bias, unbiased, out, *(stride for x in (q, k, v) for stride in x.stride()), dim**-0.5 * LOG2E.value,
         rows, keys, heads, bias.shape[1],
         TMA=tma, DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)), ROWS=tile, KEYS=tile,
         num_warps=8, num_stages=3 if three_stages else 2,
@@ -49,7 +49,7 @@ def dense_attention_8bit(q, k, v, q_scale, k_scale, v_scale, v_centre, bias, unb
     shapes = ([block, 1, dim], [TILE, 1, dim], [1, dim, TILE])
     operands = (bulk_copied(x, shape) if tma else x for x, shape in zip((q, k, v), shapes))
     _dense_8bit[(triton.cdiv(rows, block), heads)](
-        *operands, q_scale, k_scale, weight_scale, largest, v_centre, bias, unbiased, out, dim**-0.5 * LOG2E,
+        *operands, q_scale, k_scale, weight_scale, largest, v_centre, bias, unbiased, out, dim**-0.5 * LOG2E.value,
         rows, keys, heads,
         TMA=tma, DIM=dim, DIM_PAD=max(32, triton.next_power_of_2(dim)), ROWS=block, KEYS=TILE,
         num_warps=4, num_stages=3 if tma else 2,

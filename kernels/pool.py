@@ -1,4 +1,4 @@
-"""Block means of q, k or v, straight from strided tokens."""
+"""Block means of q, k or v, and variances within blocks, straight from strided tokens."""
 
 from __future__ import annotations
 
@@ -7,30 +7,39 @@ import triton
 import triton.language as tl
 
 
-def pool_blocks(x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int) -> torch.Tensor:
-    """x [B, S, H, D], starts and lengths [N] int32 -> [B*H, N, D] fp32 means over each block's true length."""
+def pool_blocks(x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int, variance: bool = False):
+    """x [B, S, H, D], starts and lengths [N] int32 -> [B*H, N, D] fp32 means over each block's true length.
+
+    With `variance` the pair of them and each channel's variance within each block.
+    """
     batch, _, heads, dim = x.shape
     blocks = len(starts)
     out = torch.empty(batch * heads, blocks, dim, device=x.device, dtype=torch.float32)
+    variances = torch.empty_like(out) if variance else out
     # Heads next to each other run together: their tokens share DRAM pages.
     _pool[(batch * heads, blocks)](
-        x, out, starts, lengths, x.stride(0), x.stride(1), x.stride(2), x.stride(3), heads, blocks,
-        DIM=dim, DIM_PAD=triton.next_power_of_2(dim), SLOTS=triton.next_power_of_2(block_size),
+        x, out, variances, starts, lengths, x.stride(0), x.stride(1), x.stride(2), x.stride(3), heads, blocks,
+        VARIANCE=variance, DIM=dim, DIM_PAD=triton.next_power_of_2(dim), SLOTS=triton.next_power_of_2(block_size),
         num_warps=1,  # a sum that stays within one warp needs no shared memory
     )  # fmt: skip
-    return out
+    return (out, variances) if variance else out
 
 
 @triton.jit(do_not_specialize=["heads", "blocks"])
 def _pool(
-    x, out, starts, lengths, stride_b, stride_s, stride_h, stride_d, heads, blocks,
-    DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
+    x, out, variances, starts, lengths, stride_b, stride_s, stride_h, stride_d, heads, blocks,
+    VARIANCE: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     head, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     start, length = tl.load(starts + block).to(tl.int64), tl.load(lengths + block)
     slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
     token = (start + slot)[:, None]
     address = x + (head // heads) * stride_b + (head % heads) * stride_h + token * stride_s + channel[None] * stride_d
-    tile = tl.load(address, mask=(slot < length)[:, None] & (channel < DIM)[None], other=0.0).to(tl.float32)
+    inside = (slot < length)[:, None] & (channel < DIM)[None]
+    tile = tl.load(address, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(tile, axis=0) / length
     tl.store(out + (head * blocks + block) * DIM + channel, mean, mask=channel < DIM)
+    if VARIANCE:
+        centred = tl.where(inside, tile - mean[None], 0.0)
+        spread = tl.sum(centred * centred, axis=0) / length
+        tl.store(variances + (head * blocks + block) * DIM + channel, spread, mask=channel < DIM)

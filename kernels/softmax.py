@@ -21,8 +21,14 @@ def step(query, key, value, scale, peak, total, acc):
 
 @triton.jit
 def biased_step(query, key, value, scale, bias, peak, total, acc):
-    """bias [K] is added to the scaled logits, -inf where there is no key; a tile may hold none, and be the first."""
+    """bias [K] is added to the scaled logits, -inf where there is no key."""
     score = tl.dot(query, key.T, input_precision="ieee") * scale + bias[None]
+    return scored_step(score, value, peak, total, acc)
+
+
+@triton.jit
+def scored_step(score, value, peak, total, acc):
+    """score [R, K]: scaled and biased logits; a row may hold nothing but -inf, and be the first."""
     highest = tl.maximum(tl.maximum(peak, tl.max(score, axis=1)), -1e30)
     shrink = tl.exp2(peak - highest)
     weight = tl.exp2(score - highest[:, None])

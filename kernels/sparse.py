@@ -1,4 +1,4 @@
-"""Exact attention over each query block's list and 0-th order Taylor attention over the rest, in one softmax."""
+"""Exact attention over each query block's list and Taylor attention over the rest, in one softmax."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import triton
 import triton.language as tl
 
 from .hardware import bulk_copied, takes_bulk_copies
-from .softmax import biased_step, step
+from .softmax import biased_step, scored_step, step
 
-LOG2E = 1.4426950408889634
+LOG2E = tl.constexpr(1.4426950408889634)
+LARGEST_FP16 = tl.constexpr(65504.0)
 
 
 def sparse_attention(
     q, k, v, mean_k, mean_v, log_lengths, dense, lists, full, taken, starts, lengths, out, gate=None, coarse=None,
-    block_size: int = 64, log_sum=None,
+    block_size: int = 64, log_sum=None, variance_k=None,
 ):  # fmt: skip
     """Fill `out` for the query blocks that are not `dense` (step 6 of section 3, and its residual).
 
@@ -21,20 +22,22 @@ def sparse_attention(
     blocks; log_lengths [G, T] fp32, log2 of their tokens; dense [G, N] bool; lists [G, N, E] int32 with full blocks
     first, full [G, N] int32 of them; taken [G, N, T] uint8; starts, lengths [N] int32;
     gate [B, S, 1, 1] with coarse [G, N, D], or neither; log_sum [G, S] fp32, when given, receives log2 of the softmax's
-    denominator, for the backward pass.
+    denominator, for the backward pass; variance_k like mean_k, when given, makes the expansion one of second order.
     """
     batch, tokens, heads, dim = q.shape
     blocks, count, tails = len(starts), lists.shape[2], taken.shape[2]
     strides = [stride for x in (q, k, v, out) for stride in x.stride()]
-    tma = all(takes_bulk_copies(x) for x in (k, v, mean_k, mean_v)) and block_size in (16, 32, 64, 128) and tails > 0
+    second = variance_k is not None
+    means = mean_k, mean_v, variance_k if second else mean_k
+    tma = all(takes_bulk_copies(x) for x in (k, v, *means)) and block_size in (16, 32, 64, 128) and tails > 0
     keys, values = (bulk_copied(x, [1, block_size, 1, dim]) if tma else x for x in (k, v))
-    means = (bulk_copied(x, [1, TAIL_TILE, dim]) if tma else x for x in (mean_k, mean_v))
+    means = (bulk_copied(x, [1, TAIL_TILE, dim]) if tma else x for x in means)
     _sparse[(blocks, batch * heads)](
         q, keys, values, *means, log_lengths, dense, lists, full, taken, starts, lengths, out,
         gate if gate is not None else q, coarse if gate is not None else q, log_sum if log_sum is not None else q,
         *strides, 0 if gate is None else gate.stride(0), 0 if gate is None else gate.stride(1),
-        dim**-0.5 * LOG2E, heads, tokens, blocks, count, tails,
-        TMA=tma, GATED=gate is not None, SUMS=log_sum is not None, DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)),
+        dim**-0.5 * LOG2E.value, heads, tokens, blocks, count, tails,
+        TMA=tma, GATED=gate is not None, SUMS=log_sum is not None, SECOND_ORDER=second, DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)),
         SLOTS=max(16, triton.next_power_of_2(block_size)), TAIL_TILE=TAIL_TILE,
         STAGES=3 if q.element_size() < 4 else 1, num_warps=4,
     )  # fmt: skip
@@ -56,13 +59,24 @@ def _tile(x, b, h, first, row_stride, column_stride, slot, last, channel, real, 
     return tile
 
 
+@triton.jit
+def _means(x, group, first, item, tails, channel, real, TMA: tl.constexpr, TAIL_TILE: tl.constexpr, DIM: tl.constexpr):
+    """[TAIL_TILE, DIM] rows of x [G, T, DIM] from `first` on; what lies past the last is masked by the caller."""
+    if TMA:
+        tile = tl.reshape(x.load([group.to(tl.int32), first, 0]), [TAIL_TILE, DIM])
+    else:
+        address = x + ((group * tails + item) * DIM)[:, None] + channel[None]
+        tile = tl.load(address, mask=(item < tails)[:, None] & real[None], other=0.0)
+    return tile
+
+
 @triton.jit(do_not_specialize=["tokens", "blocks", "count", "tails"])
 def _sparse(
-    q, k, v, mean_k, mean_v, log_lengths, dense, lists, full, taken, starts, lengths, out, gate, coarse, log_sum,
+    q, k, v, mean_k, mean_v, variance_k, log_lengths, dense, lists, full, taken, starts, lengths, out, gate, coarse, log_sum,
     qb, qs, qh, qd, kb, ks, kh, kd, vb, vs, vh, vd, ob, os, oh, od, gb, gs,
     scale, heads, tokens, blocks, count, tails,
-    TMA: tl.constexpr, GATED: tl.constexpr, SUMS: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
-    TAIL_TILE: tl.constexpr, STAGES: tl.constexpr,
+    TMA: tl.constexpr, GATED: tl.constexpr, SUMS: tl.constexpr, SECOND_ORDER: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr,
+    SLOTS: tl.constexpr, TAIL_TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tl.load(dense + group * blocks + row) == 0:
@@ -77,7 +91,7 @@ def _sparse(
         total = tl.zeros([SLOTS], tl.float32)
         acc = tl.zeros([SLOTS, DIM_PAD], tl.float32)
 
-        b32, h32, g32 = b.to(tl.int32), h.to(tl.int32), group.to(tl.int32)
+        b32, h32 = b.to(tl.int32), h.to(tl.int32)
         if not TMA:
             k, v = k + b * kb + h * kh, v + b * vb + h * vh
         mine = lists + (group * blocks + row) * count
@@ -97,20 +111,22 @@ def _sparse(
             bias = tl.where(slot <= last, 0.0, float("-inf"))
             peak, total, acc = biased_step(query, key, value, scale, bias, peak, total, acc)
 
+        if SECOND_ORDER:
+            natural = query.to(tl.float32) * (scale / LOG2E)
+            half_square = tl.minimum(natural * natural / 2, LARGEST_FP16).to(query.dtype)
         for tile in tl.range(0, tails, TAIL_TILE, num_stages=2):
             item = tile + tl.arange(0, TAIL_TILE)
             listed = item < tails
             used = tl.load(taken + (group * blocks + row) * tails + item, mask=listed, other=1)
             weight = tl.load(log_lengths + group * tails + item, mask=listed, other=0.0)
-            if TMA:
-                key = tl.reshape(mean_k.load([g32, tile, 0]), [TAIL_TILE, DIM])
-                value = tl.reshape(mean_v.load([g32, tile, 0]), [TAIL_TILE, DIM])
-            else:
-                mean = ((group * tails + item) * DIM)[:, None] + channel[None]
-                key = tl.load(mean_k + mean, mask=listed[:, None] & real[None], other=0.0)
-                value = tl.load(mean_v + mean, mask=listed[:, None] & real[None], other=0.0)
+            key = _means(mean_k, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
+            value = _means(mean_v, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
             bias = tl.where(used == 0, weight, float("-inf"))
-            peak, total, acc = biased_step(query, key, value, scale, bias, peak, total, acc)
+            score = tl.dot(query, key.T, input_precision="ieee") * scale + bias[None]
+            if SECOND_ORDER:
+                variance = _means(variance_k, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
+                score += tl.log2(1 + tl.dot(half_square, variance.T, input_precision="ieee"))
+            peak, total, acc = scored_step(score, value, peak, total, acc)
 
         if SUMS:
             tl.store(log_sum + group * tokens + token, peak + tl.log2(total), mask=slot < length)

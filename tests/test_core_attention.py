@@ -30,6 +30,7 @@ CONFIGS = {
     "threshold": ISAConfig(sharpness_threshold=1e-3, keep_ratio=0.5),
     "taylor tail": ISAConfig(context_tail="taylor", keep_ratio=0.3),
     "nothing exact": ISAConfig(keep_ratio=0, dense_query_ratio=0, exact_ratio=0),
+    "second order": ISAConfig(keep_ratio=0.5, dense_query_ratio=0.3, exact_ratio=0.2, tail_order=2),
 }
 
 
@@ -72,14 +73,15 @@ def test_equals_the_oracle_over_batches_heads_and_head_dims(batch, heads, dim, c
     ratios=st.tuples(*[st.floats(0, 1)] * 3),
     sharpness=st.sampled_from(["variance", "top_mass"]),
     tail=st.sampled_from(["drop", "taylor"]),
+    order=st.sampled_from([0, 2]),
     block_size=st.sampled_from([1, 7, 32, 64]),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_shape_and_ratio_equals_the_oracle(target, context, ratios, sharpness, tail, block_size, seed):
+def test_any_shape_and_ratio_equals_the_oracle(target, context, ratios, sharpness, tail, order, block_size, seed):
     """In fp64 on both sides, where rounding cannot flip a routing decision: arithmetic and decisions are compared."""
     layout = TokenLayout(target, context)
-    config = ISAConfig(*ratios, sharpness=sharpness, context_tail=tail, block_size=block_size)
+    config = ISAConfig(*ratios, sharpness=sharpness, context_tail=tail, block_size=block_size, tail_order=order)
     q, k, v, _ = tensors(layout, heads=1, dim=8, dtype=torch.float64, seed=seed)
     out, stats = in_context_sparse_attention(q, k, v, layout=layout, config=config, backend="torch", return_stats=True)
     expected, lists = reference_attention(q, k, v, layout, config)
@@ -307,7 +309,7 @@ def test_one_operator_in_a_compiled_graph():
 
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(q, k, v, gate), block(q, k, v, gate))
-    arguments = [q, k, v, gate, list(layout.segments), 0.4, 0.5, 0.1, "variance", None, "drop", 64, "auto", "auto"]
+    arguments = [q, k, v, gate, list(layout.segments), 0.4, 0.5, 0.1, "variance", None, "drop", 64, 0, "auto", "auto"]
     torch.library.opcheck(torch.ops.liveditor_isa.attention.default, arguments)
 
 

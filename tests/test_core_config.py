@@ -34,7 +34,14 @@ def test_ratios_out_of_range_are_refused_by_name(field, value):
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{"sharpness": "entropy"}, {"context_tail": "keep"}, {"block_size": 0}, {"block_size": 64.0}, {"block_size": True}],
+    [
+        {"sharpness": "entropy"},
+        {"context_tail": "keep"},
+        {"block_size": 0},
+        {"block_size": 64.0},
+        {"block_size": True},
+        {"tail_order": 1},
+    ],
 )
 def test_other_fields_are_checked(kwargs):
     with pytest.raises(ValueError, match=f"^{next(iter(kwargs))} must be"):

@@ -64,7 +64,7 @@ def compile_all(capability: int):
         gate, log_sum = zeros(1, q.shape[1], 1, 1, dtype=dtype), zeros(1, heads, q.shape[1], dtype=torch.float32)
         lists = lists, full, taken, *table[:2]
         sparse.sparse_attention(
-            q, k, v, *tail, logits[:, 0, :listed], sharp, *lists, out, gate, means[0], block_size, log_sum
+            q, k, v, *tail, logits[:, 0, :listed], sharp, *lists, out, gate, means[0], block_size, log_sum, tail[0]
         )  # fmt: skip
         number = zeros(heads)
         query, key, value = (compact.gather_blocks(x, number, rows, None, listed * block_size, *table) for x in (q, k, v))

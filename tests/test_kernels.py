@@ -32,6 +32,8 @@ CONFIGS = {
     "taylor tail": ISAConfig(0.3, 0.5, 0.2, context_tail="taylor"),
     "top mass": ISAConfig(0.3, 0.5, 0.2, sharpness="top_mass"),
     "threshold": ISAConfig(0.5, sharpness_threshold=1e-3),
+    "second order": ISAConfig(0.3, 0.5, 0.2, tail_order=2),
+    "second order, taylor tail": ISAConfig(0.3, 0.5, 0.2, tail_order=2, context_tail="taylor"),
     "small blocks": ISAConfig(0.3, 0.5, 0.2, block_size=16),
     "blocks that fill no tile": ISAConfig(0.3, 0.5, 0.2, block_size=24),
 }
@@ -129,10 +131,10 @@ def test_a_triton_that_miscompiles_is_refused_by_name(monkeypatch, name, ending)
 )
 def test_tiles_that_fit_no_shared_memory_go_to_pytorch(monkeypatch, dim, block_size, words):
     monkeypatch.undo()
-    device = torch.device("cuda")
-    assert resolve_backend("auto", device, torch.bfloat16, dim, block_size) == ("torch", f"the kernels take {words}")
+    device, config = torch.device("cuda"), ISAConfig(block_size=block_size)
+    assert resolve_backend("auto", device, torch.bfloat16, dim, config) == ("torch", f"the kernels take {words}")
     with pytest.raises(BackendUnavailable, match=words):
-        resolve_backend("triton", device, torch.bfloat16, dim, block_size)
+        resolve_backend("triton", device, torch.bfloat16, dim, config)
 
 
 @pytest.mark.parametrize("name", ["sparse", "dense", "taylor tail", "threshold", "blocks that fill no tile"])
@@ -161,6 +163,15 @@ def test_the_8_bit_kernel(layout, block_size):
     error = (out.float() - exact).norm() / (exact - exact.mean((0, 1))).norm()
     assert 1e-4 < error < 0.05
     assert relative_error(out, exact) < 0.01
+
+
+def test_gradients_of_second_order_are_pytorchs():
+    layout, config = TokenLayout(70, (64,)), CONFIGS["second order"]
+    q, k, v, _ = (x.requires_grad_() for x in tensors(layout))
+    _, stats = in_context_sparse_attention(q, k, v, layout=layout, config=config, return_stats=True)
+    assert (stats.backend, stats.backend_reason) == ("torch", "the kernels have no gradient of tail_order 2")
+    with pytest.raises(BackendUnavailable, match="no gradient of tail_order 2"):
+        in_context_sparse_attention(q, k, v, layout=layout, config=config, backend="triton")
 
 
 def test_8_bit_is_refused_where_it_cannot_run():

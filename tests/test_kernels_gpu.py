@@ -16,7 +16,7 @@ from liveditor_isa.isa_core.attend import attend, dense_attention
 from liveditor_isa.isa_core.attend_training import attend_with_gradients
 from liveditor_isa.isa_core.attend_triton import attend_triton
 from liveditor_isa.isa_core.layout import BlockTable, block_table
-from liveditor_isa.isa_core.pool import pool_blocks
+from liveditor_isa.isa_core.pool import block_variances, pool_blocks
 from liveditor_isa.isa_core.residual import residual
 from liveditor_isa.isa_core.route import RoutingPlan, coarse_scores
 
@@ -45,6 +45,7 @@ CONFIGS = {
     "threshold": ISAConfig(sharpness_threshold=1e-3, keep_ratio=0.5),
     "taylor tail": ISAConfig(context_tail="taylor", keep_ratio=0.3),
     "nothing exact": ISAConfig(keep_ratio=0, dense_query_ratio=0, exact_ratio=0),
+    "second order": ISAConfig(keep_ratio=0.5, dense_query_ratio=0.3, exact_ratio=0.2, tail_order=2),
 }
 MIXED = ISAConfig(0.4, 0.5, 0.3)
 """On a few blocks: dense and sparse rows, lists of several blocks, context that is left out."""
@@ -113,7 +114,8 @@ def in_torch(case: Case, plan: RoutingPlan) -> torch.Tensor:
     pooled_q, pooled_k, pooled_v = (pool_blocks(x, case.table) for x in (q, k, v))
     plan = RoutingPlan(plan.kv_blocks.long(), plan.dense_queries, plan.exact_blocks.long(), plan.sharpness)
     blocks = (case.table.to_blocks(x) for x in (q, k, v))
-    out = case.table.to_tokens(attend(*blocks, pooled_k, pooled_v, plan, case.table, case.config, dense_attention))
+    variance_k = block_variances(k, pooled_k, case.table) if case.config.tail_order == 2 else None
+    out = case.table.to_tokens(attend(*blocks, pooled_k, pooled_v, variance_k, plan, case.table, case.config, dense_attention))
     if case.gate is not None:
         gate = case.gate[:, None, :, 0].expand(-1, case.q.shape[2], -1, -1).flatten(0, 1)
         out = out + residual(coarse_scores(pooled_q, pooled_k).softmax(-1), pooled_v, gate, case.table)
@@ -148,12 +150,17 @@ def exact_rows(case: Case, plan: RoutingPlan, head: int, blocks: torch.Tensor) -
     tail = ~exact & (listed if case.config.context_tail == "drop" else ~nothing)
     # The logarithm of the weight with which each token and each mean counts.
     bias = torch.cat([exact.double().log()[:, block_of], (tail * lengths.double()).log()], dim=1)
+    spread = torch.zeros_like(mean_k)
+    if case.config.tail_order == 2:
+        spread.index_add_(0, block_of, (k - mean_k[block_of]).square()).div_(lengths[:, None])
     keys, values = torch.cat([k, mean_k]), torch.cat([v, mean_v])
 
     rows, position = tokens_of(blocks, table)
     parts = []
     for row, at in zip(rows.split(512), position.split(512)):
-        parts.append((q[row] @ keys.T / math.sqrt(dim) + bias[at]).softmax(1) @ values)
+        logits = q[row] @ keys.T / math.sqrt(dim) + bias[at]
+        logits[:, len(k) :] += torch.where(dense[at], 0, (q[row].square() @ spread.T / dim / 2).log1p())
+        parts.append(logits.softmax(1) @ values)
     result = torch.cat(parts)
     if case.gate is not None:
         coarse = (mean_q[blocks] @ mean_k.T / math.sqrt(dim)).softmax(1) @ mean_v
@@ -242,7 +249,7 @@ def test_aligned_and_ragged_layouts(target, context, config):
 
 
 @pytest.mark.parametrize("batch, heads, dim", [(1, 1, 64), (2, 5, 96), (3, 3, 128)])
-@pytest.mark.parametrize("name", ["paper", "top mass", "threshold", "taylor tail"])
+@pytest.mark.parametrize("name", ["paper", "top mass", "threshold", "taylor tail", "second order"])
 def test_batches_heads_and_head_dims(batch, heads, dim, name):
     case = random_case(TokenLayout(191, (140,)), CONFIGS[name], batch, heads, dim)
     outs, plan = run_all(case, DENSE if dim == 96 else ("sdpa", "triton"))
@@ -266,7 +273,7 @@ def test_long_sequences(kind, half, heads):
 
 
 def test_a_long_sequence_with_a_taylor_tail():
-    case = replace(long_case("structured", 32760, 4), config=ISAConfig(context_tail="taylor"))
+    case = replace(long_case("structured", 32760, 4), config=ISAConfig(context_tail="taylor", tail_order=2))
     outs, plan = run_all(case)
     check(errors(case, plan, outs, some_blocks(case, plan)), groups=("dense", "sparse"))
 
