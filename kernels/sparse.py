@@ -39,7 +39,7 @@ def sparse_attention(
         dim**-0.5 * LOG2E.value, heads, tokens, blocks, count, tails,
         TMA=tma, GATED=gate is not None, SUMS=log_sum is not None, SECOND_ORDER=second, DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)),
         SLOTS=max(16, triton.next_power_of_2(block_size)), TAIL_TILE=TAIL_TILE,
-        STAGES=3 if q.element_size() < 4 else 1, num_warps=4,
+        STAGES=3 if q.element_size() < 4 else 1, TAIL_STAGES=2 if block_size <= 64 and not second else 1, num_warps=4,
     )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def _sparse(
     qb, qs, qh, qd, kb, ks, kh, kd, vb, vs, vh, vd, ob, os, oh, od, gb, gs,
     scale, heads, tokens, blocks, count, tails,
     TMA: tl.constexpr, GATED: tl.constexpr, SUMS: tl.constexpr, SECOND_ORDER: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr,
-    SLOTS: tl.constexpr, TAIL_TILE: tl.constexpr, STAGES: tl.constexpr,
+    SLOTS: tl.constexpr, TAIL_TILE: tl.constexpr, STAGES: tl.constexpr, TAIL_STAGES: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tl.load(dense + group * blocks + row) == 0:
@@ -114,7 +114,7 @@ def _sparse(
         if SECOND_ORDER:
             natural = query.to(tl.float32) * (scale / LOG2E)
             half_square = tl.minimum(natural * natural / 2, LARGEST_FP16).to(query.dtype)
-        for tile in tl.range(0, tails, TAIL_TILE, num_stages=2):
+        for tile in tl.range(0, tails, TAIL_TILE, num_stages=TAIL_STAGES):
             item = tile + tl.arange(0, TAIL_TILE)
             listed = item < tails
             used = tl.load(taken + (group * blocks + row) * tails + item, mask=listed, other=1)

@@ -10,7 +10,7 @@ import pytest
 import tomllib
 from comfy_headless import ROOT
 
-PACKAGES = ("isa_core", "kernels", "liveditor", "nodes", "patching", "video")
+PACKAGES = ("isa_core", "kernels", "liveditor", "nodes", "patching", "training", "video")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))] + [ROOT / "__init__.py"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

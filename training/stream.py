@@ -1,0 +1,107 @@
+"""The endless stream of edits: any batch of it, made from its number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import NamedTuple
+
+import torch
+
+from . import textures
+from .edits import TASKS, plan
+from .render import draw, show_background
+from .scenes import SLOTS, sample_motion
+from .styles import apply_styles
+from .tensors import upload
+
+SPLITS = ("train", "held-out")
+
+
+class EditBatch(NamedTuple):
+    """B clips of T frames, before and after an edit."""
+
+    source: torch.Tensor
+    """[B, 3, T, H, W] in 0..1."""
+    target: torch.Tensor
+    """[B, 3, T, H, W] in 0..1; the same as source, bit by bit, outside of region."""
+    region: torch.Tensor
+    """[B, 1, T, H, W] bool: the pixels that the edit is about; for a style, all."""
+    instructions: list[str]
+    tasks: list[str]
+
+
+class EditStream:
+    """Batches of edits, made when asked for.
+
+    Everything random is drawn on the CPU from (seed, split, index), so a batch is the same whenever it is asked for, and
+    on other devices but for rounding. The held-out split has photographs, pairs of colour and shape, and sentence
+    templates that the train split never shows: `photos.HELD_OUT`, `Thing.is_held_out`, `phrases.HELD_OUT_TEMPLATES`.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        batch: int,
+        frames: int,
+        height: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        split: str = "train",
+        tasks: tuple[str, ...] = TASKS,
+    ):
+        """
+        frames: 4n+1. height, width: multiples of 16, in pixels.
+
+        Raises ValueError for any other size, an unknown split or an unknown task.
+        """
+        if frames < 1 or frames % 4 != 1:
+            raise ValueError(f"frames must be 4n+1; got {frames}.")
+        if height < 16 or width < 16 or height % 16 or width % 16:
+            raise ValueError(f"height and width must be multiples of 16; got {width}×{height}.")
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}; got {split!r}.")
+        if not tasks or not set(tasks) <= set(TASKS):
+            raise ValueError(f"tasks must be some of {TASKS}; got {tasks!r}.")
+        self.seed, self.batch, self.frames, self.height, self.width = seed, batch, frames, height, width
+        self.device, self.split, self.tasks = torch.device(device), split, tuple(tasks)
+
+    def __iter__(self) -> Iterator[EditBatch]:
+        index = 0
+        while True:
+            yield self[index]
+            index += 1
+
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> EditBatch:
+        if index < 0:
+            raise IndexError(f"the stream has no end, so no batch {index}.")
+        rng = Random(f"{self.seed} {self.split} {index}")
+        generator = torch.Generator().manual_seed(rng.getrandbits(60))
+        plans = [plan(rng, self.split, self.tasks) for _ in range(self.batch)]
+        size = (self.height, self.width)
+
+        places = [[item.place if slot == item.edited else None for slot in range(SLOTS)] for item in plans]
+        motion = sample_motion(places, self.frames, *size, generator).to(self.device)
+        source = self._backgrounds([item.background for item in plans], motion.camera, generator)
+        target, moved = source.clone(), [clip for clip, item in enumerate(plans) if item.new_background]
+        if moved:
+            chosen = upload(moved, self.device)
+            names = [plans[clip].new_background for clip in moved]
+            target[chosen] = self._backgrounds(names, motion.camera[chosen], generator)
+
+        shades = 0.08 * torch.rand(self.batch, SLOTS, 3, generator=generator) - 0.04
+        drawn = draw([item.before for item in plans], [item.after for item in plans], motion, shades, source, target)
+        target = apply_styles(drawn.target, [item.style for item in plans])
+        styled, moved = (
+            upload(flags, self.device).view(-1, 1, 1, 1, 1)
+            for flags in ([item.style is not None for item in plans], [item.new_background is not None for item in plans])
+        )
+        region = drawn.edited | styled | (moved & drawn.bare)
+        return EditBatch(drawn.source, target, region, [item.instruction for item in plans], [item.task for item in plans])
+
+    def _backgrounds(self, kinds: list[str], camera: torch.Tensor, generator) -> torch.Tensor:
+        """[B, T, 2, 3] camera -> [B, 3, T, H, W]."""
+        chance = textures.Chance.draw(len(kinds), generator)
+        pictures = textures.paint(kinds, chance, self.height, self.width, self.split, self.device)
+        return show_background(pictures, camera, self.height, self.width)
