@@ -114,7 +114,14 @@ def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False):
     """Core's UMT5 classes at another size: core only ever looks for XXL."""
     weights = comfy.utils.load_torch_file(path)
     encoder = comfy.text_encoders.wan.te(**comfy.text_encoders.sd3_clip.t5_xxl_detect(weights))
-    target = comfy.supported_models_base.ClipTarget(comfy.text_encoders.wan.WanT5Tokenizer, encoder)
+
+    class Tokenizer(comfy.text_encoders.wan.WanT5Tokenizer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            pieces = getattr(self, self.clip)
+            pieces.min_length = config.get("min_length", pieces.min_length)
+
+    target = comfy.supported_models_base.ClipTarget(Tokenizer, encoder)
     clip = comfy.sd.CLIP(
         target,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),

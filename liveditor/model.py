@@ -101,7 +101,8 @@ class LIVEditorModel(InContextNetwork, WanModel):
         out = self.forward_orig(
             groups[0], timestep, context, freqs=freqs, transformer_options=transformer_options, context_latents=groups[1:]
         )
-        require_finite(out, self)
+        if not out.requires_grad:  # a training loop watches its own loss, and need not wait for the GPU here
+            require_finite(out, self)
         return out[:, :, :frames, :height, :width]
 
     def forward_orig(self, x, t, context, clip_fea=None, freqs=None, transformer_options={}, context_latents=(), **kwargs):

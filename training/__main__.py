@@ -1,0 +1,74 @@
+"""Trains LIVEditor-tiny from nothing: its VAE, then its text encoder and its network together.
+
+    python -m liveditor_isa.training --out FOLDER [--minutes 30]
+
+Needs ComfyUI on the Python path, and about half an hour of one H200-class GPU. Stopped, by --minutes or otherwise, the same command
+goes on where it was. FOLDER gets the three files that Load LIVEditor takes, logs, a loss plot and pictures of edits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from . import vae  # first: tells core whether there is a GPU
+from .editor import EditorSettings, EditorTrainer
+from .latents import LatentPool
+from .preview import edit, loss_plot, sheet
+from .run import run_until
+from .stream import EditStream
+from .text import Tokenizer
+
+EDITOR, ENCODER = "liveditor_tiny.safetensors", "umt5_tiny.safetensors"
+CHECKPOINT, LOG = "editor_checkpoint.pt", "editor_log.jsonl"
+
+
+def train(folder: Path, minutes: float, device: str, vae_settings=None, settings=None):
+    """Both runs in turn, within `minutes`; see the module's words."""
+    start = time.monotonic()
+    vae_settings, settings = vae_settings or vae.VAESettings(), settings or EditorSettings()
+    if not vae.is_finished(folder, vae_settings):
+        vae.train_vae(folder, minutes, device, vae_settings)
+    left = minutes - (time.monotonic() - start) / 60
+    if vae.is_finished(folder, vae_settings) and left > 0:
+        train_editor(folder, left, device, settings)
+
+
+def train_editor(folder: Path, minutes: float, device: str, settings: EditorSettings):
+    autoencoder = vae.load_export(folder / vae.EXPORT, device)
+    pools: dict[tuple, LatentPool] = {}
+
+    def batches(step: int, size: tuple):
+        if size not in pools:
+            frames, height, width, edits = size
+            stream = EditStream(settings.seed, edits, frames, height, width, device)
+            pools[size] = LatentPool(autoencoder, stream, tokenizer)
+        return pools[size].draw(step)
+
+    trainer = EditorTrainer(settings, batches, device)
+    tokenizer = Tokenizer(trainer.vocabulary)
+    if (folder / CHECKPOINT).exists():
+        trainer.load(folder / CHECKPOINT)
+    run_until(trainer, "editor", folder / CHECKPOINT, folder / LOG, minutes)
+    trainer.export(folder / EDITOR, folder / ENCODER)
+    loss_plot({"VAE": folder / vae.LOG, "editor": folder / LOG}, folder / "loss.png")
+    frames, height, width, _ = settings.phases[0].sizes[0]
+    seen = EditStream(settings.seed, 28, frames, height, width, device, split="held-out")[0]
+    trainer.use_average()
+    sheet(seen, edit(trainer.network, trainer.encoder, tokenizer, autoencoder, seen.source, seen.instructions), folder / "edits.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--minutes", type=float, default=60, help="stop after this long")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    train(options.out, options.minutes, options.device)
+
+
+if __name__ == "__main__":
+    main()

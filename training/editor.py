@@ -1,0 +1,232 @@
+"""Trains the small editor: LIVEditor's own network and a text encoder, together, by flow matching on edits made as it goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.model_management
+import comfy.ops
+import torch
+from safetensors.torch import save_file
+
+from ..isa_core import ISAConfig, in_context_sparse_attention
+from ..liveditor.keys import core_metadata, expected_shapes
+from ..liveditor.model import LIVEditorModel
+from ..patching.in_context import IN_CONTEXT
+from . import text
+from .latents import LatentBatch
+from .run import replace_file
+
+OVERRIDE = "optimized_attention_override"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training.
+
+    sizes: (frames, height, width, edits a step), taken in turn. rate: (first, last) learning rate, along half a cosine.
+    isa: None for full attention (the paper's first stage), else what attention is sparse by (its second).
+    """
+
+    steps: int
+    sizes: tuple[tuple[int, int, int, int], ...]
+    rate: tuple[float, float]
+    isa: ISAConfig | None = None
+
+
+PHASES = (
+    Phase(9_000, ((17, 176, 176, 64), (17, 144, 208, 64), (9, 224, 224, 64)), (1e-3, 2e-4)),
+    Phase(1_000, ((33, 256, 256, 12), (33, 208, 320, 12)), (2e-4, 5e-5)),
+    Phase(1_000, ((33, 256, 256, 12), (33, 208, 320, 12)), (1e-4, 1e-5), ISAConfig()),
+)
+
+
+@dataclass(frozen=True)
+class EditorSettings:
+    """What is trained, and how. Optimiser and average as in the paper (section 4.1 and appendix B), for a small network."""
+
+    dim: int = 256
+    ffn_dim: int = 1024
+    blocks: int = 10
+    phases: tuple[Phase, ...] = PHASES
+    warm_up: int = 300
+    weight_decay: float = 1e-2
+    ema: float = 0.995
+    shift: float = 3.0
+    """Of the noise level: high levels decide what is edited. Sampling shifts by 6."""
+    focus: float = 4.0
+    """How much more the edited region counts in the loss."""
+    unconditional: float = 0.1
+    """Share of edits trained without their instruction, for guidance."""
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> tuple[Phase, int]:
+        """The phase of a step, and the step's number within it."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        raise IndexError(f"training is over after {self.steps} steps")
+
+
+def new_editor(settings: EditorSettings) -> LIVEditorModel:
+    """Core's network with random weights; both patch embeddings begin alike, so that like places meet from the start."""
+    network = LIVEditorModel(
+        model_type="t2v", dim=settings.dim, ffn_dim=settings.ffn_dim, num_heads=settings.dim // 128, num_layers=settings.blocks,
+        in_dim=16, out_dim=16, text_dim=text.CONFIG["d_model"], freq_dim=256, text_len=512, patch_size=(1, 2, 2),
+        qk_norm=True, cross_attn_norm=True, eps=1e-6, dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(settings.seed)
+    for name, weight in network.named_parameters():
+        if name.endswith("bias") or "alpha_" in name or name == "head.head.weight":
+            torch.nn.init.zeros_(weight)
+        elif "norm" in name:
+            torch.nn.init.ones_(weight)
+        elif "modulation" in name:
+            torch.nn.init.normal_(weight, std=settings.dim**-0.5, generator=generator)
+        elif "text_embedding" in name or "time_embedding" in name:
+            torch.nn.init.normal_(weight, std=0.02, generator=generator)
+        else:
+            torch.nn.init.xavier_uniform_(weight.flatten(1), generator=generator)
+    network.source_video_embedding_more_memory.load_state_dict(network.patch_embedding.state_dict())
+    return network
+
+
+def sparse_override(config: ISAConfig) -> Callable:
+    """An attention override for core's `transformer_options` that trains through ISA."""
+
+    def override(func, q, k, v, heads, mask=None, **kwargs):
+        call = kwargs["transformer_options"].get(IN_CONTEXT)
+        if call is None:
+            return func(q, k, v, heads, mask=mask, **kwargs)
+        split = (x.to(v.dtype).unflatten(2, (heads, -1)) for x in (q, k, v))
+        call.residual_added = True
+        gate = call.coarse_gate.to(v.dtype)
+        return in_context_sparse_attention(*split, layout=call.layout, config=config, coarse_gate=gate).flatten(2)
+
+    return override
+
+
+class EditorTrainer:
+    """A training run: `step` it, `save` it, `load` it into a new one, and that goes on with the same numbers.
+
+    batches: (step, size) -> LatentBatch on the device, of (frames, height, width, edits) as the phase says.
+    """
+
+    def __init__(self, settings: EditorSettings, batches: Callable[[int, tuple], LatentBatch], device: torch.device | str):
+        # Core's rotary embedding has no gradient otherwise.
+        comfy.model_management.in_training = True
+        self.settings, self.batches, self.device = settings, batches, torch.device(device)
+        self.network = new_editor(settings).to(self.device)
+        self.vocabulary = text.vocabulary()
+        self.encoder = text.new_encoder(settings.seed).to(self.device)
+        named = [*self.network.named_parameters(), *self.encoder.named_parameters()]
+        self.weights = [weight for _, weight in named]
+        self.averaged = [weight.detach().clone() for weight in self.weights]
+        decayed = [weight for weight in self.weights if weight.ndim > 1]
+        others = [weight for weight in self.weights if weight.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=self.device.type == "cuda")
+        self.done = 0
+        """Steps so far."""
+
+    def step(self) -> dict[str, torch.Tensor]:
+        """One step; its losses, still on the device."""
+        phase, within = self.settings.phase_at(self.done)
+        batch = self.batches(self.done, phase.sizes[within % len(phase.sizes)])
+        loss, plain = self.loss(batch, phase.isa, self.done)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done += 1
+        # The average reaches less far back at the start.
+        decay = min(self.settings.ema, (1 + self.done) / (10 + self.done))
+        torch._foreach_lerp_(self.averaged, [weight.detach() for weight in self.weights], 1 - decay)
+        return {"loss": loss.detach(), "velocity_error": plain, "gradient": norm}
+
+    def loss(self, batch: LatentBatch, isa: ISAConfig | None, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(flow-matching loss with the edited region's weight, the same without)."""
+        generator = torch.Generator(self.device).manual_seed(self.settings.seed + 1_000_003 * step)
+        size, target = len(batch.target), batch.target.float()
+        noise = torch.randn(target.shape, device=self.device, generator=generator)
+        # Evenly spread within a batch: less variance than independent levels.
+        level = (torch.arange(size, device=self.device) + torch.rand(size, device=self.device, generator=generator)) / size
+        level = self.settings.shift * level / (1 + (self.settings.shift - 1) * level)
+        at = level.view(-1, 1, 1, 1, 1)
+        mixed = (1 - at) * target + at * noise
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            instructions = text.encode_text(self.encoder, self._some_unconditional(batch.tokens, generator))
+            half = self.device.type == "cuda"
+            mixed, source, instructions = (x.bfloat16() if half else x.float() for x in (mixed, batch.source, instructions))
+            options = {OVERRIDE: sparse_override(isa)} if isa else {}
+            velocity = self.network(mixed, 1000 * level, instructions, context_latents=[source], transformer_options=options)
+        error = (velocity.float() - (noise - target)).square()
+        weight = 1 + self.settings.focus * batch.region.float()
+        return (error * (weight / weight.mean())).mean(), error.detach().mean()
+
+    def _some_unconditional(self, tokens: torch.Tensor, generator) -> torch.Tensor:
+        """A few instructions are replaced by nothing, or by words that are not in the vocabulary: both ask for no edit."""
+        chance = torch.rand(len(tokens), 1, device=self.device, generator=generator)
+        length = torch.randint(0, tokens.shape[1], (len(tokens), 1), device=self.device, generator=generator)
+        length = length * (chance < self.settings.unconditional / 2)
+        place = torch.arange(tokens.shape[1], device=self.device)
+        nothing = torch.where(place < length, text.UNKNOWN, torch.where(place == length, text.END, text.PAD))
+        return torch.where(chance < self.settings.unconditional, nothing, tokens)
+
+    @property
+    def learning_rate(self) -> float:
+        """For the next step: linear warm-up, and within each phase half a cosine from its first rate to its last."""
+        phase, within = self.settings.phase_at(self.done)
+        first, last = phase.rate
+        warm = min(1.0, (self.done + 1) / self.settings.warm_up)
+        return warm * (last + (first - last) * 0.5 * (1 + math.cos(math.pi * within / phase.steps)))
+
+    def save(self, path: Path):
+        state = {
+            "done": self.done,
+            "weights": [weight.detach() for weight in self.weights],
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        replace_file(path, lambda partial: torch.save(state, partial))
+
+    @torch.no_grad()
+    def load(self, path: Path):
+        """Raises ValueError for a checkpoint of a network of other sizes."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if [x.shape for x in state["weights"]] != [x.shape for x in self.weights]:
+            raise ValueError(f"{path} is of a network of other sizes: use another folder.")
+        for weight, saved in zip(self.weights, state["weights"]):
+            weight.copy_(saved)
+        self.averaged = state["averaged"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = state["done"]
+
+    @torch.no_grad()
+    def use_average(self):
+        """From here on the networks hold the averaged weights: for looking, not for going on."""
+        for weight, averaged in zip(self.weights, self.averaged):
+            weight.copy_(averaged)
+
+    def export(self, editor: Path, encoder: Path):
+        """Write the averaged weights in bf16, as *Load LIVEditor* takes them."""
+        names = [name for name, _ in self.network.named_parameters()]
+        averaged = dict(zip(names, self.averaged))
+        settings = self.settings
+        shapes = expected_shapes(settings.dim, settings.ffn_dim, text.CONFIG["d_model"], settings.blocks)
+        assert {name: tuple(weight.shape) for name, weight in averaged.items()} == shapes
+        tensors = {name: weight.bfloat16().cpu().contiguous() for name, weight in averaged.items()}
+        replace_file(editor, lambda partial: save_file(tensors, partial, {"format": "pt", **core_metadata(shapes)}))
+        weights = dict(zip((name for name, _ in self.encoder.named_parameters()), self.averaged[len(names) :]))
+        replace_file(encoder, lambda partial: text.save_encoder(weights, self.vocabulary, partial))

@@ -1,0 +1,374 @@
+"""Trains a small video VAE in Wan 2.1's format, which ComfyUI's own VAE loader opens.
+
+    python -m liveditor_isa.training.vae --out FOLDER --minutes 5
+
+Call it again to go on where it stopped. FOLDER gets wan_tiny_vae.safetensors, reconstructions.png, a log and a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from comfy.cli_args import args as core_options
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+# Core looks for a GPU when it is imported, and fails without one unless told that there is none.
+core_options.cpu |= not torch.cuda.is_available()
+import comfy.sd  # noqa: E402
+from comfy.latent_formats import Wan21  # noqa: E402
+from comfy.ldm.wan.vae import Resample, ResidualBlock, WanVAE  # noqa: E402
+
+from .stream import EditStream  # noqa: E402
+
+EXPORT, CHECKPOINT, LOG, SHEET = "wan_tiny_vae.safetensors", "vae_checkpoint.pt", "vae_log.jsonl", "reconstructions.png"
+LATENT_CHANNELS = 16
+CAUSAL = (0, 0, 0, 0, 2, 0)
+"""Padding in front of a causal convolution over three frames, in F.pad's order."""
+
+
+@dataclass(frozen=True)
+class VAESettings:
+    """What is trained, and how."""
+
+    dim: int = 16
+    """Channels at full resolution; Wan's own has 96."""
+    steps: int = 4000
+    """Length of the learning rate's schedule; a finished run does not go on."""
+    pairs: int = 8
+    """Edits a step. Both of their clips are used."""
+    frames: int = 17
+    size: int = 128
+    """Height and width in pixels."""
+    learning_rate: float = 1e-3
+    warm_up: int = 100
+    noise: float = 0.1
+    """Standard deviation of what is added to the normalised latents, so that near latents decode alike."""
+    ema: float = 0.999
+    seed: int = 0
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+
+
+def new_network(dim: int, seed: int = 0) -> WanVAE:
+    """Core's network with random weights. Residual branches start at zero, so that it starts shallow."""
+    network = WanVAE(
+        dim=dim, z_dim=LATENT_CHANNELS, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in network.named_parameters():
+        if name.endswith("bias") or name.endswith(("residual.6.weight", "proj.weight")):
+            torch.nn.init.zeros_(weight)
+        elif name.endswith("weight"):
+            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5, generator=generator)
+    return network
+
+
+def encode(network: WanVAE, video: torch.Tensor) -> torch.Tensor:
+    """`WanVAE.encode` with all frames at once instead of two at a time: one launch where it has many.
+
+    video: [B, 3, 4n+1, 8h, 8w] in -1..1 -> latents [B, 16, n+1, h, w].
+    """
+    encoder = network.encoder
+    x = _convolve(encoder.conv1, F.pad(video, CAUSAL))
+    for layer in (*encoder.downsamples, *encoder.middle):
+        x = _run(layer, x)
+    return network.conv1(_head(encoder.head, x)).chunk(2, dim=1)[0]
+
+
+def decode(network: WanVAE, latents: torch.Tensor) -> torch.Tensor:
+    """`WanVAE.decode`, likewise: [B, 16, n+1, h, w] -> video [B, 3, 4n+1, 8h, 8w]."""
+    decoder = network.decoder
+    x = _convolve(decoder.conv1, F.pad(network.conv2(latents), CAUSAL))
+    for layer in (*decoder.middle, *decoder.upsamples):
+        x = _run(layer, x)
+    return _head(decoder.head, x)
+
+
+def _run(layer, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(layer, Resample):
+        return _resample(layer, x)
+    if isinstance(layer, ResidualBlock):
+        norm_1, _, conv_1, norm_2, _, _, conv_2 = layer.residual
+        hidden = _convolve(conv_1, _activate(x, norm_1.gamma))
+        return _convolve(conv_2, _activate(hidden, norm_2.gamma)) + layer.shortcut(x)
+    return layer(x)
+
+
+def _head(head, x: torch.Tensor) -> torch.Tensor:
+    norm, _, conv = head
+    return _convolve(conv, _activate(x, norm.gamma))
+
+
+def _convolve(conv, x: torch.Tensor) -> torch.Tensor:
+    """x comes with its causal padding."""
+    return F.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+
+
+# In one kernel: at few channels, reading and writing takes longer than computing. Six shapes, a few seconds each.
+@torch.compile(dynamic=False, disable=not torch.cuda.is_available())
+def _activate(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+    """RMS norm over the channels, SiLU, causal padding: [B, C, T, H, W] -> [B, C, 2+T, H, W]."""
+    normed = F.normalize(x.float(), dim=1) * x.shape[1] ** 0.5 * gamma
+    return F.pad(F.silu(normed).to(x.dtype), CAUSAL)
+
+
+def _resample(layer: Resample, x: torch.Tensor) -> torch.Tensor:
+    """The first frame stands for itself, before and after; every other one is a half, or becomes two."""
+    frames = x.shape[2]
+    if layer.mode == "upsample3d" and frames > 1:
+        pairs = _convolve(layer.time_conv, F.pad(x[:, :, 1:], CAUSAL)).unflatten(1, (2, x.shape[1]))
+        x = torch.cat([x[:, :, :1], pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)], dim=2)
+    images = layer.resample(x.transpose(1, 2).flatten(0, 1))
+    x = images.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+    if layer.mode == "downsample3d" and frames > 1:
+        x = torch.cat([x[:, :, :1], _convolve(layer.time_conv, x)], dim=2)
+    return x
+
+
+def normalise(latents: torch.Tensor) -> torch.Tensor:
+    """Every channel to mean 0 and variance 1 over the batch."""
+    return F.batch_norm(latents.float(), None, None, training=True)
+
+
+def fold_statistics(weights: dict[str, torch.Tensor], mean: torch.Tensor, std: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Weights whose latents have the statistics that core takes for granted in Wan 2.1's.
+
+    weights: of a network that decodes `(encode(video) - mean) / std`. mean, std: [16].
+    The result decodes its own latents, and core's `process_in` makes them what the decoder was trained on. Both affine maps
+    go into the two 1×1×1 convolutions at the latents, so nothing else changes.
+    """
+    core = Wan21()
+    core_mean, core_std = (value.flatten().to(mean) for value in (core.latents_mean, core.latents_std))
+    # conv1 has the mean's channels in front of the log variance's, which nobody reads.
+    weight, bias = weights["conv1.weight"].clone(), weights["conv1.bias"].clone()
+    weight[:LATENT_CHANNELS] *= (core_std / std).view(-1, 1, 1, 1, 1)
+    bias[:LATENT_CHANNELS] = (bias[:LATENT_CHANNELS] - mean) * core_std / std + core_mean
+    inverse = weights["conv2.weight"] / core_std.view(1, -1, 1, 1, 1)
+    return weights | {
+        "conv1.weight": weight,
+        "conv1.bias": bias,
+        "conv2.weight": inverse,
+        "conv2.bias": weights["conv2.bias"] - inverse.flatten(1) @ core_mean,
+    }
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def reconstruction_loss(output: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+    """Both [B, 3, T, H, W] in -1..1. Differences in colour, in edges at three scales, and in what moves."""
+    error = output.float() - video
+    loss = (error.square() + 1e-6).sqrt().mean()
+    if error.shape[2] > 1:
+        loss = loss + 0.5 * error.diff(dim=2).abs().mean()
+    for _ in range(3):
+        loss = loss + 0.5 * (error.diff(dim=3).abs().mean() + error.diff(dim=4).abs().mean())
+        error = F.avg_pool3d(error, (1, 2, 2))
+    return loss + error.abs().mean()
+
+
+def psnr(output: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+    """Of clips [B, 3, T, H, W] in -1..1, in dB, averaged over the clips."""
+    error = (output.float().clamp(-1, 1) - video).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error).mean()
+
+
+class VAETrainer:
+    """A training run: `step` it, `save` it, `load` it into a new one, and that goes on with the same numbers.
+
+    clips: step -> [B, 3, T, H, W] in 0..1 on the device.
+    """
+
+    def __init__(self, settings: VAESettings, clips: Callable[[int], torch.Tensor], device: torch.device | str):
+        self.settings, self.clips, self.device = settings, clips, torch.device(device)
+        self.network = new_network(settings.dim, settings.seed).to(self.device)
+        for weight in self.network.parameters():
+            if weight.ndim > 3:
+                # What cuDNN's bf16 kernels work on; in other layouts it transposes every tensor there and back.
+                formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+                weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
+        self.weights = list(self.network.parameters())
+        self.averaged = [weight.detach().clone() for weight in self.weights]
+        self.optimizer = torch.optim.AdamW(
+            self.weights, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=self.device.type == "cuda"
+        )
+        self.done = 0
+        """Steps so far."""
+
+    def step(self) -> dict[str, torch.Tensor]:
+        """One step; loss and PSNR of its batch, still on the device."""
+        video = self.video(self.done)
+        generator = torch.Generator(self.device).manual_seed(self.settings.seed + 1_000_003 * self.done)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            latents = normalise(encode(self.network, video))
+            noise = torch.randn(latents.shape, device=self.device, generator=generator)
+            output = decode(self.network, latents + self.settings.noise * noise)
+        loss = reconstruction_loss(output, video)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done += 1
+        # The average reaches less far back at the start.
+        decay = min(self.settings.ema, (1 + self.done) / (10 + self.done))
+        torch._foreach_lerp_(self.averaged, [weight.detach() for weight in self.weights], 1 - decay)
+        return {"loss": loss.detach(), "psnr": psnr(output.detach(), video)}
+
+    def video(self, index: int) -> torch.Tensor:
+        """A batch of clips, [B, 3, T, H, W] in -1..1."""
+        video = 2 * self.clips(index) - 1
+        return video.contiguous(memory_format=torch.channels_last_3d)
+
+    @property
+    def learning_rate(self) -> float:
+        """For the next step: linear warm-up, then half a cosine down to a hundredth."""
+        settings = self.settings
+        warm = min(1.0, (self.done + 1) / settings.warm_up)
+        return settings.learning_rate * warm * (0.505 + 0.495 * math.cos(math.pi * min(1.0, self.done / settings.steps)))
+
+    def save(self, path: Path):
+        state = {
+            "dim": self.settings.dim,
+            "done": self.done,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        _replace(path, lambda partial: torch.save(state, partial))
+
+    def load(self, path: Path):
+        """Raises ValueError for a checkpoint of another width. The other settings may differ from those it was made with."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["dim"] != self.settings.dim:
+            raise ValueError(f"{path} is of a network of dim {state['dim']}, not {self.settings.dim}: use another folder.")
+        self.network.load_state_dict(state["network"])
+        self.averaged = state["averaged"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = state["done"]
+
+    @torch.no_grad()
+    def export(self, path: Path, batches: int = 8):
+        """Write the averaged weights in fp16, in Wan 2.1's names and with its latents' statistics."""
+        network = new_network(self.settings.dim).to(self.device)
+        for weight, averaged in zip(network.parameters(), self.averaged):
+            weight.copy_(averaged)
+        latents = [network.encode(self.video(index)).double().transpose(0, 1).flatten(1) for index in range(batches)]
+        std, mean = torch.std_mean(torch.cat(latents, dim=1), dim=1)
+        folded = fold_statistics(network.state_dict(), mean.float(), std.float())
+        halves = {name: weight.half().cpu().contiguous() for name, weight in folded.items()}
+        _replace(path, lambda partial: save_file(halves, partial, {"format": "pt"}))
+
+
+def _replace(path: Path, write: Callable[[Path], object]):
+    """A file that is there whole or not at all."""
+    partial = path.with_suffix(".partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+# A whole run ----------------------------------------------------------------------------------------------------------
+
+
+def train_vae(
+    folder: Path, minutes: float, device: torch.device | str = "cuda", settings: VAESettings | None = None
+) -> dict[str, float]:
+    """Train until the steps are done or the minutes over, export, and look at clips that training never sees.
+
+    folder: goes on from a checkpoint there. minutes: of this call; start-up and export come on top, about one more.
+    Returns what `evaluate` measures, and the steps done.
+    """
+    settings, folder = settings or VAESettings(), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    size = (settings.frames, settings.size, settings.size)
+    stream = EditStream(settings.seed, settings.pairs, *size, device)
+    trainer = VAETrainer(settings, lambda index: _both(stream[index]), device)
+    if (folder / CHECKPOINT).exists():
+        trainer.load(folder / CHECKPOINT)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        _run_until(trainer, folder, minutes)
+    trainer.save(folder / CHECKPOINT)
+    trainer.export(folder / EXPORT)
+    held_out = EditStream(settings.seed, 4, *size, device, split="held-out")
+    result = {"steps": trainer.done, **evaluate(folder / EXPORT, _both(held_out[0]), folder / SHEET)}
+    _log(folder, result)
+    return result
+
+
+def _both(batch) -> torch.Tensor:
+    return torch.cat([batch.source, batch.target])
+
+
+def _run_until(trainer: VAETrainer, folder: Path, minutes: float):
+    start = saved = time.monotonic()
+    bar = tqdm(total=trainer.settings.steps, initial=trainer.done, desc="VAE", unit="step", smoothing=0.05)
+    while trainer.done < trainer.settings.steps and time.monotonic() - start < 60 * minutes:
+        measured = trainer.step()
+        bar.update()
+        # Reading a number waits for the GPU, so not at every step.
+        if trainer.done % 20 == 0 or trainer.done == trainer.settings.steps:
+            numbers = {name: round(value.item(), 5) for name, value in measured.items()}
+            bar.set_postfix(numbers)
+            seconds = round(time.monotonic() - start, 2)
+            _log(folder, {"step": trainer.done, **numbers, "learning_rate": trainer.learning_rate, "seconds": seconds})
+        if time.monotonic() - saved > 60:
+            trainer.save(folder / CHECKPOINT)
+            saved = time.monotonic()
+    bar.close()
+
+
+def _log(folder: Path, entry: dict):
+    with open(folder / LOG, "a") as log:
+        log.write(json.dumps(entry) + "\n")
+
+
+@torch.no_grad()
+def evaluate(file: Path, clips: torch.Tensor, sheet: Path | None = None) -> dict[str, float]:
+    """PSNR in dB and statistics of the latents, all through core's own loader and code.
+
+    clips: [B, 3, T, H, W] in 0..1. sheet: where to write an image, first, middle and last frames over their reconstructions.
+    """
+    vae = comfy.sd.VAE(sd=load_file(file))
+    pixels = clips.movedim(1, -1).float().cpu()
+    # One by one: of a batch of videos, core crops the frames to a multiple of 8.
+    latents = torch.cat([vae.encode(video) for video in pixels])
+    output = vae.decode(latents).to(pixels)
+    normalised = Wan21().process_in(latents.float().cpu())
+    if sheet:
+        rows = [video[:, [0, video.shape[1] // 2, -1]].flatten(0, 1) for video in (pixels, output)]
+        picture = torch.stack(rows).permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+        Image.fromarray((255 * picture.clamp(0, 1)).round().byte().numpy()).save(sheet)
+    return {
+        "psnr": psnr(*(2 * video.movedim(-1, 1) - 1 for video in (output, pixels))).item(),
+        "latent_mean": normalised.mean().item(),
+        "latent_std": normalised.std().item(),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--device", default="cuda")
+    for name, default in asdict(VAESettings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    options = vars(parser.parse_args())
+    folder, minutes, device = (options.pop(name) for name in ("out", "minutes", "device"))
+    print(json.dumps(train_vae(folder, minutes, device, VAESettings(**options))))
+
+
+if __name__ == "__main__":
+    main()
