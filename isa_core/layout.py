@@ -92,8 +92,8 @@ class BlockTable:
 
     def spread(self, per_block: torch.Tensor) -> torch.Tensor:
         """[G, N, D], one row a block -> [G, S, D], that row repeated for each token of the block."""
-        tokens = self.lengths_on(per_block.device)
-        return per_block.repeat_interleave(tokens, dim=1, output_size=self.layout.total)
+        # Not repeat_interleave: its gradient adds tokens up by atomics, very slowly in bf16.
+        return self.to_tokens(per_block[:, :, None].expand(-1, -1, self.block_size, -1))
 
 
 @lru_cache(maxsize=64)
