@@ -1,20 +1,23 @@
 """The text encoder, the latent pool and the editor's training, at sizes that a CPU takes seconds for."""
 
 import json
+from dataclasses import replace
 
 import comfy.model_management
 import pytest
 import torch
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.liveditor.architecture import register
-from liveditor_isa.liveditor.loaders import load_diffusion_model, load_text_encoder
+from liveditor_isa.liveditor.loaders import is_wan_vae, load_diffusion_model, load_text_encoder, load_vae
 from liveditor_isa.training import text, vae
+from liveditor_isa.training.__main__ import EDITOR, ENCODER, train
 from liveditor_isa.training.editor import EditorSettings, EditorTrainer, Phase, new_editor
 from liveditor_isa.training.edits import all_instructions
 from liveditor_isa.training.latents import LatentPool, encode_edits
 from liveditor_isa.training.preview import edit, loss_plot, sheet
 from liveditor_isa.training.run import run_until
 from liveditor_isa.training.stream import EditStream
+from safetensors.torch import load_file
 
 SIZE = (5, 48, 64, 4)
 SETTINGS = EditorSettings(
@@ -148,6 +151,11 @@ def test_what_is_exported_loads_and_edits_as_in_training(new_trainer, tokenizer,
     run_until(trainer, "editor", tmp_path / "checkpoint.pt", log, minutes=1)
     assert trainer.done == SETTINGS.steps and json.loads(log.read_text().splitlines()[-1])["step"] == SETTINGS.steps
     trainer.export(tmp_path / "editor.safetensors", tmp_path / "encoder.safetensors")
+    resumed = new_trainer(replace(SETTINGS, phases=(replace(SETTINGS.phases[0], steps=30),)))
+    resumed.load_export(tmp_path / "editor.safetensors", tmp_path / "encoder.safetensors")
+    assert resumed.done == SETTINGS.steps and resumed.learning_rate == pytest.approx(0.2 * 1e-3, rel=0.05)
+    assert resumed.step()["loss"] < 0.9
+
     trainer.use_average()
     register()
     model = load_diffusion_model(str(tmp_path / "editor.safetensors")).model.diffusion_model
@@ -155,7 +163,9 @@ def test_what_is_exported_loads_and_edits_as_in_training(new_trainer, tokenizer,
     words = text.encode_text(trainer.encoder, batch.tokens)
     time = torch.tensor([900.0, 500, 100, 10])
     with torch.no_grad():
-        ours, loaded = (net(batch.target, time, words, context_latents=[batch.source]) for net in (trainer.network, model.float()))
+        ours, loaded = (
+            net(batch.target, time, words, context_latents=[batch.source]) for net in (trainer.network, model.float())
+        )
     assert (ours - loaded).norm() / ours.norm() < 0.02
 
     seen = EditStream(0, 2, *SIZE[:3], split="held-out")[0]
@@ -171,3 +181,15 @@ def test_the_schedule_of_the_full_run():
     assert settings.phase_at(0) == (settings.phases[0], 0)
     assert settings.phase_at(settings.steps - 1)[0].isa == ISAConfig()
     assert sum(weight.numel() for weight in new_editor(settings).parameters()) * 2 < 22 * 2**20
+
+
+def test_the_whole_command_from_nothing(tmp_path):
+    vae_settings = vae.VAESettings(dim=8, steps=2, clips=4, frames=5, size=32)
+    settings = replace(SETTINGS, phases=tuple(replace(phase, steps=1) for phase in SETTINGS.phases))
+    train(tmp_path, 5, "cpu", vae_settings, settings)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {EDITOR, ENCODER, vae.EXPORT, "editor_log.jsonl", "vae_log.jsonl", "edits.png", "reconstructions.png"} <= names
+    assert is_wan_vae(load_vae(str(tmp_path / vae.EXPORT)))
+    before = load_file(tmp_path / EDITOR)
+    train(tmp_path, 5, "cpu", vae_settings, settings)
+    assert all(torch.equal(weight, before[name]) for name, weight in load_file(tmp_path / EDITOR).items())

@@ -10,7 +10,7 @@ from liveditor_isa.training import vae as training
 from liveditor_isa.training.vae import VAESettings, VAETrainer, decode, encode, evaluate, fold_statistics, new_network
 from safetensors.torch import load_file
 
-TINY = VAESettings(dim=8, steps=40, frames=5, size=32, warm_up=5)
+TINY = VAESettings(dim=8, steps=25, frames=5, size=32, warm_up=5)
 
 
 def random_network(dim: int = 8):
@@ -71,7 +71,7 @@ def test_the_loss_falls():
     trainer = VAETrainer(TINY, lambda step: clips(0), "cpu")
     measured = [trainer.step() for _ in range(TINY.steps)]
     assert measured[-1]["loss"] < 0.7 * measured[0]["loss"]
-    assert measured[-1]["psnr"] > measured[0]["psnr"] + 3
+    assert measured[-1]["psnr"] > measured[0]["psnr"] + 2
 
 
 def test_a_cut_run_goes_on_with_the_same_numbers(tmp_path):
@@ -109,7 +109,7 @@ def test_core_opens_the_export(tmp_path):
     assert latents.shape == (1, 16, 3, 4, 4)
     assert vae.decode(latents).shape == (1, 9, 32, 32, 3)
 
-    video = torch.cat([clips(index) for index in range(8)])
+    video = torch.cat([clips(index) for index in range(24)])
     measured = evaluate(tmp_path / "vae.safetensors", video, tmp_path / "sheet.png")
     assert abs(measured["latent_mean"]) < 0.01 and abs(measured["latent_std"] - 1) < 0.01
     assert (tmp_path / "sheet.png").stat().st_size > 1000

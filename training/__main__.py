@@ -3,7 +3,7 @@
     python -m liveditor_isa.training --out FOLDER [--minutes 30]
 
 Needs ComfyUI on the Python path, and about half an hour of one H200-class GPU. Stopped, by --minutes or otherwise, the same command
-goes on where it was. FOLDER gets the three files that Load LIVEditor takes, logs, a loss plot and pictures of edits.
+goes on where it was; the three exported files alone are enough for that, nearly. FOLDER gets the three files that Load LIVEditor takes, logs, a loss plot and pictures of edits.
 """
 
 from __future__ import annotations
@@ -52,13 +52,19 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     tokenizer = Tokenizer(trainer.vocabulary)
     if (folder / CHECKPOINT).exists():
         trainer.load(folder / CHECKPOINT)
+    elif (folder / EDITOR).exists():
+        trainer.load_export(folder / EDITOR, folder / ENCODER)
     run_until(trainer, "editor", folder / CHECKPOINT, folder / LOG, minutes)
     trainer.export(folder / EDITOR, folder / ENCODER)
     loss_plot({"VAE": folder / vae.LOG, "editor": folder / LOG}, folder / "loss.png")
     frames, height, width, _ = settings.phases[0].sizes[0]
     seen = EditStream(settings.seed, 28, frames, height, width, device, split="held-out")[0]
     trainer.use_average()
-    sheet(seen, edit(trainer.network, trainer.encoder, tokenizer, autoencoder, seen.source, seen.instructions), folder / "edits.png")
+    sheet(
+        seen,
+        edit(trainer.network, trainer.encoder, tokenizer, autoencoder, seen.source, seen.instructions),
+        folder / "edits.png",
+    )
 
 
 def main():

@@ -10,7 +10,8 @@ from pathlib import Path
 import comfy.model_management
 import comfy.ops
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ..isa_core import ISAConfig, in_context_sparse_attention
 from ..liveditor.keys import core_metadata, expected_shapes
@@ -38,9 +39,9 @@ class Phase:
 
 
 PHASES = (
-    Phase(9_000, ((17, 176, 176, 64), (17, 144, 208, 64), (9, 224, 224, 64)), (1e-3, 2e-4)),
-    Phase(1_000, ((33, 256, 256, 12), (33, 208, 320, 12)), (2e-4, 5e-5)),
-    Phase(1_000, ((33, 256, 256, 12), (33, 208, 320, 12)), (1e-4, 1e-5), ISAConfig()),
+    Phase(24_000, ((17, 176, 176, 32), (17, 144, 208, 32), (9, 224, 224, 32)), (8e-4, 2e-4)),
+    Phase(2_000, ((33, 256, 256, 8), (33, 208, 320, 8)), (2e-4, 5e-5)),
+    Phase(2_000, ((33, 256, 256, 8), (33, 208, 320, 8)), (1e-4, 1e-5), ISAConfig()),
 )
 
 
@@ -82,7 +83,7 @@ def new_editor(settings: EditorSettings) -> LIVEditorModel:
         model_type="t2v", dim=settings.dim, ffn_dim=settings.ffn_dim, num_heads=settings.dim // 128, num_layers=settings.blocks,
         in_dim=16, out_dim=16, text_dim=text.CONFIG["d_model"], freq_dim=256, text_len=512, patch_size=(1, 2, 2),
         qk_norm=True, cross_attn_norm=True, eps=1e-6, dtype=torch.float32,
-        operations=comfy.ops.disable_weight_init,
+        operations=comfy.ops.manual_cast,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(settings.seed)
     for name, weight in network.named_parameters():
@@ -107,10 +108,9 @@ def sparse_override(config: ISAConfig) -> Callable:
         call = kwargs["transformer_options"].get(IN_CONTEXT)
         if call is None:
             return func(q, k, v, heads, mask=mask, **kwargs)
-        split = (x.to(v.dtype).unflatten(2, (heads, -1)) for x in (q, k, v))
+        split = (x.unflatten(2, (heads, -1)) for x in (q, k, v))
         call.residual_added = True
-        gate = call.coarse_gate.to(v.dtype)
-        return in_context_sparse_attention(*split, layout=call.layout, config=config, coarse_gate=gate).flatten(2)
+        return in_context_sparse_attention(*split, layout=call.layout, config=config, coarse_gate=call.coarse_gate).flatten(2)
 
     return override
 
@@ -137,6 +137,8 @@ class EditorTrainer:
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=self.device.type == "cuda")
         self.done = 0
         """Steps so far."""
+        self.started = 0
+        """Where the optimiser began: at the first step, or where it went on from exported weights."""
 
     def step(self) -> dict[str, torch.Tensor]:
         """One step; its losses, still on the device."""
@@ -151,7 +153,8 @@ class EditorTrainer:
         self.optimizer.zero_grad()
         self.done += 1
         # The average reaches less far back at the start.
-        decay = min(self.settings.ema, (1 + self.done) / (10 + self.done))
+        taken = self.done - self.started
+        decay = min(self.settings.ema, (1 + taken) / (10 + taken))
         torch._foreach_lerp_(self.averaged, [weight.detach() for weight in self.weights], 1 - decay)
         return {"loss": loss.detach(), "velocity_error": plain, "gradient": norm}
 
@@ -165,12 +168,13 @@ class EditorTrainer:
         level = self.settings.shift * level / (1 + (self.settings.shift - 1) * level)
         at = level.view(-1, 1, 1, 1, 1)
         mixed = (1 - at) * target + at * noise
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            instructions = text.encode_text(self.encoder, self._some_unconditional(batch.tokens, generator))
-            half = self.device.type == "cuda"
-            mixed, source, instructions = (x.bfloat16() if half else x.float() for x in (mixed, batch.source, instructions))
-            options = {OVERRIDE: sparse_override(isa)} if isa else {}
-            velocity = self.network(mixed, 1000 * level, instructions, context_latents=[source], transformer_options=options)
+        # Weights are fp32; core's layers cast them to what comes in, as they do when they sample.
+        dtype = batch.source.dtype
+        instructions = text.encode_text(self.encoder, self._some_unconditional(batch.tokens, generator), dtype)
+        options = {OVERRIDE: sparse_override(isa)} if isa else {}
+        velocity = self.network(
+            mixed.to(dtype), 1000 * level, instructions, context_latents=[batch.source], transformer_options=options
+        )
         error = (velocity.float() - (noise - target)).square()
         weight = 1 + self.settings.focus * batch.region.float()
         return (error * (weight / weight.mean())).mean(), error.detach().mean()
@@ -189,12 +193,13 @@ class EditorTrainer:
         """For the next step: linear warm-up, and within each phase half a cosine from its first rate to its last."""
         phase, within = self.settings.phase_at(self.done)
         first, last = phase.rate
-        warm = min(1.0, (self.done + 1) / self.settings.warm_up)
+        warm = min(1.0, (self.done - self.started + 1) / self.settings.warm_up)
         return warm * (last + (first - last) * 0.5 * (1 + math.cos(math.pi * within / phase.steps)))
 
     def save(self, path: Path):
         state = {
             "done": self.done,
+            "started": self.started,
             "weights": [weight.detach() for weight in self.weights],
             "averaged": self.averaged,
             "optimizer": self.optimizer.state_dict(),
@@ -211,7 +216,20 @@ class EditorTrainer:
             weight.copy_(saved)
         self.averaged = state["averaged"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.done = state["done"]
+        self.done, self.started = state["done"], state["started"]
+
+    @torch.no_grad()
+    def load_export(self, editor: Path, encoder: Path):
+        """Go on from exported files alone, which are small: with their averaged weights and an optimiser that starts anew."""
+        with safe_open(editor, "pt") as file:
+            self.done = self.started = int(file.metadata()["steps"])
+        tensors = load_file(editor)
+        tensors = [tensors[name] for name, _ in self.network.named_parameters()]
+        words = load_file(encoder)
+        tensors += [words[name] for name, _ in self.encoder.named_parameters()]
+        for weight, averaged, saved in zip(self.weights, self.averaged, tensors):
+            weight.copy_(saved)
+            averaged.copy_(saved)
 
     @torch.no_grad()
     def use_average(self):
@@ -227,6 +245,7 @@ class EditorTrainer:
         shapes = expected_shapes(settings.dim, settings.ffn_dim, text.CONFIG["d_model"], settings.blocks)
         assert {name: tuple(weight.shape) for name, weight in averaged.items()} == shapes
         tensors = {name: weight.bfloat16().cpu().contiguous() for name, weight in averaged.items()}
-        replace_file(editor, lambda partial: save_file(tensors, partial, {"format": "pt", **core_metadata(shapes)}))
+        metadata = {"format": "pt", "steps": str(self.done), **core_metadata(shapes)}
+        replace_file(editor, lambda partial: save_file(tensors, partial, metadata))
         weights = dict(zip((name for name, _ in self.encoder.named_parameters()), self.averaged[len(names) :]))
         replace_file(encoder, lambda partial: text.save_encoder(weights, self.vocabulary, partial))

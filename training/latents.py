@@ -5,6 +5,7 @@ Drawing and encoding a clip takes longer than a training step of it, so each one
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ class LatentPool:
     must ascend; the first call, wherever it starts, fills the ring.
     """
 
-    def __init__(self, network, stream: EditStream, tokenizer: Tokenizer, batches: int = 16, reuse: int = 6):
+    def __init__(self, network, stream: EditStream, tokenizer: Tokenizer, batches: int = 32, reuse: int = 10):
         """network: the VAE; batches: how many the ring holds; reuse: how often a clip is used, on average."""
         self.network, self.stream, self.tokenizer = network, stream, tokenizer
         self.batches, self.reuse = batches, reuse
@@ -77,10 +78,16 @@ def encode_edits(network, tokenizer: Tokenizer, batch: EditBatch) -> LatentBatch
 @torch.no_grad()
 def encode_clips(network, clips: torch.Tensor) -> torch.Tensor:
     """[B, 3, 4n+1, H, W] in 0..1 -> latents [B, 16, n+1, H/8, W/8] as the editor takes them, bf16 on a GPU."""
-    device = clips.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+    with eager_half(clips.device):
         parts = [
             vae.encode(network, (2 * part - 1).contiguous(memory_format=torch.channels_last_3d)) for part in clips.split(CHUNK)
         ]
     latents = Wan21().process_in(torch.cat(parts).float())
-    return latents.bfloat16() if device == "cuda" else latents
+    return latents.bfloat16() if clips.is_cuda else latents
+
+
+@contextmanager
+def eager_half(device: torch.device):
+    """For calls of the VAE at many sizes: bf16 on a GPU, and nothing compiled, which every size would be anew."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), torch.compiler.set_stance("force_eager"):
+        yield

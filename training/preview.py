@@ -10,7 +10,7 @@ from comfy.latent_formats import Wan21
 from PIL import Image, ImageDraw
 
 from . import text, vae
-from .latents import encode_clips
+from .latents import eager_half, encode_clips
 from .stream import EditBatch
 
 
@@ -24,15 +24,14 @@ def edit(network, encoder, tokenizer, autoencoder, source, instructions, steps: 
     x = torch.randn(context.shape, device=device, generator=generator)
     levels = torch.linspace(1, 0, steps + 1)
     levels = shift * levels / (1 + (shift - 1) * levels)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        words = text.encode_text(encoder, ids).to(context.dtype)
-        both = torch.cat([context, context])
-        for level, following in zip(levels.tolist(), levels[1:].tolist()):
-            time = torch.full((len(both),), 1000 * level, device=device)
-            velocity = network(torch.cat([x, x]).to(context.dtype), time, words, context_latents=[both]).float()
-            asked, unasked = velocity.chunk(2)
-            x = x + (following - level) * (unasked + guidance * (asked - unasked))
-        clips = [vae.decode(autoencoder, Wan21().process_out(part).to(context.dtype)) for part in x.split(4)]
+    words, both = text.encode_text(encoder, ids, context.dtype), torch.cat([context, context])
+    for level, following in zip(levels.tolist(), levels[1:].tolist()):
+        time = torch.full((len(both),), 1000 * level, device=device)
+        velocity = network(torch.cat([x, x]).to(context.dtype), time, words, context_latents=[both]).float()
+        asked, unasked = velocity.chunk(2)
+        x = x + (following - level) * (unasked + guidance * (asked - unasked))
+    with eager_half(device):
+        clips = [vae.decode(autoencoder, Wan21().process_out(part)) for part in x.split(4)]
     return (torch.cat(clips).float() / 2 + 0.5).clamp(0, 1)
 
 

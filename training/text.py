@@ -54,7 +54,7 @@ class Tokenizer:
 
 def new_encoder(seed: int = 0) -> T5:
     """Core's encoder with random weights of T5's scales."""
-    encoder = T5(CONFIG, torch.float32, None, comfy.ops.disable_weight_init)
+    encoder = T5(CONFIG, torch.float32, None, comfy.ops.manual_cast)
     generator = torch.Generator().manual_seed(seed)
     width, inner = CONFIG["d_model"], CONFIG["d_kv"] * CONFIG["num_heads"]
     deviations = {"shared": 1.0, "q": (width * CONFIG["d_kv"]) ** -0.5, "wo": CONFIG["d_ff"] ** -0.5, "o": inner**-0.5}
@@ -67,17 +67,17 @@ def new_encoder(seed: int = 0) -> T5:
     return encoder
 
 
-def encode_text(encoder: T5, tokens: torch.Tensor) -> torch.Tensor:
-    """tokens [B, L] -> [B, L, d_model], zeros behind each end: what core's encoder gives, but differentiable.
+def encode_text(encoder: T5, tokens: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """tokens [B, L] -> [B, L, d_model] in `dtype`, zeros behind each end: what core's encoder gives, but differentiable.
 
     Core adds into its hidden states in place, which autograd cannot follow; layers and weights are core's.
     """
     ended = (tokens == END).cumsum(1) - (tokens == END).long()
-    real = (ended == 0).float()
+    real = (ended == 0).to(dtype)
     mask = (1 - real)[:, None, None].expand(-1, 1, tokens.shape[1], -1)
-    mask = mask.masked_fill(mask.bool(), -torch.finfo(torch.float32).max)
+    mask = mask.masked_fill(mask.bool(), -torch.finfo(dtype).max)
     attention = optimized_attention_for_device(tokens.device, mask=True, small_input=True)
-    hidden = encoder.shared(tokens, out_dtype=torch.float32)
+    hidden = encoder.shared(tokens, out_dtype=dtype)
     for block in encoder.encoder.block:
         attend, feed_forward = block.layer
         hidden = hidden + attend.SelfAttention(attend.layer_norm(hidden), mask=mask, optimized_attention=attention)[0]

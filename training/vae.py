@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from comfy.cli_args import args as core_options
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
 # Core looks for a GPU when it is imported, and fails without one unless told that there is none.
 core_options.cpu |= not torch.cuda.is_available()
@@ -29,6 +27,7 @@ import comfy.sd  # noqa: E402
 from comfy.latent_formats import Wan21  # noqa: E402
 from comfy.ldm.wan.vae import Resample, ResidualBlock, WanVAE  # noqa: E402
 
+from .run import log_line, replace_file, run_until  # noqa: E402
 from .stream import EditStream  # noqa: E402
 
 EXPORT, CHECKPOINT, LOG, SHEET = "wan_tiny_vae.safetensors", "vae_checkpoint.pt", "vae_log.jsonl", "reconstructions.png"
@@ -43,14 +42,14 @@ class VAESettings:
 
     dim: int = 16
     """Channels at full resolution; Wan's own has 96."""
-    steps: int = 4000
+    steps: int = 3500
     """Length of the learning rate's schedule; a finished run does not go on."""
-    pairs: int = 8
-    """Edits a step. Both of their clips are used."""
+    clips: int = 4
+    """A step."""
     frames: int = 17
     size: int = 128
     """Height and width in pixels."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     warm_up: int = 100
     noise: float = 0.1
     """Standard deviation of what is added to the normalised latents, so that near latents decode alike."""
@@ -62,17 +61,38 @@ class VAESettings:
 
 
 def new_network(dim: int, seed: int = 0) -> WanVAE:
-    """Core's network with random weights. Residual branches start at zero, so that it starts shallow."""
+    """Core's network with random weights that let much of the picture through: residual branches are silent at first, and
+    all other convolutions hand on what they see where they are. From plain noise, colours alone take hundreds of steps.
+    """
     network = WanVAE(
         dim=dim, z_dim=LATENT_CHANNELS, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True]
-    )
+    ).requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, weight in network.named_parameters():
-        if name.endswith("bias") or name.endswith(("residual.6.weight", "proj.weight")):
-            torch.nn.init.zeros_(weight)
+        if name.endswith(("bias", "residual.6.weight", "proj.weight")):
+            weight.zero_()
         elif name.endswith("weight"):
-            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5, generator=generator)
-    return network
+            weight.normal_(std=weight[0].numel() ** -0.5, generator=generator)
+            if "residual" not in name and "to_qkv" not in name:
+                weight *= 0.3
+                _hand_on(name, weight, generator)
+    return network.requires_grad_(True)
+
+
+def _hand_on(name: str, weight: torch.Tensor, generator: torch.Generator):
+    """Add an orthogonal matrix of channels at the tap that sees the output's own place, or the mean over those that do."""
+    out, into = weight.shape[:2]
+    down, in_time = "downsamples" in name, "time_conv" in name
+    # Upwards in time, one frame becomes two: the same twice.
+    twice = 2 if in_time and not down else 1
+    channels = torch.nn.init.orthogonal_(torch.empty(out // twice, into), generator=generator).repeat(twice, 1)
+    if down and in_time:
+        weight[:, :, 1:] += channels.view(out, into, 1, 1, 1) / 2
+    elif down and "resample" in name:
+        weight[:, :, :2, :2] += channels.view(out, into, 1, 1) / 4
+    else:
+        # The last frame of a causal kernel, the middle of a picture.
+        weight.view(out, into, -1, *weight.shape[-2:])[:, :, -1, weight.shape[-2] // 2, weight.shape[-1] // 2] += channels
 
 
 def encode(network: WanVAE, video: torch.Tensor) -> torch.Tensor:
@@ -248,7 +268,7 @@ class VAETrainer:
             "averaged": self.averaged,
             "optimizer": self.optimizer.state_dict(),
         }
-        _replace(path, lambda partial: torch.save(state, partial))
+        replace_file(path, lambda partial: torch.save(state, partial))
 
     def load(self, path: Path):
         """Raises ValueError for a checkpoint of another width. The other settings may differ from those it was made with."""
@@ -261,7 +281,7 @@ class VAETrainer:
         self.done = state["done"]
 
     @torch.no_grad()
-    def export(self, path: Path, batches: int = 8):
+    def export(self, path: Path, batches: int = 24):
         """Write the averaged weights in fp16, in Wan 2.1's names and with its latents' statistics."""
         network = new_network(self.settings.dim).to(self.device)
         for weight, averaged in zip(network.parameters(), self.averaged):
@@ -270,14 +290,7 @@ class VAETrainer:
         std, mean = torch.std_mean(torch.cat(latents, dim=1), dim=1)
         folded = fold_statistics(network.state_dict(), mean.float(), std.float())
         halves = {name: weight.half().cpu().contiguous() for name, weight in folded.items()}
-        _replace(path, lambda partial: save_file(halves, partial, {"format": "pt"}))
-
-
-def _replace(path: Path, write: Callable[[Path], object]):
-    """A file that is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    write(partial)
-    os.replace(partial, path)
+        replace_file(path, lambda partial: save_file(halves, partial, {"format": "pt", "steps": str(self.done)}))
 
 
 # A whole run ----------------------------------------------------------------------------------------------------------
@@ -288,51 +301,62 @@ def train_vae(
 ) -> dict[str, float]:
     """Train until the steps are done or the minutes over, export, and look at clips that training never sees.
 
-    folder: goes on from a checkpoint there. minutes: of this call; start-up and export come on top, about one more.
+    folder: goes on from a checkpoint there. minutes: of this call, kernels being compiled counted in, the export not.
     Returns what `evaluate` measures, and the steps done.
     """
     settings, folder = settings or VAESettings(), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     size = (settings.frames, settings.size, settings.size)
-    stream = EditStream(settings.seed, settings.pairs, *size, device)
-    trainer = VAETrainer(settings, lambda index: _both(stream[index]), device)
+    trainer = VAETrainer(settings, _Clips(settings, device), device)
     if (folder / CHECKPOINT).exists():
         trainer.load(folder / CHECKPOINT)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        _run_until(trainer, folder, minutes)
-    trainer.save(folder / CHECKPOINT)
+        run_until(trainer, "VAE", folder / CHECKPOINT, folder / LOG, minutes)
     trainer.export(folder / EXPORT)
     held_out = EditStream(settings.seed, 4, *size, device, split="held-out")
     result = {"steps": trainer.done, **evaluate(folder / EXPORT, _both(held_out[0]), folder / SHEET)}
-    _log(folder, result)
+    log_line(folder / LOG, result)
     return result
+
+
+def is_finished(folder: Path, settings: VAESettings) -> bool:
+    """Whether the folder holds the export of a run that took all its steps."""
+    if not (folder / EXPORT).exists():
+        return False
+    with safe_open(folder / EXPORT, "pt") as file:
+        return int((file.metadata() or {}).get("steps", 0)) >= settings.steps
+
+
+def load_export(path: Path, device: torch.device | str) -> WanVAE:
+    """The network of an exported file, for `encode` and `decode`, without gradients."""
+    weights = load_file(path)
+    network = new_network(weights["decoder.head.0.gamma"].shape[0])
+    network.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    network.requires_grad_(False).to(device)
+    for weight in network.parameters():
+        if weight.ndim == 5:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+    return network
+
+
+class _Clips:
+    """Training clips by step: drawing many at once takes the CPU hardly longer than one."""
+
+    def __init__(self, settings: VAESettings, device, pairs: int = 8):
+        self.stream = EditStream(settings.seed, pairs, settings.frames, settings.size, settings.size, device)
+        self.parts = 2 * pairs // settings.clips
+        self.drawn = (-1, None)
+
+    def __call__(self, step: int) -> torch.Tensor:
+        """[clips, 3, T, H, W] in 0..1."""
+        number, part = divmod(step, self.parts)
+        if self.drawn[0] != number:
+            self.drawn = number, _both(self.stream[number])
+        return self.drawn[1][part :: self.parts]
 
 
 def _both(batch) -> torch.Tensor:
     return torch.cat([batch.source, batch.target])
-
-
-def _run_until(trainer: VAETrainer, folder: Path, minutes: float):
-    start = saved = time.monotonic()
-    bar = tqdm(total=trainer.settings.steps, initial=trainer.done, desc="VAE", unit="step", smoothing=0.05)
-    while trainer.done < trainer.settings.steps and time.monotonic() - start < 60 * minutes:
-        measured = trainer.step()
-        bar.update()
-        # Reading a number waits for the GPU, so not at every step.
-        if trainer.done % 20 == 0 or trainer.done == trainer.settings.steps:
-            numbers = {name: round(value.item(), 5) for name, value in measured.items()}
-            bar.set_postfix(numbers)
-            seconds = round(time.monotonic() - start, 2)
-            _log(folder, {"step": trainer.done, **numbers, "learning_rate": trainer.learning_rate, "seconds": seconds})
-        if time.monotonic() - saved > 60:
-            trainer.save(folder / CHECKPOINT)
-            saved = time.monotonic()
-    bar.close()
-
-
-def _log(folder: Path, entry: dict):
-    with open(folder / LOG, "a") as log:
-        log.write(json.dumps(entry) + "\n")
 
 
 @torch.no_grad()
