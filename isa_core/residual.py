@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from .layout import BlockTable, TokenLayout, block_table
-from .memory import head_chunks
+from .memory import heads_at_once
 from .pool import pool_blocks
-from .route import coarse_scores
 
 
 def residual(probabilities: torch.Tensor, pooled_v: torch.Tensor, gate: torch.Tensor, table: BlockTable) -> torch.Tensor:
@@ -26,10 +26,13 @@ def add_coarse_residual(
 ) -> torch.Tensor:
     """The residual for a model that ran full attention: out, q, k, v [B, S, H, D], gate [B, S, 1, 1] -> [B, S, H, D]."""
     table = block_table(layout, block_size)
-    total = torch.empty_like(out)
-    for b, heads in head_chunks(q, table):
-        pooled_q, pooled_k, pooled_v = (pool_blocks(x[b, :, heads].transpose(0, 1), table) for x in (q, k, v))
-        probabilities = coarse_scores(pooled_q, pooled_k).softmax(-1)
-        added = residual(probabilities, pooled_v, gate[b, :, 0].to(out.dtype), table)
-        total[b, :, heads] = out[b, :, heads] + added.transpose(0, 1)
+    batch, tokens, heads, dim = out.shape
+    pooled = (pool_blocks(x.flatten(2), table).unflatten(2, (heads, dim)).transpose(1, 2) for x in (q, k, v))
+    coarse = F.scaled_dot_product_attention(*pooled).to(out.dtype)
+    gate, total = gate.to(out.dtype), torch.empty_like(out)
+    step = heads_at_once(heads, 2 * batch * tokens * dim * out.element_size())
+    for first in range(0, heads, step):
+        some = slice(first, first + step)
+        added = table.spread(coarse[:, some].flatten(0, 1)).unflatten(0, (batch, -1)).transpose(1, 2)
+        total[:, :, some] = out[:, :, some] + gate * added
     return total

@@ -42,7 +42,7 @@ class VAESettings:
 
     dim: int = 16
     """Channels at full resolution; Wan's own has 96."""
-    steps: int = 3500
+    steps: int = 6000
     """Length of the learning rate's schedule; a finished run does not go on."""
     clips: int = 4
     """A step."""
@@ -157,9 +157,16 @@ def _resample(layer: Resample, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def normalise(latents: torch.Tensor) -> torch.Tensor:
-    """Every channel to mean 0 and variance 1 over the batch."""
-    return F.batch_norm(latents.float(), None, None, training=True)
+def normalise(latents: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tensor], momentum: float) -> torch.Tensor:
+    """Every channel to about mean 0 and variance 1, by running statistics ([16] each), which are brought up to date.
+
+    Not by the batch's own: of so few clips they would take the colour away.
+    """
+    with torch.no_grad():
+        variance, mean = torch.var_mean(latents.float(), dim=(0, 2, 3, 4))
+        for running, seen in zip(statistics, (mean, variance)):
+            running.lerp_(seen, momentum)
+    return F.batch_norm(latents.float(), *statistics, training=False)
 
 
 def fold_statistics(weights: dict[str, torch.Tensor], mean: torch.Tensor, std: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -224,6 +231,8 @@ class VAETrainer:
         self.optimizer = torch.optim.AdamW(
             self.weights, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=self.device.type == "cuda"
         )
+        self.statistics = torch.zeros(LATENT_CHANNELS, device=device), torch.ones(LATENT_CHANNELS, device=device)
+        """Running mean and variance of the latents."""
         self.done = 0
         """Steps so far."""
 
@@ -232,7 +241,8 @@ class VAETrainer:
         video = self.video(self.done)
         generator = torch.Generator(self.device).manual_seed(self.settings.seed + 1_000_003 * self.done)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            latents = normalise(encode(self.network, video))
+            # As slow as the average over all steps at the start.
+            latents = normalise(encode(self.network, video), self.statistics, max(0.01, 1 / (1 + self.done)))
             noise = torch.randn(latents.shape, device=self.device, generator=generator)
             output = decode(self.network, latents + self.settings.noise * noise)
         loss = reconstruction_loss(output, video)
@@ -266,6 +276,7 @@ class VAETrainer:
             "done": self.done,
             "network": self.network.state_dict(),
             "averaged": self.averaged,
+            "statistics": self.statistics,
             "optimizer": self.optimizer.state_dict(),
         }
         replace_file(path, lambda partial: torch.save(state, partial))
@@ -276,7 +287,7 @@ class VAETrainer:
         if state["dim"] != self.settings.dim:
             raise ValueError(f"{path} is of a network of dim {state['dim']}, not {self.settings.dim}: use another folder.")
         self.network.load_state_dict(state["network"])
-        self.averaged = state["averaged"]
+        self.averaged, self.statistics = state["averaged"], state["statistics"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.done = state["done"]
 
