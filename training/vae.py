@@ -53,6 +53,9 @@ class VAESettings:
     warm_up: int = 100
     noise: float = 0.1
     """Standard deviation of what is added to the normalised latents, so that near latents decode alike."""
+    anchor: float = 0.2
+    """Weight of the first three latent channels' being the mean colour. Without it a whole axis of colour can stay unlearnt:
+    while neither half of the network knows it, neither has a reason to learn it."""
     ema: float = 0.999
     seed: int = 0
 
@@ -206,6 +209,13 @@ def reconstruction_loss(output: torch.Tensor, video: torch.Tensor) -> torch.Tens
     return loss + error.abs().mean()
 
 
+def mean_colours(video: torch.Tensor) -> torch.Tensor:
+    """[B, 3, 4n+1, 8h, 8w] -> [B, 3, n+1, h, w]: lightness, orange to blue and green to magenta of what each latent stands for."""
+    axes = torch.tensor([[0.6, 0.6, 0.6], [2.0, 0.0, -2.0], [-1.2, 2.4, -1.2]], device=video.device)
+    padded = F.pad(video.float(), (0, 0, 0, 0, 3, 0), mode="replicate")
+    return torch.einsum("ac,bcthw->bathw", axes, F.avg_pool3d(padded, (4, 8, 8)))
+
+
 def psnr(output: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
     """Of clips [B, 3, T, H, W] in -1..1, in dB, averaged over the clips."""
     error = (output.float().clamp(-1, 1) - video).square().flatten(1).mean(1)
@@ -241,11 +251,15 @@ class VAETrainer:
         video = self.video(self.done)
         generator = torch.Generator(self.device).manual_seed(self.settings.seed + 1_000_003 * self.done)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            raw = encode(self.network, video)
             # As slow as the average over all steps at the start.
-            latents = normalise(encode(self.network, video), self.statistics, max(0.01, 1 / (1 + self.done)))
+            latents = normalise(raw, self.statistics, max(0.01, 1 / (1 + self.done)))
             noise = torch.randn(latents.shape, device=self.device, generator=generator)
             output = decode(self.network, latents + self.settings.noise * noise)
-        loss = reconstruction_loss(output, video)
+        loss = (
+            reconstruction_loss(output, video)
+            + self.settings.anchor * (raw[:, :3].float() - mean_colours(video)).square().mean()
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         for group in self.optimizer.param_groups:
