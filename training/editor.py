@@ -18,6 +18,7 @@ from ..liveditor.keys import core_metadata, expected_shapes
 from ..liveditor.model import LIVEditorModel
 from ..patching.in_context import IN_CONTEXT
 from . import text
+from .graph import Pass
 from .latents import LatentBatch
 from .run import replace_file
 
@@ -38,10 +39,13 @@ class Phase:
     isa: ISAConfig | None = None
 
 
+# More than 4,096 tokens, of which the paper's ratios leave enough blocks; whole blocks, so that ISA reads nothing back.
+LONG = ((33, 256, 256, 8), (33, 256, 320, 6))
+
 PHASES = (
     Phase(24_000, ((17, 176, 176, 32), (17, 144, 208, 32), (9, 224, 224, 32)), (8e-4, 2e-4)),
-    Phase(2_000, ((33, 256, 256, 8), (33, 208, 320, 8)), (2e-4, 5e-5)),
-    Phase(2_000, ((33, 256, 256, 8), (33, 208, 320, 8)), (1e-4, 1e-5), ISAConfig()),
+    Phase(2_000, LONG, (2e-4, 5e-5)),
+    Phase(2_000, LONG, (1e-4, 1e-5), ISAConfig()),
 )
 
 
@@ -135,6 +139,9 @@ class EditorTrainer:
         others = [weight for weight in self.weights if weight.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=self.device.type == "cuda")
+        self.gradients = Pass(self.loss, self.weights)
+        self.isa: ISAConfig | None = None
+        """What attention is sparse by at this step."""
         self.done = 0
         """Steps so far."""
         self.started = 0
@@ -143,23 +150,22 @@ class EditorTrainer:
     def step(self) -> dict[str, torch.Tensor]:
         """One step; its losses, still on the device."""
         phase, within = self.settings.phase_at(self.done)
-        batch = self.batches(self.done, phase.sizes[within % len(phase.sizes)])
-        loss, plain = self.loss(batch, phase.isa, self.done)
-        loss.backward()
+        size = phase.sizes[within % len(phase.sizes)]
+        self.isa = phase.isa
+        loss, plain = self.gradients((size, phase.isa), *self.noised(self.batches(self.done, size), self.done))
         norm = torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.optimizer.step()
-        self.optimizer.zero_grad()
         self.done += 1
         # The average reaches less far back at the start.
         taken = self.done - self.started
         decay = min(self.settings.ema, (1 + taken) / (10 + taken))
         torch._foreach_lerp_(self.averaged, [weight.detach() for weight in self.weights], 1 - decay)
-        return {"loss": loss.detach(), "velocity_error": plain, "gradient": norm}
+        return {"loss": loss, "velocity_error": plain, "gradient": norm}
 
-    def loss(self, batch: LatentBatch, isa: ISAConfig | None, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(flow-matching loss with the edited region's weight, the same without)."""
+    def noised(self, batch: LatentBatch, step: int) -> tuple[torch.Tensor, ...]:
+        """All that is random about a step, and `loss`'s arguments: what the network sees, and what it should answer."""
         generator = torch.Generator(self.device).manual_seed(self.settings.seed + 1_000_003 * step)
         size, target = len(batch.target), batch.target.float()
         noise = torch.randn(target.shape, device=self.device, generator=generator)
@@ -167,17 +173,19 @@ class EditorTrainer:
         level = (torch.arange(size, device=self.device) + torch.rand(size, device=self.device, generator=generator)) / size
         level = self.settings.shift * level / (1 + (self.settings.shift - 1) * level)
         at = level.view(-1, 1, 1, 1, 1)
-        mixed = (1 - at) * target + at * noise
         # Weights are fp32; core's layers cast them to what comes in, as they do when they sample.
-        dtype = batch.source.dtype
-        instructions = text.encode_text(self.encoder, self._some_unconditional(batch.tokens, generator), dtype)
-        options = {OVERRIDE: sparse_override(isa)} if isa else {}
-        velocity = self.network(
-            mixed.to(dtype), 1000 * level, instructions, context_latents=[batch.source], transformer_options=options
-        )
-        error = (velocity.float() - (noise - target)).square()
+        mixed = ((1 - at) * target + at * noise).to(batch.source.dtype)
         weight = 1 + self.settings.focus * batch.region.float()
-        return (error * (weight / weight.mean())).mean(), error.detach().mean()
+        tokens = self._some_unconditional(batch.tokens, generator)
+        return mixed, 1000 * level, tokens, batch.source, noise - target, weight / weight.mean()
+
+    def loss(self, mixed, time, tokens, source, velocity, weight) -> tuple[torch.Tensor, torch.Tensor]:
+        """(flow-matching loss with the edited region's weight, the same without)."""
+        instructions = text.encode_text(self.encoder, tokens, mixed.dtype)
+        options = {OVERRIDE: sparse_override(self.isa)} if self.isa else {}
+        answer = self.network(mixed, time, instructions, context_latents=[source], transformer_options=options)
+        error = (answer.float() - velocity).square()
+        return (error * weight).mean(), error.detach().mean()
 
     def _some_unconditional(self, tokens: torch.Tensor, generator) -> torch.Tensor:
         """A few instructions are replaced by nothing, or by words that are not in the vocabulary: both ask for no edit."""

@@ -27,8 +27,10 @@ import comfy.sd  # noqa: E402
 from comfy.latent_formats import Wan21  # noqa: E402
 from comfy.ldm.wan.vae import Resample, ResidualBlock, WanVAE  # noqa: E402
 
+from .graph import Pass  # noqa: E402
 from .run import log_line, replace_file, run_until  # noqa: E402
 from .stream import EditStream  # noqa: E402
+from .tensors import upload  # noqa: E402
 
 EXPORT, CHECKPOINT, LOG, SHEET = "wan_tiny_vae.safetensors", "vae_checkpoint.pt", "vae_log.jsonl", "reconstructions.png"
 LATENT_CHANNELS = 16
@@ -160,7 +162,7 @@ def _resample(layer: Resample, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def normalise(latents: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tensor], momentum: float) -> torch.Tensor:
+def normalise(latents: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tensor], momentum: torch.Tensor) -> torch.Tensor:
     """Every channel to about mean 0 and variance 1, by running statistics ([16] each), which are brought up to date.
 
     Not by the batch's own: of so few clips they would take the colour away.
@@ -241,6 +243,7 @@ class VAETrainer:
         self.optimizer = torch.optim.AdamW(
             self.weights, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=self.device.type == "cuda"
         )
+        self.gradients = Pass(self.loss, self.weights)
         self.statistics = torch.zeros(LATENT_CHANNELS, device=device), torch.ones(LATENT_CHANNELS, device=device)
         """Running mean and variance of the latents."""
         self.done = 0
@@ -249,28 +252,31 @@ class VAETrainer:
     def step(self) -> dict[str, torch.Tensor]:
         """One step; loss and PSNR of its batch, still on the device."""
         video = self.video(self.done)
+        batch, _, frames, height, width = video.shape
         generator = torch.Generator(self.device).manual_seed(self.settings.seed + 1_000_003 * self.done)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            raw = encode(self.network, video)
-            # As slow as the average over all steps at the start.
-            latents = normalise(raw, self.statistics, max(0.01, 1 / (1 + self.done)))
-            noise = torch.randn(latents.shape, device=self.device, generator=generator)
-            output = decode(self.network, latents + self.settings.noise * noise)
-        loss = (
-            reconstruction_loss(output, video)
-            + self.settings.anchor * (raw[:, :3].float() - mean_colours(video)).square().mean()
-        )
-        loss.backward()
+        shape = batch, LATENT_CHANNELS, (frames + 3) // 4, height // 8, width // 8
+        noise = torch.randn(shape, device=self.device, generator=generator)
+        # As slow as the average over all steps at the start.
+        momentum = torch.tensor(max(0.01, 1 / (1 + self.done)))
+        loss, quality = self.gradients(video.shape, video, noise, upload(momentum, self.device))
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.optimizer.step()
-        self.optimizer.zero_grad()
         self.done += 1
         # The average reaches less far back at the start.
         decay = min(self.settings.ema, (1 + self.done) / (10 + self.done))
         torch._foreach_lerp_(self.averaged, [weight.detach() for weight in self.weights], 1 - decay)
-        return {"loss": loss.detach(), "psnr": psnr(output.detach(), video)}
+        return {"loss": loss, "psnr": quality}
+
+    def loss(self, video: torch.Tensor, noise: torch.Tensor, momentum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(what is minimised, PSNR) for a batch, and what is added to its latents."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            raw = encode(self.network, video)
+            latents = normalise(raw, self.statistics, momentum)
+            output = decode(self.network, latents + self.settings.noise * noise)
+        anchored = (raw[:, :3].float() - mean_colours(video)).square().mean()
+        return reconstruction_loss(output, video) + self.settings.anchor * anchored, psnr(output.detach(), video)
 
     def video(self, index: int) -> torch.Tensor:
         """A batch of clips, [B, 3, T, H, W] in -1..1."""
@@ -301,7 +307,9 @@ class VAETrainer:
         if state["dim"] != self.settings.dim:
             raise ValueError(f"{path} is of a network of dim {state['dim']}, not {self.settings.dim}: use another folder.")
         self.network.load_state_dict(state["network"])
-        self.averaged, self.statistics = state["averaged"], state["statistics"]
+        self.averaged = state["averaged"]
+        for running, saved in zip(self.statistics, state["statistics"]):
+            running.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.done = state["done"]
 
