@@ -44,7 +44,7 @@ class VAESettings:
 
     dim: int = 16
     """Channels at full resolution; Wan's own has 96."""
-    steps: int = 6000
+    steps: int = 7000
     """Length of the learning rate's schedule; a finished run does not go on."""
     clips: int = 4
     """A step."""
