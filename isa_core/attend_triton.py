@@ -52,7 +52,12 @@ def attend_triton(q, k, v, out, table: BlockTable, config: ISAConfig, gate, dens
 
     blocks = blocks_on(table, q.device)
     pooled_q, pooled_v = (pool_blocks(x, *blocks) for x in (q, v))
-    pooled_k, variance_k = pool_blocks(k, *blocks, variance=True) if config.tail_order == 2 else (pool_blocks(k, *blocks), None)
+    if config.tail_order == 2:
+        pooled_k, variance_k = pool_blocks(k, *blocks, variance=True)
+        # In fp16 the square of a large key is infinite, and times a query of zero not a number.
+        variance_k = variance_k.clamp(max=torch.finfo(k.dtype).max)
+    else:
+        pooled_k, variance_k = pool_blocks(k, *blocks), None
     made = make_plan(pooled_q, pooled_k, table, config)
     # Begun before the sparse kernel is queued and waited for after it: the wait is for the plan alone.
     counts = begin_counts(made, table, config, exact=callable(dense))

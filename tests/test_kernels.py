@@ -165,6 +165,16 @@ def test_the_8_bit_kernel(layout, block_size):
     assert relative_error(out, exact) < 0.01
 
 
+def test_second_order_survives_variances_beyond_fp16():
+    layout, config = TokenLayout(192, (128,)), CONFIGS["second order"]
+    q, k, v, _ = tensors(layout, dtype=torch.float16)
+    k[..., 3] *= 1000
+    q[..., 3] = 0
+    out = in_context_sparse_attention(q, k, v, layout=layout, config=config, backend="triton")
+    exact = in_context_sparse_attention(*(x.float() for x in (q, k, v)), layout=layout, config=config, backend="torch")
+    assert relative_error(out, exact) < WORST[torch.float16]
+
+
 def test_gradients_of_second_order_are_pytorchs():
     layout, config = TokenLayout(70, (64,)), CONFIGS["second order"]
     q, k, v, _ = (x.requires_grad_() for x in tensors(layout))
