@@ -187,7 +187,16 @@ def test_the_whole_command_from_nothing(tmp_path):
     settings = replace(SETTINGS, phases=tuple(replace(phase, steps=1) for phase in SETTINGS.phases))
     train(tmp_path, 5, "cpu", vae_settings, settings)
     names = {path.name for path in tmp_path.iterdir()}
-    assert {EDITOR, ENCODER, vae.EXPORT, "editor_log.jsonl", "vae_log.jsonl", "edits.png", "reconstructions.png"} <= names
+    assert {
+        EDITOR,
+        ENCODER,
+        vae.EXPORT,
+        "editor_log.jsonl",
+        "vae_log.jsonl",
+        "edits.png",
+        "reconstructions.png",
+        "scores.json",
+    } <= names
     assert is_wan_vae(load_vae(str(tmp_path / vae.EXPORT)))
     before = load_file(tmp_path / EDITOR)
     train(tmp_path, 5, "cpu", vae_settings, settings)

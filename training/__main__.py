@@ -3,12 +3,14 @@
     python -m liveditor_isa.training --out FOLDER [--minutes 30]
 
 Needs ComfyUI on the Python path, and about half an hour of one H200-class GPU. Stopped, by --minutes or otherwise, the same command
-goes on where it was; the three exported files alone are enough for that, nearly. FOLDER gets the three files that Load LIVEditor takes, logs, a loss plot and pictures of edits.
+goes on where it was; the three exported files alone are enough for that, nearly. FOLDER gets the three files that Load LIVEditor takes, logs, a loss plot, and pictures
+and scores of edits of clips that were never shown.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 
 from . import vae  # first: tells core whether there is a GPU
 from .editor import EditorSettings, EditorTrainer
+from .evaluate import by_task, scores
 from .latents import LatentPool
 from .preview import edit, loss_plot, sheet
 from .run import run_until
@@ -23,7 +26,7 @@ from .stream import EditStream
 from .text import Tokenizer
 
 EDITOR, ENCODER = "liveditor_tiny.safetensors", "umt5_tiny.safetensors"
-CHECKPOINT, LOG = "editor_checkpoint.pt", "editor_log.jsonl"
+CHECKPOINT, LOG, SCORES = "editor_checkpoint.pt", "editor_log.jsonl", "scores.json"
 
 
 def train(folder: Path, minutes: float, device: str, vae_settings=None, settings=None):
@@ -57,14 +60,15 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     run_until(trainer, "editor", folder / CHECKPOINT, folder / LOG, minutes)
     trainer.export(folder / EDITOR, folder / ENCODER)
     loss_plot({"VAE": folder / vae.LOG, "editor": folder / LOG}, folder / "loss.png")
-    frames, height, width, _ = settings.phases[0].sizes[0]
-    seen = EditStream(settings.seed, 28, frames, height, width, device, split="held-out")[0]
     trainer.use_average()
-    sheet(
-        seen,
-        edit(trainer.network, trainer.encoder, tokenizer, autoencoder, seen.source, seen.instructions),
-        folder / "edits.png",
-    )
+    unseen = EditStream(settings.seed, 28, *settings.phases[0].sizes[0][:3], device, split="held-out")
+    found = []
+    for batch in (unseen[0], unseen[1], unseen[2]):
+        output = edit(trainer.network, trainer.encoder, tokenizer, autoencoder, batch.source, batch.instructions)
+        found.append((batch, scores(batch, output)))
+        if len(found) == 1:
+            sheet(batch, output, folder / "edits.png")
+    (folder / SCORES).write_text(json.dumps({"steps": trainer.done, **by_task(found)}, indent=2) + "\n")
 
 
 def main():
