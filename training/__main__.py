@@ -1,10 +1,10 @@
 """Trains LIVEditor-tiny from nothing: its VAE, then its text encoder and its network together.
 
-    python -m liveditor_isa.training --out FOLDER [--minutes 30]
+    python -m liveditor_isa.training --out FOLDER [--minutes 60]
 
-Needs ComfyUI on the Python path, and about half an hour of one H200-class GPU. Stopped, by --minutes or otherwise, the same command
-goes on where it was; the three exported files alone are enough for that, nearly. FOLDER gets the three files that Load LIVEditor takes, logs, a loss plot, and pictures
-and scores of edits of clips that were never shown.
+Needs ComfyUI on the Python path, and a GPU. Stopped, by --minutes or otherwise, the same command goes on where it was; from
+the exported files alone it goes on too, with an optimiser that starts anew. FOLDER gets the three files that Load LIVEditor
+takes, logs, a loss plot, and pictures and scores of edits of clips that were never shown.
 """
 
 from __future__ import annotations
