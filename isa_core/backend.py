@@ -19,7 +19,9 @@ def resolve_backend(
     requested: str, device: torch.device, dtype: torch.dtype | None = None, dim: int | None = None,
     config: ISAConfig = ISAConfig(), needs_grad: bool = False,
 ) -> tuple[str, str]:  # fmt: skip
-    """(backend, reason) for a requested one: "auto" may fall back, an explicit choice never does. None is unknown yet.
+    """(backend, reason) for a requested one: "auto" may fall back, an explicit choice never does.
+
+    dtype, dim: None where the call is not known yet.
 
     Raises ValueError for an unknown name, BackendUnavailable when an explicit choice cannot run.
     """

@@ -45,7 +45,8 @@ class ISAConfig:
             _require_number("sharpness_threshold", self.sharpness_threshold, 0.0, 1.0)
         _require_choice("sharpness", self.sharpness, SHARPNESS_METRICS)
         _require_choice("context_tail", self.context_tail, CONTEXT_TAILS)
-        _require_choice("tail_order", self.tail_order, TAIL_ORDERS)
+        if type(self.tail_order) is not int or self.tail_order not in TAIL_ORDERS:
+            raise ValueError(f"tail_order must be one of {', '.join(map(str, TAIL_ORDERS))}; got {self.tail_order!r}.")
         if not isinstance(self.block_size, int) or isinstance(self.block_size, bool) or self.block_size < 1:
             raise ValueError(f"block_size must be a whole number of tokens, at least 1; got {self.block_size!r}.")
 
@@ -62,4 +63,4 @@ def _require_number(name, value, low, high):
 
 def _require_choice(name, value, choices):
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}.")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")

@@ -41,7 +41,7 @@ class ISAStats:
 
     @property
     def flop_ratio(self) -> float:
-        """Multiply-adds of both matrix products, coarse pass included / those of full attention."""
+        """Multiply-adds of all matrix products, coarse pass included / those of full attention."""
         return float(self.mean_flop_ratio)
 
 

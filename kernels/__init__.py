@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from .hardware import shared_memory
+
 OLDEST_TRITON = (3, 4)
 """The first with descriptors for bulk copies made on the host."""
 
@@ -22,10 +24,14 @@ MISCOMPILES = (
 
 
 LARGEST_BLOCK, LARGEST_DIM = 128, 128
-"""Tokens of a block and channels of a head whose tiles fit the shared memory of every GPU from Ampere on.
+"""Tokens of a block and channels of a head whose 16-bit tiles fit the shared memory of every GPU from Ampere on.
 
 Gradients of blocks of more than 64 tokens need more than the cards that people own have: Triton says so by itself.
 """
+
+
+FP32_BYTES = 140_000
+"""Shared memory for fp32 tiles of more than 64 channels, rounded up from what they take."""
 
 
 def unavailable_reason(
@@ -40,6 +46,8 @@ def unavailable_reason(
         return f"the kernels take heads of up to {LARGEST_DIM} channels, not {dim}"
     if (block_size or 0) > LARGEST_BLOCK:
         return f"the kernels take blocks of up to {LARGEST_BLOCK} tokens, not {block_size}"
+    if dtype == torch.float32 and (dim or 0) > 64 and shared_memory(device) < FP32_BYTES:
+        return f"{torch.cuda.get_device_name(device)} has too little shared memory for fp32 heads of more than 64 channels"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than Ampere"
     return _unfit_triton(None if torch.version.hip else torch.cuda.get_device_capability(device))

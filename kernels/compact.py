@@ -61,7 +61,7 @@ def _gather(
     tl.store(out + place[:, None] * DIM + channel[None], tile, mask=written[:, None] & real[None])
 
 
-@triton.jit(do_not_specialize=["listed", "count"])
+@triton.jit(do_not_specialize=["gate_b", "listed", "count"])
 def _scatter(
     compact, out, heads, blocks, offsets, starts, lengths, gate, coarse,
     stride_b, stride_s, stride_h, stride_d, stride_token, stride_row, gate_b, gate_s, all_heads, listed, count,

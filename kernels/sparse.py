@@ -70,7 +70,7 @@ def _means(x, group, first, item, tails, channel, real, TMA: tl.constexpr, TAIL_
     return tile
 
 
-@triton.jit(do_not_specialize=["tokens", "blocks", "count", "tails"])
+@triton.jit(do_not_specialize=["gb", "tokens", "blocks", "count", "tails"])
 def _sparse(
     q, k, v, mean_k, mean_v, variance_k, log_lengths, dense, lists, full, taken, starts, lengths, out, gate, coarse, log_sum,
     qb, qs, qh, qd, kb, ks, kh, kd, vb, vs, vh, vd, ob, os, oh, od, gb, gs,
@@ -113,7 +113,10 @@ def _sparse(
 
         if SECOND_ORDER:
             natural = query.to(tl.float32) * (scale / LOG2E)
-            half_square = tl.minimum(natural * natural / 2, LARGEST_FP16).to(query.dtype)
+            half_square = natural * natural / 2
+            if query.dtype == tl.float16:
+                half_square = tl.minimum(half_square, LARGEST_FP16)
+            half_square = half_square.to(query.dtype)
         for tile in tl.range(0, tails, TAIL_TILE, num_stages=TAIL_STAGES):
             item = tile + tl.arange(0, TAIL_TILE)
             listed = item < tails

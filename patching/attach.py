@@ -39,8 +39,8 @@ def can_attach(model) -> bool:
 def implementation(backend: str, device: torch.device, config: ISAConfig) -> tuple[str, str]:
     """(backend, why that one) for a choice on the node. Raises BackendUnavailable when a choice by name cannot run."""
     if backend != EIGHT_BIT:
-        return resolve_backend(backend, device)
-    name, reason = resolve_backend("triton", device)
+        return resolve_backend(backend, device, config=config)
+    name, reason = resolve_backend("triton", device, config=config)
     resolve_dense("8bit", name, device, config.context_tail)
     return name, f"{reason}, sharp blocks in 8 bits"
 

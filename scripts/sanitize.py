@@ -181,6 +181,7 @@ def child(device: str):
         call(config, "triton")
         call(config, "8bit")
         call(config, stand_in, training=True)
+        call(ISAConfig(0.5, 0.5, 0.5, tail_order=2), "triton")
 
     all_calls()
     call(ISAConfig(0.5, 0.5, 0.5, sharpness="top_mass", context_tail="taylor"), "triton", dim=96)

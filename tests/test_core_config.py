@@ -41,6 +41,8 @@ def test_ratios_out_of_range_are_refused_by_name(field, value):
         {"block_size": 64.0},
         {"block_size": True},
         {"tail_order": 1},
+        {"tail_order": 2.0},
+        {"tail_order": False},
     ],
 )
 def test_other_fields_are_checked(kwargs):

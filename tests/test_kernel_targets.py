@@ -18,7 +18,6 @@ def test_kernels_compile_and_fit(capability):
     assert done.returncode == 0, done.stderr[-2000:]
     used = json.loads(done.stdout)
     assert {"_sparse", "_dense", "_lists", "_keys", "_means"} <= {name for name, _ in used}
-    assert ("_dense_8bit" in {name for name, _ in used}) == (capability >= 89)
     assert max(size for _, size in used) <= SHARED[capability], used
 
 
@@ -44,13 +43,13 @@ def compile_all(capability: int):
     JITFunction.run = compile_only
 
     from liveditor_isa import kernels
-    from liveditor_isa.kernels import backward, coarse, compact, dense, hardware, pool, quantize, select, sparse
+    from liveditor_isa.kernels import backward, coarse, compact, dense, pool, quantize, select, sparse
 
-    bulk_copies = lambda x: capability >= 90 and x.shape[-1] in (64, 128)  # noqa: E731
+    bulk_copies = lambda x: capability >= 90  # noqa: E731
     sparse.takes_bulk_copies = dense.takes_bulk_copies = bulk_copies
-    dense.shared_memory = hardware.shared_memory = lambda _: SHARED[capability]
+    dense.shared_memory = lambda _: SHARED[capability]
 
-    def call(dim, block_size=64, blocks=8, listed=4, heads=2, dtype=torch.bfloat16):
+    def call(dim, block_size=64, blocks=8, listed=4, heads=2, dtype=torch.bfloat16, second_order=False):
         zeros = lambda *shape, dtype=torch.int32: torch.zeros(shape, dtype=dtype)  # noqa: E731
         q, k, v, out, grad = (zeros(1, blocks * block_size, heads, dim, dtype=dtype) for _ in range(5))
         table = zeros(blocks), zeros(blocks), block_size
@@ -64,19 +63,19 @@ def compile_all(capability: int):
         gate, log_sum = zeros(1, q.shape[1], 1, 1, dtype=dtype), zeros(1, heads, q.shape[1], dtype=torch.float32)
         lists = lists, full, taken, *table[:2]
         sparse.sparse_attention(
-            q, k, v, *tail, logits[:, 0, :listed], sharp, *lists, out, gate, means[0], block_size, log_sum, tail[0]
+            q, k, v, *tail, logits[:, 0, :listed], sharp, *lists, out, gate, means[0], block_size, log_sum, tail[0] if second_order else None
         )  # fmt: skip
         number = zeros(heads)
         query, key, value = (compact.gather_blocks(x, number, rows, None, listed * block_size, *table) for x in (q, k, v))
         bias = zeros(heads, -(-len(key) // dense.TILE) * dense.TILE, dtype=torch.float32)
         result = dense.dense_attention(query, key, value, bias, number)
         compact.scatter_blocks(result, out, number, rows, *table, gate, means[0])
-        if block_size <= 64:
+        if block_size <= 64 and dtype == torch.bfloat16:
             means = [x.to(dtype) for x in means]
             common = lists[0], taken, rows, *table[:2], out, log_sum, grad, block_size
             backward.sparse_attention_backward(q, k, v, *means[1:], sharp, *common)
             backward.spread_means(means[0].float(), q, *table)
-        if capability >= 89:
+        if capability >= 89 and dtype == torch.bfloat16:
             centre = torch.zeros(heads, dim)
             eight = quantize.quantize_queries(q, number, rows, *table)
             eight += quantize.quantize_keys(k, centre, number, rows, *table)
@@ -85,7 +84,9 @@ def compile_all(capability: int):
             dense.dense_attention_8bit(query, key, value, q_scale, k_scale, v_scale, centre, bias, number, dtype)
 
     call(128)
-    call(128, block_size=kernels.LARGEST_BLOCK)
+    call(128, block_size=kernels.LARGEST_BLOCK, second_order=True)
+    if SHARED[capability] < kernels.FP32_BYTES:
+        call(64, dtype=torch.float32)
     print(json.dumps(used))
 
 

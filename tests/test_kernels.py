@@ -175,7 +175,7 @@ def test_second_order_survives_variances_beyond_fp16():
     assert relative_error(out, exact) < WORST[torch.float16]
 
 
-def test_gradients_of_second_order_are_pytorchs():
+def test_second_order_with_gradients_runs_on_pytorch():
     layout, config = TokenLayout(70, (64,)), CONFIGS["second order"]
     q, k, v, _ = (x.requires_grad_() for x in tensors(layout))
     _, stats = in_context_sparse_attention(q, k, v, layout=layout, config=config, return_stats=True)
