@@ -26,9 +26,11 @@ SECOND = [
 ]
 """The same, of second order: the first two cost as much as above, the others lie where few means are off by much."""
 
-SETTINGS = [dict(zip(("keep_ratio", "dense_query_ratio", "exact_ratio"), ratios)) for ratios in RATIOS]
+SETTINGS, OF_SECOND_ORDER = (
+    [dict(zip(("keep_ratio", "dense_query_ratio", "exact_ratio"), ratios)) for ratios in group] for group in (RATIOS, SECOND)
+)
 SETTINGS += [settings | {"context_tail": "taylor"} for settings in (SETTINGS[0], SETTINGS[2], SETTINGS[5])]
-SETTINGS += [dict(zip(("keep_ratio", "dense_query_ratio", "exact_ratio"), ratios)) | {"tail_order": 2} for ratios in SECOND]
+SETTINGS += [settings | {"tail_order": 2} for settings in OF_SECOND_ORDER]
 
 TAUS = (0.7, 1.0, 1.3, 1.6, 2.0)
 DENSE = {"bf16": "auto", "8bit": "8bit"}

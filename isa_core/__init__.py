@@ -7,7 +7,7 @@ layout (token groups, blocks) -> pool (block means) -> route (who meets whom) ->
 from .attend import dense_attention
 from .attention import in_context_sparse_attention, warm_up
 from .backend import BACKENDS, DENSE_BACKENDS, BackendUnavailable, resolve_backend, resolve_dense
-from .config import CONTEXT_TAILS, SHARPNESS_METRICS, TAIL_ORDERS, ISAConfig
+from .config import CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
 from .layout import TokenLayout
 from .residual import add_coarse_residual
 from .stats import ISAStats, estimate_cost
@@ -17,7 +17,6 @@ __all__ = [
     "CONTEXT_TAILS",
     "DENSE_BACKENDS",
     "SHARPNESS_METRICS",
-    "TAIL_ORDERS",
     "BackendUnavailable",
     "ISAConfig",
     "ISAStats",

@@ -6,7 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from .softmax import LOG2E
+
 TAIL_TILE = 64
 
 PROGRAMS = 512

@@ -8,8 +8,7 @@ import triton.language as tl
 
 from .hardware import bulk_copied, shared_memory, takes_bulk_copies
 from .quantize import TILE
-from .softmax import biased_step, step
-from .sparse import LOG2E
+from .softmax import LOG2E, biased_step, step
 
 
 def dense_attention(q, k, v, bias: torch.Tensor, unbiased: torch.Tensor) -> torch.Tensor:

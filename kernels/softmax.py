@@ -7,6 +7,8 @@ the sum of weights and that of weighted values. scale holds log2(e) already.
 import triton
 import triton.language as tl
 
+LOG2E = tl.constexpr(1.4426950408889634)
+
 
 @triton.jit
 def step(query, key, value, scale, peak, total, acc):

@@ -6,9 +6,8 @@ import triton
 import triton.language as tl
 
 from .hardware import bulk_copied, takes_bulk_copies
-from .softmax import biased_step, scored_step, step
+from .softmax import LOG2E, biased_step, scored_step, step
 
-LOG2E = tl.constexpr(1.4426950408889634)
 LARGEST_FP16 = tl.constexpr(65504.0)
 
 

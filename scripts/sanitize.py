@@ -139,17 +139,13 @@ def run(command: list[str], timeout: float) -> tuple[int | None, str, float]:
     return code, output, time.monotonic() - start
 
 
-def jit_functions() -> dict:
-    """{name: function} of all Triton functions of the package, those that kernels call included."""
+def our_kernels() -> list[str]:
+    """Names of all Triton functions of the package, those that kernels call included."""
     from liveditor_isa import kernels
     from triton.runtime.jit import KernelInterface
 
     modules = [importlib.import_module(f"{kernels.__name__}.{info.name}") for info in pkgutil.iter_modules(kernels.__path__)]
-    return {name: value for module in modules for name, value in vars(module).items() if isinstance(value, KernelInterface)}
-
-
-def our_kernels() -> list[str]:
-    return sorted(jit_functions())
+    return sorted({name for module in modules for name, value in vars(module).items() if isinstance(value, KernelInterface)})
 
 
 def child(device: str):

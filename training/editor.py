@@ -16,13 +16,12 @@ from safetensors.torch import load_file, save_file
 from ..isa_core import ISAConfig, in_context_sparse_attention
 from ..liveditor.keys import core_metadata, expected_shapes
 from ..liveditor.model import LIVEditorModel
+from ..patching.attach import OVERRIDE
 from ..patching.in_context import IN_CONTEXT
 from . import text
 from .graph import Pass
 from .latents import LatentBatch
-from .run import replace_file
-
-OVERRIDE = "optimized_attention_override"
+from .run import descend, replace_file
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,11 @@ def new_editor(settings: EditorSettings) -> LIVEditorModel:
     return network
 
 
+def shifted(level: torch.Tensor, shift: float) -> torch.Tensor:
+    """Noise levels in 0..1, moved towards 1 for a `shift` above 1, as core's flow sampling moves them."""
+    return shift * level / (1 + (shift - 1) * level)
+
+
 def sparse_override(config: ISAConfig) -> Callable:
     """An attention override for core's `transformer_options` that trains through ISA."""
 
@@ -153,15 +157,7 @@ class EditorTrainer:
         size = phase.sizes[within % len(phase.sizes)]
         self.isa = phase.isa
         loss, plain = self.gradients((size, phase.isa), *self.noised(self.batches(self.done, size), self.done))
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        self.optimizer.step()
-        self.done += 1
-        # The average reaches less far back at the start.
-        taken = self.done - self.started
-        decay = min(self.settings.ema, (1 + taken) / (10 + taken))
-        torch._foreach_lerp_(self.averaged, [weight.detach() for weight in self.weights], 1 - decay)
+        norm = descend(self, self.done + 1 - self.started)
         return {"loss": loss, "velocity_error": plain, "gradient": norm}
 
     def noised(self, batch: LatentBatch, step: int) -> tuple[torch.Tensor, ...]:
@@ -171,7 +167,7 @@ class EditorTrainer:
         noise = torch.randn(target.shape, device=self.device, generator=generator)
         # Evenly spread within a batch: less variance than independent levels.
         level = (torch.arange(size, device=self.device) + torch.rand(size, device=self.device, generator=generator)) / size
-        level = self.settings.shift * level / (1 + (self.settings.shift - 1) * level)
+        level = shifted(level, self.settings.shift)
         at = level.view(-1, 1, 1, 1, 1)
         # Weights are fp32; core's layers cast them to what comes in, as they do when they sample.
         mixed = ((1 - at) * target + at * noise).to(batch.source.dtype)

@@ -10,6 +10,7 @@ from comfy.latent_formats import Wan21
 from PIL import Image, ImageDraw
 
 from . import text, vae
+from .editor import shifted
 from .latents import eager_half, encode_clips
 from .stream import EditBatch
 
@@ -22,8 +23,7 @@ def edit(network, encoder, tokenizer, autoencoder, source, instructions, steps: 
     ids = tokenizer([*instructions, *[""] * len(instructions)]).to(device)
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(context.shape, device=device, generator=generator)
-    levels = torch.linspace(1, 0, steps + 1)
-    levels = shift * levels / (1 + (shift - 1) * levels)
+    levels = shifted(torch.linspace(1, 0, steps + 1), shift)
     words, both = text.encode_text(encoder, ids, context.dtype), torch.cat([context, context])
     for level, following in zip(levels.tolist(), levels[1:].tolist()):
         time = torch.full((len(both),), 1000 * level, device=device)

@@ -1,4 +1,4 @@
-"""What training runs share: files that are whole or absent, a log, and steps until the time is up."""
+"""What training runs share: files that are whole or absent, a log, the end of a step, and steps until the time is up."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 LOG_EVERY = 20
@@ -27,6 +28,22 @@ def replace_file(path: Path, write: Callable[[Path], object]):
 def log_line(path: Path, entry: dict):
     with open(path, "a") as log:
         log.write(json.dumps(entry) + "\n")
+
+
+def descend(trainer, taken: int) -> torch.Tensor:
+    """What follows the gradients in every step: clip them, follow them, average the weights. Returns the gradients' norm.
+
+    trainer: has `weights`, `averaged`, `optimizer`, `learning_rate`, `done` and `settings.ema`; `taken`: its optimiser's steps
+    with this one, since the average reaches less far back at the start.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(trainer.weights, 1.0)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = trainer.learning_rate
+    trainer.optimizer.step()
+    trainer.done += 1
+    decay = min(trainer.settings.ema, (1 + taken) / (10 + taken))
+    torch._foreach_lerp_(trainer.averaged, [weight.detach() for weight in trainer.weights], 1 - decay)
+    return norm
 
 
 def run_until(trainer, name: str, checkpoint: Path, log: Path, minutes: float):

@@ -28,7 +28,7 @@ from comfy.latent_formats import Wan21  # noqa: E402
 from comfy.ldm.wan.vae import Resample, ResidualBlock, WanVAE  # noqa: E402
 
 from .graph import Pass  # noqa: E402
-from .run import log_line, replace_file, run_until  # noqa: E402
+from .run import descend, log_line, replace_file, run_until  # noqa: E402
 from .stream import EditStream  # noqa: E402
 from .tensors import upload  # noqa: E402
 
@@ -98,6 +98,15 @@ def _hand_on(name: str, weight: torch.Tensor, generator: torch.Generator):
     else:
         # The last frame of a causal kernel, the middle of a picture.
         weight.view(out, into, -1, *weight.shape[-2:])[:, :, -1, weight.shape[-2] // 2, weight.shape[-1] // 2] += channels
+
+
+def channels_last(network: WanVAE) -> WanVAE:
+    """The network itself, its weights laid out as cuDNN's bf16 kernels want them: others it transposes at every call."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in network.parameters():
+        if weight.ndim in formats:
+            weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
+    return network
 
 
 def encode(network: WanVAE, video: torch.Tensor) -> torch.Tensor:
@@ -232,12 +241,7 @@ class VAETrainer:
 
     def __init__(self, settings: VAESettings, clips: Callable[[int], torch.Tensor], device: torch.device | str):
         self.settings, self.clips, self.device = settings, clips, torch.device(device)
-        self.network = new_network(settings.dim, settings.seed).to(self.device)
-        for weight in self.network.parameters():
-            if weight.ndim > 3:
-                # What cuDNN's bf16 kernels work on; in other layouts it transposes every tensor there and back.
-                formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-                weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
+        self.network = channels_last(new_network(settings.dim, settings.seed).to(self.device))
         self.weights = list(self.network.parameters())
         self.averaged = [weight.detach().clone() for weight in self.weights]
         self.optimizer = torch.optim.AdamW(
@@ -259,14 +263,7 @@ class VAETrainer:
         # As slow as the average over all steps at the start.
         momentum = torch.tensor(max(0.01, 1 / (1 + self.done)))
         loss, quality = self.gradients(video.shape, video, noise, upload(momentum, self.device))
-        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        self.optimizer.step()
-        self.done += 1
-        # The average reaches less far back at the start.
-        decay = min(self.settings.ema, (1 + self.done) / (10 + self.done))
-        torch._foreach_lerp_(self.averaged, [weight.detach() for weight in self.weights], 1 - decay)
+        descend(self, self.done + 1)
         return {"loss": loss, "psnr": quality}
 
     def loss(self, video: torch.Tensor, noise: torch.Tensor, momentum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -365,11 +362,7 @@ def load_export(path: Path, device: torch.device | str) -> WanVAE:
     weights = load_file(path)
     network = new_network(weights["decoder.head.0.gamma"].shape[0])
     network.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    network.requires_grad_(False).to(device)
-    for weight in network.parameters():
-        if weight.ndim == 5:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
-    return network
+    return channels_last(network.requires_grad_(False).to(device))
 
 
 class _Clips:
