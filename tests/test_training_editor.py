@@ -1,7 +1,11 @@
 """The text encoder, the latent pool and the editor's training, at sizes that a CPU takes seconds for."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import comfy.model_management
 import pytest
@@ -201,3 +205,61 @@ def test_the_whole_command_from_nothing(tmp_path):
     before = load_file(tmp_path / EDITOR)
     train(tmp_path, 5, "cpu", vae_settings, settings)
     assert all(torch.equal(weight, before[name]) for name, weight in load_file(tmp_path / EDITOR).items())
+
+
+def test_two_processes_follow_the_mean_of_their_gradients(tmp_path):
+    script = tmp_path / "both.py"
+    script.write_text(BOTH)
+    root = Path(__file__).parent
+    paths = os.pathsep.join(map(str, (root, root.parent / "scripts")))
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path)],
+        check=True, timeout=120, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert one["done"] == other["done"] == 20, "both stop when the time of one is over"
+    torch.testing.assert_close(one["gradient"], other["gradient"])
+    assert not torch.equal(one["own"], other["own"])
+    torch.testing.assert_close(one["gradient"], (one["own"] + other["own"]) / 2)
+    assert all(map(torch.equal, one["weights"], other["weights"]))
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["log.jsonl"]
+
+
+BOTH = """
+import sys
+from pathlib import Path
+
+from comfy_headless import import_comfy
+
+import_comfy()
+import torch
+from liveditor_isa.training import processes, run
+
+device, folder = processes.join("cpu"), Path(sys.argv[1])
+weight = torch.nn.Parameter(torch.ones(3, 2))
+
+
+class Trainer:
+    weights, averaged, done, learning_rate, device = [weight], [weight.detach().clone()], 0, 0.1, torch.device(device)
+    optimizer = torch.optim.SGD([weight])
+    settings = type("Settings", (), {"steps": 60, "ema": 0.9})
+    gradients = type("Pass", (), {"gradient": torch.zeros(6)})
+
+    def step(self):
+        generator = torch.Generator().manual_seed(processes.own_seed(self.done))
+        self.gradients.gradient.copy_(0.01 * torch.randn(6, generator=generator))
+        self.own = self.gradients.gradient.clone()
+        weight.grad = self.gradients.gradient.view(3, 2)
+        return {"gradient": run.descend(self, self.done + 1)}
+
+    def save(self, path):
+        path.touch()
+
+
+trainer = Trainer()
+# Only the second one's time is over.
+run.run_until(trainer, "test", folder / f"checkpoint{processes.rank()}", folder / "log.jsonl", 5 * (1 - processes.rank()))
+processes.wait()
+state = {"done": trainer.done, "own": trainer.own, "gradient": trainer.gradients.gradient, "weights": trainer.weights}
+torch.save(state, folder / f"{processes.rank()}.pt")
+"""

@@ -1,6 +1,7 @@
 """Trains LIVEditor-tiny from nothing: its VAE, then its text encoder and its network together.
 
     python -m liveditor_isa.training --out FOLDER [--minutes 60]
+    torchrun --nproc-per-node 2 -m liveditor_isa.training --out FOLDER        # on two GPUs
 
 Needs ComfyUI on the Python path, and a GPU. Stopped, by --minutes or otherwise, the same command goes on where it was; from
 the exported files alone it goes on too, with an optimiser that starts anew. FOLDER gets the three files that Load LIVEditor
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from . import vae  # first: tells core whether there is a GPU
+from . import processes, vae  # vae first: tells core whether there is a GPU
 from .editor import EditorSettings, EditorTrainer
 from .evaluate import by_task, scores
 from .latents import LatentPool
@@ -35,6 +36,7 @@ def train(folder: Path, minutes: float, device: str, vae_settings=None, settings
     vae_settings, settings = vae_settings or vae.VAESettings(), settings or EditorSettings()
     if not vae.is_finished(folder, vae_settings):
         vae.train_vae(folder, minutes, device, vae_settings)
+        processes.wait()
     left = minutes - (time.monotonic() - start) / 60
     if vae.is_finished(folder, vae_settings) and left > 0:
         train_editor(folder, left, device, settings)
@@ -47,7 +49,7 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     def batches(step: int, size: tuple):
         if size not in pools:
             frames, height, width, edits = size
-            stream = EditStream(settings.seed, edits, frames, height, width, device)
+            stream = EditStream(processes.own_seed(settings.seed), edits, frames, height, width, device)
             pools[size] = LatentPool(autoencoder, stream, tokenizer)
         return pools[size].draw(step)
 
@@ -58,6 +60,8 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     elif (folder / EDITOR).exists():
         trainer.load_export(folder / EDITOR, folder / ENCODER)
     run_until(trainer, "editor", folder / CHECKPOINT, folder / LOG, minutes)
+    if processes.rank():
+        return
     trainer.export(folder / EDITOR, folder / ENCODER)
     loss_plot({"VAE": folder / vae.LOG, "editor": folder / LOG}, folder / "loss.png")
     trainer.use_average()
@@ -77,7 +81,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60, help="stop after this long")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    train(options.out, options.minutes, options.device)
+    train(options.out, options.minutes, processes.join(options.device))
 
 
 if __name__ == "__main__":

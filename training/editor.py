@@ -21,6 +21,7 @@ from ..patching.in_context import IN_CONTEXT
 from . import text
 from .graph import Pass
 from .latents import LatentBatch
+from .processes import own_seed
 from .run import descend, replace_file
 
 
@@ -134,6 +135,9 @@ class EditorTrainer:
         comfy.model_management.in_training = True
         self.settings, self.batches, self.device = settings, batches, torch.device(device)
         self.network = new_editor(settings).to(self.device)
+        if self.device.type == "cuda":
+            for block in self.network.blocks:
+                block.compile(dynamic=False)
         self.vocabulary = text.vocabulary()
         self.encoder = text.new_encoder(settings.seed).to(self.device)
         named = [*self.network.named_parameters(), *self.encoder.named_parameters()]
@@ -162,7 +166,7 @@ class EditorTrainer:
 
     def noised(self, batch: LatentBatch, step: int) -> tuple[torch.Tensor, ...]:
         """All that is random about a step, and `loss`'s arguments: what the network sees, and what it should answer."""
-        generator = torch.Generator(self.device).manual_seed(self.settings.seed + 1_000_003 * step)
+        generator = torch.Generator(self.device).manual_seed(own_seed(self.settings.seed) + 1_000_003 * step)
         size, target = len(batch.target), batch.target.float()
         noise = torch.randn(target.shape, device=self.device, generator=generator)
         # Evenly spread within a batch: less variance than independent levels.

@@ -18,7 +18,12 @@ class Pass:
     """
 
     def __init__(self, function: Callable[..., tuple[torch.Tensor, ...]], weights: list[torch.nn.Parameter]):
-        self.function, self.weights = function, weights
+        self.function = function
+        self.gradient = torch.zeros(sum(map(torch.numel, weights)), device=weights[0].device)
+        """All gradients in a row; each weight's own is a part of it."""
+        parts = self.gradient.split([weight.numel() for weight in weights])
+        for weight, part in zip(weights, parts):
+            weight.grad = part.as_strided(weight.shape, weight.stride(), part.storage_offset())
         self.recorded: dict[Hashable, tuple] = {}
         self.memory = None
         """All recordings use the same: only one runs at a time."""
@@ -35,10 +40,7 @@ class Pass:
         return results
 
     def _once(self, inputs) -> tuple[torch.Tensor, ...]:
-        for weight in self.weights:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        torch._foreach_zero_([weight.grad for weight in self.weights])
+        self.gradient.zero_()
         results = self.function(*inputs)
         results[0].backward()
         return tuple(result.detach() for result in results)

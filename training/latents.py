@@ -14,6 +14,7 @@ from comfy.latent_formats import Wan21
 
 from . import vae
 from .stream import EditBatch, EditStream
+from .tensors import upload
 from .text import LENGTH, Tokenizer
 
 CHUNK = 16
@@ -52,7 +53,7 @@ class LatentPool:
             self._put(encode_edits(self.network, self.tokenizer, self.stream[self.next]))
         generator = torch.Generator().manual_seed(self.stream.seed + 7919 * step)
         chosen = torch.randint(self.batches * self.stream.batch, (self.stream.batch,), generator=generator)
-        return LatentBatch(*(field[chosen.to(field.device)] for field in self.ring))
+        return LatentBatch(*(field[upload(chosen, field.device)] for field in self.ring))
 
     def _put(self, batch: LatentBatch):
         if self.ring is None:
@@ -71,7 +72,7 @@ def encode_edits(network, tokenizer: Tokenizer, batch: EditBatch) -> LatentBatch
     # The first frame has a latent of its own, every later one stands for four frames.
     region = F.pad(batch.region.float(), (0, 0, 0, 0, 3, 0), mode="replicate")
     region = F.adaptive_max_pool3d(region, (frames, height, width))
-    tokens = tokenizer(batch.instructions)[:, :LENGTH].to(clips.device)
+    tokens = upload(tokenizer(batch.instructions)[:, :LENGTH], clips.device)
     return LatentBatch(*clips.chunk(2), region.to(clips.dtype), tokens)
 
 

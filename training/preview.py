@@ -25,11 +25,12 @@ def edit(network, encoder, tokenizer, autoencoder, source, instructions, steps: 
     x = torch.randn(context.shape, device=device, generator=generator)
     levels = shifted(torch.linspace(1, 0, steps + 1), shift)
     words, both = text.encode_text(encoder, ids, context.dtype), torch.cat([context, context])
-    for level, following in zip(levels.tolist(), levels[1:].tolist()):
-        time = torch.full((len(both),), 1000 * level, device=device)
-        velocity = network(torch.cat([x, x]).to(context.dtype), time, words, context_latents=[both]).float()
-        asked, unasked = velocity.chunk(2)
-        x = x + (following - level) * (unasked + guidance * (asked - unasked))
+    with torch.compiler.set_stance("force_eager"):  # else every size would be compiled
+        for level, following in zip(levels.tolist(), levels[1:].tolist()):
+            time = torch.full((len(both),), 1000 * level, device=device)
+            velocity = network(torch.cat([x, x]).to(context.dtype), time, words, context_latents=[both]).float()
+            asked, unasked = velocity.chunk(2)
+            x = x + (following - level) * (unasked + guidance * (asked - unasked))
     with eager_half(device):
         clips = [vae.decode(autoencoder, Wan21().process_out(part)) for part in x.split(4)]
     return (torch.cat(clips).float() / 2 + 0.5).clamp(0, 1)

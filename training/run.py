@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from . import processes
+
 LOG_EVERY = 20
 """Steps; reading a number waits for the GPU."""
 
@@ -33,9 +35,10 @@ def log_line(path: Path, entry: dict):
 def descend(trainer, taken: int) -> torch.Tensor:
     """What follows the gradients in every step: clip them, follow them, average the weights. Returns the gradients' norm.
 
-    trainer: has `weights`, `averaged`, `optimizer`, `learning_rate`, `done` and `settings.ema`; `taken`: its optimiser's steps
+    trainer: has `gradients`, `weights`, `averaged`, `optimizer`, `learning_rate`, `done` and `settings.ema`; `taken`: its optimiser's steps
     with this one, since the average reaches less far back at the start.
     """
+    processes.average(trainer.gradients.gradient)
     norm = torch.nn.utils.clip_grad_norm_(trainer.weights, 1.0)
     for group in trainer.optimizer.param_groups:
         group["lr"] = trainer.learning_rate
@@ -49,21 +52,29 @@ def descend(trainer, taken: int) -> torch.Tensor:
 def run_until(trainer, name: str, checkpoint: Path, log: Path, minutes: float):
     """Step a trainer until its steps are done or the minutes over; it saves itself every minute and at the end.
 
-    trainer: has `settings.steps`, `done`, `learning_rate`, `step()`, which returns numbers still on the device, and `save(path)`.
+    trainer: has `settings.steps`, `device`, `done`, `learning_rate`, `step()`, which returns numbers still on the device, and
+    `save(path)`; minutes: looked at every LOG_EVERY steps. Of several processes all stop at the same step; the first one saves.
     """
     start = saved = time.monotonic()
-    bar = tqdm(total=trainer.settings.steps, initial=trainer.done, desc=name, unit="step", smoothing=0.05, mininterval=2)
-    while trainer.done < trainer.settings.steps and time.monotonic() - start < 60 * minutes:
+    first, over = processes.rank() == 0, False
+    bar = tqdm(
+        total=trainer.settings.steps, initial=trainer.done, desc=name, unit="step", smoothing=0.05, mininterval=2, disable=not first
+    )  # fmt: skip
+    while trainer.done < trainer.settings.steps and not over:
         rate = trainer.learning_rate
         measured = trainer.step()
         bar.update()
-        if trainer.done % LOG_EVERY == 0 or trainer.done == trainer.settings.steps:
+        if trainer.done % LOG_EVERY and trainer.done < trainer.settings.steps:
+            continue
+        seconds = time.monotonic() - start
+        over = processes.any_of(seconds > 60 * minutes, trainer.device)
+        if first:
             numbers = {name: round(value.item(), 5) for name, value in measured.items()}
             bar.set_postfix(numbers, refresh=False)
-            seconds = round(time.monotonic() - start, 2)
-            log_line(log, {"step": trainer.done, **numbers, "learning_rate": rate, "seconds": seconds})
-        if time.monotonic() - saved > SAVE_EVERY:
-            trainer.save(checkpoint)
-            saved = time.monotonic()
+            log_line(log, {"step": trainer.done, **numbers, "learning_rate": rate, "seconds": round(seconds, 2)})
+            if time.monotonic() - saved > SAVE_EVERY:
+                trainer.save(checkpoint)
+                saved = time.monotonic()
     bar.close()
-    trainer.save(checkpoint)
+    if first:
+        trainer.save(checkpoint)

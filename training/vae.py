@@ -28,6 +28,7 @@ from comfy.latent_formats import Wan21  # noqa: E402
 from comfy.ldm.wan.vae import Resample, ResidualBlock, WanVAE  # noqa: E402
 
 from .graph import Pass  # noqa: E402
+from .processes import join, own_seed, rank  # noqa: E402
 from .run import descend, log_line, replace_file, run_until  # noqa: E402
 from .stream import EditStream  # noqa: E402
 from .tensors import upload  # noqa: E402
@@ -257,7 +258,7 @@ class VAETrainer:
         """One step; loss and PSNR of its batch, still on the device."""
         video = self.video(self.done)
         batch, _, frames, height, width = video.shape
-        generator = torch.Generator(self.device).manual_seed(self.settings.seed + 1_000_003 * self.done)
+        generator = torch.Generator(self.device).manual_seed(own_seed(self.settings.seed) + 1_000_003 * self.done)
         shape = batch, LATENT_CHANNELS, (frames + 3) // 4, height // 8, width // 8
         noise = torch.randn(shape, device=self.device, generator=generator)
         # As slow as the average over all steps at the start.
@@ -342,6 +343,8 @@ def train_vae(
         trainer.load(folder / CHECKPOINT)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         run_until(trainer, "VAE", folder / CHECKPOINT, folder / LOG, minutes)
+    if rank():
+        return {"steps": trainer.done}
     trainer.export(folder / EXPORT)
     held_out = EditStream(settings.seed, 4, *size, device, split="held-out")
     result = {"steps": trainer.done, **evaluate(folder / EXPORT, _both(held_out[0]), folder / SHEET)}
@@ -369,7 +372,7 @@ class _Clips:
     """Training clips by step: drawing many at once takes the CPU hardly longer than one."""
 
     def __init__(self, settings: VAESettings, device, pairs: int = 8):
-        self.stream = EditStream(settings.seed, pairs, settings.frames, settings.size, settings.size, device)
+        self.stream = EditStream(own_seed(settings.seed), pairs, settings.frames, settings.size, settings.size, device)
         self.parts = 2 * pairs // settings.clips
         self.drawn = (-1, None)
 
@@ -417,7 +420,7 @@ def main():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args())
     folder, minutes, device = (options.pop(name) for name in ("out", "minutes", "device"))
-    print(json.dumps(train_vae(folder, minutes, device, VAESettings(**options))))
+    print(json.dumps(train_vae(folder, minutes, join(device), VAESettings(**options))))
 
 
 if __name__ == "__main__":

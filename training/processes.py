@@ -1,0 +1,51 @@
+"""Several GPUs: one process each, started by torchrun. All see other edits, and follow the mean of their gradients."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+
+def join(device: str) -> str:
+    """Meet the other processes, if torchrun started this one; the device of this process."""
+    if "RANK" not in os.environ:
+        return device
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return device
+
+
+def rank() -> int:
+    """0 for the process that writes the files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def own_seed(seed: int) -> int:
+    """A process's own random numbers; the first one's are the same whatever the number of processes."""
+    return seed + 10**12 * rank()
+
+
+def average(gradient: torch.Tensor):
+    """Over all processes, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(gradient)
+        gradient /= dist.get_world_size()
+
+
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Whether it is true for any process; all must ask."""
+    if not dist.is_initialized():
+        return flag
+    asked = torch.tensor(float(flag), device=device)
+    dist.all_reduce(asked, dist.ReduceOp.MAX)
+    return bool(asked)
+
+
+def wait():
+    """Until all are here."""
+    if dist.is_initialized():
+        dist.barrier()
