@@ -64,7 +64,8 @@ def resolve_dense(
         return ("sdpa", reason) if backend == "torch" or needs_grad else ("triton", reason)
     if callable(requested):
         return "caller", "the caller's attention"
-    if requested == "auto" and backend == "triton" and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if requested == "auto" and backend == "triton" and capturing and not needs_grad:
         return "triton", "a CUDA graph is being recorded, in which nothing can be read back"
     return "sdpa", "chosen" if requested == "sdpa" else "fastest measured"
 

@@ -115,7 +115,9 @@ class LIVEditorModel(InContextNetwork, WanModel):
         hidden = torch.cat(tokens, dim=1)
 
         # One timestep for all groups: [B, 1, ...] broadcasts over the tokens.
-        time = self.time_embedding(sinusoidal_embedding_1d(self.freq_dim, t.flatten()).to(hidden.dtype))[:, None]
+        with t.device:  # core makes the frequencies where tensors are made by default; a CUDA graph cannot hold the copy
+            waves = sinusoidal_embedding_1d(self.freq_dim, t.flatten())
+        time = self.time_embedding(waves.to(hidden.dtype))[:, None]
         modulation = self.time_projection(time).unflatten(2, (6, self.dim))
         text = self.text_embedding(context)
 

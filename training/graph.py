@@ -49,13 +49,12 @@ class Pass:
         held = [value.clone() for value in inputs]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        # Small tensors that core makes on the CPU would have to be copied, which a graph cannot hold.
-        with torch.cuda.stream(stream), held[0].device:
+        with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 self._once(held)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.memory), held[0].device:
+        with torch.cuda.graph(graph, pool=self.memory):
             results = self._once(held)
         self.memory = graph.pool()
         return graph, held, results

@@ -37,7 +37,7 @@ class LatentPool:
     must ascend; the first call, wherever it starts, fills the ring.
     """
 
-    def __init__(self, network, stream: EditStream, tokenizer: Tokenizer, batches: int = 32, reuse: int = 10):
+    def __init__(self, network, stream: EditStream, tokenizer: Tokenizer, batches: int = 48, reuse: int = 20):
         """network: the VAE; batches: how many the ring holds; reuse: how often a clip is used, on average."""
         self.network, self.stream, self.tokenizer = network, stream, tokenizer
         self.batches, self.reuse = batches, reuse

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -223,9 +224,13 @@ def reconstruction_loss(output: torch.Tensor, video: torch.Tensor) -> torch.Tens
 
 def mean_colours(video: torch.Tensor) -> torch.Tensor:
     """[B, 3, 4n+1, 8h, 8w] -> [B, 3, n+1, h, w]: lightness, orange to blue and green to magenta of what each latent stands for."""
-    axes = torch.tensor([[0.6, 0.6, 0.6], [2.0, 0.0, -2.0], [-1.2, 2.4, -1.2]], device=video.device)
     padded = F.pad(video.float(), (0, 0, 0, 0, 3, 0), mode="replicate")
-    return torch.einsum("ac,bcthw->bathw", axes, F.avg_pool3d(padded, (4, 8, 8)))
+    return torch.einsum("ac,bcthw->bathw", _axes(video.device), F.avg_pool3d(padded, (4, 8, 8)))
+
+
+@lru_cache
+def _axes(device: torch.device) -> torch.Tensor:
+    return torch.tensor([[0.6, 0.6, 0.6], [2.0, 0.0, -2.0], [-1.2, 2.4, -1.2]], device=device)
 
 
 def psnr(output: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
