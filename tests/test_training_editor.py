@@ -56,7 +56,7 @@ def new_trainer(autoencoder, tokenizer):
 
         def draw(step, size):
             if size not in pools:
-                pools[size] = LatentPool(autoencoder, EditStream(0, size[3], *size[:3]), tokenizer, batches=2, reuse=4)
+                pools[size] = LatentPool(autoencoder, EditStream(0, size[3], *size[:3]), tokenizer, size[3], batches=2, every=4)
             return pools[size].draw(step)
 
         return EditorTrainer(settings, draw, "cpu")
@@ -97,7 +97,7 @@ def test_edits_become_latents_with_their_region(autoencoder, tokenizer):
 
 
 def test_the_pool_depends_on_the_step_alone(autoencoder, tokenizer):
-    new = lambda: LatentPool(autoencoder, EditStream(0, *SIZE[3:], *SIZE[:3]), tokenizer, batches=2, reuse=2)  # noqa: E731
+    new = lambda: LatentPool(autoencoder, EditStream(0, *SIZE[3:], *SIZE[:3]), tokenizer, 3, batches=2, every=2)  # noqa: E731
     through, resumed = new(), new()
     drawn = [through.draw(step) for step in range(7)]
     for step in (5, 6):

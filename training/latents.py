@@ -17,7 +17,7 @@ from .stream import EditBatch, EditStream
 from .tensors import upload
 from .text import LENGTH, Tokenizer
 
-CHUNK = 16
+CHUNK = 32
 """Clips that the VAE takes at a time."""
 
 
@@ -31,28 +31,28 @@ class LatentBatch(NamedTuple):
 
 
 class LatentPool:
-    """A ring of encoded batches of one size, and batches drawn from all over it.
+    """A ring of encoded batches of one size, and smaller ones drawn from all over it.
 
     Deterministic: what `draw(step)` gives depends on the step alone, so a resumed run goes on with the same numbers. Steps
     must ascend; the first call, wherever it starts, fills the ring.
     """
 
-    def __init__(self, network, stream: EditStream, tokenizer: Tokenizer, batches: int = 48, reuse: int = 20):
-        """network: the VAE; batches: how many the ring holds; reuse: how often a clip is used, on average."""
+    def __init__(self, network, stream: EditStream, tokenizer: Tokenizer, edits: int, batches: int = 24, every: int = 150):
+        """network: the VAE; edits: how many to draw; batches: how many the ring holds; every: steps in which one is replaced."""
         self.network, self.stream, self.tokenizer = network, stream, tokenizer
-        self.batches, self.reuse = batches, reuse
+        self.edits, self.batches, self.every = edits, batches, every
         self.ring: LatentBatch | None = None
         self.next = 0
         """Number of the next batch to make."""
 
     def draw(self, step: int) -> LatentBatch:
-        wanted = self.batches + step // self.reuse
+        wanted = self.batches + step // self.every
         if self.ring is None:
             self.next = wanted - self.batches
         while self.next < wanted:
             self._put(encode_edits(self.network, self.tokenizer, self.stream[self.next]))
         generator = torch.Generator().manual_seed(self.stream.seed + 7919 * step)
-        chosen = torch.randint(self.batches * self.stream.batch, (self.stream.batch,), generator=generator)
+        chosen = torch.randint(self.batches * self.stream.batch, (self.edits,), generator=generator)
         return LatentBatch(*(field[upload(chosen, field.device)] for field in self.ring))
 
     def _put(self, batch: LatentBatch):

@@ -19,6 +19,11 @@ def join(device: str) -> str:
     return device
 
 
+def leave():
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def rank() -> int:
     """0 for the process that writes the files."""
     return dist.get_rank() if dist.is_initialized() else 0

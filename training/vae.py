@@ -29,7 +29,7 @@ from comfy.latent_formats import Wan21  # noqa: E402
 from comfy.ldm.wan.vae import Resample, ResidualBlock, WanVAE  # noqa: E402
 
 from .graph import Pass  # noqa: E402
-from .processes import join, own_seed, rank  # noqa: E402
+from .processes import join, leave, own_seed, rank  # noqa: E402
 from .run import descend, log_line, replace_file, run_until  # noqa: E402
 from .stream import EditStream  # noqa: E402
 from .tensors import upload  # noqa: E402
@@ -426,6 +426,7 @@ def main():
     options = vars(parser.parse_args())
     folder, minutes, device = (options.pop(name) for name in ("out", "minutes", "device"))
     print(json.dumps(train_vae(folder, minutes, join(device), VAESettings(**options))))
+    leave()
 
 
 if __name__ == "__main__":
