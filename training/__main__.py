@@ -55,11 +55,11 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
         return pools[size].draw(step)
 
     trainer = EditorTrainer(settings, batches, device)
-    tokenizer = Tokenizer(trainer.vocabulary)
     if (folder / CHECKPOINT).exists():
         trainer.load(folder / CHECKPOINT)
     elif (folder / EDITOR).exists():
         trainer.load_export(folder / EDITOR, folder / ENCODER)
+    tokenizer = Tokenizer(trainer.vocabulary)
     run_until(trainer, "editor", folder / CHECKPOINT, folder / LOG, minutes)
     if processes.rank():
         return

@@ -139,6 +139,7 @@ class EditorTrainer:
             for block in self.network.blocks:
                 block.compile(dynamic=False)
         self.vocabulary = text.vocabulary()
+        """What the instructions' tokens are numbered by."""
         self.encoder = text.new_encoder(settings.seed).to(self.device)
         named = [*self.network.named_parameters(), *self.encoder.named_parameters()]
         self.weights = [weight for _, weight in named]
@@ -206,6 +207,7 @@ class EditorTrainer:
 
     def save(self, path: Path):
         state = {
+            "vocabulary": self.vocabulary,
             "done": self.done,
             "started": self.started,
             "weights": [weight.detach() for weight in self.weights],
@@ -224,6 +226,7 @@ class EditorTrainer:
             weight.copy_(saved)
         self.averaged = state["averaged"]
         self.optimizer.load_state_dict(state["optimizer"])
+        self.vocabulary = state["vocabulary"]
         self.done, self.started = state["done"], state["started"]
 
     @torch.no_grad()
@@ -234,6 +237,7 @@ class EditorTrainer:
         tensors = load_file(editor)
         tensors = [tensors[name] for name, _ in self.network.named_parameters()]
         words = load_file(encoder)
+        self.vocabulary = text.saved_vocabulary(words)
         tensors += [words[name] for name, _ in self.encoder.named_parameters()]
         for weight, averaged, saved in zip(self.weights, self.averaged, tensors):
             weight.copy_(saved)

@@ -20,6 +20,9 @@ PAD, END, UNKNOWN = 0, 1, 2
 LENGTH = 32
 """Tokens to which a shorter instruction is padded, as UMT5's are to 512."""
 
+VOCABULARY = "spiece_model"
+"""Where core looks for it in a text encoder's file."""
+
 CONFIG = {
     "d_ff": 512, "d_kv": 32, "d_model": 256, "dense_act_fn": "gelu_pytorch_tanh", "is_gated_act": True,
     "layer_norm_epsilon": 1e-06, "model_type": "umt5", "num_heads": 8, "num_layers": 3, "vocab_size": 512,
@@ -29,7 +32,10 @@ CONFIG = {
 
 @lru_cache
 def vocabulary(sentences: int = 20_000) -> bytes:
-    """A sentencepiece model with UMT5's special tokens; upper and lower case are one. Deterministic."""
+    """A sentencepiece model with UMT5's special tokens; upper and lower case are one.
+
+    From one version of sentencepiece to the next it may be another, so weights are kept together with theirs.
+    """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=all_instructions(sentences), model_writer=model, vocab_size=CONFIG["vocab_size"],
@@ -89,5 +95,10 @@ def save_encoder(weights: dict[str, torch.Tensor], model: bytes, path: Path):
     """A file that *Load LIVEditor* takes as its text encoder: weights in bf16, the vocabulary, the sizes as metadata."""
     config = CONFIG | {"vocab_size": weights["shared.weight"].shape[0], "min_length": LENGTH}
     tensors = {name: weight.detach().bfloat16().cpu().contiguous() for name, weight in weights.items()}
-    tensors["spiece_model"] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
+    tensors[VOCABULARY] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
     save_file(tensors, path, {"format": "pt", "config": json.dumps({"text_encoder": config})})
+
+
+def saved_vocabulary(tensors: dict[str, torch.Tensor]) -> bytes:
+    """Of a file of `save_encoder`."""
+    return tensors[VOCABULARY].numpy().tobytes()
