@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 help:
 	@echo "make demo   edit a real video end to end, headless, through the real ComfyUI server"
 	@echo "make test   run all tests"
-	@echo "make ui     open ComfyUI with this pack and the stand-in model"
+	@echo "make ui     open ComfyUI with this pack"
 	@echo "make lint   check style"
 	@echo "make clean  remove what the commands above made (.venv, .comfyui, .cache, output)"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.sd
@@ -17,6 +18,7 @@ import torch
 from .checkpoint import is_safetensors, open_checkpoint, read_header
 from .convert import convert_checkpoint
 from .keys import CheckpointError, check_keys, core_metadata
+from .vocabulary import unknown_words
 
 WEIGHT_OPTIONS = {
     "default": {},
@@ -94,13 +96,16 @@ def _made_from(target: Path, path: str) -> bool:
         return False
 
 
-def load_text_encoder(path: str):
-    """A CLIP with UMT5: XXL through core's loader, smaller ones from their own config in the file's metadata."""
+def load_text_encoder(path: str, tell: Callable[[list[str]], None] = lambda unknown: None):
+    """A CLIP with UMT5: XXL through core's loader, smaller ones from their own config in the file's metadata.
+
+    tell: called with the words of a text that a small encoder was never taught, whenever it is given one.
+    """
     if is_safetensors(path):
         metadata = read_header(path).metadata
         config = json.loads(metadata.get("config", "{}")).get("text_encoder")
         if config:
-            return _small_text_encoder(path, config)
+            return _small_text_encoder(path, config, tell)
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.load_clip([path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.WAN)
     if not hasattr(clip.cond_stage_model, "umt5xxl"):
@@ -110,9 +115,10 @@ def load_text_encoder(path: str):
     return clip
 
 
-def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False):
+def _small_text_encoder(path: str, config: dict, tell: Callable[[list[str]], None], disable_dynamic: bool = False):
     """Core's UMT5 classes at another size: core only ever looks for XXL."""
     weights = comfy.utils.load_torch_file(path)
+    known = frozenset(config.get("words", ()))
     encoder = comfy.text_encoders.wan.te(**comfy.text_encoders.sd3_clip.t5_xxl_detect(weights))
 
     class Tokenizer(comfy.text_encoders.wan.WanT5Tokenizer):
@@ -120,6 +126,12 @@ def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False):
             super().__init__(*args, **kwargs)
             pieces = getattr(self, self.clip)
             pieces.min_length = config.get("min_length", pieces.min_length)
+
+        def tokenize_with_weights(self, text, *args, **kwargs):
+            if known and (unknown := unknown_words(text, known)):
+                logging.warning("%s was never taught: %s", Path(path).name, ", ".join(unknown))
+                tell(unknown)
+            return super().tokenize_with_weights(text, *args, **kwargs)
 
     target = comfy.supported_models_base.ClipTarget(Tokenizer, encoder)
     clip = comfy.sd.CLIP(
@@ -131,12 +143,12 @@ def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False):
         model_options={"umt5xxl_model_config": config},
         disable_dynamic=disable_dynamic,
     )
-    clip.patcher.cached_patcher_init = (_small_text_encoder_patcher, (path, config))
+    clip.patcher.cached_patcher_init = (_small_text_encoder_patcher, (path, config, tell))
     return clip
 
 
-def _small_text_encoder_patcher(path: str, config: dict, disable_dynamic: bool = False):
-    return _small_text_encoder(path, config, disable_dynamic).patcher
+def _small_text_encoder_patcher(path: str, config: dict, tell, disable_dynamic: bool = False):
+    return _small_text_encoder(path, config, tell, disable_dynamic).patcher
 
 
 def is_wan_vae(vae) -> bool:

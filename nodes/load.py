@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import folder_paths
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 
+from ..liveditor import included
 from ..liveditor.loaders import WEIGHT_OPTIONS, load_diffusion_model, load_text_encoder, load_vae
+from .node_text import show_on_node
 
 CONVERT, DIRECT = "convert once to safetensors", "load directly"
 
@@ -18,10 +21,19 @@ PARTS = {
 
 
 def _picker(name: str, tooltip: str) -> io.Combo.Input:
-    folder, hint, _ = PARTS[name]
-    files = folder_paths.get_filename_list(folder)
-    fitting = next((file for file in files if hint in file.lower()), None)
-    return io.Combo.Input(name, options=files, default=fitting, tooltip=f"{tooltip} From models/{folder}.")
+    folder = PARTS[name][0]
+    options = [included.NAME, *folder_paths.get_filename_list(folder)]
+    return io.Combo.Input(name, options=options, default=_default(name), tooltip=f"{tooltip} From models/{folder}.")
+
+
+def _default(name: str) -> str:
+    """The included model, unless there is a file of LIVEditor's: then fitting ones for every part."""
+    fitting = {part: _fitting(folder, hint) for part, (folder, hint, _) in PARTS.items()}
+    return fitting[name] or included.NAME if fitting["diffusion_model"] else included.NAME
+
+
+def _fitting(folder: str, hint: str) -> str | None:
+    return next((file for file in folder_paths.get_filename_list(folder) if hint in file.lower()), None)
 
 
 class LoadLIVEditor(io.ComfyNode):
@@ -31,7 +43,9 @@ class LoadLIVEditor(io.ComfyNode):
             node_id="LIVEditorLoad",
             display_name="Load LIVEditor",
             category="LIVEditor",
-            description="Loads the LIVEditor video editing model with its text encoder and VAE.",
+            description="Loads the LIVEditor video editing model with its text encoder and VAE. "
+            "LIVEditor-tiny, which is included, edits clips in seconds without a GPU, but understands only simple instructions: "
+            "styles of the whole video, and coloured shapes. The node's help lists them.",
             search_aliases=["LIVEditor", "load liveditor", "video editing model", "in-context video editing", "checkpoint"],
             inputs=[
                 _picker(
@@ -66,14 +80,23 @@ class LoadLIVEditor(io.ComfyNode):
     def execute(cls, diffusion_model, text_encoder, vae, weight_dtype, bin_checkpoint) -> io.NodeOutput:
         # All files first, then the small parts: what is wrong is found before gigabytes are read.
         files = {"diffusion_model": diffusion_model, "text_encoder": text_encoder, "vae": vae}
+        included.check_parts(files)
         paths = {name: _path_of(name, file) for name, file in files.items()}
         decoder = load_vae(paths["vae"])
-        encoder = load_text_encoder(paths["text_encoder"])
+        encoder = load_text_encoder(paths["text_encoder"], tell=_show_unknown_words)
         model = load_diffusion_model(paths["diffusion_model"], weight_dtype, convert=bin_checkpoint == CONVERT)
         return io.NodeOutput(model, encoder, decoder)
 
 
+def _show_unknown_words(unknown: list[str]):
+    """On the node whose text it is."""
+    running = get_executing_context()
+    show_on_node(running and running.node_id, f"This model was never taught: {', '.join(unknown)}. See the help of Load LIVEditor.")
+
+
 def _path_of(name: str, file: str | None) -> str:
+    if file == included.NAME:
+        return included.path_of(name)
     folder, _, what = PARTS[name]
     path = file and folder_paths.get_full_path(folder, file)
     if not path:

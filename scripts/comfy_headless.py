@@ -55,15 +55,18 @@ class PromptRefused(Exception):
 class ComfyServer:
     """ComfyUI's server as a subprocess, with models, input, output and this pack in `base`.
 
-    models: folder linked as models/. Use as a context manager.
+    models: folder linked as models/, None for an empty one. Use as a context manager.
     """
 
-    def __init__(self, base: Path, models: Path, *options: str, gpu: bool = False, port: int | None = None):
+    def __init__(self, base: Path, models: Path | None, *options: str, gpu: bool = False, port: int | None = None):
         self.base, self.options, self.gpu = Path(base), options, gpu
         self.port = port or _free_port()
         self.client = uuid.uuid4().hex
         for folder in ("input", "output", "user", "custom_nodes"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
+        if models is None:
+            models = self.base / "no-models"
+            models.mkdir(exist_ok=True)
         if Path(models) != self.base / "models":
             _link(self.base / "models", models)
         _link(self.base / "custom_nodes/liveditor_isa", ROOT)

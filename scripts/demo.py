@@ -1,10 +1,11 @@
-"""Edits a real video end to end: the example workflow, on a real ComfyUI server, without a window.
+"""Edits a real video end to end: an example workflow, on a real ComfyUI server, without a window.
 
     make demo
-    .venv/bin/python scripts/demo.py --video holiday.mp4 --set "3 · What to change.text=Let it snow"
-    .venv/bin/python scripts/demo.py --gpu --models ComfyUI/models --as-saved
+    .venv/bin/python scripts/demo.py --set "3 · What to change.text=Turn the video into a pencil sketch"
+    .venv/bin/python scripts/demo.py --workflow example_workflows/liveditor_edit_video.json --models ComfyUI/models --gpu \\
+        --video holiday.mp4 --set "3 · What to change.text=Let it snow"
 
-Until trained weights exist, a tiny random model stands in: everything runs for real, but the result is no edit.
+The first two use LIVEditor-tiny, which comes with this pack.
 """
 
 from __future__ import annotations
@@ -16,36 +17,23 @@ from pathlib import Path
 
 import av
 from comfy_headless import ROOT, ComfyServer, PromptRefused
-from setup import MODELS, SAMPLE_VIDEO
+from PIL import Image, ImageOps
+from setup import SAMPLE_VIDEO
 from tqdm import tqdm
 from workflow_api import Workflow
 
-WORKFLOW = ROOT / "example_workflows/liveditor_edit_video.json"
+WORKFLOW = ROOT / "example_workflows/liveditor_tiny_edit_video.json"
 BASE, OUTPUT = ROOT / ".cache/comfyui-base", ROOT / "output"
-
-STAND_IN = {
-    "LIVEditorLoad": {
-        "diffusion_model": "liveditor_tiny.bin",
-        "text_encoder": "umt5_tiny.safetensors",
-        "vae": "wan_tiny_vae.safetensors",
-    },
-    "LIVEditorInContextReferences": {"size": "custom", "size.width": 416, "size.height": 240, "length": 33},
-    "LIVEditorAttachISA": {"min_tokens": 0},
-    "KSampler": {"steps": 6},
-}
-"""What the demo changes in the workflow: the stand-in's files, and a size that two cores edit in a minute."""
 
 
 def main():
     options = arguments()
-    changes = {} if options.as_saved else {title: dict(values) for title, values in STAND_IN.items()}
-    changes.setdefault("LoadVideo", {})["file"] = options.video.name
+    changes = {"LoadVideo": {"file": options.video.name}}
     for title, name, value in options.set:
         changes.setdefault(title, {})[name] = value
 
-    print(
-        f"Starting ComfyUI with {options.workflow.relative_to(ROOT) if options.workflow.is_relative_to(ROOT) else options.workflow}"
-    )
+    shown = options.workflow.relative_to(ROOT) if options.workflow.is_relative_to(ROOT) else options.workflow
+    print(f"Starting ComfyUI with {shown}")
     with ComfyServer(BASE, options.models, "--output-directory", str(OUTPUT), gpu=options.gpu) as server:
         server.add_input(options.video)
         saved = json.loads(options.workflow.read_text(encoding="utf-8"))
@@ -61,17 +49,14 @@ def main():
             print(f"  {workflow.title(workflow.nodes[int(node)])}: {lines[-1]}")
         if run.error:
             sys.exit(f"The run failed: {run.error}")
-    report(run)
-    if not options.as_saved:
-        print("A tiny random model stood in for LIVEditor: the whole job ran, but this is not a meaningful edit.")
+    report(run, options.video)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="a workflow saved by the page")
     parser.add_argument("--video", type=Path, default=SAMPLE_VIDEO, help="the video to edit")
-    parser.add_argument("--models", type=Path, default=MODELS, help="a models folder")
-    parser.add_argument("--as-saved", action="store_true", help="the workflow's own models, size and steps, not the stand-in's")
+    parser.add_argument("--models", type=Path, help="a models folder; without it, there is only what the pack includes")
     parser.add_argument("--gpu", action="store_true", help="run on the GPU")
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NODE.INPUT=VALUE", help="change an input")
     return parser.parse_args()
@@ -106,7 +91,7 @@ class Progress:
             bar.close()
 
 
-def report(run):
+def report(run, source: Path):
     saved = next(output["images"][0] for output in run.outputs.values() if "images" in output)
     path = OUTPUT / saved["subfolder"] / saved["filename"]
     with av.open(str(path)) as container:
@@ -117,6 +102,34 @@ def report(run):
             f"{video.width}×{video.height}, {video.frames} frames, {float(video.average_rate):g} fps, {sound}, carries {tags}"
         )
     print(f"\nEdited video: {path.resolve()}\n  {facts}")
+    print(f"Before and after: {before_and_after(source, path).resolve()}")
+
+
+def before_and_after(source: Path, edited: Path, columns: int = 3, height: int = 288) -> Path:
+    """Frames of both at the same times, the source's above; a JPEG beside the edited video. height: of one frame, in pixels."""
+    after = frames(edited)
+    chosen = [round(column * (len(after) - 1) / (columns - 1)) for column in range(columns)]
+    before = frames(source, until=after[-1][0])
+    width = round(height * after[0][1].width / after[0][1].height)
+    sheet = Image.new("RGB", (columns * width, 2 * height))
+    for column, (moment, picture) in enumerate(after[index] for index in chosen):
+        original = min(before, key=lambda entry: abs(entry[0] - moment))[1]
+        for row, image in enumerate((original, picture)):
+            sheet.paste(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC), (column * width, row * height))
+    path = edited.with_suffix(".jpg")
+    sheet.save(path, quality=90)
+    return path
+
+
+def frames(path: Path, until: float = float("inf")) -> list[tuple[float, Image.Image]]:
+    """(seconds, picture) of each frame up to one second after `until`."""
+    found = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            if frame.time > until + 1:
+                break
+            found.append((frame.time, frame.to_image()))
+    return found
 
 
 if __name__ == "__main__":

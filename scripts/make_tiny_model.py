@@ -2,7 +2,7 @@
 
     python scripts/make_tiny_model.py MODELS_FOLDER
 
-It stands in until trained weights exist: its edits mean nothing. Deterministic.
+For tests: it comes in every wrapping of the official checkpoint. Its edits mean nothing. Deterministic.
 """
 
 from __future__ import annotations

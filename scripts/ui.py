@@ -1,4 +1,4 @@
-"""Opens ComfyUI with this pack, the stand-in model and the sample video. Ctrl+C ends it."""
+"""Opens ComfyUI with this pack, which includes LIVEditor-tiny, and the sample video. Ctrl+C ends it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import webbrowser
 import torch
 from comfy_headless import ComfyServer
 from demo import BASE, OUTPUT
-from setup import MODELS, SAMPLE_VIDEO
+from setup import SAMPLE_VIDEO
 
 if __name__ == "__main__":
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8188
-    with ComfyServer(BASE, MODELS, "--output-directory", str(OUTPUT), gpu=torch.cuda.is_available(), port=port) as server:
+    with ComfyServer(BASE, None, "--output-directory", str(OUTPUT), gpu=torch.cuda.is_available(), port=port) as server:
         server.add_input(SAMPLE_VIDEO)
         print(
-            f"ComfyUI runs at {server.url}; its log is {server.log_path}. The example workflow is under Templates. Ctrl+C ends it."
+            f"ComfyUI runs at {server.url}; its log is {server.log_path}. Start with Templates, liveditor_tiny_edit_video. Ctrl+C ends it."
         )
         webbrowser.open(server.url)
         try:

@@ -75,7 +75,7 @@ def fresh() -> dict:
     return {**SMALL, "KSampler": {**SMALL["KSampler"], "seed": time.time_ns() % 2**32}}
 
 
-@pytest.mark.parametrize("name", ["liveditor_edit_video", "bernini_edit_video_with_isa"])
+@pytest.mark.parametrize("name", ["liveditor_edit_video", "liveditor_tiny_edit_video", "bernini_edit_video_with_isa"])
 def test_example_workflow_loads_and_means_what_the_demo_runs(page, info, name):  # noqa: F811
     path = EXAMPLES / f"{name}.json"
     saved = json.loads(path.read_text(encoding="utf-8"))

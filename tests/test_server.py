@@ -9,16 +9,23 @@ import numpy as np
 import pytest
 import torch
 from comfy_headless import ROOT, PromptRefused
-from demo import STAND_IN
 from make_tiny_model import ENCODER, PLAIN_WAN, VAE, diffusion_weights
 from safetensors.torch import load_file, save_file
 from workflow_api import BYPASSED, Workflow
 
 EXAMPLES = ROOT / "example_workflows"
-SMALL = copy.deepcopy(STAND_IN)
-SMALL["LIVEditorInContextReferences"] |= {"size.width": 160, "size.height": 96, "length": 9}
-SMALL["KSampler"] = {"steps": 2}
-SMALL["LoadVideo"] = {"file": "bigbuckbunny.mp4"}
+SMALL = {
+    "LIVEditorLoad": {
+        "diffusion_model": "liveditor_tiny.bin",
+        "text_encoder": "umt5_tiny.safetensors",
+        "vae": "wan_tiny_vae.safetensors",
+    },
+    "LoadVideo": {"file": "bigbuckbunny.mp4"},
+    "LIVEditorInContextReferences": {"size": "custom", "size.width": 160, "size.height": 96, "length": 9},
+    "LIVEditorAttachISA": {"min_tokens": 0},
+    "KSampler": {"steps": 2},
+}
+"""What the tests change in the workflow: the stand-in's files, and a size that takes seconds."""
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -24,8 +25,9 @@ from .latents import LatentPool
 from .preview import edit, loss_plot, sheet
 from .run import run_until
 from .stream import EditStream
-from .text import Tokenizer
+from .text import CONFIG, Tokenizer
 
+SETTINGS = "config.json"
 EDITOR, ENCODER = "liveditor_tiny.safetensors", "umt5_tiny.safetensors"
 CHECKPOINT, LOG, SCORES = "editor_checkpoint.pt", "editor_log.jsonl", "scores.json"
 
@@ -34,6 +36,9 @@ def train(folder: Path, minutes: float, device: str, vae_settings=None, settings
     """Both runs in turn, within `minutes`; see the module's words."""
     start = time.monotonic()
     vae_settings, settings = vae_settings or vae.VAESettings(), settings or EditorSettings()
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"vae": asdict(vae_settings), "editor": asdict(settings), "text_encoder": CONFIG, "processes": processes.count()}
+    (folder / SETTINGS).write_text(json.dumps(config, indent=2) + "\n")
     if not vae.is_finished(folder, vae_settings):
         vae.train_vae(folder, minutes, device, vae_settings)
         processes.wait()

@@ -54,7 +54,7 @@ class EditorSettings:
     """What is trained, and how. Optimiser and average as in the paper (section 4.1 and appendix B), for a small network."""
 
     dim: int = 256
-    ffn_dim: int = 1024
+    ffn_dim: int = 896
     blocks: int = 10
     phases: tuple[Phase, ...] = PHASES
     warm_up: int = 300

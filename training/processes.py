@@ -29,6 +29,10 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def count() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def own_seed(seed: int) -> int:
     """A process's own random numbers; the first one's are the same whatever the number of processes."""
     return seed + 10**12 * rank()
@@ -38,7 +42,7 @@ def average(gradient: torch.Tensor):
     """Over all processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(gradient)
-        gradient /= dist.get_world_size()
+        gradient /= count()
 
 
 def any_of(flag: bool, device: torch.device) -> bool:

@@ -14,11 +14,15 @@ from comfy.ldm.modules.attention import optimized_attention_for_device
 from comfy.text_encoders.t5 import T5
 from safetensors.torch import save_file
 
+from ..liveditor.vocabulary import words
 from .edits import all_instructions
 
 PAD, END, UNKNOWN = 0, 1, 2
 LENGTH = 32
 """Tokens to which a shorter instruction is padded, as UMT5's are to 512."""
+
+SENTENCES = 20_000
+"""Instructions that the vocabulary is made from."""
 
 VOCABULARY = "spiece_model"
 """Where core looks for it in a text encoder's file."""
@@ -31,14 +35,14 @@ CONFIG = {
 
 
 @lru_cache
-def vocabulary(sentences: int = 20_000) -> bytes:
+def vocabulary() -> bytes:
     """A sentencepiece model with UMT5's special tokens; upper and lower case are one.
 
     From one version of sentencepiece to the next it may be another, so weights are kept together with theirs.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=all_instructions(sentences), model_writer=model, vocab_size=CONFIG["vocab_size"],
+        sentence_iterator=all_instructions(SENTENCES), model_writer=model, vocab_size=CONFIG["vocab_size"],
         hard_vocab_limit=False, normalization_rule_name="nmt_nfkc_cf", character_coverage=1.0, byte_fallback=False, pad_id=PAD, eos_id=END,
         unk_id=UNKNOWN, bos_id=-1, num_threads=1, minloglevel=2,
     )  # fmt: skip
@@ -92,8 +96,9 @@ def encode_text(encoder: T5, tokens: torch.Tensor, dtype: torch.dtype = torch.fl
 
 
 def save_encoder(weights: dict[str, torch.Tensor], model: bytes, path: Path):
-    """A file that *Load LIVEditor* takes as its text encoder: weights in bf16, the vocabulary, the sizes as metadata."""
-    config = CONFIG | {"vocab_size": weights["shared.weight"].shape[0], "min_length": LENGTH}
+    """A file that *Load LIVEditor* takes as its text encoder: weights in bf16, the vocabulary; sizes and words as metadata."""
+    known = sorted({word for instruction in all_instructions(SENTENCES) for word in words(instruction)})
+    config = CONFIG | {"vocab_size": weights["shared.weight"].shape[0], "min_length": LENGTH, "words": known}
     tensors = {name: weight.detach().bfloat16().cpu().contiguous() for name, weight in weights.items()}
     tensors[VOCABULARY] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
     save_file(tensors, path, {"format": "pt", "config": json.dumps({"text_encoder": config})})
