@@ -53,7 +53,7 @@ class Plan:
     """A painter's name, "photo", or "photo, not dark"."""
     instruction: str
     place: str | None = None
-    """Where the added object is, if the instruction says it."""
+    """Where the added object is: in the centre, if the instruction does not say it."""
     new_background: str | None = None
     style: str | None = None
 
@@ -160,7 +160,7 @@ def _add(rng: Random, cast: _Cast, unusual: bool) -> _ObjectEdit:
     new = cast.pick(unusual, looks=NEW_LOOKS)
     fields = {"new": phrases.indefinite(phrases.describe(rng, new))}
     if rng.random() < 0.2:
-        return _ObjectEdit(None, new, fields)
+        return _ObjectEdit(None, new, fields, place="centre")
     place = rng.choice(list(PLACES))
     return _ObjectEdit(None, new, fields | {"place": rng.choice(phrases.PLACE_WORDS[place])}, place=place)
 

@@ -38,8 +38,8 @@ def scores(batch: EditBatch, output: torch.Tensor) -> list[Score]:
     """output: [B, 3, T, H, W] in 0..1, what was made of batch.source."""
     found = []
     for source, target, region, made in zip(batch.source, batch.target, batch.region, output):
-        source, target, made = (x.float().cpu() for x in (source, target, made))
-        inside = region.cpu().expand_as(target)
+        source, target, made = (x.float() for x in (source, target, made))
+        inside = region.expand_as(target)
         error, undone = (made - target).square(), (source - target).square()
         found.append(
             Score(

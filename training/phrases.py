@@ -230,6 +230,8 @@ TEMPLATES = {
     ),
 }
 
+AMERICAN = {"colour": "color", "grey": "gray", "centre": "center", "chequer": "checker", "posterise": "posterize"}
+
 HELD_OUT_TEMPLATES = {
     "add": ("the [video|scene] should have {new} {place}", "let there be {new} {place}"),
     "remove": ("let {ref} [vanish|disappear]", "I want no {bare} in the [video|scene]"),
@@ -314,4 +316,7 @@ def _finish(rng: Random, text: str, may_go_on: bool) -> str:
         text += rng.choice(UNCHANGED_TOO if is_statement else UNCHANGED)
     if not is_question and rng.random() < 0.25:
         text += "."
+    if rng.random() < 0.3:
+        for british, american in AMERICAN.items():
+            text = text.replace(british, american)
     return text[0].upper() + text[1:] if rng.random() < 0.5 else text

@@ -48,6 +48,12 @@ def show_background(picture: torch.Tensor, camera: torch.Tensor, height: int, wi
     return _sample(picture, torch.stack(rows, dim=-1), "reflection")
 
 
+def from_the_first_frame(camera: torch.Tensor) -> torch.Tensor:
+    """[B, T, 2, 3] camera -> the same movement, but the first frame sees the panorama's middle upright."""
+    turn = torch.linalg.inv(camera[:, :1, :, :2])
+    return torch.cat([turn @ camera[..., :2], turn @ (camera[..., 2:] - camera[:, :1, :, 2:])], dim=-1)
+
+
 def draw(
     before: Sequence[Sequence[Thing | None]],
     after: Sequence[Sequence[Thing | None]],

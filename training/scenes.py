@@ -51,6 +51,9 @@ SLOTS = 3
 """Most objects in one clip, those before and after the edit counted together."""
 CANDIDATES = 12
 
+PLACED = 0.36
+"""Radius of an added object; the frame's shorter half is 1."""
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -91,7 +94,8 @@ def half_extents(height: int, width: int) -> tuple[float, float]:
 def sample_motion(places: Sequence[Sequence[str | None]], frames: int, height: int, width: int, generator) -> Motion:
     """Smooth camera and object paths.
 
-    places: for each clip, one entry an object: the place in which it stays (it then drifts but little), or None.
+    places: for each clip, one entry an object: the place in which it stays, upright and of PLACED size, or None. Of an object
+        that an edit adds nothing else is known, so that an exact answer needs it to have no way or size of its own.
     """
 
     def uniform(*shape, low=0.0, high=1.0):
@@ -113,22 +117,20 @@ def sample_motion(places: Sequence[Sequence[str | None]], frames: int, height: i
     pan = (room * (moves[..., None] * uniform(batch, 1, 2, low=0.2) * wave(batch, 2).movedim(-1, 1))).float()
     camera = torch.cat([zoom[..., None, None] * rotation(tilt), pan[..., None]], dim=-1)
 
+    stays = torch.tensor([[place is not None for place in clip] for clip in places])[..., None]
     size = uniform(batch, slots, 1, low=0.27, high=0.46)
     radius = size * (1 + 0.12 * (uniform(batch, slots, 1) > 0.6) * wave(batch, slots)) / zoom[:, None]
     turns = (uniform(batch, slots, 1) > 0.6).float()
     angle = (0.2 + 0.35 * turns) * uniform(batch, slots, 1) * wave(batch, slots) - tilt[:, None]
+    radius, angle = torch.where(stays, PLACED, radius), torch.where(stays, 0.0, angle)
 
     vigour = uniform(batch, slots, 1, 1, low=0.05, high=0.45)
     own = (vigour * extent[:, None] * wave(batch, slots, 2)).movedim(-1, -2)
     towards = torch.tensor([[PLACES.get(place, (0, 0)) for place in clip] for clip in places]).float()
-    stays = torch.tensor([[place is not None for place in clip] for clip in places])[..., None]
     free = uniform(CANDIDATES, batch, slots, 2, low=-0.75, high=0.75)
-    placed = towards * uniform(CANDIDATES, batch, slots, 2, low=0.5, high=0.66) + (towards == 0) * 0.2 * free
-    start = torch.where(stays, placed, free) * extent
-    paths = _with_camera(start[..., None, :] + own * (~stays[..., None]), camera)
-    anchored = start[..., None, :] + 0.1 * torch.tanh((paths - start[..., None, :]) / 0.1)
+    paths = _with_camera((free * extent)[..., None, :] + own, camera)
     limit = (extent - 0.4 * size)[..., None, :]
-    paths = torch.where(stays[..., None], anchored, limit * torch.tanh(paths / limit))
+    paths = torch.where(stays[..., None], (0.58 * towards * extent)[..., None, :], limit * torch.tanh(paths / limit))
     return Motion(camera, _apart(paths, radius, stays[..., 0]), radius, angle)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from . import textures
 from .edits import TASKS, plan
-from .render import draw, show_background
+from .render import draw, from_the_first_frame, show_background
 from .scenes import SLOTS, sample_motion
 from .styles import apply_styles
 from .tensors import upload
@@ -83,12 +83,15 @@ class EditStream:
 
         places = [[item.place if slot == item.edited else None for slot in range(SLOTS)] for item in plans]
         motion = sample_motion(places, self.frames, *size, generator).to(self.device)
-        source = self._backgrounds([item.background for item in plans], motion.camera, generator)
+        chance = textures.Chance.draw(self.batch, generator)
+        source = self._backgrounds([item.background for item in plans], motion.camera, chance)
         target, moved = source.clone(), [clip for clip, item in enumerate(plans) if item.new_background]
         if moved:
             chosen = upload(moved, self.device)
             names = [plans[clip].new_background for clip in moved]
-            target[chosen] = self._backgrounds(names, motion.camera[chosen], generator)
+            # Each name stands for one picture, or else no answer could be exact; how it moves can be seen.
+            camera = from_the_first_frame(motion.camera[chosen])
+            target[chosen] = self._backgrounds(names, camera, textures.Chance.always(len(moved)))
 
         shades = 0.08 * torch.rand(self.batch, SLOTS, 3, generator=generator) - 0.04
         drawn = draw([item.before for item in plans], [item.after for item in plans], motion, shades, source, target)
@@ -100,8 +103,7 @@ class EditStream:
         region = drawn.edited | styled | (moved & drawn.bare)
         return EditBatch(drawn.source, target, region, [item.instruction for item in plans], [item.task for item in plans])
 
-    def _backgrounds(self, kinds: list[str], camera: torch.Tensor, generator) -> torch.Tensor:
+    def _backgrounds(self, kinds: list[str], camera: torch.Tensor, chance: textures.Chance) -> torch.Tensor:
         """[B, T, 2, 3] camera -> [B, 3, T, H, W]."""
-        chance = textures.Chance.draw(len(kinds), generator)
         pictures = textures.paint(kinds, chance, self.height, self.width, self.split, self.device)
         return show_background(pictures, camera, self.height, self.width)

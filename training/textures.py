@@ -33,6 +33,12 @@ class Chance:
     def draw(cls, batch: int, generator) -> Chance:
         return cls(*(torch.rand(batch, *shape, generator=generator) for shape in ((LATTICE, LATTICE), (KNOBS,))))
 
+    @classmethod
+    def always(cls, batch: int) -> Chance:
+        """The same for every picture, now and ever."""
+        one = cls.draw(1, torch.Generator().manual_seed(1))
+        return cls(*(part.expand(batch, *part.shape[1:]) for part in (one.lattice, one.knobs)))
+
     def of(self, clips: list[int], device) -> Chance:
         return Chance(upload(self.lattice[clips], device), upload(self.knobs[clips], device))
 
