@@ -56,7 +56,7 @@ def plot_latency(result: dict, path: Path) -> bool:
     _plain(axes.yaxis)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8.5, title=f"at {lengths[-1]:,} tokens")
-    _finish(figure, [axes], "Latency of one attention call: B 1, H 40, D 128, random inputs", result, path)
+    finish(figure, [axes], "Latency of one attention call: B 1, H 40, D 128, random inputs", result, path)
     return True
 
 
@@ -78,7 +78,7 @@ def plot_error(result: dict, path: Path) -> bool:
         _plain(axes.yaxis)
     panels[0].set_ylabel("relative L2 error against exact attention")
     panels[0].legend(frameon=False, fontsize=8.5, loc="best")
-    _finish(figure, panels, f"Error against latency at {swept[0]['tokens']:,} tokens, structured inputs", result, path)
+    finish(figure, panels, f"Error against latency at {swept[0]['tokens']:,} tokens, structured inputs", result, path)
     return True
 
 
@@ -115,7 +115,7 @@ def _plain(axis):
     axis.set_minor_locator(NullLocator())
 
 
-def _finish(figure, panels, title: str, result: dict, path: Path):
+def finish(figure, panels, title: str, result: dict, path: Path):
     for axes in panels:
         axes.grid(True, color="#e4e4e4", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
