@@ -23,4 +23,6 @@ def check_parts(chosen: dict[str, str | None]):
     included = [part for part in FILES if chosen[part] == NAME]
     if included and len(included) < len(FILES):
         others = " and ".join(f"{part} '{chosen[part]}'" for part in FILES if part not in included)
-        raise ValueError(f"LIVEditor-tiny works with its own parts only, not with {others}: pick '{NAME}' for all three inputs.")
+        raise ValueError(
+            f"LIVEditor-tiny works with its own parts only, not with {others}: pick '{NAME}' for all three inputs."
+        )

@@ -91,7 +91,9 @@ class LoadLIVEditor(io.ComfyNode):
 def _show_unknown_words(unknown: list[str]):
     """On the node whose text it is."""
     running = get_executing_context()
-    show_on_node(running and running.node_id, f"This model was never taught: {', '.join(unknown)}. See the help of Load LIVEditor.")
+    show_on_node(
+        running and running.node_id, f"This model was never taught: {', '.join(unknown)}. See the help of Load LIVEditor."
+    )
 
 
 def _path_of(name: str, file: str | None) -> str:

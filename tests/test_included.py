@@ -57,7 +57,9 @@ def test_it_edits_a_real_video(server, workflow, sample_video):
 
 
 def test_words_it_does_not_know_are_shown_on_the_instruction(server, workflow):
-    prompt = workflow.prompt({**SMALL, "3 · What to change": {"text": "Turn the Rabbit blue, s'il vous plaît"}, "KSampler": {"steps": 1}})
+    prompt = workflow.prompt(
+        {**SMALL, "3 · What to change": {"text": "Turn the Rabbit blue, s'il vous plaît"}, "KSampler": {"steps": 1}}
+    )
     run = server.run(prompt)
     asked = next(node for node, entry in prompt.items() if "Rabbit" in str(entry["inputs"].get("text")))
     assert run.error is None and "never taught: rabbit, s'il, vous, plaît" in run.texts[asked][-1]
@@ -82,7 +84,10 @@ def test_without_it_nothing_is_checked():
         ({}, (NAME, NAME, NAME)),
         ({"vae": ["wan_2.1_vae.safetensors"], "text_encoders": ["umt5_xxl.safetensors"]}, (NAME, NAME, NAME)),
         (
-            {"diffusion_models": ["flux.safetensors", "LIVEditor_ckpt.bin"], "vae": ["ae.safetensors", "wan_2.1_vae.safetensors"]},
+            {
+                "diffusion_models": ["flux.safetensors", "LIVEditor_ckpt.bin"],
+                "vae": ["ae.safetensors", "wan_2.1_vae.safetensors"],
+            },
             ("LIVEditor_ckpt.bin", NAME, "wan_2.1_vae.safetensors"),
         ),
     ],

@@ -10,6 +10,8 @@ from liveditor_isa.training.latents import LatentBatch
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU: on a CPU nothing is recorded", allow_module_level=True)
 
+ASIDE = torch.cuda.Stream()
+
 
 def latents(step: int, size: tuple) -> LatentBatch:
     frames, height, width, edits = size
@@ -21,7 +23,13 @@ def latents(step: int, size: tuple) -> LatentBatch:
 
 
 def gradients(run, key, *inputs):
-    loss, *_ = run(key, *inputs) if key else run._once(inputs)
+    if key:
+        loss, *_ = run(key, *inputs)
+    else:
+        # Gradients once accumulated on the default stream would tie later recordings to it.
+        with torch.cuda.stream(ASIDE):
+            loss, *_ = run._once(inputs)
+        torch.cuda.synchronize()
     return [loss.clone(), run.gradient.clone()]
 
 
