@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import sys
 import time
@@ -141,7 +140,6 @@ def main():
     options, began = arguments(), time.perf_counter()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/attention.py needs a GPU; benchmarks/cpu_attention.py does not.")
-    import triton
 
     first_calls = {}
     if not options.no_cold:
@@ -151,8 +149,7 @@ def main():
     gpu = torch.cuda.get_device_name()
     result = {
         "gpu": gpu,
-        "versions": {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()}
-        | versions(),
+        "versions": versions(),
         "command": " ".join(["python", "benchmarks/attention.py", *sys.argv[1:]]),
         "rows": [],
         "skipped": bench.skipped,

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import inputs
 import torch
-import triton
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, dense_attention, in_context_sparse_attention
 from timing import SLEEP_CYCLES, median, once
+from variants import versions
 
 HEADS = 40
 
@@ -81,7 +81,7 @@ def main():
         print(row, flush=True)
     result = {
         "gpu": torch.cuda.get_device_name(),
-        "versions": {"torch": torch.__version__, "triton": triton.__version__},
+        "versions": versions(),
         "command": " ".join(["python", "benchmarks/backward.py", *sys.argv[1:]]),
         "rows": rows,
     }

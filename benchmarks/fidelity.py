@@ -16,11 +16,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
 import sys
 import time
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import fidelity_attention as inside
@@ -166,10 +164,9 @@ def tokens(size: tuple[int, int, int]) -> int:
 def about(options, folders: dict[str, Path]) -> dict:
     """What the results file says of a run: where, of what, and at which sizes."""
     on_gpu = torch.device(options.device).type == "cuda"
-    kernels = {"triton": version("triton")} if on_gpu else {}
     return {
         "gpu": torch.cuda.get_device_name() if on_gpu else "CPU",
-        "versions": {"torch": torch.__version__, **kernels, "python": platform.python_version()} | versions(),
+        "versions": versions(),
         "command": " ".join(["python", "benchmarks/fidelity.py", *sys.argv[1:]]),
         "weights": {name: hashlib.sha256((folder / EDITOR).read_bytes()).hexdigest() for name, folder in folders.items()},
         "size": dict(zip(("frames", "height", "width"), options.size))

@@ -6,6 +6,7 @@ and stored with the results.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -125,9 +126,11 @@ def reason(error: Exception) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what is installed among the things compared."""
-    found = {"cudnn": str(torch.backends.cudnn.version())} if torch.backends.cudnn.is_available() else {}
-    for package in ("comfy-kitchen", "sageattention"):
+    """Of Python, PyTorch, and what is installed of all that may run."""
+    found = {"torch": torch.__version__, "python": platform.python_version()}
+    if torch.backends.cudnn.is_available():
+        found["cudnn"] = str(torch.backends.cudnn.version())
+    for package in ("triton", "comfy-kitchen", "sageattention"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -96,7 +96,7 @@ def _made_from(target: Path, path: str) -> bool:
         return False
 
 
-def load_text_encoder(path: str, tell: Callable[[list[str]], None] = lambda unknown: None):
+def load_text_encoder(path: str, tell: Callable[[list[str]], None] | None = None):
     """A CLIP with UMT5: XXL through core's loader, smaller ones from their own config in the file's metadata.
 
     tell: called with the words of a text that a small encoder was never taught, whenever it is given one.
@@ -105,7 +105,7 @@ def load_text_encoder(path: str, tell: Callable[[list[str]], None] = lambda unkn
         metadata = read_header(path).metadata
         config = json.loads(metadata.get("config", "{}")).get("text_encoder")
         if config:
-            return _small_text_encoder(path, config, tell)
+            return _small_text_encoder(path, config, tell=tell)
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.load_clip([path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.WAN)
     if not hasattr(clip.cond_stage_model, "umt5xxl"):
@@ -115,7 +115,7 @@ def load_text_encoder(path: str, tell: Callable[[list[str]], None] = lambda unkn
     return clip
 
 
-def _small_text_encoder(path: str, config: dict, tell: Callable[[list[str]], None], disable_dynamic: bool = False):
+def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False, tell: Callable | None = None):
     """Core's UMT5 classes at another size: core only ever looks for XXL."""
     weights = comfy.utils.load_torch_file(path)
     known = frozenset(config.get("words", ()))
@@ -130,7 +130,8 @@ def _small_text_encoder(path: str, config: dict, tell: Callable[[list[str]], Non
         def tokenize_with_weights(self, text, *args, **kwargs):
             if known and (unknown := unknown_words(text, known)):
                 logging.warning("%s was never taught: %s", Path(path).name, ", ".join(unknown))
-                tell(unknown)
+                if tell:
+                    tell(unknown)
             return super().tokenize_with_weights(text, *args, **kwargs)
 
     target = comfy.supported_models_base.ClipTarget(Tokenizer, encoder)
@@ -143,12 +144,12 @@ def _small_text_encoder(path: str, config: dict, tell: Callable[[list[str]], Non
         model_options={"umt5xxl_model_config": config},
         disable_dynamic=disable_dynamic,
     )
-    clip.patcher.cached_patcher_init = (_small_text_encoder_patcher, (path, config, tell))
+    clip.patcher.cached_patcher_init = (_small_text_encoder_patcher, (path, config))
     return clip
 
 
-def _small_text_encoder_patcher(path: str, config: dict, tell, disable_dynamic: bool = False):
-    return _small_text_encoder(path, config, tell, disable_dynamic).patcher
+def _small_text_encoder_patcher(path: str, config: dict, disable_dynamic: bool = False):
+    return _small_text_encoder(path, config, disable_dynamic).patcher
 
 
 def is_wan_vae(vae) -> bool:

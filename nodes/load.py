@@ -27,12 +27,12 @@ def _picker(name: str, tooltip: str) -> io.Combo.Input:
 
 
 def _default(name: str) -> str:
-    """The included model, unless there is a file of LIVEditor's: then fitting ones for every part."""
-    fitting = {part: _fitting(folder, hint) for part, (folder, hint, _) in PARTS.items()}
-    return fitting[name] or included.NAME if fitting["diffusion_model"] else included.NAME
+    """The included model, unless there is a file of LIVEditor's: then what fits."""
+    return _fitting("diffusion_model") and _fitting(name) or included.NAME
 
 
-def _fitting(folder: str, hint: str) -> str | None:
+def _fitting(name: str) -> str | None:
+    folder, hint, _ = PARTS[name]
     return next((file for file in folder_paths.get_filename_list(folder) if hint in file.lower()), None)
 
 

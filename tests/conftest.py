@@ -5,12 +5,22 @@ from pathlib import Path
 
 import interpreter  # noqa: F401  before anything that imports triton
 import pytest
+import torch
 from comfy_headless import COMFYUI, ComfyServer, import_comfy
 from setup import MODELS, SAMPLE_VIDEO
 
 # Before any test module is imported: the pack's ComfyUI side imports `comfy` at its top.
 if (COMFYUI / "main.py").exists():
     import_comfy()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads that wait for each other over such small work make it many times slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

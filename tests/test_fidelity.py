@@ -22,16 +22,10 @@ from liveditor_isa.training.stream import EditStream
 from PIL import Image
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = (5, 32, 48)
 LAYOUT = TokenLayout(12, (12,))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

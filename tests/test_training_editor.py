@@ -30,12 +30,13 @@ SETTINGS = EditorSettings(
 )  # fmt: skip
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def one_thread_and_core_as_it_was():
-    threads, training = torch.get_num_threads(), comfy.model_management.in_training
-    torch.set_num_threads(1)
+def core_as_it_was():
+    training = comfy.model_management.in_training
     yield
-    torch.set_num_threads(threads)
     comfy.model_management.in_training = training
 
 

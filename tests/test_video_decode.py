@@ -9,17 +9,10 @@ import torch
 from liveditor_isa.video import decode
 from liveditor_isa.video.decode import decode_chunks
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # With cudaMallocAsync, ComfyUI's default on NVIDIA, some come as the second.
 OOMS = [comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other over such small work make it many times slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -36,9 +36,15 @@ def train(folder: Path, minutes: float, device: str, vae_settings=None, settings
     """Both runs in turn, within `minutes`; see the module's words."""
     start = time.monotonic()
     vae_settings, settings = vae_settings or vae.VAESettings(), settings or EditorSettings()
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"vae": asdict(vae_settings), "editor": asdict(settings), "text_encoder": CONFIG, "processes": processes.count()}
-    (folder / SETTINGS).write_text(json.dumps(config, indent=2) + "\n")
+    if not processes.rank():
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "vae": asdict(vae_settings),
+            "editor": asdict(settings),
+            "text_encoder": CONFIG,
+            "processes": processes.count(),
+        }
+        (folder / SETTINGS).write_text(json.dumps(config, indent=2) + "\n")
     if not vae.is_finished(folder, vae_settings):
         vae.train_vae(folder, minutes, device, vae_settings)
         processes.wait()
