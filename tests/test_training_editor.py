@@ -14,13 +14,14 @@ from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.liveditor.architecture import register
 from liveditor_isa.liveditor.loaders import is_wan_vae, load_diffusion_model, load_text_encoder, load_vae
 from liveditor_isa.training import text, vae
-from liveditor_isa.training.__main__ import EDITOR, ENCODER, train
+from liveditor_isa.training.__main__ import EDITOR, ENCODER, STAGE_ONE, train
 from liveditor_isa.training.editor import EditorSettings, EditorTrainer, Phase, new_editor
 from liveditor_isa.training.edits import all_instructions
 from liveditor_isa.training.latents import LatentPool, encode_edits
 from liveditor_isa.training.preview import edit, loss_plot, sheet
 from liveditor_isa.training.run import run_until
 from liveditor_isa.training.stream import EditStream
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 SIZE = (5, 48, 64, 4)
@@ -198,11 +199,14 @@ def test_the_whole_command_from_nothing(tmp_path):
         vae.EXPORT,
         "editor_log.jsonl",
         "vae_log.jsonl",
-        "edits.png",
+        "edits-full.png",
+        "edits-isa.png",
         "reconstructions.png",
         "scores.json",
     } <= names
     assert is_wan_vae(load_vae(str(tmp_path / vae.EXPORT)))
+    with safe_open(tmp_path / STAGE_ONE / EDITOR, "pt") as file:
+        assert int(file.metadata()["steps"]) == settings.full_attention_steps == 1
     before = load_file(tmp_path / EDITOR)
     train(tmp_path, 5, "cpu", vae_settings, settings)
     assert all(torch.equal(weight, before[name]) for name, weight in load_file(tmp_path / EDITOR).items())

@@ -5,7 +5,8 @@
 
 Needs ComfyUI on the Python path, and a GPU. Stopped, by --minutes or otherwise, the same command goes on where it was; from
 the exported files alone it goes on too, with an optimiser that starts anew. FOLDER gets the three files that Load LIVEditor
-takes, logs, a loss plot, and pictures and scores of edits of clips that were never shown.
+takes, logs, a loss plot, and pictures and scores of edits of clips that were never shown; its folder stage-one gets the
+network and text encoder as they were before ISA came in, to compare with.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import argparse
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from . import processes, vae  # vae first: tells core whether there is a GPU
-from .editor import EditorSettings, EditorTrainer
+from .editor import EditorSettings, EditorTrainer, with_isa
 from .evaluate import by_task, scores
 from .latents import LatentPool
 from .preview import edit, loss_plot, sheet
@@ -28,6 +30,7 @@ from .stream import EditStream
 from .text import CONFIG, Tokenizer
 
 SETTINGS = "config.json"
+STAGE_ONE = "stage-one"
 EDITOR, ENCODER = "liveditor_tiny.safetensors", "umt5_tiny.safetensors"
 CHECKPOINT, LOG, SCORES = "editor_checkpoint.pt", "editor_log.jsonl", "scores.json"
 
@@ -71,20 +74,46 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     elif (folder / EDITOR).exists():
         trainer.load_export(folder / EDITOR, folder / ENCODER)
     tokenizer = Tokenizer(trainer.vocabulary)
-    run_until(trainer, "editor", folder / CHECKPOINT, folder / LOG, minutes)
-    if processes.rank():
+    end, stage_one, first = time.monotonic() + 60 * minutes, settings.full_attention_steps, processes.rank() == 0
+
+    def run(steps: int):
+        left = (end - time.monotonic()) / 60
+        run_until(trainer, "editor", folder / CHECKPOINT, folder / LOG, left, steps)
+
+    if trainer.done < stage_one:
+        run(stage_one)
+        if first and trainer.done == stage_one:
+            (folder / STAGE_ONE).mkdir(exist_ok=True)
+            trainer.export(folder / STAGE_ONE / EDITOR, folder / STAGE_ONE / ENCODER)
+    if trainer.done >= stage_one:
+        run(settings.steps)
+    if not first:
         return
     trainer.export(folder / EDITOR, folder / ENCODER)
     loss_plot({"VAE": folder / vae.LOG, "editor": folder / LOG}, folder / "loss.png")
+    judge(trainer, tokenizer, autoencoder, folder)
+
+
+def judge(trainer: EditorTrainer, tokenizer: Tokenizer, autoencoder, folder: Path):
+    """Scores and pictures of edits by the averaged weights, of the size trained last: with full attention, and with ISA too once
+    that is trained.
+    """
     trainer.use_average()
-    unseen = EditStream(settings.seed, 28, *settings.phases[0].sizes[0][:3], device, split="held-out")
-    found = []
-    for batch in (unseen[0], unseen[1], unseen[2]):
-        output = edit(trainer.network, trainer.encoder, tokenizer, autoencoder, batch.source, batch.instructions)
-        found.append((batch, scores(batch, output)))
-        if len(found) == 1:
-            sheet(batch, output, folder / "edits.png")
-    (folder / SCORES).write_text(json.dumps({"steps": trainer.done, **by_task(found)}, indent=2) + "\n")
+    phase, _ = trainer.settings.phase_at(max(0, trainer.done - 1))
+    size = phase.sizes[0][:3]
+    networks = {"full attention": trainer.network}
+    if phase.isa:
+        networks["ISA"] = partial(trainer.network, transformer_options=with_isa(phase.isa))
+    unseen = EditStream(trainer.settings.seed, 28, *size, trainer.device, split="held-out")
+    found = {name: [] for name in networks}
+    for batch in (unseen[0], unseen[1]):
+        for name, network in networks.items():
+            output = edit(network, trainer.encoder, tokenizer, autoencoder, batch.source, batch.instructions)
+            found[name].append((batch, scores(batch, output)))
+            if batch is found[name][0][0]:
+                sheet(batch, output, folder / f"edits-{name.split()[0].lower()}.png")
+    result = {"steps": trainer.done, "size": size, **{name: by_task(judged) for name, judged in found.items()}}
+    (folder / SCORES).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def main():

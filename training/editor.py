@@ -46,9 +46,9 @@ LONG = ((33, 256, 256, 8), (33, 256, 320, 6))
 SHORT = ((1, 256, 256, 64), (33, 112, 144, 32), (17, 144, 208, 32), (9, 224, 224, 32))
 
 PHASES = (
-    Phase(32_000, SHORT, (8e-4, 2e-4)),
+    Phase(38_000, SHORT, (8e-4, 2e-4)),
     Phase(2_000, LONG, (2e-4, 1e-4)),
-    Phase(9_000, LONG, (3e-4, 2e-5), ISAConfig()),
+    Phase(5_000, LONG, (3e-4, 2e-5), ISAConfig()),
 )
 
 
@@ -74,6 +74,11 @@ class EditorSettings:
     @property
     def steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def full_attention_steps(self) -> int:
+        """The paper's first stage."""
+        return sum(phase.steps for phase in self.phases if phase.isa is None)
 
     def phase_at(self, step: int) -> tuple[Phase, int]:
         """The phase of a step, and the step's number within it."""
@@ -113,8 +118,8 @@ def shifted(level: torch.Tensor, shift: float) -> torch.Tensor:
     return shift * level / (1 + (shift - 1) * level)
 
 
-def sparse_override(config: ISAConfig) -> Callable:
-    """An attention override for core's `transformer_options` that trains through ISA."""
+def with_isa(config: ISAConfig) -> dict:
+    """`transformer_options` by which core's attention is ISA, with a backward."""
 
     def override(func, q, k, v, heads, mask=None, **kwargs):
         call = kwargs["transformer_options"].get(IN_CONTEXT)
@@ -124,7 +129,7 @@ def sparse_override(config: ISAConfig) -> Callable:
         call.residual_added = True
         return in_context_sparse_attention(*split, layout=call.layout, config=config, coarse_gate=call.coarse_gate).flatten(2)
 
-    return override
+    return {OVERRIDE: override}
 
 
 class EditorTrainer:
@@ -186,7 +191,7 @@ class EditorTrainer:
     def loss(self, mixed, time, tokens, source, velocity, weight) -> tuple[torch.Tensor, torch.Tensor]:
         """(flow-matching loss with the edited region's weight, the same without)."""
         instructions = text.encode_text(self.encoder, tokens, mixed.dtype)
-        options = {OVERRIDE: sparse_override(self.isa)} if self.isa else {}
+        options = with_isa(self.isa) if self.isa else {}
         answer = self.network(mixed, time, instructions, context_latents=[source], transformer_options=options)
         error = (answer.float() - velocity).square()
         return (error * weight).mean(), error.detach().mean()

@@ -49,22 +49,24 @@ def descend(trainer, taken: int) -> torch.Tensor:
     return norm
 
 
-def run_until(trainer, name: str, checkpoint: Path, log: Path, minutes: float):
+def run_until(trainer, name: str, checkpoint: Path, log: Path, minutes: float, steps: int | None = None):
     """Step a trainer until its steps are done or the minutes over; it saves itself every minute and at the end.
 
     trainer: has `settings.steps`, `device`, `done`, `learning_rate`, `step()`, which returns numbers still on the device, and
-    `save(path)`; minutes: looked at every LOG_EVERY steps. Of several processes all stop at the same step; the first one saves.
+    `save(path)`; minutes: looked at every LOG_EVERY steps; steps: stop once so many are done, where that is fewer than all.
+    Of several processes all stop at the same step; the first one saves.
     """
+    steps = trainer.settings.steps if steps is None else steps
     start = saved = time.monotonic()
     first, over = processes.rank() == 0, False
     bar = tqdm(
-        total=trainer.settings.steps, initial=trainer.done, desc=name, unit="step", smoothing=0.05, mininterval=2, disable=not first
+        total=steps, initial=trainer.done, desc=name, unit="step", smoothing=0.05, mininterval=2, disable=not first
     )  # fmt: skip
-    while trainer.done < trainer.settings.steps and not over:
+    while trainer.done < steps and not over:
         rate = trainer.learning_rate
         measured = trainer.step()
         bar.update()
-        if trainer.done % LOG_EVERY and trainer.done < trainer.settings.steps:
+        if trainer.done % LOG_EVERY and trainer.done < steps:
             continue
         seconds = time.monotonic() - start
         over = processes.any_of(seconds > 60 * minutes, trainer.device)
