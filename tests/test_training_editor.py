@@ -13,7 +13,7 @@ import torch
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.liveditor.architecture import register
 from liveditor_isa.liveditor.loaders import is_wan_vae, load_diffusion_model, load_text_encoder, load_vae
-from liveditor_isa.training import text, vae
+from liveditor_isa.training import decoder, text, vae
 from liveditor_isa.training.__main__ import EDITOR, ENCODER, STAGE_ONE, train
 from liveditor_isa.training.editor import EditorSettings, EditorTrainer, Phase, new_editor
 from liveditor_isa.training.edits import all_instructions
@@ -190,8 +190,10 @@ def test_the_schedule_of_the_full_run():
 
 def test_the_whole_command_from_nothing(tmp_path):
     vae_settings = vae.VAESettings(dim=8, steps=2, clips=4, frames=5, size=32)
+    decoder_settings = decoder.DecoderSettings(steps=1, frames=5, size=32)
     settings = replace(SETTINGS, phases=tuple(replace(phase, steps=1) for phase in SETTINGS.phases))
-    train(tmp_path, 5, "cpu", vae_settings, settings)
+    everything = vae_settings, decoder_settings, settings
+    train(tmp_path, 5, "cpu", *everything)
     names = {path.name for path in tmp_path.iterdir()}
     assert {
         EDITOR,
@@ -199,6 +201,7 @@ def test_the_whole_command_from_nothing(tmp_path):
         vae.EXPORT,
         "editor_log.jsonl",
         "vae_log.jsonl",
+        "decoder_log.jsonl",
         "edits-full.png",
         "edits-isa.png",
         "reconstructions.png",
@@ -207,8 +210,9 @@ def test_the_whole_command_from_nothing(tmp_path):
     assert is_wan_vae(load_vae(str(tmp_path / vae.EXPORT)))
     with safe_open(tmp_path / STAGE_ONE / EDITOR, "pt") as file:
         assert int(file.metadata()["steps"]) == settings.full_attention_steps == 1
+    assert decoder.steps_done(tmp_path / vae.EXPORT) == 1
     before = load_file(tmp_path / EDITOR)
-    train(tmp_path, 5, "cpu", vae_settings, settings)
+    train(tmp_path, 5, "cpu", *everything)
     assert all(torch.equal(weight, before[name]) for name, weight in load_file(tmp_path / EDITOR).items())
 
 

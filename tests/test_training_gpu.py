@@ -4,8 +4,10 @@ import pytest
 import torch
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.training import text, vae
+from liveditor_isa.training.decoder import DecoderSettings, DecoderTrainer
 from liveditor_isa.training.editor import EditorSettings, EditorTrainer, Phase
 from liveditor_isa.training.latents import LatentBatch
+from safetensors.torch import save_file
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU: on a CPU nothing is recorded", allow_module_level=True)
@@ -52,8 +54,11 @@ def test_the_editors(isa):
     compare(trainer.gradients, [((size, isa), trainer.noised(latents(step, size), step)) for step, size in enumerate(sizes)])
 
 
+def clips(step: int) -> torch.Tensor:
+    return torch.rand(2, 3, 9, 64, 64, device="cuda", generator=torch.Generator("cuda").manual_seed(step))
+
+
 def test_the_vaes():
-    clips = lambda step: torch.rand(2, 3, 9, 64, 64, device="cuda", generator=torch.Generator("cuda").manual_seed(step))  # noqa: E731
     trainer = vae.VAETrainer(vae.VAESettings(dim=16), clips, "cuda")
     noise = torch.randn(2, 16, 3, 8, 8, device="cuda")
     momentum = torch.zeros((), device="cuda")
@@ -61,3 +66,13 @@ def test_the_vaes():
     assert trainer.statistics[0].abs().sum() > 0
     shape = trainer.video(0).shape
     compare(trainer.gradients, [(shape, (trainer.video(step), noise, momentum)) for step in (1, 2)])
+
+
+def test_the_decoders(tmp_path):
+    export = tmp_path / vae.EXPORT
+    save_file({name: x.contiguous() for name, x in vae.new_network(16).state_dict().items()}, export, {"steps": "1"})
+    trainer = DecoderTrainer(DecoderSettings(), export, clips, "cuda")
+    noise = torch.randn(2, 16, 3, 8, 8, device="cuda")
+    trainer.step()
+    video = [(2 * clips(step) - 1).contiguous(memory_format=torch.channels_last_3d) for step in (1, 2)]
+    compare(trainer.gradients, [(each.shape, (each, noise)) for each in video])

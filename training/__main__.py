@@ -1,4 +1,4 @@
-"""Trains LIVEditor-tiny from nothing: its VAE, then its text encoder and its network together.
+"""Trains LIVEditor-tiny from nothing: its VAE, the VAE's decoder, then its text encoder and its network together.
 
     python -m liveditor_isa.training --out FOLDER [--minutes 60]
     torchrun --nproc-per-node 2 -m liveditor_isa.training --out FOLDER        # on two GPUs
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from . import processes, vae  # vae first: tells core whether there is a GPU
+from . import decoder, processes, vae  # vae first: tells core whether there is a GPU
 from .editor import EditorSettings, EditorTrainer, with_isa
 from .evaluate import by_task, scores
 from .latents import LatentPool
@@ -35,14 +35,20 @@ EDITOR, ENCODER = "liveditor_tiny.safetensors", "umt5_tiny.safetensors"
 CHECKPOINT, LOG, SCORES = "editor_checkpoint.pt", "editor_log.jsonl", "scores.json"
 
 
-def train(folder: Path, minutes: float, device: str, vae_settings=None, settings=None):
-    """Both runs in turn, within `minutes`; see the module's words."""
-    start = time.monotonic()
-    vae_settings, settings = vae_settings or vae.VAESettings(), settings or EditorSettings()
+def train(folder: Path, minutes: float, device: str, vae_settings=None, decoder_settings=None, settings=None):
+    """All runs in turn, within `minutes`; see the module's words."""
+    end = time.monotonic() + 60 * minutes
+
+    def left() -> float:
+        return (end - time.monotonic()) / 60
+
+    vae_settings, decoder_settings = vae_settings or vae.VAESettings(), decoder_settings or decoder.DecoderSettings()
+    settings = settings or EditorSettings()
     if not processes.rank():
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "vae": asdict(vae_settings),
+            "decoder": asdict(decoder_settings),
             "editor": asdict(settings),
             "text_encoder": CONFIG,
             "processes": processes.count(),
@@ -51,9 +57,15 @@ def train(folder: Path, minutes: float, device: str, vae_settings=None, settings
     if not vae.is_finished(folder, vae_settings):
         vae.train_vae(folder, minutes, device, vae_settings)
         processes.wait()
-    left = minutes - (time.monotonic() - start) / 60
-    if vae.is_finished(folder, vae_settings) and left > 0:
-        train_editor(folder, left, device, settings)
+    if (
+        vae.is_finished(folder, vae_settings)
+        and decoder.steps_done(folder / vae.EXPORT) < decoder_settings.steps
+        and left() > 0
+    ):
+        decoder.train_decoder(folder, left(), device, decoder_settings)
+        processes.wait()
+    if vae.is_finished(folder, vae_settings) and left() > 0:
+        train_editor(folder, left(), device, settings)
 
 
 def train_editor(folder: Path, minutes: float, device: str, settings: EditorSettings):
@@ -90,7 +102,8 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     if not first:
         return
     trainer.export(folder / EDITOR, folder / ENCODER)
-    loss_plot({"VAE": folder / vae.LOG, "editor": folder / LOG}, folder / "loss.png")
+    logs = {"VAE": folder / vae.LOG, "its decoder": folder / decoder.LOG, "editor": folder / LOG}
+    loss_plot(logs, folder / "loss.png")
     judge(trainer, tokenizer, autoencoder, folder)
 
 

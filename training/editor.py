@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from . import text
 from .graph import Pass
 from .latents import LatentBatch
 from .processes import own_seed
-from .run import descend, replace_file
+from .run import descend, half_cosine, replace_file
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ SHORT = ((1, 256, 256, 64), (33, 112, 144, 32), (17, 144, 208, 32), (9, 224, 224
 
 PHASES = (
     Phase(43_000, SHORT, (8e-4, 2e-4)),
-    Phase(2_000, LONG, (2e-4, 5e-5)),
-    Phase(5_000, LONG, (3e-4, 2e-5), ISAConfig()),
+    Phase(5_000, SHORT + LONG, (2e-4, 3e-5)),
+    Phase(7_000, LONG, (3e-4, 2e-5), ISAConfig()),
 )
 
 
@@ -209,9 +208,8 @@ class EditorTrainer:
     def learning_rate(self) -> float:
         """For the next step: linear warm-up, and within each phase half a cosine from its first rate to its last."""
         phase, within = self.settings.phase_at(self.done)
-        first, last = phase.rate
         warm = min(1.0, (self.done - self.started + 1) / self.settings.warm_up)
-        return warm * (last + (first - last) * 0.5 * (1 + math.cos(math.pi * within / phase.steps)))
+        return warm * half_cosine(*phase.rate, within / phase.steps)
 
     def save(self, path: Path):
         state = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +31,11 @@ def replace_file(path: Path, write: Callable[[Path], object]):
 def log_line(path: Path, entry: dict):
     with open(path, "a") as log:
         log.write(json.dumps(entry) + "\n")
+
+
+def half_cosine(first: float, last: float, progress: float) -> float:
+    """A learning rate on its way from first to last, at a progress of 0 to 1."""
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def descend(trainer, taken: int) -> torch.Tensor:

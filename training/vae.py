@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -30,7 +29,7 @@ from comfy.ldm.wan.vae import Resample, ResidualBlock, WanVAE  # noqa: E402
 
 from .graph import Pass  # noqa: E402
 from .processes import join, leave, own_seed, rank  # noqa: E402
-from .run import descend, log_line, replace_file, run_until  # noqa: E402
+from .run import descend, half_cosine, log_line, replace_file, run_until  # noqa: E402
 from .stream import EditStream  # noqa: E402
 from .tensors import upload  # noqa: E402
 
@@ -173,6 +172,12 @@ def _resample(layer: Resample, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def latent_shape(video: torch.Tensor) -> tuple[int, ...]:
+    """Of `encode`'s answer for a video."""
+    batch, _, frames, height, width = video.shape
+    return batch, LATENT_CHANNELS, (frames + 3) // 4, height // 8, width // 8
+
+
 def normalise(latents: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tensor], momentum: torch.Tensor) -> torch.Tensor:
     """Every channel to about mean 0 and variance 1, by running statistics ([16] each), which are brought up to date.
 
@@ -262,10 +267,8 @@ class VAETrainer:
     def step(self) -> dict[str, torch.Tensor]:
         """One step; loss and PSNR of its batch, still on the device."""
         video = self.video(self.done)
-        batch, _, frames, height, width = video.shape
         generator = torch.Generator(self.device).manual_seed(own_seed(self.settings.seed) + 1_000_003 * self.done)
-        shape = batch, LATENT_CHANNELS, (frames + 3) // 4, height // 8, width // 8
-        noise = torch.randn(shape, device=self.device, generator=generator)
+        noise = torch.randn(latent_shape(video), device=self.device, generator=generator)
         # As slow as the average over all steps at the start.
         momentum = torch.tensor(max(0.01, 1 / (1 + self.done)))
         loss, quality = self.gradients(video.shape, video, noise, upload(momentum, self.device))
@@ -291,7 +294,7 @@ class VAETrainer:
         """For the next step: linear warm-up, then half a cosine down to a hundredth."""
         settings = self.settings
         warm = min(1.0, (self.done + 1) / settings.warm_up)
-        return settings.learning_rate * warm * (0.505 + 0.495 * math.cos(math.pi * min(1.0, self.done / settings.steps)))
+        return warm * half_cosine(settings.learning_rate, 0.01 * settings.learning_rate, self.done / settings.steps)
 
     def save(self, path: Path):
         state = {
@@ -342,8 +345,7 @@ def train_vae(
     """
     settings, folder = settings or VAESettings(), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    size = (settings.frames, settings.size, settings.size)
-    trainer = VAETrainer(settings, _Clips(settings, device), device)
+    trainer = VAETrainer(settings, Clips(settings, device), device)
     if (folder / CHECKPOINT).exists():
         trainer.load(folder / CHECKPOINT)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
@@ -351,8 +353,7 @@ def train_vae(
     if rank():
         return {"steps": trainer.done}
     trainer.export(folder / EXPORT)
-    held_out = EditStream(settings.seed, 4, *size, device, split="held-out")
-    result = {"steps": trainer.done, **evaluate(folder / EXPORT, _both(held_out[0]), folder / SHEET)}
+    result = {"steps": trainer.done, **evaluate_held_out(folder / EXPORT, settings, device, folder / SHEET)}
     log_line(folder / LOG, result)
     return result
 
@@ -373,10 +374,10 @@ def load_export(path: Path, device: torch.device | str) -> WanVAE:
     return channels_last(network.requires_grad_(False).to(device))
 
 
-class _Clips:
-    """Training clips by step: drawing many at once takes the CPU hardly longer than one."""
+class Clips:
+    """Training clips by step, of the settings' seed, size and number: drawing many at once takes the CPU hardly longer than one."""
 
-    def __init__(self, settings: VAESettings, device, pairs: int = 8):
+    def __init__(self, settings, device, pairs: int = 8):
         self.stream = EditStream(own_seed(settings.seed), pairs, settings.frames, settings.size, settings.size, device)
         self.parts = 2 * pairs // settings.clips
         self.drawn = (-1, None)
@@ -391,6 +392,12 @@ class _Clips:
 
 def _both(batch) -> torch.Tensor:
     return torch.cat([batch.source, batch.target])
+
+
+def evaluate_held_out(file: Path, settings, device, sheet: Path) -> dict[str, float]:
+    """`evaluate` with clips that training never sees, of the settings' size."""
+    clips = EditStream(0, 4, settings.frames, settings.size, settings.size, device, split="held-out")[0]
+    return evaluate(file, _both(clips), sheet)
 
 
 @torch.no_grad()
