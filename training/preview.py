@@ -16,7 +16,7 @@ from .stream import EditBatch
 
 
 @torch.no_grad()
-def edit(network, encoder, tokenizer, autoencoder, source, instructions, steps: int = 12, guidance: float = 2.5, shift: float = 6.0):  # fmt: skip
+def edit(network, encoder, tokenizer, autoencoder, source, instructions, steps: int = 12, guidance: float = 1.5, shift: float = 6.0):  # fmt: skip
     """source [B, 3, 4n+1, H, W] in 0..1 -> the edited clips alike. Euler steps, with guidance away from no instruction."""
     device = source.device
     context = encode_clips(autoencoder, source)
