@@ -47,7 +47,8 @@ def test_the_editors(isa):
         sizes = ((9, 256, 256, 2), (5, 256, 256, 2))
     trainer = EditorTrainer(EditorSettings(blocks=3, phases=(Phase(9, sizes, (1e-3, 1e-3), isa),)), latents, "cuda")
     torch.nn.init.normal_(trainer.network.head.head.weight, std=0.1)
-    before = [weight.clone() for weight in trainer.weights]
+    # Detached: a graph kept alive on the default stream forbids further recordings.
+    before = [weight.detach().clone() for weight in trainer.weights]
     losses = [trainer.step()["loss"].item() for _ in range(4)]
     assert all(loss > 0 for loss in losses)
     assert not all(torch.equal(one, other) for one, other in zip(before, trainer.weights))
