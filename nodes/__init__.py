@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..liveditor.architecture import register
 from .attach import AttachISA
 from .decode import DecodeVideo
+from .live import add_routes
 from .load import LoadLIVEditor
 from .references import InContextReferences
 
@@ -12,6 +13,7 @@ from .references import InContextReferences
 class LIVEditorExtension(ComfyExtension):
     async def on_load(self) -> None:
         register()
+        add_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [LoadLIVEditor, AttachISA, InContextReferences, DecodeVideo]

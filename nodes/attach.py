@@ -9,7 +9,9 @@ from comfy_api.latest import io
 
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
 from ..patching.attach import EIGHT_BIT, attach_isa, can_attach, implementation
+from ..patching.live import LiveSettings, Settings, read_changes
 from ..patching.schedule import Schedule
+from .live import LIVE_CHANGES, PageWatcher
 from .node_text import show_on_node
 
 
@@ -33,6 +35,10 @@ class AttachISA(io.ComfyNode):
             search_aliases=["ISA", "in-context sparse attention", "sparse attention", "speed up video editing", "LIVEditor"],
             inputs=[
                 io.Model.Input("model", tooltip="LIVEditor, or a Wan model used with Bernini Conditioning."),
+                io.Boolean.Input(
+                    "enabled", default=True, label_on="on", label_off="off",
+                    tooltip="Off: full attention. Like the settings below, it may be switched while a run is going.",
+                ),
                 _ratio(
                     "keep_ratio", 0.125,
                     "Share of the context video's blocks that each attention head keeps. Lower is faster; the paper uses 0.125.",
@@ -94,6 +100,11 @@ class AttachISA(io.ComfyNode):
                     "kernels; 8-bit is triton with the sharp query blocks in 8 bits, faster at a small error, for GPUs with FP8 "
                     "(Ada and newer) and context_tail drop. A choice by name is an error where it cannot run.",
                 ),
+                io.String.Input(
+                    LIVE_CHANGES, default="", optional=True, advanced=True,
+                    tooltip="Written by the page after a run whose settings were changed on the way: repeats it, step by step. "
+                    "Empty: the values above throughout.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with ISA attached. The model given in is not changed.")],
             hidden=[io.Hidden.unique_id],
@@ -101,8 +112,8 @@ class AttachISA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, keep_ratio, routing, exact_ratio, sharpness, context_tail,
-        start_percent, end_percent, dense_blocks, min_tokens, backend,
+        cls, model, enabled, keep_ratio, routing, exact_ratio, sharpness, context_tail,
+        start_percent, end_percent, dense_blocks, min_tokens, backend, live_changes="",
     ) -> io.NodeOutput:  # fmt: skip
         node_id = cls.hidden.unique_id
         if not can_attach(model):
@@ -120,7 +131,11 @@ class AttachISA(io.ComfyNode):
             context_tail=context_tail,
         )
         schedule = Schedule(start_percent, end_percent, dense_blocks, min_tokens)
-        attached = attach_isa(model, config, schedule, backend, lambda text: show_on_node(node_id, text))
-        name, reason = implementation(backend, comfy.model_management.get_torch_device(), config)
+        device = comfy.model_management.get_torch_device()
+        live = LiveSettings(
+            Settings(config, enabled), read_changes(live_changes), lambda config: implementation(backend, device, config)
+        )
+        attached = attach_isa(model, live, schedule, backend, lambda text: show_on_node(node_id, text), PageWatcher(node_id))
+        name, reason = implementation(backend, device, config)
         show_on_node(node_id, f"ISA on {name} ({reason})")
         return io.NodeOutput(attached)

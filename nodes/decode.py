@@ -11,10 +11,12 @@ import folder_paths
 import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
+from comfy_execution.utils import get_executing_context
 
 from ..video.clip import SOURCE_CLIP, cut_audio
 from ..video.decode import decode_chunks
 from ..video.mp4 import write_mp4
+from .live import with_live_changes
 from .node_text import show_on_node
 
 TRAINED_FPS = 16
@@ -80,6 +82,8 @@ class DecodeVideo(io.ComfyNode):
         tags = {**(cls.hidden.extra_pnginfo or {})}
         if cls.hidden.prompt is not None:
             tags["prompt"] = cls.hidden.prompt
+        running = get_executing_context()
+        tags = with_live_changes(tags, running and running.prompt_id)
         return {name: json.dumps(value) for name, value in tags.items()}
 
 

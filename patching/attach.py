@@ -9,9 +9,12 @@ import comfy.model_management
 import comfy.patcher_extension
 import torch
 from comfy.ldm.wan.model import WanModel
+from comfy_execution.utils import get_executing_context
 
 from ..isa_core import ISAConfig, in_context_sparse_attention, resolve_backend, resolve_dense
 from .in_context import IN_CONTEXT, InContextCall, InContextNetwork
+from .live import LiveSettings
+from .monitor import StepMonitor
 from .native_context import native_layout
 from .report import RunReport
 from .schedule import Schedule
@@ -45,22 +48,41 @@ def implementation(backend: str, device: torch.device, config: ISAConfig) -> tup
     return name, f"{reason}, sharp blocks in 8 bits"
 
 
-def attach_isa(model, config: ISAConfig, schedule: Schedule, backend: str, notify: Callable[[str], None]):
+class Watcher:
+    """Whoever wants to know of sampling runs, and to change them; this one does not.
+
+    Called from the sampler's thread.
+    """
+
+    def started(self, live: LiveSettings, steps: int):
+        """A sampling run of so many steps begins, and `live` may be told."""
+
+    def stepped(self, row: dict):
+        """A step is over: `StepMonitor`'s row."""
+
+    def ended(self, live: LiveSettings):
+        """It is over, or was stopped."""
+
+
+def attach_isa(
+    model, live: LiveSettings, schedule: Schedule, backend: str, notify: Callable[[str], None], watcher: Watcher | None = None
+):
     """A clone of ModelPatcher `model` whose in-context self-attention runs ISA. An earlier ISA on it is replaced.
 
-    notify: called with a summary after every sampling run.
+    live: the settings, step by step. notify: called with a summary after every sampling run.
     Raises BackendUnavailable when `backend` was chosen by name and cannot run.
     """
-    implementation(backend, comfy.model_management.get_torch_device(), config)
+    implementation(backend, comfy.model_management.get_torch_device(), live.first.config)
     clone = model.clone()
     options = clone.model_options["transformer_options"]
     previous = options.get(OVERRIDE)
     if isinstance(previous, ISAOverride):
         previous = previous.previous
-    override = ISAOverride(config, schedule, backend, previous, notify)
+    override = ISAOverride(live, schedule, backend, previous, notify, watcher or Watcher())
     options[OVERRIDE] = override
     for kind, wrapper in (
         (comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, override.around_sampling),
+        (comfy.patcher_extension.WrappersMP.PREDICT_NOISE, override.around_step),
         (comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, override.around_model),
     ):
         clone.remove_wrappers_with_key(kind, KEY)
@@ -71,25 +93,48 @@ def attach_isa(model, config: ISAConfig, schedule: Schedule, backend: str, notif
 class ISAOverride:
     """The attention override of one Attach ISA node; chains the override it found."""
 
-    def __init__(self, config, schedule, backend, previous, notify):
-        self.config, self.schedule, self.backend = config, schedule, backend
-        self.previous, self.notify = previous, notify
+    def __init__(self, live, schedule, backend, previous, notify, watcher):
+        self.live, self.schedule, self.backend = live, schedule, backend
+        self.previous, self.notify, self.watcher = previous, notify, watcher
+        self.settings = live.first
+        """Of the step that is going on."""
         self.sigmas: tuple[float, float] | None = None
         self.in_schedule = True
-        self.report = RunReport(config)
+        self.report, self.monitor = RunReport(), StepMonitor("")
 
     def around_sampling(self, executor, *args, **kwargs):
         """OUTER_SAMPLE: find the sigmas between which ISA acts (model sampling may be patched after attaching), report."""
         sampling = executor.class_obj.model_patcher.get_model_object("model_sampling")
         percents = self.schedule.start_percent, self.schedule.end_percent
         self.sigmas = tuple(float(sampling.percent_to_sigma(percent)) for percent in percents)
-        self.report = RunReport(self.config)
-        result = executor(*args, **kwargs)
+        self.report, self.monitor = RunReport(), StepMonitor(type(executor.class_obj.model_patcher.model).__name__)
+        running = get_executing_context()
+        self.live.begin(running and running.prompt_id)
+        self.watcher.started(self.live, _steps(*args, **kwargs))
+        try:
+            result = executor(*args, **kwargs)
+        finally:
+            self._pass_on(wait=True)
+            self.watcher.ended(self.live)
         # Only after a whole run: what a stopped one did says nothing of the graph.
-        summary = self.report.summary()
+        summary = self.report.summary(self.settings.config, self.live.happened)
         logging.info(summary)
         self.notify(summary)
         return result
+
+    def around_step(self, executor, *args, **kwargs):
+        """PREDICT_NOISE: once per step, whatever it is batched into. Settings hold for a whole step."""
+        self._pass_on()
+        number = self.live.step
+        self.settings = self.live.next_step()
+        self.monitor.begin(number, self.settings)
+        return executor(*args, **kwargs)
+
+    def _pass_on(self, wait: bool = False):
+        """End the step that was going on; the sampler does its part, and waits for the GPU, until the next one begins."""
+        self.monitor.end()
+        for row in self.monitor.finished(wait):
+            self.watcher.stepped(row)
 
     def around_model(
         self, executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs
@@ -124,6 +169,7 @@ class ISAOverride:
         reason = self._reason_for_full(call, options)
         if reason:
             self.report.add_full(reason)
+            self.monitor.full(reason, call.layout)
             return chosen(q, k, v, heads, mask)
 
         def dense(q, k, v):
@@ -133,13 +179,14 @@ class ISAOverride:
         out, stats = in_context_sparse_attention(
             *(x.unflatten(2, (heads, -1)) for x in (q, k, v)),
             layout=call.layout,
-            config=self.config,
+            config=self.settings.config,
             coarse_gate=call.coarse_gate,
             backend="triton" if self.backend == EIGHT_BIT else self.backend,
             dense="8bit" if self.backend == EIGHT_BIT else dense,
             return_stats=True,
         )
         self.report.add_sparse(stats)
+        self.monitor.sparse(stats, call.layout)
         call.residual_added = True
         return out.flatten(2)
 
@@ -152,6 +199,8 @@ class ISAOverride:
     def _reason_for_full(self, call: InContextCall, options: dict) -> str | None:
         if not call.layout.context:
             return "no context tokens"
+        if not self.settings.enabled:
+            return "switched off"
         if not self.in_schedule:
             return "outside start_percent to end_percent"
         if call.layout.total < self.schedule.min_tokens:
@@ -159,3 +208,8 @@ class ISAOverride:
         if self.schedule.is_dense_block(options.get("block_index", 0), options.get("total_blocks", 1)):
             return f"dense_blocks {self.schedule.dense_blocks}"
         return None
+
+
+def _steps(noise, latent_image, sampler, sigmas, *args, **kwargs) -> int:
+    """Of an OUTER_SAMPLE call."""
+    return len(sigmas) - 1

@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 
 from ..isa_core import ISAConfig, ISAStats
+from .live import Change
 
 DENSE_NAMES = {"sdpa": "PyTorch's attention", "triton": "this pack's Triton kernel", "8bit": "this pack's 8-bit kernel"}
 
@@ -14,8 +15,7 @@ DENSE_NAMES = {"sdpa": "PyTorch's attention", "triton": "this pack's Triton kern
 class RunReport:
     """Collects calls of one run. Reads nothing back from the device before `summary`."""
 
-    def __init__(self, config: ISAConfig):
-        self.config = config
+    def __init__(self):
         self.full: Counter[str] = Counter()
         self.backend: tuple[str, str] | None = None
         self.dense: tuple[str, str] | None = None
@@ -36,8 +36,11 @@ class RunReport:
     def sparse_calls(self) -> int:
         return len(self._shares)
 
-    def summary(self) -> str:
-        """One line per fact: calls, cost, backend, and why calls ran in full."""
+    def summary(self, config: ISAConfig, changes: list[Change] = ()) -> str:
+        """One line per fact: calls, cost, backend, why calls ran in full, and what was changed on the way.
+
+        config: of the last step.
+        """
         lines = []
         if self._shares:
             # Calls may have run on several GPUs.
@@ -53,7 +56,7 @@ class RunReport:
                 lines.append(
                     "On a fast GPU this is slower than full attention (benchmarks/results): get Triton, or bypass this node"
                 )
-            threshold = self.config.sharpness_threshold
+            threshold = config.sharpness_threshold
             if threshold is not None and dense == 0:
                 lines.append(
                     f"No query block is sharper than the threshold {threshold:g}, so all queries were approximated: "
@@ -70,4 +73,9 @@ class RunReport:
                 "and place Attach ISA after other nodes that replace the attention"
             )
         lines += [f"{count} calls with full attention: {reason}" for reason, count in self.full.items()]
+        lines += [f"From step {step + 1}: {_listed(values)}" for step, values in changes]
         return "\n".join(lines)
+
+
+def _listed(values: dict) -> str:
+    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())

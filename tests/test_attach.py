@@ -17,6 +17,7 @@ from liveditor_isa.isa_core import BackendUnavailable, ISAConfig
 from liveditor_isa.liveditor.architecture import register
 from liveditor_isa.liveditor.loaders import load_diffusion_model
 from liveditor_isa.patching.attach import OVERRIDE, attach_isa, can_attach
+from liveditor_isa.patching.live import LiveSettings, Settings
 from liveditor_isa.patching.native_context import native_layout
 from liveditor_isa.patching.report import RunReport
 from liveditor_isa.patching.schedule import Schedule
@@ -58,7 +59,7 @@ def sample(model, contexts=(latent(seed=1),), steps=STEPS):
 def attached(model, config=ISAConfig(), schedule=Schedule(), backend="torch"):
     """(model, lines the node would show after each run)."""
     shown = []
-    return attach_isa(model, config, schedule, backend, shown.append), shown
+    return attach_isa(model, LiveSettings(Settings(config)), schedule, backend, shown.append), shown
 
 
 def relative_error(out, reference):
@@ -179,9 +180,9 @@ def test_a_slow_combination_is_said(device, backend, warned):
         dense_queries=torch.ones(2),
         sharpness=sharpness,
     )
-    report = RunReport(ISAConfig())
+    report = RunReport()
     report.add_sparse(stats)
-    assert ("slower than full attention" in report.summary()) is warned
+    assert ("slower than full attention" in report.summary(ISAConfig())) is warned
 
 
 def test_8_bit_is_refused_at_once_where_it_cannot_run(liveditor):
@@ -398,7 +399,7 @@ def test_sdxl_passes_through_the_node_unharmed(sdxl):
 
     assert not can_attach(sdxl)
     node = AttachISA.PREPARE_CLASS_CLONE(None)
-    given = {"sharpness": "variance", "context_tail": "drop", "start_percent": 0.0, "end_percent": 1.0}
+    given = {"enabled": True, "sharpness": "variance", "context_tail": "drop", "start_percent": 0.0, "end_percent": 1.0}
     given |= {"dense_blocks": "", "min_tokens": 0, "backend": "auto", "keep_ratio": 0.1, "exact_ratio": 0.1}
     out = node.execute(model=sdxl, routing={"routing": "ratio", "dense_query_ratio": 0.5}, **given).args[0]
     assert out is sdxl

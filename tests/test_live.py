@@ -1,0 +1,258 @@
+"""Settings that change while a run is going: what takes effect when, the record that repeats it, and the page's routes."""
+
+import http.client
+import json
+import threading
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from liveditor_isa.isa_core import ISAConfig
+from liveditor_isa.nodes.live import LARGEST_BODY, RECORDS, with_live_changes
+from liveditor_isa.patching.attach import Watcher, attach_isa
+from liveditor_isa.patching.live import LiveSettings, Settings, read_changes, write_changes
+from liveditor_isa.patching.schedule import Schedule
+from test_attach import STEPS, liveditor, sample  # noqa: F401
+from test_server import EXAMPLES, SMALL, info  # noqa: F401
+from workflow_api import Workflow
+
+PAPER = Settings(ISAConfig())
+
+ratios = st.floats(0, 1)
+some_values = st.fixed_dictionaries(
+    {},
+    optional={
+        "enabled": st.booleans(),
+        "keep_ratio": ratios,
+        "dense_query_ratio": ratios,
+        "exact_ratio": ratios,
+        "sharpness": st.sampled_from(["variance", "top_mass"]),
+        "context_tail": st.sampled_from(["drop", "taylor"]),
+    },
+)
+
+
+def steps_of(live: LiveSettings, count: int, told: dict[int, dict] = {}) -> list[Settings]:  # noqa: B006
+    live.begin()
+    seen = []
+    for step in range(count):
+        if step in told:
+            assert live.tell(told[step]) == step
+        seen.append(live.next_step())
+    return seen
+
+
+# Settings
+
+
+@given(st.dictionaries(st.integers(0, 9), some_values), some_values)
+def test_the_record_repeats_the_run_whatever_is_set_on_the_node(told, final):
+    live = LiveSettings(PAPER)
+    seen = steps_of(live, 10, told)
+    text = write_changes(live.record())
+    assert (text == "") == all(settings == PAPER for settings in seen)
+    again = LiveSettings(PAPER.changed(final) if text else PAPER, read_changes(text))
+    assert steps_of(again, 10) == seen
+    assert write_changes(again.record()) == text or not text
+
+
+def test_a_change_during_a_repeated_run_drops_what_was_recorded_for_later():
+    live = LiveSettings(PAPER, [(0, {"keep_ratio": 0.3}), (2, {"keep_ratio": 0.4}), (5, {"keep_ratio": 0.5})])
+    seen = steps_of(live, 8, {4: {"exact_ratio": 0.2}})
+    assert [settings.config.keep_ratio for settings in seen] == [0.3, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4]
+    assert seen[4].config.exact_ratio == 0.2
+
+
+def test_two_samplers_of_one_execution_count_on():
+    live = LiveSettings(PAPER, [(3, {"keep_ratio": 0.5})])
+    live.begin("a")
+    first = [live.next_step() for _ in range(2)]
+    live.begin("a")
+    second = [live.next_step() for _ in range(2)]
+    assert [settings.config.keep_ratio for settings in first + second] == [0.125, 0.125, 0.125, 0.5]
+    live.begin("b")
+    assert live.step == 0 and live.next_step() == PAPER
+
+
+def test_routing_by_ratio_and_by_threshold_replace_each_other():
+    by_threshold = PAPER.changed({"sharpness_threshold": 0.01})
+    assert by_threshold.values()["sharpness_threshold"] == 0.01 and "dense_query_ratio" not in by_threshold.values()
+    assert by_threshold.changed({"dense_query_ratio": 0.25}).config == ISAConfig(dense_query_ratio=0.25)
+
+
+@pytest.mark.parametrize(
+    "values, sentence",
+    [
+        ({"keep_ratio": 1.5}, "keep_ratio must be a number from 0 to 1"),
+        ({"keep_ratio": float("nan")}, "keep_ratio must be a number"),
+        ({"keep_ratio": True}, "keep_ratio must be a number"),
+        ({"enabled": 1}, "enabled must be true or false"),
+        ({"block_size": 32}, "'block_size' cannot change during a run"),
+        ({"sharpness": ["variance"]}, "sharpness must be one of"),
+        ({"dense_query_ratio": 0.5, "sharpness_threshold": 0.1}, "exclude each other"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(values, sentence):
+    live = LiveSettings(PAPER)
+    live.begin()
+    with pytest.raises(ValueError, match=sentence):
+        live.tell(values)
+    assert live.next_step() == PAPER and live.record() == []
+    with pytest.raises(ValueError, match=sentence):
+        LiveSettings(PAPER, [(2, values)])
+
+
+@given(st.text(max_size=30) | st.recursive(st.integers() | st.text(max_size=3), st.lists, max_leaves=6).map(json.dumps))
+def test_any_record_is_read_or_refused(text):
+    try:
+        LiveSettings(PAPER, read_changes(text))
+    except ValueError as error:
+        assert str(error)
+
+
+# A real sampling run
+
+
+class Teller(Watcher):
+    """Changes a run as the page does: between two steps, from another thread."""
+
+    def __init__(self, told):
+        self.told, self.rows, self.steps = told, [], None
+
+    def started(self, live, steps):
+        self.live, self.steps = live, steps
+
+    def stepped(self, row):
+        self.rows.append(row)
+
+    def before(self, step):
+        if step in self.told:
+            other = threading.Thread(target=lambda: self.live.tell(self.told[step]))
+            other.start()
+            other.join()
+
+
+def run(model, live, told={}):  # noqa: B006
+    teller, lines = Teller(told), []
+    attached = attach_isa(model, live, Schedule(), "torch", lines.append, teller)
+    override = attached.model_options["transformer_options"]["optimized_attention_override"]
+    around = override.live.next_step
+    override.live.next_step = lambda: (teller.before(override.live.step), around())[1]
+    return sample(attached), teller, lines[0]
+
+
+def test_a_change_takes_effect_at_the_next_step_and_the_record_repeats_it_bit_by_bit(liveditor):  # noqa: F811
+    told = {2: {"keep_ratio": 1.0, "dense_query_ratio": 1.0}, 4: {"enabled": False}}
+    live = LiveSettings(PAPER)
+    changed, teller, summary = run(liveditor, live, told)
+    densities = [row.get("density") for row in teller.rows]
+    assert teller.steps == STEPS == len(densities)
+    assert max(densities[:2]) < 0.6 and densities[2] == densities[3] == 1.0 and densities[4] is None
+    assert teller.rows[4]["full"] and "switched off" in teller.rows[4]["full"]
+    assert "From step 3: keep_ratio 1, dense_query_ratio 1" in summary and "From step 5: enabled False" in summary
+
+    final = LiveSettings(live.current, read_changes(write_changes(live.record())))
+    again, _, _ = run(liveditor, final)
+    assert torch.equal(changed, again)
+    plain, _, _ = run(liveditor, LiveSettings(PAPER))
+    assert not torch.equal(changed, plain)
+
+
+def test_what_each_step_reports(liveditor):  # noqa: F811
+    _, teller, _ = run(liveditor, LiveSettings(PAPER))
+    row = teller.rows[-1]
+    assert [each["step"] for each in teller.rows] == list(range(STEPS))
+    assert row["values"] == PAPER.values() and row["tokens"] == (288, 288) and row["backend"][0] == "torch"
+    assert 0 < row["density"] <= row["flop_ratio"] < 1 and 0.4 < row["dense"] <= 0.6
+    assert row["seconds"] > 0 and row["pace"]["isa"] > 0
+
+
+# The video's tags
+
+
+def test_the_videos_workflow_repeats_the_changed_run(monkeypatch):
+    monkeypatch.setitem(RECORDS, "one", {"3": "[[0, {}]]", "12:7": "[[1, {}]]", "99": "[[2, {}]]", "4": ""})
+    slots = [{"name": "model"}, {"name": "enabled", "widget": {"name": "enabled"}}, {"widget": {"name": "live_changes"}}]
+    workflow = {
+        "nodes": [{"id": 3, "type": "x", "inputs": slots, "widgets_values": [True, ""]}, {"id": 12, "type": "uuid"}],
+        "definitions": {
+            "subgraphs": [{"id": "uuid", "nodes": [{"id": 7, "type": "x", "inputs": slots, "widgets_values": [True, ""]}]}]
+        },
+    }
+    tags = {"prompt": {"3": {"inputs": {}}, "12:7": {"inputs": {}}, "4": {"inputs": {}}}, "workflow": workflow}
+    before = json.dumps(tags)
+    made = with_live_changes(tags, "one")
+    assert json.dumps(tags) == before, "other nodes of the execution hold the same objects"
+    assert made["prompt"] == {
+        "3": {"inputs": {"live_changes": "[[0, {}]]"}}, "12:7": {"inputs": {"live_changes": "[[1, {}]]"}}, "4": {"inputs": {}},
+    }  # fmt: skip
+    assert made["workflow"]["nodes"][0]["widgets_values"] == [True, "[[0, {}]]"]
+    assert made["workflow"]["definitions"]["subgraphs"][0]["nodes"][0]["widgets_values"] == [True, "[[1, {}]]"]
+    assert with_live_changes(tags, "another") is tags
+    assert with_live_changes({}, "one") == {}
+
+
+# The routes
+
+
+def ask(server, path: str, body, headers={}, raw: bytes | None = None):  # noqa: B006
+    url = urlsplit(server.url)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=20)
+    content = json.dumps(body).encode() if raw is None else raw
+    connection.request("POST", f"/liveditor_isa/{path}", content, {"Content-Type": "application/json", **headers})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    return answer.status, json.loads(text) if text.startswith("{") else text
+
+
+GOOD = {"execution": "none", "node": "3", "values": {"keep_ratio": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "body, raw, headers, status",
+    [
+        (GOOD, None, {}, 404),
+        ({**GOOD, "values": [1]}, None, {}, 400),
+        ({**GOOD, "node": 3}, None, {}, 400),
+        ({}, None, {}, 400),
+        ([], None, {}, 400),
+        (None, b"{", {}, 400),
+        (None, b"[" * 4000, {}, 400),
+        (None, b"\xff\xfe", {}, 400),
+        (None, b" " * (LARGEST_BODY + 1), {}, 413),
+        (GOOD, None, {"Content-Type": "text/plain"}, 415),
+        (GOOD, None, {"Origin": "http://elsewhere.example"}, 403),
+        (GOOD, None, {"Sec-Fetch-Site": "cross-site"}, 403),
+        (GOOD, None, {"Sec-Fetch-Site": "same-site"}, 403),
+    ],
+)
+def test_bad_requests_get_a_status_and_a_sentence(server, body, raw, headers, status):
+    found, answer = ask(server, "live", body, headers, raw)
+    assert found == status
+    if isinstance(answer, dict):
+        assert list(answer) == ["error"] and "Traceback" not in answer["error"] and len(answer["error"]) < 300
+
+
+def test_the_estimate_is_what_a_run_measures(server, liveditor):  # noqa: F811
+    _, teller, _ = run(liveditor, LiveSettings(PAPER))
+    status, found = ask(server, "estimate", {"values": PAPER.values(), "tokens": [288, 288]})
+    assert status == 200 and found["flop_ratio"] == pytest.approx(teller.rows[0]["flop_ratio"], rel=0.1)
+    assert ask(server, "estimate", {"values": {"enabled": False}, "tokens": [64, 64]}) == (200, {"density": 1, "flop_ratio": 1})
+    for tokens in ([], [0, 1], [1.5], "3", [10**9, 1], [True, 64]):
+        assert ask(server, "estimate", {"values": {}, "tokens": tokens})[0] == 400
+    status, answer = ask(server, "estimate", {"values": {"keep_ratio": 7}, "tokens": [64, 64]})
+    assert status == 400 and "keep_ratio must be a number from 0 to 1; got 7" in answer["error"]
+
+
+def test_a_recorded_run_through_the_server(server, info):  # noqa: F811
+    saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
+    changes = json.dumps([[0, {"keep_ratio": 0.5}], [1, {"enabled": False}]])
+    attach = {**SMALL["LIVEditorAttachISA"], "live_changes": changes}
+    run = server.run(Workflow(saved, info).prompt({**SMALL, "LIVEditorAttachISA": attach}), saved)
+    assert run.error is None, run.error
+    assert "From step 2: enabled False" in server.log()
+    bad = {**attach, "live_changes": "nonsense"}
+    run = server.run(Workflow(saved, info).prompt({**SMALL, "LIVEditorAttachISA": bad}), saved)
+    assert "live_changes is a list of steps and values" in run.error

@@ -1,0 +1,29 @@
+// Presets of Attach ISA. docs/fidelity.md has what they were measured to cost; "Paper" is the paper's, exactly.
+export const PRESETS = {
+    Lossless: {
+        title: "Everything exact: full attention through ISA's path, for comparison. Saves nothing.",
+        values: { keep_ratio: 1, dense_query_ratio: 1, exact_ratio: 1 },
+    },
+    Even: {
+        title: "Keeps all of the context and no dense queries. Costs what Paper costs; nearer to full attention on LIVEditor-tiny.",
+        values: { keep_ratio: 1, dense_query_ratio: 0, exact_ratio: 0.28 },
+    },
+    Paper: {
+        title: "The paper's ratios.",
+        values: { keep_ratio: 0.125, dense_query_ratio: 0.5, exact_ratio: 0.0625 },
+    },
+    Turbo: {
+        title: "Like Even, at less than half the cost.",
+        values: { keep_ratio: 1, dense_query_ratio: 0, exact_ratio: 0.125 },
+    },
+};
+
+const REST = { enabled: true, sharpness: "variance", context_tail: "drop" };
+for (const preset of Object.values(PRESETS)) preset.values = { ...REST, ...preset.values };
+
+// Whether settings are a preset's. Sliders keep four decimals or fewer.
+export function matches(preset, values) {
+    return !!values && Object.entries(preset).every(([name, value]) =>
+        typeof value === "number" ? Math.abs(values[name] - value) < 1e-6 : values[name] === value,
+    );
+}

@@ -1,0 +1,30 @@
+// The settings of an Attach ISA node that may change during a run, by the server's names.
+export const LIVE = [
+    "enabled", "keep_ratio", "dense_query_ratio", "sharpness_threshold", "exact_ratio", "sharpness", "context_tail",
+];
+
+const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold" };
+const widgetName = (name) => (name in ROUTING ? `routing.${name}` : name);
+const find = (node, name) => node.widgets?.find((widget) => widget.name === name);
+
+// {name: value}, with that of the two ways to route which is chosen; null while the page still makes the node.
+export function read(node) {
+    const found = LIVE.map((name) => [name, find(node, widgetName(name))]).filter(([, widget]) => widget);
+    return found.some(([name]) => name === "keep_ratio") ? Object.fromEntries(found.map(([name, widget]) => [name, widget.value])) : null;
+}
+
+export function write(node, values) {
+    for (const [name, value] of Object.entries(values)) {
+        // The way to route first: the page makes its slider.
+        if (name in ROUTING) set(node, "routing", ROUTING[name]);
+        set(node, widgetName(name), value);
+    }
+    node.setDirtyCanvas?.(true, true);
+}
+
+function set(node, name, value) {
+    const widget = find(node, name);
+    if (!widget || widget.value === value) return;
+    widget.value = value;
+    widget.callback?.(value);
+}
