@@ -141,7 +141,9 @@ def estimate(body: dict) -> dict:
     values, tokens = body.get("values"), body.get("tokens")
     whole = isinstance(tokens, list) and 0 < len(tokens) < 20 and all(type(count) is int and count > 0 for count in tokens)
     if not whole or sum(tokens) > MOST_TOKENS or not isinstance(values, dict):
-        raise Refused(400, f'Expected {{"values": {{name: value}}, "tokens": [target, context ...]}}, {MOST_TOKENS:,} tokens at most.')
+        raise Refused(
+            400, f'Expected {{"values": {{name: value}}, "tokens": [target, context ...]}}, {MOST_TOKENS:,} tokens at most.'
+        )
     settings = Settings(ISAConfig()).changed(values)
     if not settings.enabled or len(tokens) == 1:
         return {"density": 1.0, "flop_ratio": 1.0}

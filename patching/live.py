@@ -80,7 +80,9 @@ class LiveSettings:
     Steps are counted over all sampling runs of one execution, so that a record of two samplers tells them apart.
     """
 
-    def __init__(self, settings: Settings, recorded: list[Change] = (), check: Callable[[ISAConfig], object] = lambda config: None):
+    def __init__(
+        self, settings: Settings, recorded: list[Change] = (), check: Callable[[ISAConfig], object] = lambda config: None
+    ):
         """check: raises for a config that cannot run here. Raises ValueError for a record of other names or values."""
         self.first, self.recorded, self.check = settings, list(recorded), check
         for _, values in self.recorded:
