@@ -108,6 +108,8 @@ class AttachISA(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The model with ISA attached. The model given in is not changed.")],
             hidden=[io.Hidden.unique_id],
+            # Core's cache takes equal nodes for one otherwise; each has a panel, and settings, of its own.
+            not_idempotent=True,
         )  # fmt: skip
 
     @classmethod

@@ -70,9 +70,10 @@ class DecodeVideo(io.ComfyNode):
         file = f"{name}_{counter:05}_.mp4"
         path = os.path.join(folder, file)
         write_mp4(path, _with_progress(decode_chunks(vae, latent), frames), rate, crf, audio, cls._metadata())
-        return io.NodeOutput(
-            InputImpl.VideoFromFile(path), ui=ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
-        )
+        shown = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)]).as_dict()
+        # What a browser does not tell of a video, for stepping through it.
+        shown["liveditor_video"] = [{"fps": float(rate), "frames": frames}]
+        return io.NodeOutput(InputImpl.VideoFromFile(path), ui=shown)
 
     @classmethod
     def _metadata(cls) -> dict[str, str]:

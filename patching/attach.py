@@ -113,8 +113,8 @@ class ISAOverride:
         self.watcher.started(self.live, _steps(*args, **kwargs))
         try:
             result = executor(*args, **kwargs)
-        finally:
             self._pass_on(wait=True)
+        finally:
             self.watcher.ended(self.live)
         # Only after a whole run: what a stopped one did says nothing of the graph.
         summary = self.report.summary(self.settings.config, self.live.happened)

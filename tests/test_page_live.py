@@ -153,3 +153,72 @@ def test_a_page_reloaded_in_mid_run_goes_on_showing_and_changing_it(graph, serve
     )
     graph.wait_for_function("() => document.querySelector('.isa-now')?.textContent.includes('density')", timeout=60_000)
     assert [event for event in ended(graph) if event["type"] == "step"][-1]["step"] == STEPS - 1
+
+
+INSIDE = """() => {
+    const [subgraph] = window.app.rootGraph.nodes.filter(node => node.subgraph);
+    return subgraph.subgraph.nodes.find(node => node.type === 'LIVEditorAttachISA');
+}"""
+
+
+def test_a_node_in_a_subgraph(graph):
+    graph.evaluate(f"() => {{ window.app.graph.convertToSubgraph(new Set([{ISA}])) }}")
+    graph.wait_for_function("() => window.app.rootGraph.nodes.some(node => node.subgraph)")
+    queue(graph)
+    outer = graph.evaluate("() => window.app.rootGraph.nodes.find(node => node.subgraph).id")
+    assert {event["node"] for event in graph.evaluate("() => window.seen")} == {f"{outer}:3"}
+    graph.evaluate(f"() => {{ ({INSIDE})().widgets.find(widget => widget.name === 'keep_ratio').value = 0.75 }}")
+    steps = [event for event in ended(graph) if event["type"] == "step"]
+    assert steps[0]["values"]["keep_ratio"] == 0.125 and steps[-1]["values"]["keep_ratio"] == 0.75
+    graph.wait_for_function(f"() => ({INSIDE})().widgets.find(widget => widget.name === 'live_changes').value !== ''")
+
+
+TWICE = """() => {
+    const graph = window.app.graph;
+    const copies = ['LIVEditorAttachISA', 'ModelSamplingSD3', 'KSampler', 'LIVEditorDecodeVideo'].map(type => {
+        const node = graph.nodes.find(node => node.type === type), copy = node.clone();
+        copy.id = -1; // has the graph give it a number
+        graph.add(copy);
+        node.inputs.forEach((input, slot) => {
+            const link = graph.links.get(input.link);
+            if (link) graph.getNodeById(link.origin_id).connect(link.origin_slot, copy, slot);
+        });
+        return copy;
+    });
+    for (const index of [0, 1, 2]) copies[index].connect(0, copies[index + 1], 0);
+    copies[2].widgets.find(widget => widget.name === 'seed').value += 1;
+    return copies[0].id;
+}"""
+
+
+def test_two_nodes_are_changed_each_by_itself(graph):
+    first = graph.evaluate(f"() => {ISA}.id")
+    second = graph.evaluate(TWICE)
+    graph.evaluate("() => { window.seen.length = 0 }")
+    graph.get_by_test_id("queue-button").dispatch_event("click")
+    graph.wait_for_function(
+        "id => window.seen.filter(e => e.type === 'step' && e.node == id).length >= 3", arg=second, timeout=120_000
+    )
+    keep = "id => window.app.graph.getNodeById(id).widgets.find(widget => widget.name === 'keep_ratio')"
+    graph.evaluate(f"id => {{ ({keep})(id).value = 0.8 }}", second)
+    graph.wait_for_function("() => window.seen.filter(e => e.type === 'ended').length === 2", timeout=120_000)
+    steps = graph.evaluate("() => window.seen.filter(e => e.type === 'step')")
+    ratios = {
+        str(node): [step["values"]["keep_ratio"] for step in steps if step["node"] == str(node)] for node in (first, second)
+    }
+    assert ratios[str(first)] == [0.125] * STEPS
+    assert ratios[str(second)][0] == 0.125 and ratios[str(second)][-1] == 0.8
+    assert graph.evaluate(f"id => ({keep})(id).value", first) == 0.125
+    changes = "id => window.app.graph.getNodeById(id).widgets.find(widget => widget.name === 'live_changes').value"
+    assert graph.evaluate(changes, first) == "" and "0.8" in graph.evaluate(changes, second)
+
+
+def test_a_server_that_goes_away_in_mid_run(graph):
+    """Requests that fail say so on the node; when the page is back, no run is going on."""
+    queue(graph)
+    graph.route("**/liveditor_isa/**", lambda route: route.abort())
+    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.6}})
+    graph.get_by_text("The server does not answer.").first.wait_for(timeout=20_000)
+    graph.unroute("**/liveditor_isa/**")
+    steps = [event for event in ended(graph) if event["type"] == "step"]
+    assert all(step["values"]["keep_ratio"] == 0.125 for step in steps)

@@ -28,7 +28,7 @@ class Panel {
             getMaxHeight: () => 112,
         });
         widget.serialize = false;
-        changesOf(node).hidden = true; // drawReplay says it in words
+        Object.assign(changesOf(node) ?? {}, { hidden: true }); // drawReplay says it in words
         this.seen = null;
         this.drawPresets();
     }

@@ -19,3 +19,27 @@ export function tokensAhead(node) {
     const tokens = Math.ceil((frames + 3) / 4) * Math.ceil(width / 16) * Math.ceil(height / 16);
     return [tokens, tokens];
 }
+
+// The file that Load Video gives to the In-Context References above a node: {filename, subfolder, type}, or null.
+export function sourceOf(node) {
+    const waiting = [node];
+    const seen = new Set();
+    while (waiting.length) {
+        const next = waiting.shift();
+        if (seen.has(next)) continue;
+        seen.add(next);
+        const wanted = next.type === "LIVEditorInContextReferences" ? next.inputs.filter((input) => input.name === "video") : next.inputs ?? [];
+        for (const input of wanted) {
+            const link = input.link != null && next.graph?.links?.get(input.link);
+            const origin = link && next.graph.getNodeById(link.origin_id);
+            if (!origin) continue;
+            if (next.type === "LIVEditorInContextReferences" && origin.type === "LoadVideo") {
+                const name = String(origin.widgets.find((widget) => widget.name === "file").value);
+                const cut = name.lastIndexOf("/");
+                return { filename: name.slice(cut + 1), subfolder: name.slice(0, Math.max(0, cut)), type: "input" };
+            }
+            waiting.push(origin);
+        }
+    }
+    return null;
+}

@@ -1,0 +1,81 @@
+"""Decode Video's comparison on the real page: source and edit over each other, in step."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from setup import BROWSER
+from test_page import browser, drop, fresh, page, wait_for_nodes  # noqa: F401
+from test_page_live import set_widgets
+from test_server import EXAMPLES, info  # noqa: F401
+
+pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
+
+VIDEOS = "[...document.querySelectorAll('.isa-compare video')]"
+FRAME = 1 / 25
+"""Seconds; the sample video's."""
+
+
+@pytest.fixture
+def compared(page):  # noqa: F811
+    """The comparison after a run of the stand-in, whose edit is noise, so that it differs from its source everywhere."""
+    drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
+    wait_for_nodes(page, 12)
+    set_widgets(page, fresh())
+    press = "window.app.graph.nodes.find(node => node.type === 'LIVEditorDecodeVideo').widgets.find(w => w.name === 'compare').callback()"
+    page.evaluate(press)
+    page.get_by_text("there is no edit to compare yet").first.wait_for(timeout=10_000)
+    page.evaluate("() => { window.done = []; window.app.api.addEventListener('executed', e => window.done.push(e.detail)) }")
+    page.get_by_test_id("queue-button").dispatch_event("click")
+    page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=120_000)
+    page.evaluate(press)
+    page.wait_for_function(f"() => {VIDEOS}.length === 2 && {VIDEOS}.every(video => video.readyState >= 2)", timeout=30_000)
+    return page
+
+
+def picture(page) -> np.ndarray:  # noqa: F811
+    page.wait_for_function(f"() => {VIDEOS}.every(video => !video.seeking && video.readyState >= 2)")
+    page.wait_for_timeout(300)
+    return np.asarray(Image.open(io.BytesIO(page.locator(".isa-stage").screenshot())).convert("RGB")).astype(float)
+
+
+def at(page, share: float) -> np.ndarray:  # noqa: F811
+    """The stage with the line at a share of its width."""
+    box = page.locator(".isa-stage").bounding_box()
+    page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    return picture(page)
+
+
+def test_the_wipe_shows_the_source_on_its_left_and_the_edit_on_its_right(compared):
+    edit, source, both = at(compared, 0.001), at(compared, 0.999), at(compared, 0.5)
+    width = edit.shape[1]
+    left, right = np.s_[:, 10 : width // 2 - 10], np.s_[:, width // 2 + 10 : -10]
+    assert abs(edit - source)[left].mean() > 15 and abs(edit - source)[right].mean() > 15
+    assert abs(both - source)[left].mean() < 3 and abs(both - edit)[right].mean() < 3
+
+    # Cut as the model saw it: 160×96 out of 1280×720.
+    shapes = compared.evaluate(f"() => {VIDEOS}.map(video => [video.videoWidth, video.videoHeight])")
+    assert shapes == [[160, 96], [1280, 720]] and width / edit.shape[0] == pytest.approx(160 / 96, rel=0.02)
+
+
+def test_both_step_and_seek_together(compared):
+    def times():
+        compared.wait_for_function(f"() => {VIDEOS}.every(video => !video.seeking)")
+        return compared.evaluate(f"() => {VIDEOS}.map(video => video.currentTime)")
+
+    for frame in (1, 2, 3):
+        compared.locator(".isa-compare [data-do=on]").click()
+        assert times() == pytest.approx([(frame + 0.5) * FRAME] * 2, abs=0.002)
+        assert compared.locator(".isa-compare output").text_content() == f"frame {frame + 1} of 9"
+    compared.keyboard.press("ArrowLeft")
+    assert times() == pytest.approx([2.5 * FRAME] * 2, abs=0.002)
+    for _ in range(20):
+        compared.keyboard.press("ArrowRight")
+    assert times() == pytest.approx([8.5 * FRAME] * 2, abs=0.002), "no further than the last frame"
+
+    compared.locator(".isa-compare [data-do=near]").click()
+    assert "scale(2)" in compared.evaluate(f"() => {VIDEOS}[0].style.transform")
+    compared.keyboard.press("Escape")
+    compared.wait_for_function("() => !document.querySelector('.isa-compare')")

@@ -1,0 +1,158 @@
+// Decode Video's "Compare": the edit over its source with a wipe between them, in step frame by frame.
+import { app } from "/scripts/app.js";
+import { api } from "/scripts/api.js";
+import { sourceOf } from "./isa_graph.js";
+
+const NODE = "LIVEditorDecodeVideo";
+
+app.registerExtension({
+    name: "LIVEditor.DecodeVideo",
+    nodeCreated(node) {
+        if (node.comfyClass !== NODE) return;
+        const button = node.addWidget("button", "compare", null, () => compare(node), { serialize: false });
+        Object.assign(button, { label: "Compare with the source", serialize: false });
+        const executed = node.onExecuted;
+        node.onExecuted = function (output, ...rest) {
+            node.isa_result = output?.images?.[0] && { ...output.images[0], ...output.liveditor_video?.[0] };
+            return executed?.call(this, output, ...rest);
+        };
+    },
+});
+
+function say(detail) {
+    app.extensionManager.toast.add({ severity: "warn", summary: "Decode Video", detail, life: 6000 });
+}
+
+function compare(node) {
+    const result = node.isa_result;
+    const source = sourceOf(node);
+    if (!result) return say("Run the workflow first: there is no edit to compare yet.");
+    if (!source) return say("The source cannot be found: it has to come from Load Video through In-Context References.");
+    new Comparison(address(source), address(result), result.fps || 25);
+}
+
+function address({ filename, subfolder = "", type }) {
+    return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+}
+
+class Comparison {
+    constructor(before, after, fps) {
+        this.frame = 1 / fps;
+        this.dialog = document.createElement("dialog");
+        this.dialog.className = "isa-compare";
+        this.dialog.innerHTML = `
+            <div class="isa-stage"><video class="isa-after"></video><video class="isa-before"></video><div class="isa-line"></div></div>
+            <div class="isa-bar">
+                <button data-do="back" title="One frame back (←)">◀</button>
+                <button data-do="play" title="Play or pause (space)">▶ ❚❚</button>
+                <button data-do="on" title="One frame on (→)">▶</button>
+                <input type="range" min="0" max="1000" value="0" title="Time">
+                <output></output>
+                <button data-do="near" title="Zoom: 1, 2, 4 times; drag to move (Z)">1×</button>
+                <button data-do="close" title="Close (Esc)">✕</button>
+            </div>`;
+        const part = (name) => this.dialog.querySelector(name);
+        [this.stage, this.after, this.before, this.line] = [".isa-stage", ".isa-after", ".isa-before", ".isa-line"].map(part);
+        [this.time, this.label] = ["input", "output"].map(part);
+        for (const [video, url] of [[this.after, after], [this.before, before]]) {
+            Object.assign(video, { src: url, muted: video === this.before, loop: video === this.after, preload: "auto", playsInline: true });
+            video.onerror = () => (this.label.textContent = "A video cannot be read: is the file still there?");
+        }
+        // The source is resized to cover the edit's frame and cut at the centre, as In-Context References does.
+        this.after.onloadedmetadata = () => {
+            const ratio = this.after.videoWidth / this.after.videoHeight;
+            Object.assign(this.stage.style, { aspectRatio: ratio, width: `min(100%, calc(82vh * ${ratio}))` });
+        };
+        this.zoom = 1;
+        this.wipe(0.5);
+        const does = { back: () => this.step(-1), on: () => this.step(1), play: () => this.play(), near: () => this.nearer(), close: () => this.dialog.close() };
+        this.dialog.onclick = (event) => does[event.target.dataset?.do]?.();
+        this.dialog.onkeydown = (event) => {
+            const key = { ArrowLeft: "back", ArrowRight: "on", " ": "play", z: "near" }[event.key];
+            event.stopPropagation();
+            if (key && event.target !== this.time) {
+                event.preventDefault();
+                does[key]();
+            }
+        };
+        this.time.oninput = () => this.seek((this.time.value / 1000) * this.last());
+        this.stage.onpointermove = (event) => {
+            const box = this.stage.getBoundingClientRect();
+            if (event.buttons && this.zoom > 1) this.move(event.movementX, event.movementY);
+            else this.wipe((event.clientX - box.left) / box.width);
+        };
+        this.dialog.onclose = () => {
+            cancelAnimationFrame(this.drawing);
+            // Lets go of the files, or Windows could not delete them.
+            for (const video of [this.after, this.before]) {
+                video.removeAttribute("src");
+                video.load();
+            }
+            this.dialog.remove();
+        };
+        document.body.append(this.dialog);
+        this.dialog.showModal();
+        this.draw();
+    }
+
+    last() {
+        return Math.max(0, (this.after.duration || 0) - this.frame);
+    }
+
+    wipe(share) {
+        this.share = Math.min(1, Math.max(0, share));
+        this.place();
+    }
+
+    nearer() {
+        this.zoom = { 1: 2, 2: 4, 4: 1 }[this.zoom];
+        this.shift = [0, 0];
+        this.dialog.querySelector("[data-do=near]").textContent = `${this.zoom}×`;
+        this.place();
+    }
+
+    move(x, y) {
+        const box = this.stage.getBoundingClientRect();
+        const room = (this.zoom - 1) / 2;
+        this.shift = [[x, box.width], [y, box.height]].map(([by, size], axis) =>
+            Math.min(room * size, Math.max(-room * size, this.shift[axis] + by)),
+        );
+        this.place();
+    }
+
+    place() {
+        const [x, y] = this.shift ?? [0, 0];
+        const { width } = this.stage.getBoundingClientRect();
+        for (const video of [this.after, this.before]) video.style.transform = `translate(${x}px, ${y}px) scale(${this.zoom})`;
+        // Where the line is, in the picture that may be zoomed and moved.
+        const cut = width ? ((this.share - 0.5) * width - x) / (this.zoom * width) + 0.5 : this.share;
+        this.before.style.clipPath = `inset(0 ${100 - 100 * Math.min(1, Math.max(0, cut))}% 0 0)`;
+        this.line.style.left = `${100 * this.share}%`;
+    }
+
+    play() {
+        if (this.after.paused) Promise.allSettled([this.after.play(), this.before.play()]);
+        else [this.after, this.before].forEach((video) => video.pause());
+    }
+
+    step(frames) {
+        [this.after, this.before].forEach((video) => video.pause());
+        const now = Math.floor(this.after.currentTime / this.frame + 0.01);
+        this.seek((now + frames) * this.frame);
+    }
+
+    // Into the middle of a frame: on its edge, either one may be shown.
+    seek(time) {
+        const middle = (Math.round(Math.min(this.last(), Math.max(0, time)) / this.frame) + 0.5) * this.frame;
+        this.after.currentTime = this.before.currentTime = middle;
+    }
+
+    draw() {
+        this.drawing = requestAnimationFrame(() => this.draw());
+        const now = this.after.currentTime;
+        // The source goes on after the edit's end, and starts again with it.
+        if (!this.after.paused && Math.abs(this.before.currentTime - now) > 1.5 * this.frame) this.before.currentTime = now;
+        if (document.activeElement !== this.time) this.time.value = (1000 * now) / (this.last() || 1);
+        this.label.textContent = `frame ${Math.floor(now / this.frame) + 1} of ${Math.round((this.after.duration || 0) / this.frame)}`;
+    }
+}
