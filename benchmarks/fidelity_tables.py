@@ -14,7 +14,7 @@ EQUAL_COST = 1.02
 """How much dearer than the paper's a setting may be and still count as of equal cost."""
 
 NEAR = 0.3
-"""dB: the most that the paper's ISA may lose against full attention (issue 4)."""
+"""dB: the most that the paper's ISA may lose against full attention."""
 
 
 def row_name(setting: str, weights: str) -> str:
