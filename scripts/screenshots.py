@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/screenshots.py
 
-Needs `scripts/setup.py --browser`. The workflow of LIVEditor-tiny is run before its picture is taken, twice on a CPU's minute.
+Needs `scripts/setup.py --browser`. LIVEditor-tiny really edits on two of the pictures, which takes two minutes without a GPU.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comfy_headless import ROOT, ComfyServer
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
 from setup import BROWSER, SAMPLE_VIDEO
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 EXAMPLES, PANEL = ROOT / "example_workflows", ROOT / "docs/images/panel.png"
 TINY = "liveditor_tiny_edit_video"
@@ -98,6 +101,8 @@ def picture(page: Page, clip: dict) -> Image.Image:
 
 
 def main():
+    from playwright.sync_api import sync_playwright
+
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         models = Path(folder) / "models"
         for part in ("diffusion_models", "text_encoders", "vae"):

@@ -6,13 +6,12 @@ import shutil
 import time
 
 import pytest
+from screenshots import QUIET
 from setup import BROWSER
 from test_server import EXAMPLES, SMALL, info, video_file  # noqa: F401
 from workflow_api import Workflow
 
 pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
-
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +62,23 @@ def wait_for_nodes(page, count: int):
     page.wait_for_function("count => window.app.graph.nodes.length === count", arg=count, timeout=20_000)
 
 
+def set_widgets(page, changes: dict):
+    """changes: {node type: {widget: value}}."""
+    page.evaluate(
+        """changes => {
+            for (const [type, values] of Object.entries(changes)) {
+                const node = window.app.graph.nodes.find(node => node.type === type);
+                for (const [name, value] of Object.entries(values)) {
+                    const widget = node.widgets.find(widget => widget.name === name);
+                    widget.value = value;
+                    widget.callback?.(value);
+                }
+            }
+        }""",
+        changes,
+    )
+
+
 def prompt_of(page) -> dict:
     prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     for node in prompt.values():
@@ -100,19 +116,7 @@ def test_the_whole_job_from_the_page(page, server, info):  # noqa: F811
     """Set the stand-in's values in the widgets, press Run, and see the video on the node."""
     drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
     wait_for_nodes(page, 12)
-    page.evaluate(
-        """changes => {
-            for (const [type, values] of Object.entries(changes)) {
-                const node = window.app.graph.nodes.find(node => node.type === type);
-                for (const [name, value] of Object.entries(values)) {
-                    const widget = node.widgets.find(widget => widget.name === name);
-                    widget.value = value;
-                    widget.callback?.(value);
-                }
-            }
-        }""",
-        fresh(),
-    )
+    set_widgets(page, fresh())
     sent = prompt_of(page)
     references = next(node for node in sent.values() if node["class_type"] == "LIVEditorInContextReferences")
     assert references["inputs"]["size.width"] == SMALL["LIVEditorInContextReferences"]["size.width"]

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from setup import BROWSER
-from test_page import browser, drop, fresh, page, wait_for_nodes  # noqa: F401
-from test_page_live import set_widgets
+from test_page import browser, drop, fresh, page, set_widgets, wait_for_nodes  # noqa: F401
 from test_server import EXAMPLES, info  # noqa: F401
 
 pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")

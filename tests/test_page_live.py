@@ -5,29 +5,13 @@ import shutil
 
 import pytest
 from setup import BROWSER
-from test_page import browser, drop, fresh, page, prompt_of, wait_for_nodes  # noqa: F401
+from test_page import browser, drop, fresh, page, set_widgets, wait_for_nodes  # noqa: F401
 from test_server import EXAMPLES, info  # noqa: F401
 
 pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
 
 ISA = "window.app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA')"
 STEPS = 30
-
-
-def set_widgets(page, changes: dict):  # noqa: F811
-    page.evaluate(
-        """changes => {
-            for (const [type, values] of Object.entries(changes)) {
-                const node = window.app.graph.nodes.find(node => node.type === type);
-                for (const [name, value] of Object.entries(values)) {
-                    const widget = node.widgets.find(widget => widget.name === name);
-                    widget.value = value;
-                    widget.callback?.(value);
-                }
-            }
-        }""",
-        changes,
-    )
 
 
 def widget(page, name: str):  # noqa: F811
