@@ -74,6 +74,9 @@ class PageWatcher(Watcher):
 
     def _send(self, **data):
         server = PromptServer.instance
+        # To nobody it would go to everybody.
+        if server.client_id is None:
+            return
         server.send_sync(EVENT, {"execution": self.execution, "node": self.node, **data}, server.client_id)
 
 
@@ -87,9 +90,9 @@ def with_live_changes(tags: dict, execution: str | None) -> dict:
         if node in tags.get("prompt", {}):
             tags["prompt"][node]["inputs"][LIVE_CHANGES] = changes
         saved = _saved_node(tags.get("workflow"), node)
-        names = [slot["widget"]["name"] for slot in (saved or {}).get("inputs", []) if slot.get("widget")]
-        if LIVE_CHANGES in names and len(saved.get("widgets_values") or []) > names.index(LIVE_CHANGES):
-            saved["widgets_values"][names.index(LIVE_CHANGES)] = changes
+        # The page queues a workflow without the slots of its widgets, so only the order of their values tells: it is the last.
+        if saved and saved.get("widgets_values"):
+            saved["widgets_values"][-1] = changes
     return tags
 
 

@@ -113,7 +113,7 @@ class LiveSettings:
         Raises ValueError, or what `check` raises, and then nothing has changed.
         """
         with self._lock:
-            told = self.current.changed({**self._told, **values})
+            told = self.current.changed(self._told).changed(values)
             self.check(told.config)
             self._told = {name: value for name, value in told.values().items() if value != self.current.values().get(name)}
             self._ahead = []
@@ -134,9 +134,9 @@ class LiveSettings:
 
     def record(self) -> list[Change]:
         """What repeats the run so far whatever is set on the node: nothing, if nothing changed."""
-        if not self.happened:
+        # What a stopped run did not get to is still to be repeated.
+        changes = dict(self._ahead) | dict(self.happened)
+        if not changes:
             return []
-        first = self.first.values()
-        changes = dict(self.happened)
-        changes[0] = first | changes.get(0, {})
+        changes[0] = self.first.changed(changes.get(0, {})).values()
         return sorted(changes.items())

@@ -65,6 +65,30 @@ def test_a_change_during_a_repeated_run_drops_what_was_recorded_for_later():
     assert seen[4].config.exact_ratio == 0.2
 
 
+def test_switching_the_way_to_route_is_recorded_and_repeats():
+    by_threshold, by_ratio = {"sharpness_threshold": 0.01}, {"dense_query_ratio": 0.25}
+    for told in ({0: by_threshold}, {5: by_threshold}, {0: by_threshold, 3: by_ratio}):
+        live = LiveSettings(PAPER)
+        seen, text = steps_of(live, 8, told), write_changes(live.record())
+        for _ in range(3):
+            live = LiveSettings(live.current, read_changes(text))
+            assert [each.values() for each in steps_of(live, 8)] == [each.values() for each in seen]
+            assert write_changes(live.record()) == text
+    live = LiveSettings(PAPER)
+    live.begin()
+    live.tell(by_threshold)
+    live.tell(by_ratio)
+    assert live.next_step().config == ISAConfig(dense_query_ratio=0.25)
+
+
+def test_a_repeated_run_that_is_stopped_keeps_its_record():
+    record = [(0, PAPER.values()), (3, {"keep_ratio": 0.5}), (10, {"enabled": False})]
+    for steps in (0, 1, 5, 12):
+        live = LiveSettings(PAPER, record)
+        steps_of(live, steps)
+        assert live.record() == record
+
+
 def test_two_samplers_of_one_execution_count_on():
     live = LiveSettings(PAPER, [(3, {"keep_ratio": 0.5})])
     live.begin("a")
@@ -174,7 +198,7 @@ def test_what_each_step_reports(liveditor):  # noqa: F811
 
 def test_the_videos_workflow_repeats_the_changed_run(monkeypatch):
     monkeypatch.setitem(RECORDS, "one", {"3": "[[0, {}]]", "12:7": "[[1, {}]]", "99": "[[2, {}]]", "4": ""})
-    slots = [{"name": "model"}, {"name": "enabled", "widget": {"name": "enabled"}}, {"widget": {"name": "live_changes"}}]
+    slots = [{"name": "model"}]
     workflow = {
         "nodes": [{"id": 3, "type": "x", "inputs": slots, "widgets_values": [True, ""]}, {"id": 12, "type": "uuid"}],
         "definitions": {

@@ -28,7 +28,11 @@ class Panel {
             getMaxHeight: () => 112,
         });
         widget.serialize = false;
-        Object.assign(changesOf(node) ?? {}, { hidden: true }); // drawReplay says it in words
+        const changes = changesOf(node); // drawReplay says it in words
+        if (changes) {
+            changes.hidden = true;
+            changes.options = { ...changes.options, hidden: true }; // for Vue nodes
+        }
         this.seen = null;
         this.drawPresets();
     }
