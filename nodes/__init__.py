@@ -5,7 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..liveditor.architecture import register
 from .attach import AttachISA
 from .decode import DecodeVideo
-from .live import add_routes
+from .routes import add_routes
 from .load import LoadLIVEditor
 from .references import InContextReferences
 

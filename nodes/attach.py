@@ -11,7 +11,7 @@ from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
 from ..patching.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..patching.live import LiveSettings, Settings, read_changes
 from ..patching.schedule import Schedule
-from .live import LIVE_CHANGES, PageWatcher
+from .live import CHANGED, LIVE_CHANGES, PageWatcher
 from .node_text import show_on_node
 
 
@@ -111,6 +111,11 @@ class AttachISA(io.ComfyNode):
             # Core's cache takes equal nodes for one otherwise; each has a panel, and settings, of its own.
             not_idempotent=True,
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        """A result that was changed live is not these settings' own: the cache must not give it for them."""
+        return CHANGED[cls.hidden.unique_id]
 
     @classmethod
     def execute(

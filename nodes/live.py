@@ -1,88 +1,167 @@
-"""The page's connection to sampling runs: what every step did, and settings that change on the way."""
+"""The page's connection to sampling runs: what they did, settings that change on the way, heat maps."""
 
 from __future__ import annotations
 
+import base64
 import copy
-import json
-import time
-from dataclasses import dataclass
+import logging
+from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
-from aiohttp import web
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..isa_core import ISAConfig, TokenLayout, estimate_cost
 from ..patching.attach import Watcher
-from ..patching.live import LiveSettings, Settings, write_changes
+from ..patching.heatmap import MEAN, OFF, THUMBNAIL, EncodedMap, encode
+from ..patching.live import LiveSettings, write_changes
+from ..patching.scene import Part
 
 EVENT = "liveditor_isa.run"
 LIVE_CHANGES = "live_changes"
 """The node's input that repeats a run which was changed live."""
 
-LARGEST_BODY = 8192
-"""Bytes."""
-SHORTEST_PAUSE = 0.02
-"""Seconds between two changes of the same run."""
-MOST_TOKENS = 4_000_000
+MOST_RUNS, MOST_MAPPED = 32, 4
+"""Runs that the server remembers, and those of them with heat maps."""
+MOST_MAP_BYTES = 32 * 2**20
+"""Of one run; what comes later has the mean only."""
+
+
+class RunMaps:
+    """The heat maps of one sampling run."""
+
+    def __init__(self, parts: list[Part]):
+        self.parts = parts
+        self.found: dict[tuple[int, int], EncodedMap] = {}
+        """By evaluation and transformer block (or MEAN)."""
+        self._bytes = 0
+
+    def add(self, at: int, block: int, found: EncodedMap):
+        self._bytes += 3 * len(found.kept)
+        if block == MEAN or self._bytes <= MOST_MAP_BYTES:
+            self.found[at, block] = found
 
 
 @dataclass
 class Run:
+    """A sampling run of one Attach ISA node: the last one that the node had in its execution."""
+
     live: LiveSettings
+    workflow: str | None
+    """Its id, by which the page knows whether a run is of what it shows."""
+    client: str | None
+    maps: RunMaps
+    going: bool = True
     told: float = 0.0
     """When it was last changed."""
+    changes: str = ""
+    last: dict[str, dict] = field(default_factory=dict)
+    """The last event of each type, for a page that missed them."""
 
 
-RUNNING: dict[tuple[str, str], Run] = {}
-"""By execution and node."""
+RUNS: OrderedDict[tuple[str, str], Run] = OrderedDict()
+"""By execution and node, the oldest first."""
 
-RECORDS: dict[str, dict[str, str]] = {}
-"""{execution: {node: changes}} of the last execution that was changed live."""
+CHANGED: Counter[str] = Counter()
+"""How often a run of a node was changed live: the result is then not what the node's settings alone give."""
+
+DETAIL: OrderedDict[str, str] = OrderedDict()
+"""How much of heat maps each page wants, by its client id."""
+
+ENCODER = ThreadPoolExecutor(1, "liveditor_isa maps")
+"""Encodes and sends heat maps, so that the sampler need not."""
 
 
 class PageWatcher(Watcher):
-    """Tells the page that queued the execution what its node's runs do."""
+    """Tells the page that queued the execution what its node's runs do, and remembers it for a page that missed it."""
 
     def __init__(self, node_id: str | None):
         self.node = node_id
         self.execution: str | None = None
+        self.run: Run | None = None
 
-    def started(self, live, steps):
+    def started(self, live, steps, parts):
         running = get_executing_context()
         self.execution = running and running.prompt_id
-        if self._unwatched():
-            return
-        RUNNING[self.execution, self.node] = Run(live)
-        self._send(type="started", steps=steps, begins=live.step, values=live.current.values())
+        self.run = None
+        if self.node is None or self.execution is None or not hasattr(PromptServer, "instance"):
+            return OFF
+        client = PromptServer.instance.client_id
+        self.run = Run(live, _workflow_of(self.execution), client, RunMaps(parts))
+        _remember(self.execution, self.node, self.run)
+        settings = live.current
+        self._send(
+            type="started",
+            steps=steps,
+            values=settings.values(),
+            grids=[part.grid for part in parts],
+            block=settings.config.block_size,
+        )
+        return DETAIL.get(client, THUMBNAIL) if client else OFF
 
     def stepped(self, row):
-        if not self._unwatched():
-            self._send(type="step", **row)
+        self._send(type="step", **row)
+
+    def mapped(self, at, blocks, maps):
+        if self.run is not None:
+            ENCODER.submit(self._encode, self.run, at, blocks, maps)
+
+    def _encode(self, run, at, blocks, maps):
+        try:
+            for block, found in zip(blocks, maps.tensor()):
+                run.maps.add(at, block, encode(found))
+            mean = run.maps.found.get((at, MEAN))
+            if mean is not None and self.run is run:
+                self._send(type="map", at=at, kept=base64.b64encode(mean.kept).decode())
+        except Exception:
+            logging.exception("ISA: the heat map of one model call is lost")
 
     def ended(self, live):
-        if self._unwatched():
+        if self.run is None:
             return
-        RUNNING.pop((self.execution, self.node), None)
-        changes = write_changes(live.record())
-        if self.execution not in RECORDS:
-            RECORDS.clear()
-        RECORDS.setdefault(self.execution, {})[self.node] = changes
-        self._send(type="ended", values=live.current.values(), changes=changes)
+        self.run.going = False
+        self.run.changes = write_changes(live.record())
+        CHANGED[self.node] += live.told_any
+        self._send(type="ended", values=live.current.values(), changes=self.run.changes)
 
-    def _unwatched(self) -> bool:
-        return self.node is None or self.execution is None or not hasattr(PromptServer, "instance")
-
-    def _send(self, **data):
-        server = PromptServer.instance
+    def _send(self, **event):
+        if self.run is None:
+            return
+        event |= {"execution": self.execution, "node": self.node, "workflow": self.run.workflow}
+        self.run.last[event["type"]] = event
         # To nobody it would go to everybody.
-        if server.client_id is None:
-            return
-        server.send_sync(EVENT, {"execution": self.execution, "node": self.node, **data}, server.client_id)
+        if self.run.client is not None:
+            PromptServer.instance.send_sync(EVENT, event, self.run.client)
+
+
+def _remember(execution: str, node: str, run: Run):
+    RUNS.pop((execution, node), None)
+    RUNS[execution, node] = run
+    while len(RUNS) > MOST_RUNS:
+        RUNS.popitem(last=False)
+    for earlier in list(RUNS.values())[:-MOST_MAPPED]:
+        earlier.maps = RunMaps([])
+
+
+def _workflow_of(execution: str) -> str | None:
+    """The id of the workflow that was queued, where a page queued one."""
+    running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    for _, prompt_id, _, extra, *_ in running:
+        if prompt_id == execution:
+            return ((extra.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
+    return None
+
+
+def events_of(workflow: str, client: str) -> list[dict]:
+    """What this page was told of each node's latest run in this workflow, or would have been."""
+    latest = {node: run for (_, node), run in RUNS.items() if (run.workflow, run.client) == (workflow, client)}
+    order = ("started", "step", "map", "ended")
+    return [run.last[kind] for run in latest.values() for kind in order if kind in run.last]
 
 
 def with_live_changes(tags: dict, execution: str | None) -> dict:
     """A video's tags (`prompt`, `workflow`) with the changes of the execution that makes it, so that they repeat it."""
-    records = {node: changes for node, changes in RECORDS.get(execution, {}).items() if changes}
+    records = {node: run.changes for (of, node), run in RUNS.items() if of == execution and run.changes}
     if not records:
         return tags
     tags = copy.deepcopy(tags)
@@ -104,87 +183,3 @@ def _saved_node(workflow: dict | None, execution_id: str) -> dict | None:
         node = next((each for each in (graph or {}).get("nodes", []) if str(each["id"]) == part), None)
         graph = subgraphs.get(node["type"]) if node else None
     return node
-
-
-def add_routes():
-    """Called once, when the pack is loaded; nothing to do without a server."""
-    if not hasattr(PromptServer, "instance"):
-        return
-    routes = PromptServer.instance.routes
-    routes.post("/liveditor_isa/live")(_answered(change_run))
-    routes.post("/liveditor_isa/estimate")(_answered(estimate))
-
-
-class Refused(Exception):
-    """An answer with an HTTP status that is not 200, and a sentence."""
-
-    def __init__(self, status: int, sentence: str):
-        super().__init__(sentence)
-        self.status = status
-
-
-def change_run(body: dict) -> dict:
-    """{"execution", "node", "values"} -> {"step": the one that it takes effect at}."""
-    execution, node, values = (body.get(name) for name in ("execution", "node", "values"))
-    if not isinstance(values, dict) or not isinstance(execution, str) or not isinstance(node, str):
-        raise Refused(400, 'Expected {"execution": id, "node": id, "values": {name: value}}.')
-    run = RUNNING.get((execution, node))
-    if run is None:
-        raise Refused(404, "No such sampling run is going on.")
-    now = time.monotonic()
-    if now - run.told < SHORTEST_PAUSE:
-        raise Refused(429, f"Too many changes: leave {SHORTEST_PAUSE:g} s between two.")
-    step = run.live.tell(values)
-    run.told = now
-    return {"step": step}
-
-
-def estimate(body: dict) -> dict:
-    """{"values", "tokens": [target, context ...]} -> {"density", "flop_ratio"}, as ratios have it."""
-    values, tokens = body.get("values"), body.get("tokens")
-    whole = isinstance(tokens, list) and 0 < len(tokens) < 20 and all(type(count) is int and count > 0 for count in tokens)
-    if not whole or sum(tokens) > MOST_TOKENS or not isinstance(values, dict):
-        raise Refused(
-            400, f'Expected {{"values": {{name: value}}, "tokens": [target, context ...]}}, {MOST_TOKENS:,} tokens at most.'
-        )
-    settings = Settings(ISAConfig()).changed(values)
-    if not settings.enabled or len(tokens) == 1:
-        return {"density": 1.0, "flop_ratio": 1.0}
-    density, flop_ratio = estimate_cost(TokenLayout(tokens[0], tuple(tokens[1:])), settings.config)
-    return {"density": density, "flop_ratio": flop_ratio}
-
-
-def _answered(function):
-    """A route of a function of the request's JSON object; what it refuses becomes a status and a sentence."""
-
-    async def route(request: web.Request) -> web.Response:
-        try:
-            return web.json_response(function(await _body_of(request)))
-        except Refused as refused:
-            return web.json_response({"error": str(refused)}, status=refused.status)
-        except (ValueError, TypeError, RuntimeError) as error:
-            return web.json_response({"error": str(error)}, status=400)
-
-    return route
-
-
-async def _body_of(request: web.Request) -> dict:
-    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
-        raise Refused(403, "Other sites may not change a run.")
-    # A form of another site cannot send this type without asking first.
-    if request.content_type != "application/json":
-        raise Refused(415, "Send application/json.")
-    if (request.content_length or 0) > LARGEST_BODY:
-        raise Refused(413, f"At most {LARGEST_BODY} bytes.")
-    content = b""
-    async for part in request.content.iter_chunked(LARGEST_BODY):
-        content += part
-        if len(content) > LARGEST_BODY:
-            raise Refused(413, f"At most {LARGEST_BODY} bytes.")
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        raise Refused(400, "This is not JSON.") from None
-    if not isinstance(body, dict):
-        raise Refused(400, "Expected a JSON object.")
-    return body

@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..liveditor.loaders import is_wan_vae
+from ..patching.scene import FRAMES, shown_frames
 from ..video.clip import SOURCE_CLIP, SourceClip, read_frames
 from ..video.geometry import SIZE_STEP, closest_bucket, fit_frames, pad_frames, size_within
 
@@ -76,13 +77,14 @@ class InContextReferences(io.ComfyNode):
         else:
             width, height = closest_bucket(source_width, source_height)
         frames, crop = fit_frames(clip.images, width, height)
-        context = [vae.encode(pad_frames(frames))]
+        padded = [pad_frames(frames)]
         for _, images in sorted((references or {}).items()):
             if images is not None:
                 fitted = fit_frames(images[..., :3], *size_within(images.shape[2], images.shape[1], max(width, height)))[0]
-                context.append(vae.encode(pad_frames(fitted)))
-
-        positive, negative = (node_helpers.conditioning_set_values(c, {CONTEXT: context}) for c in (positive, negative))
+                padded.append(pad_frames(fitted))
+        context = [vae.encode(each) for each in padded]
+        values = {CONTEXT: context, FRAMES: [shown_frames(each) for each in padded]}
+        positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         samples = torch.zeros_like(context[0], device=comfy.model_management.intermediate_device())
         source = SourceClip(clip.fps, len(frames), (source_width, source_height), crop, clip.audio)
         return io.NodeOutput(positive, negative, {"samples": samples, SOURCE_CLIP: source})

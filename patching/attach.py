@@ -12,11 +12,14 @@ from comfy.ldm.wan.model import WanModel
 from comfy_execution.utils import get_executing_context
 
 from ..isa_core import ISAConfig, in_context_sparse_attention, resolve_backend, resolve_dense
+from .heatmap import OFF, HeatMaps
 from .in_context import IN_CONTEXT, InContextCall, InContextNetwork
 from .live import LiveSettings
 from .monitor import StepMonitor
 from .native_context import native_layout
+from .read_back import ReadBack
 from .report import RunReport
+from .scene import Part, scene
 from .schedule import Schedule
 
 KEY = "liveditor_isa"
@@ -54,11 +57,15 @@ class Watcher:
     Called from the sampler's thread.
     """
 
-    def started(self, live: LiveSettings, steps: int):
-        """A sampling run of so many steps begins, and `live` may be told."""
+    def started(self, live: LiveSettings, steps: int, parts: list[Part]) -> str:
+        """A sampling run of so many steps begins, and `live` may be told. Returns how much of heat maps to make."""
+        return OFF
 
     def stepped(self, row: dict):
-        """A step is over: `StepMonitor`'s row."""
+        """An evaluation of the model is over: `StepMonitor`'s row."""
+
+    def mapped(self, at: int, blocks: list[int], maps: ReadBack):
+        """Its heat maps: of which transformer blocks, and the maps, [3, blocks of tokens] each."""
 
     def ended(self, live: LiveSettings):
         """It is over, or was stopped."""
@@ -97,42 +104,56 @@ class ISAOverride:
         self.live, self.schedule, self.backend = live, schedule, backend
         self.previous, self.notify, self.watcher = previous, notify, watcher
         self.settings = live.first
-        """Of the step that is going on."""
+        """Of the evaluation that is going on."""
         self.sigmas: tuple[float, float] | None = None
         self.in_schedule = True
-        self.report, self.monitor = RunReport(), StepMonitor("")
+        self.parts: list[Part] = []
+        self.report, self.monitor, self.maps = RunReport(), StepMonitor(""), HeatMaps(OFF)
 
     def around_sampling(self, executor, *args, **kwargs):
         """OUTER_SAMPLE: find the sigmas between which ISA acts (model sampling may be patched after attaching), report."""
-        sampling = executor.class_obj.model_patcher.get_model_object("model_sampling")
-        percents = self.schedule.start_percent, self.schedule.end_percent
-        self.sigmas = tuple(float(sampling.percent_to_sigma(percent)) for percent in percents)
-        self.report, self.monitor = RunReport(), StepMonitor(type(executor.class_obj.model_patcher.model).__name__)
+        patcher = executor.class_obj.model_patcher
+        self.sigmas = self._acting_between(patcher.get_model_object("model_sampling"))
         running = get_executing_context()
-        self.live.begin(running and running.prompt_id)
-        self.watcher.started(self.live, _steps(*args, **kwargs))
+        noise, sigmas = _noise_and_sigmas(*args, **kwargs)
+        self.report, self.monitor = RunReport(), StepMonitor(type(patcher.model).__name__, sigmas)
+        self.live.begin(running and running.prompt_id, running.node_id if running else "")
+        self.parts = scene(executor.class_obj, noise)
+        self.maps = HeatMaps(self.watcher.started(self.live, len(sigmas) - 1, self.parts))
+        whole = False
         try:
             result = executor(*args, **kwargs)
-            self._pass_on(wait=True)
+            whole = True
         finally:
-            self.watcher.ended(self.live)
+            # After an error the GPU may not be asked for more.
+            try:
+                self._pass_on(wait=whole)
+            finally:
+                self.watcher.ended(self.live)
         # Only after a whole run: what a stopped one did says nothing of the graph.
-        summary = self.report.summary(self.settings.config, self.live.happened)
+        summary = self.report.summary(self.settings.config, self.live.happened, self.live.unmatched)
         logging.info(summary)
         self.notify(summary)
         return result
 
-    def around_step(self, executor, *args, **kwargs):
-        """PREDICT_NOISE: once per step, whatever it is batched into. Settings hold for a whole step."""
+    def _acting_between(self, sampling) -> tuple[float, float] | None:
+        """(highest, lowest) sigma at which ISA acts; None for all, which spares a look at every call."""
+        percents = self.schedule.start_percent, self.schedule.end_percent
+        return None if percents == (0, 1) else tuple(float(sampling.percent_to_sigma(percent)) for percent in percents)
+
+    def around_step(self, executor, x, timestep, *args, **kwargs):
+        """PREDICT_NOISE: once per evaluation, whatever it is batched into. Settings hold for a whole evaluation."""
         self._pass_on()
-        number = self.live.step
-        self.settings = self.live.next_step()
-        self.monitor.begin(number, self.settings)
-        return executor(*args, **kwargs)
+        at = self.live.at
+        self.settings = self.live.next()
+        self.monitor.begin(at, self.settings, timestep)
+        return executor(x, timestep, *args, **kwargs)
 
     def _pass_on(self, wait: bool = False):
-        """End the step that was going on; the sampler does its part, and waits for the GPU, until the next one begins."""
+        """End the evaluation that was going on; the sampler does its part until the next one begins."""
         self.monitor.end()
+        if maps := self.maps.take():
+            self.watcher.mapped(self.monitor.at, *maps)
         for row in self.monitor.finished(wait):
             self.watcher.stepped(row)
 
@@ -140,6 +161,7 @@ class ISAOverride:
         self, executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs
     ):
         """DIFFUSION_MODEL: once per model call, not per block, decide by sigma; publish the layout where core does not."""
+        self.in_schedule = True
         if self.sigmas is not None:
             start, end = self.sigmas
             # A step that lies on the boundary belongs to it, whatever fp32 made of its sigma.
@@ -187,6 +209,9 @@ class ISAOverride:
         )
         self.report.add_sparse(stats)
         self.monitor.sparse(stats, call.layout)
+        # A context window cuts another sequence out of the same frames.
+        if call.layout.segments == tuple(part.tokens for part in self.parts):
+            self.maps.add(stats, options.get("block_index", 0), options.get("total_blocks", 1))
         call.residual_added = True
         return out.flatten(2)
 
@@ -210,6 +235,6 @@ class ISAOverride:
         return None
 
 
-def _steps(noise, latent_image, sampler, sigmas, *args, **kwargs) -> int:
+def _noise_and_sigmas(noise, latent_image, sampler, sigmas, *args, **kwargs) -> tuple[torch.Tensor, list[float]]:
     """Of an OUTER_SAMPLE call."""
-    return len(sigmas) - 1
+    return noise, sigmas.tolist()

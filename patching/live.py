@@ -46,69 +46,103 @@ class Settings:
 
 
 Change = tuple[int, dict]
-"""(step it takes effect at, {name: value})."""
+"""(evaluation of the model it takes effect at, {name: value})."""
+
+Record = dict[str, list[Change]]
+"""By sampler node, so that a sampler whose result the server still has shifts nobody's count."""
 
 
-def read_changes(text: str) -> list[Change]:
-    """`[[0, {"keep_ratio": 0.5}], [7, {"enabled": false}]]`, as `write_changes` wrote it; no text is no changes.
+def read_changes(text: str) -> Record:
+    """`{"5": [[0, {"keep_ratio": 0.5}], [7, {"enabled": false}]]}`, as `write_changes` wrote it; no text is no changes.
 
     Raises ValueError for anything else.
     """
     if not text.strip():
-        return []
+        return {}
     try:
-        changes = [(step, dict(values)) for step, values in json.loads(text)]
-    except (ValueError, TypeError, RecursionError):
-        changes = [(None, {})]
-    steps = [step for step, _ in changes]
-    whole = all(type(step) is int and step >= 0 for step in steps)
-    if not whole or steps != sorted(set(steps)) or len(steps) > MOST_CHANGES:
+        record = {node: [(at, dict(values)) for at, values in changes] for node, changes in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        record = {"": [(None, {})]}
+    if not all(_in_order([at for at, _ in changes]) for changes in record.values()):
         raise ValueError(
-            'live_changes is a list of steps and values such as [[0, {"keep_ratio": 0.5}], [7, {"enabled": false}]], written by '
-            "the page after a run that was changed live; empty it to run with the values on the node."
+            'live_changes holds lists of evaluations and values by sampler, such as {"5": [[0, {"keep_ratio": 0.5}], '
+            '[7, {"enabled": false}]]}, written by the page after a run that was changed live; empty it to run with the '
+            "values on the node."
         )
-    return changes
+    return record
 
 
-def write_changes(changes: list[Change]) -> str:
-    return json.dumps(changes) if changes else ""
+def _in_order(numbers: list) -> bool:
+    whole = all(type(number) is int and number >= 0 for number in numbers)
+    return whole and numbers == sorted(set(numbers)) and len(numbers) <= MOST_CHANGES
+
+
+def write_changes(record: Record) -> str:
+    return json.dumps(record) if record else ""
 
 
 class LiveSettings:
-    """The settings of one node step by step: as set on it, as recorded of an earlier run, and as told from outside.
+    """The settings of one node at every evaluation of the model: as set on it, as recorded of an earlier run, as told.
 
-    Steps are counted over all sampling runs of one execution, so that a record of two samplers tells them apart.
+    Evaluations are counted by sampler node, over all sampling runs that it does in one execution.
     """
 
     def __init__(
-        self, settings: Settings, recorded: list[Change] = (), check: Callable[[ISAConfig], object] = lambda config: None
+        self, settings: Settings, recorded: Record | None = None, check: Callable[[ISAConfig], object] = lambda config: None
     ):
         """check: raises for a config that cannot run here. Raises ValueError for a record of other names or values."""
-        self.first, self.recorded, self.check = settings, list(recorded), check
-        for _, values in self.recorded:
-            settings = settings.changed(values)
-            check(settings.config)
+        self.first, self.recorded, self.check = settings, recorded or {}, check
+        for changes in self.recorded.values():
+            settings = self.first
+            for _, values in changes:
+                settings = settings.changed(values)
+                check(settings.config)
         self._lock = threading.Lock()
         self._execution: object = None
         self._restart()
 
     def _restart(self):
-        self.step = 0
-        """Of the step to come."""
         self.current = self.first
-        self.happened: list[Change] = []
+        self.told_any = False
+        """Whether a change from outside took effect in this execution."""
+        self._happened: dict[str, list[Change]] = {}
+        self._counts: dict[str, int] = {}
         self._told: dict = {}
-        self._ahead = list(self.recorded)
+        self._ahead: list[Change] = []
+        self._sampler = ""
 
-    def begin(self, execution: object = None):
-        """A sampling run begins; the first one of its execution starts from the values on the node."""
+    def begin(self, execution: object = None, sampler: str = ""):
+        """A sampling run of node `sampler` begins; the first one of its execution starts from the values on the node."""
         with self._lock:
             if execution is None or execution != self._execution:
                 self._restart()
-            self._execution = execution
+            self._execution, self._sampler = execution, sampler
+            if sampler in self._counts:
+                return
+            self._counts[sampler] = 0
+            self._happened[sampler] = []
+            # What was told in this execution holds on, whatever was recorded.
+            if not self.told_any and not self._told:
+                self.current = self.first
+                self._ahead = list(self.recorded.get(sampler, []))
+
+    @property
+    def at(self) -> int:
+        """Number of the evaluation to come."""
+        return self._counts.get(self._sampler, 0)
+
+    @property
+    def happened(self) -> list[Change]:
+        """What changed in the sampling runs of this sampler."""
+        return self._happened.get(self._sampler, [])
+
+    @property
+    def unmatched(self) -> list[str]:
+        """Samplers of the record, when this one is not among them."""
+        return [] if self._sampler in self.recorded else sorted(self.recorded)
 
     def tell(self, values: dict) -> int:
-        """Have `values` from the next step on, and what was recorded for later no more; returns that step's number.
+        """Have `values` from the next evaluation on, and what was recorded for later no more; returns its number.
 
         Raises ValueError, or what `check` raises, and then nothing has changed.
         """
@@ -117,26 +151,33 @@ class LiveSettings:
             self.check(told.config)
             self._told = {name: value for name, value in told.values().items() if value != self.current.values().get(name)}
             self._ahead = []
-            return self.step
+            return self.at
 
-    def next_step(self) -> Settings:
-        """The settings of the step that begins now."""
+    def next(self) -> Settings:
+        """The settings of the evaluation that begins now."""
         with self._lock:
             values = {}
-            while self._ahead and self._ahead[0][0] <= self.step:
+            while self._ahead and self._ahead[0][0] <= self.at:
                 values |= self._ahead.pop(0)[1]
+            self.told_any |= bool(self._told)
             values, self._told = values | self._told, {}
+            if self.at == 0 and self.current != self.first:
+                # Told while an earlier sampler ran.
+                values = self.current.values() | values
             if values:
                 self.current = self.current.changed(values)
-                self.happened.append((self.step, values))
-            self.step += 1
+                self._happened[self._sampler].append((self.at, values))
+            self._counts[self._sampler] += 1
             return self.current
 
-    def record(self) -> list[Change]:
-        """What repeats the run so far whatever is set on the node: nothing, if nothing changed."""
-        # What a stopped run did not get to is still to be repeated.
-        changes = dict(self._ahead) | dict(self.happened)
-        if not changes:
-            return []
-        changes[0] = self.first.changed(changes.get(0, {})).values()
-        return sorted(changes.items())
+    def record(self) -> Record:
+        """What repeats the execution so far whatever is set on the node: nothing, if nothing changed."""
+        # What a stopped run did not get to, or a sampler that did not run at all, is still to be repeated.
+        record = {sampler: dict(changes) for sampler, changes in self.recorded.items() if sampler not in self._counts}
+        for sampler, changes in self._happened.items():
+            record[sampler] = dict(changes) | (dict(self._ahead) if sampler == self._sampler else {})
+        if not any(record.values()):
+            return {}
+        for changes in record.values():
+            changes[0] = self.first.changed(changes.get(0, {})).values()
+        return {sampler: sorted(changes.items()) for sampler, changes in sorted(record.items())}

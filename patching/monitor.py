@@ -1,28 +1,33 @@
-"""What each denoising step did, for whoever watches: read back from the GPU without waiting for it."""
+"""What each evaluation of the model did, for whoever watches: read back from the GPU without waiting for it."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections import defaultdict, deque
+from dataclasses import dataclass
 
 import torch
 
 from ..isa_core import ISAStats, TokenLayout
 from .live import Settings
+from .read_back import ReadBack
 
 PACES: dict[tuple, dict[str, deque]] = defaultdict(lambda: {"isa": deque(maxlen=9), "full": deque(maxlen=9)})
-"""Seconds of the last steps of either kind, by network and tokens: what makes two runs comparable."""
+"""Seconds of the last evaluations of either kind, by network and tokens: what makes two runs comparable."""
 
 
 class StepMonitor:
-    """Numbers of the step that is going on, and of those whose numbers are not yet here."""
+    """Numbers of the evaluation that is going on, and of those whose numbers are not yet here.
 
-    def __init__(self, network: str):
-        """network: what it is that is timed; steps of other networks are not compared with its."""
-        self.network = network
-        self.number, self.settings = -1, None
-        self._waiting: list[tuple[dict, torch.Tensor | None, torch.cuda.Event | None]] = []
+    A sampler evaluates the model once per step, or more often (heun, dpm_2).
+    """
+
+    def __init__(self, network: str, sigmas: list[float] = ()):
+        """network: what it is that is timed; others are not compared with it. sigmas: of the sampling run."""
+        self.network, self.sigmas = network, sigmas
+        self.at, self.settings = -1, None
+        self._waiting: list[_Evaluation] = []
         self._clear()
 
     def _clear(self):
@@ -40,59 +45,78 @@ class StepMonitor:
         self.tokens = (layout.target, *layout.context)
         self.reasons[reason] += 1
 
-    def begin(self, number: int, settings: Settings):
-        """Step `number` begins."""
-        self.number, self.settings, self.started = number, settings, time.perf_counter()
+    def begin(self, at: int, settings: Settings, sigma: torch.Tensor):
+        """Evaluation number `at` begins, at noise level `sigma` [B]."""
+        self.at, self.settings, self.sigma, self.began = at, settings, sigma, _Moment(sigma.device)
         self._clear()
 
     def end(self):
-        """The step that was begun is over."""
+        """The evaluation that was begun is over."""
         if self.settings is None:
             return
-        seconds = time.perf_counter() - self.started
-        kind = "isa" if self.shares else "full"
-        paces = PACES[self.network, self.tokens]
-        # The first step compiles and loads; where there are no others it is better than nothing.
-        if self.number > 0 or not paces[kind]:
-            paces[kind].append(seconds)
         row = {
-            "step": self.number,
+            "at": self.at,
             "values": self.settings.values(),
             "tokens": self.tokens,
-            "seconds": round(seconds, 4),
-            "pace": {name: round(statistics.median(held), 4) for name, held in paces.items() if held},
             "full": dict(self.reasons),
             "backend": self.backend,
         }
-        self._waiting.append((row, *_read_back(self.shares)))
+        self._waiting.append(
+            _Evaluation(row, self.began, _Moment(self.sigma.device), ReadBack(_numbers(self.sigma, self.shares)))
+        )
         self.settings = None
 
     def finished(self, wait: bool = False) -> list[dict]:
-        """Rows of the steps whose numbers are here by now; with `wait`, of all."""
+        """Rows of the evaluations whose numbers are here by now; with `wait`, of all."""
         rows = []
-        while self._waiting:
-            row, numbers, event = self._waiting[0]
-            if event is not None and not event.query():
-                if not wait:
-                    break
-                event.synchronize()
-            if numbers is not None:
-                row |= dict(zip(("density", "flop_ratio", "dense"), (round(x, 4) for x in numbers.tolist())))
-            rows.append(row)
-            self._waiting.pop(0)
+        while self._waiting and self._waiting[0].numbers.here(wait):
+            rows.append(self._row(self._waiting.pop(0)))
         return rows
 
+    def _row(self, evaluation: _Evaluation) -> dict:
+        row = evaluation.row
+        sigma, *shares = evaluation.numbers.tensor().tolist()
+        row["step"] = max(0, min(sum(each >= sigma * (1 - 1e-4) for each in self.sigmas), len(self.sigmas) - 1) - 1)
+        row |= dict(zip(("density", "flop_ratio", "dense"), (round(share, 4) for share in shares)))
+        seconds = evaluation.ended.since(evaluation.began)
+        paces, kind = PACES[self.network, row["tokens"]], "isa" if shares else "full"
+        # The first one compiles and loads; where there are no others it is better than nothing.
+        if row["at"] > 0 or not paces[kind]:
+            paces[kind].append(seconds)
+        row["seconds"] = round(seconds, 4)
+        row["pace"] = {name: round(statistics.median(held), 4) for name, held in paces.items() if held}
+        return row
 
-def _read_back(shares: list[torch.Tensor]) -> tuple[torch.Tensor | None, torch.cuda.Event | None]:
-    """The mean of all, on its way to the CPU, and what tells that it is there."""
+
+class _Moment:
+    """Now, in the device's own order of work: without waiting, what was queued says nothing of when it is done."""
+
+    def __init__(self, device: torch.device):
+        self.event = None
+        if device.type == "cuda":
+            self.event = torch.cuda.Event(enable_timing=True)
+            self.event.record(torch.cuda.current_stream(device))
+        self.time = time.perf_counter()
+
+    def since(self, earlier: _Moment) -> float:
+        """Seconds. On a GPU both must have passed."""
+        if self.event is None:
+            return self.time - earlier.time
+        return earlier.event.elapsed_time(self.event) / 1000
+
+
+def _numbers(sigma: torch.Tensor, shares: list[torch.Tensor]) -> torch.Tensor:
+    """The noise level and, if any, the mean of all shares."""
+    level = sigma.max()[None].float()
     if not shares:
-        return None, None
+        return level
     # Calls may have run on several GPUs.
-    mean = torch.stack([share.to(shares[0].device) for share in shares]).mean(0)
-    if not mean.is_cuda:
-        return mean, None
-    numbers = torch.empty(mean.shape, pin_memory=True)
-    numbers.copy_(mean, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(mean.device))
-    return numbers, event
+    return torch.cat([level, torch.stack([share.to(sigma.device) for share in shares]).mean(0)])
+
+
+@dataclass
+class _Evaluation:
+    row: dict
+    began: _Moment
+    ended: _Moment
+    numbers: ReadBack

@@ -7,9 +7,9 @@ from math import ceil, prod
 from ..isa_core import TokenLayout
 
 
-def tokens_of(latent, patch_size) -> int:
-    """Tokens of a latent [B, C, T, h, w] once padded to whole patches."""
-    return prod(ceil(size / patch) for size, patch in zip(latent.shape[2:], patch_size))
+def token_grid(latent, patch_size) -> tuple[int, ...]:
+    """Tokens over time, height and width of a latent [B, C, T, h, w] once padded to whole patches."""
+    return tuple(ceil(size / patch) for size, patch in zip(latent.shape[2:], patch_size))
 
 
 def native_layout(network, x, text, context_latents=None, **others) -> TokenLayout | None:
@@ -21,5 +21,6 @@ def native_layout(network, x, text, context_latents=None, **others) -> TokenLayo
     adds_tokens = others.get("time_dim_concat") is not None or others.get("reference_latent") is not None
     if not context_latents or adds_tokens:
         return None
-    layout = TokenLayout(tokens_of(x, network.patch_size), tuple(tokens_of(c, network.patch_size) for c in context_latents))
+    target, *context = (prod(token_grid(latent, network.patch_size)) for latent in (x, *context_latents))
+    layout = TokenLayout(target, tuple(context))
     return None if layout.total == text.shape[1] else layout

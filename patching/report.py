@@ -36,10 +36,10 @@ class RunReport:
     def sparse_calls(self) -> int:
         return len(self._shares)
 
-    def summary(self, config: ISAConfig, changes: list[Change] = ()) -> str:
+    def summary(self, config: ISAConfig, changes: list[Change] = (), unmatched: list[str] = ()) -> str:
         """One line per fact: calls, cost, backend, why calls ran in full, and what was changed on the way.
 
-        config: of the last step.
+        config: of the last evaluation. unmatched: samplers whose recorded changes were not for this one.
         """
         lines = []
         if self._shares:
@@ -73,7 +73,12 @@ class RunReport:
                 "and place Attach ISA after other nodes that replace the attention"
             )
         lines += [f"{count} calls with full attention: {reason}" for reason, count in self.full.items()]
-        lines += [f"From step {step + 1}: {_listed(values)}" for step, values in changes]
+        lines += [f"From model call {at + 1}: {_listed(values)}" for at, values in changes]
+        if unmatched:
+            lines.append(
+                f"live_changes repeats a run of node {', '.join(unmatched)}, not of this sampler, which took the values on the "
+                'node: press "use these settings throughout" if they are meant'
+            )
         return "\n".join(lines)
 
 

@@ -10,8 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from liveditor_isa.isa_core import ISAConfig
-from liveditor_isa.nodes.live import LARGEST_BODY, RECORDS, with_live_changes
+from liveditor_isa.nodes.live import RUNS, Run, RunMaps, with_live_changes
+from liveditor_isa.nodes.routes import LARGEST_BODY
 from liveditor_isa.patching.attach import Watcher, attach_isa
+from liveditor_isa.patching.heatmap import EVERY_BLOCK, MEAN, OFF, THUMBNAIL, encode
 from liveditor_isa.patching.live import LiveSettings, Settings, read_changes, write_changes
 from liveditor_isa.patching.schedule import Schedule
 from test_attach import STEPS, liveditor, sample  # noqa: F401
@@ -40,7 +42,7 @@ def steps_of(live: LiveSettings, count: int, told: dict[int, dict] = {}) -> list
     for step in range(count):
         if step in told:
             assert live.tell(told[step]) == step
-        seen.append(live.next_step())
+        seen.append(live.next())
     return seen
 
 
@@ -59,7 +61,7 @@ def test_the_record_repeats_the_run_whatever_is_set_on_the_node(told, final):
 
 
 def test_a_change_during_a_repeated_run_drops_what_was_recorded_for_later():
-    live = LiveSettings(PAPER, [(0, {"keep_ratio": 0.3}), (2, {"keep_ratio": 0.4}), (5, {"keep_ratio": 0.5})])
+    live = LiveSettings(PAPER, {"": [(0, {"keep_ratio": 0.3}), (2, {"keep_ratio": 0.4}), (5, {"keep_ratio": 0.5})]})
     seen = steps_of(live, 8, {4: {"exact_ratio": 0.2}})
     assert [settings.config.keep_ratio for settings in seen] == [0.3, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4]
     assert seen[4].config.exact_ratio == 0.2
@@ -78,26 +80,61 @@ def test_switching_the_way_to_route_is_recorded_and_repeats():
     live.begin()
     live.tell(by_threshold)
     live.tell(by_ratio)
-    assert live.next_step().config == ISAConfig(dense_query_ratio=0.25)
+    assert live.next().config == ISAConfig(dense_query_ratio=0.25)
 
 
 def test_a_repeated_run_that_is_stopped_keeps_its_record():
-    record = [(0, PAPER.values()), (3, {"keep_ratio": 0.5}), (10, {"enabled": False})]
+    record = {"": [(0, PAPER.values()), (3, {"keep_ratio": 0.5}), (10, {"enabled": False})]}
     for steps in (0, 1, 5, 12):
         live = LiveSettings(PAPER, record)
         steps_of(live, steps)
         assert live.record() == record
 
 
-def test_two_samplers_of_one_execution_count_on():
-    live = LiveSettings(PAPER, [(3, {"keep_ratio": 0.5})])
-    live.begin("a")
-    first = [live.next_step() for _ in range(2)]
-    live.begin("a")
-    second = [live.next_step() for _ in range(2)]
-    assert [settings.config.keep_ratio for settings in first + second] == [0.125, 0.125, 0.125, 0.5]
-    live.begin("b")
-    assert live.step == 0 and live.next_step() == PAPER
+def two_samplers(live: LiveSettings, ran=("a", "b"), told: dict[tuple[str, int], dict] = {}, execution="x") -> dict:  # noqa: B006
+    """{sampler: its settings}, four evaluations each; those that did not run were in the server's cache."""
+    seen = {}
+    for sampler in ran:
+        live.begin(execution, sampler)
+        seen[sampler] = []
+        for at in range(4):
+            if (sampler, at) in told:
+                live.tell(told[sampler, at])
+            seen[sampler].append(live.next())
+    return seen
+
+
+@given(st.dictionaries(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), some_values), some_values)
+def test_either_of_two_samplers_repeats_its_part_while_the_other_one_is_cached(told, final):
+    live = LiveSettings(PAPER)
+    seen, text = two_samplers(live, told=told), write_changes(live.record())
+    first = PAPER.changed(final) if text else PAPER
+    for ran in ("ab", "a", "b"):
+        again = LiveSettings(first, read_changes(text))
+        assert two_samplers(again, ran) == {sampler: seen[sampler] for sampler in ran}
+        assert write_changes(again.record()) == text
+
+
+def test_samplers_of_one_execution_go_on_with_what_was_told():
+    live = LiveSettings(PAPER, {"b": [(0, {"keep_ratio": 0.3})]})
+    seen = two_samplers(live, told={("a", 3): {"keep_ratio": 0.7}})
+    assert [settings.config.keep_ratio for settings in seen["b"]] == [0.7] * 4 and live.told_any
+    again = two_samplers(live, execution="y")
+    assert again["a"] == [PAPER] * 4 and again["b"][0].config.keep_ratio == 0.3 and not live.told_any
+    # Told after the last evaluation of one sampler, it is the next one's.
+    live.begin("z", "a")
+    live.next()
+    live.tell({"keep_ratio": 0.9})
+    live.begin("z", "b")
+    assert live.next().config.keep_ratio == 0.9
+
+
+def test_a_sampler_that_a_record_does_not_name_says_so():
+    live = LiveSettings(PAPER, {"5": [(0, {"keep_ratio": 0.3})]})
+    live.begin("x", "6")
+    assert live.next() == PAPER and live.unmatched == ["5"]
+    live.begin("x", "5")
+    assert live.unmatched == [] and live.next().config.keep_ratio == 0.3
 
 
 def test_routing_by_ratio_and_by_threshold_replace_each_other():
@@ -123,12 +160,19 @@ def test_what_cannot_be_is_refused_and_changes_nothing(values, sentence):
     live.begin()
     with pytest.raises(ValueError, match=sentence):
         live.tell(values)
-    assert live.next_step() == PAPER and live.record() == []
+    assert live.next() == PAPER and live.record() == {}
     with pytest.raises(ValueError, match=sentence):
-        LiveSettings(PAPER, [(2, values)])
+        LiveSettings(PAPER, {"5": [(2, values)]})
 
 
-@given(st.text(max_size=30) | st.recursive(st.integers() | st.text(max_size=3), st.lists, max_leaves=6).map(json.dumps))
+@given(
+    st.text(max_size=30)
+    | st.recursive(
+        st.integers() | st.text(max_size=3),
+        lambda deeper: st.lists(deeper) | st.dictionaries(st.text(max_size=2), deeper),
+        max_leaves=6,
+    ).map(json.dumps)
+)
 def test_any_record_is_read_or_refused(text):
     try:
         LiveSettings(PAPER, read_changes(text))
@@ -142,11 +186,17 @@ def test_any_record_is_read_or_refused(text):
 class Teller(Watcher):
     """Changes a run as the page does: between two steps, from another thread."""
 
-    def __init__(self, told):
-        self.told, self.rows, self.steps = told, [], None
+    detail = OFF
 
-    def started(self, live, steps):
-        self.live, self.steps = live, steps
+    def __init__(self, told):
+        self.told, self.rows, self.steps, self.maps = told, [], None, []
+
+    def started(self, live, steps, parts):
+        self.live, self.steps, self.parts = live, steps, parts
+        return self.detail
+
+    def mapped(self, at, blocks, maps):
+        self.maps.append((at, blocks, maps.tensor()))
 
     def stepped(self, row):
         self.rows.append(row)
@@ -162,8 +212,8 @@ def run(model, live, told={}):  # noqa: B006
     teller, lines = Teller(told), []
     attached = attach_isa(model, live, Schedule(), "torch", lines.append, teller)
     override = attached.model_options["transformer_options"]["optimized_attention_override"]
-    around = override.live.next_step
-    override.live.next_step = lambda: (teller.before(override.live.step), around())[1]
+    around = override.live.next
+    override.live.next = lambda: (teller.before(override.live.at), around())[1]
     return sample(attached), teller, lines[0]
 
 
@@ -175,7 +225,7 @@ def test_a_change_takes_effect_at_the_next_step_and_the_record_repeats_it_bit_by
     assert teller.steps == STEPS == len(densities)
     assert max(densities[:2]) < 0.6 and densities[2] == densities[3] == 1.0 and densities[4] is None
     assert teller.rows[4]["full"] and "switched off" in teller.rows[4]["full"]
-    assert "From step 3: keep_ratio 1, dense_query_ratio 1" in summary and "From step 5: enabled False" in summary
+    assert "From model call 3: keep_ratio 1, dense_query_ratio 1" in summary and "From model call 5: enabled False" in summary
 
     final = LiveSettings(live.current, read_changes(write_changes(live.record())))
     again, _, _ = run(liveditor, final)
@@ -197,7 +247,8 @@ def test_what_each_step_reports(liveditor):  # noqa: F811
 
 
 def test_the_videos_workflow_repeats_the_changed_run(monkeypatch):
-    monkeypatch.setitem(RECORDS, "one", {"3": "[[0, {}]]", "12:7": "[[1, {}]]", "99": "[[2, {}]]", "4": ""})
+    for node, changes in {"3": "[[0, {}]]", "12:7": "[[1, {}]]", "99": "[[2, {}]]", "4": ""}.items():
+        monkeypatch.setitem(RUNS, ("one", node), Run(None, None, None, RunMaps([]), changes=changes))
     slots = [{"name": "model"}]
     workflow = {
         "nodes": [{"id": 3, "type": "x", "inputs": slots, "widgets_values": [True, ""]}, {"id": 12, "type": "uuid"}],
@@ -272,11 +323,12 @@ def test_the_estimate_is_what_a_run_measures(server, liveditor):  # noqa: F811
 
 def test_a_recorded_run_through_the_server(server, info):  # noqa: F811
     saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
-    changes = json.dumps([[0, {"keep_ratio": 0.5}], [1, {"enabled": False}]])
+    sampler = next(str(node["id"]) for node in saved["nodes"] if node["type"] == "KSampler")
+    changes = json.dumps({sampler: [[0, {"keep_ratio": 0.5}], [1, {"enabled": False}]]})
     attach = {**SMALL["LIVEditorAttachISA"], "live_changes": changes}
     run = server.run(Workflow(saved, info).prompt({**SMALL, "LIVEditorAttachISA": attach}), saved)
     assert run.error is None, run.error
-    assert "From step 2: enabled False" in server.log()
+    assert "From model call 2: enabled False" in server.log()
     bad = {**attach, "live_changes": "nonsense"}
     run = server.run(Workflow(saved, info).prompt({**SMALL, "LIVEditorAttachISA": bad}), saved)
-    assert "live_changes is a list of steps and values" in run.error
+    assert "live_changes holds lists of evaluations and values" in run.error

@@ -2,6 +2,7 @@
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 import { sourceOf } from "./isa_graph.js";
+import { t } from "./isa_text.js";
 
 const NODE = "LIVEditorDecodeVideo";
 
@@ -10,7 +11,7 @@ app.registerExtension({
     nodeCreated(node) {
         if (node.comfyClass !== NODE) return;
         const button = node.addWidget("button", "compare", null, () => compare(node), { serialize: false });
-        Object.assign(button, { label: "Compare with the source", serialize: false });
+        Object.assign(button, { label: t("Compare with the source"), serialize: false });
         const executed = node.onExecuted;
         node.onExecuted = function (output, ...rest) {
             node.isa_result = output?.images?.[0] && { ...output.images[0], ...output.liveditor_video?.[0] };
@@ -26,8 +27,8 @@ function say(detail) {
 function compare(node) {
     const result = node.isa_result;
     const source = sourceOf(node);
-    if (!result) return say("Run the workflow first: there is no edit to compare yet.");
-    if (!source) return say("The source cannot be found: it has to come from Load Video through In-Context References.");
+    if (!result) return say(t("Run the workflow first: there is no edit to compare yet."));
+    if (!source) return say(t("The source cannot be found: it has to come from Load Video through In-Context References."));
     new Comparison(address(source), address(result), result.fps || 25);
 }
 
@@ -43,20 +44,20 @@ class Comparison {
         this.dialog.innerHTML = `
             <div class="isa-stage"><video class="isa-after"></video><video class="isa-before"></video><div class="isa-line"></div></div>
             <div class="isa-bar">
-                <button data-do="back" title="One frame back (←)">◀</button>
-                <button data-do="play" title="Play or pause (space)">▶ ❚❚</button>
-                <button data-do="on" title="One frame on (→)">▶</button>
-                <input type="range" min="0" max="1000" value="0" title="Time">
+                <button data-do="back" title="${t("One frame back (←)")}">◀</button>
+                <button data-do="play" title="${t("Play or pause (space)")}">▶ ❚❚</button>
+                <button data-do="on" title="${t("One frame on (→)")}">▶</button>
+                <input type="range" min="0" max="1000" value="0" title="${t("Time")}">
                 <output></output>
-                <button data-do="near" title="Zoom: 1, 2, 4 times; drag to move (Z)">1×</button>
-                <button data-do="close" title="Close (Esc)">✕</button>
+                <button data-do="near" title="${t("Zoom: 1, 2, 4 times; drag to move (Z)")}">1×</button>
+                <button data-do="close" title="${t("Close (Esc)")}">✕</button>
             </div>`;
         const part = (name) => this.dialog.querySelector(name);
         [this.stage, this.after, this.before, this.line] = [".isa-stage", ".isa-after", ".isa-before", ".isa-line"].map(part);
         [this.time, this.label] = ["input", "output"].map(part);
         for (const [video, url] of [[this.after, after], [this.before, before]]) {
             Object.assign(video, { src: url, muted: video === this.before, loop: video === this.after, preload: "auto", playsInline: true });
-            video.onerror = () => (this.label.textContent = "A video cannot be read: is the file still there?");
+            video.onerror = () => (this.label.textContent = t("A video cannot be read: is the file still there?"));
         }
         // The source is resized to cover the edit's frame and cut at the centre, as In-Context References does.
         this.after.onloadedmetadata = () => {
@@ -153,6 +154,8 @@ class Comparison {
         // The source goes on after the edit's end, and starts again with it.
         if (!this.after.paused && Math.abs(this.before.currentTime - now) > 1.5 * this.frame) this.before.currentTime = now;
         if (document.activeElement !== this.time) this.time.value = (1000 * now) / (this.last() || 1);
-        this.label.textContent = `frame ${Math.floor(now / this.frame) + 1} of ${Math.round((this.after.duration || 0) / this.frame)}`;
+        this.label.textContent = t("frame {frame} of {frames}", {
+            frame: Math.floor(now / this.frame) + 1, frames: Math.round((this.after.duration || 0) / this.frame),
+        });
     }
 }

@@ -1,8 +1,14 @@
-// Where a node is, and how long its sequence will be.
+// Where a node is, and what lies around it.
+import { app } from "/scripts/app.js";
+
+const REFERENCES = "LIVEditorInContextReferences";
+const SUBGRAPH_INPUT = -10; // core's id for where a subgraph's inputs come from
+
+export const root = () => app.rootGraph ?? app.graph;
 
 // The node of an execution id: "12:7" is number 7 in the subgraph that number 12 is an instance of.
-export function nodeAt(app, id) {
-    let graph = app.rootGraph ?? app.graph;
+export function nodeAt(id) {
+    let graph = root();
     let node = null;
     for (const part of String(id).split(":")) {
         node = graph?.getNodeById(Number(part)) ?? null;
@@ -11,11 +17,43 @@ export function nodeAt(app, id) {
     return node;
 }
 
-// [target, context] in tokens before any run: of the In-Context References beside the node, else of 81 frames of 832×480.
+// Whether a node is part of the workflow that is open.
+export function isInUse(node) {
+    const { graph } = node;
+    const known = graph && (graph === root() || root().subgraphs?.get(graph.id) === graph);
+    return known && graph.getNodeById(node.id) === node;
+}
+
+// The nodes that are instances of a subgraph.
+function hostsOf(graph) {
+    const graphs = [root(), ...(root().subgraphs?.values() ?? [])];
+    return graphs.flatMap((each) => each.nodes).filter((node) => node.subgraph === graph);
+}
+
+// How many times a node is part of the workflow: every instance of its subgraph counts.
+export function instances(node) {
+    return node.graph === root() ? 1 : hostsOf(node.graph).reduce((sum, host) => sum + instances(host), 0);
+}
+
+// The widget that a node's value comes from: its own, or the one it was promoted to on the subgraph's node; null for a value
+// that another node makes, or that the subgraph's nodes do not have in common.
+export function control(node, name) {
+    const widget = node.widgets?.find((each) => each.name === name);
+    const input = node.inputs?.find((each) => each.widget?.name === name);
+    if (!widget || input?.link == null) return widget ?? null;
+    const link = node.graph?.links.get(input.link);
+    if (Number(link?.origin_id) !== SUBGRAPH_INPUT) return null;
+    const hosts = hostsOf(node.graph);
+    const outer = hosts[0]?.inputs[link.origin_slot];
+    return hosts.length === 1 && outer ? control(hosts[0], outer.widget?.name ?? outer.name) : null;
+}
+
+// [target, context] in tokens before any run: of the In-Context References beside the node, else of 81 frames; its size, or a usual one.
 export function tokensAhead(node) {
-    const beside = node.graph?.nodes?.find((other) => other.type === "LIVEditorInContextReferences");
-    const value = (name) => beside?.widgets?.find((widget) => widget.name === name)?.value;
-    const [width, height, frames] = [value("size.width") ?? 832, value("size.height") ?? 480, value("length") || 81];
+    const beside = node.graph?.nodes?.find((other) => other.type === REFERENCES);
+    const value = (name) => beside && control(beside, name)?.value;
+    const usual = value("size") === "closest bucket" ? [960, 544] : [832, 480];
+    const [width, height, frames] = [value("size.width") ?? usual[0], value("size.height") ?? usual[1], value("length") || 81];
     const tokens = Math.ceil((frames + 3) / 4) * Math.ceil(width / 16) * Math.ceil(height / 16);
     return [tokens, tokens];
 }
@@ -28,13 +66,13 @@ export function sourceOf(node) {
         const next = waiting.shift();
         if (seen.has(next)) continue;
         seen.add(next);
-        const wanted = next.type === "LIVEditorInContextReferences" ? next.inputs.filter((input) => input.name === "video") : next.inputs ?? [];
+        const wanted = next.type === REFERENCES ? next.inputs.filter((input) => input.name === "video") : next.inputs ?? [];
         for (const input of wanted) {
             const link = input.link != null && next.graph?.links?.get(input.link);
             const origin = link && next.graph.getNodeById(link.origin_id);
             if (!origin) continue;
-            if (next.type === "LIVEditorInContextReferences" && origin.type === "LoadVideo") {
-                const name = String(origin.widgets.find((widget) => widget.name === "file").value);
+            if (next.type === REFERENCES && origin.type === "LoadVideo") {
+                const name = String(control(origin, "file").value);
                 const cut = name.lastIndexOf("/");
                 return { filename: name.slice(cut + 1), subfolder: name.slice(0, Math.max(0, cut)), type: "input" };
             }

@@ -1,19 +1,21 @@
 // Presets of Attach ISA. docs/fidelity.md has what they were measured to cost; "Paper" is the paper's, exactly.
+import { t } from "./isa_text.js";
+
 export const PRESETS = {
     Lossless: {
-        title: "Everything exact: full attention through ISA's path, for comparison. Saves nothing.",
+        title: () => t("Everything exact: full attention through ISA's path, for comparison. Saves nothing."),
         values: { keep_ratio: 1, dense_query_ratio: 1, exact_ratio: 1 },
     },
     Even: {
-        title: "Keeps all of the context and no dense queries. Costs what Paper costs; nearer to full attention on LIVEditor-tiny.",
+        title: () => t("Keeps all of the context and no dense queries. Costs what Paper costs; nearer to full attention on LIVEditor-tiny."),
         values: { keep_ratio: 1, dense_query_ratio: 0, exact_ratio: 0.28 },
     },
     Paper: {
-        title: "The paper's ratios.",
+        title: () => t("The paper's ratios."),
         values: { keep_ratio: 0.125, dense_query_ratio: 0.5, exact_ratio: 0.0625 },
     },
     Turbo: {
-        title: "Like Even, at less than half the cost.",
+        title: () => t("Like Even, at less than half the cost."),
         values: { keep_ratio: 1, dense_query_ratio: 0, exact_ratio: 0.125 },
     },
 };
@@ -23,7 +25,13 @@ for (const preset of Object.values(PRESETS)) preset.values = { ...REST, ...prese
 
 // Whether settings are a preset's. Sliders keep four decimals or fewer.
 export function matches(preset, values) {
-    return !!values && Object.entries(preset).every(([name, value]) =>
+    return !!values && Object.entries(preset ?? {}).every(([name, value]) =>
         typeof value === "number" ? Math.abs(values[name] - value) < 1e-6 : values[name] === value,
     );
+}
+
+// The user's own, which are stored with the workflow; a workflow may bring anything.
+export function ownPresets(node) {
+    const own = Object.entries(node.properties?.isa_presets ?? {});
+    return Object.fromEntries(own.filter(([, values]) => values && typeof values === "object"));
 }

@@ -1,16 +1,18 @@
 // The settings of an Attach ISA node that may change during a run, by the server's names.
+import { control } from "./isa_graph.js";
+
 export const LIVE = [
     "enabled", "keep_ratio", "dense_query_ratio", "sharpness_threshold", "exact_ratio", "sharpness", "context_tail",
 ];
 
 const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold" };
 const widgetName = (name) => (name in ROUTING ? `routing.${name}` : name);
-const find = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
 // {name: value}, with that of the two ways to route which is chosen; null while the page still makes the node.
 export function read(node) {
-    const found = LIVE.map((name) => [name, find(node, widgetName(name))]).filter(([, widget]) => widget);
-    return found.some(([name]) => name === "keep_ratio") ? Object.fromEntries(found.map(([name, widget]) => [name, widget.value])) : null;
+    if (!node.widgets?.some((widget) => widget.name === "keep_ratio")) return null;
+    const found = LIVE.map((name) => [name, control(node, widgetName(name))]).filter(([, widget]) => widget);
+    return Object.fromEntries(found.map(([name, widget]) => [name, widget.value]));
 }
 
 export function write(node, values) {
@@ -23,8 +25,13 @@ export function write(node, values) {
 }
 
 function set(node, name, value) {
-    const widget = find(node, name);
+    const widget = control(node, name);
     if (!widget || widget.value === value) return;
     widget.value = value;
     widget.callback?.(value);
+}
+
+// The names whose values in `theirs` are others than those that `mine` has.
+export function differing(mine, theirs) {
+    return Object.keys(mine).filter((name) => name in theirs && mine[name] !== theirs[name]);
 }

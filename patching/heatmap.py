@@ -1,0 +1,89 @@
+"""Where ISA kept context, found attention sharp and attended densely: reduced on the GPU, encoded elsewhere."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+
+from ..isa_core import ISAStats
+from .read_back import ReadBack
+
+OFF, THUMBNAIL, EVERY_BLOCK = "off", "thumbnail", "every transformer block"
+DETAILS = (OFF, THUMBNAIL, EVERY_BLOCK)
+
+MEAN = -1
+"""In place of a transformer block: the mean of those that are sampled."""
+
+HEADS, BLOCKS = 8, 4
+"""Sampled, evenly spread; of a model's 40 and 40 enough to see by."""
+
+MOST_BLOCKS = 16_384
+"""Longer sequences (a million tokens) have no heat map: it would be most of the page's traffic."""
+
+
+@dataclass(frozen=True)
+class EncodedMap:
+    """One heat map in bytes: three rows of as many bytes as the sequence has blocks.
+
+    kept: share of heads that kept a context block. dense: share of heads in which a query block attended exactly.
+    sharpness: its logarithm, from `sharpness_range[0]` as 0 to `sharpness_range[1]` as 255.
+    """
+
+    kept: bytes
+    dense: bytes
+    sharpness: bytes
+    sharpness_range: tuple[float, float]
+
+
+class HeatMaps:
+    """Collects the calls of one evaluation of the model. Reads nothing back from the device by itself."""
+
+    def __init__(self, detail: str):
+        self.detail = detail
+        self._sums: dict[int, torch.Tensor] = {}
+        self._calls: dict[int, int] = defaultdict(int)
+
+    def add(self, stats: ISAStats, transformer_block: int, of_blocks: int):
+        sampled = transformer_block % max(1, of_blocks // BLOCKS) == 0
+        blocks = stats.sharpness.shape[2]
+        wanted = self.detail == EVERY_BLOCK or (self.detail == THUMBNAIL and sampled)
+        if not wanted or blocks > MOST_BLOCKS:
+            return
+        found = _reduce(stats, blocks)
+        for key in [transformer_block] * (self.detail == EVERY_BLOCK) + [MEAN] * sampled:
+            # Calls may have run on several GPUs.
+            self._sums[key] = self._sums[key] + found.to(self._sums[key].device) if key in self._sums else found
+            self._calls[key] += 1
+
+    def take(self) -> tuple[list[int], ReadBack] | None:
+        """(transformer block or MEAN of each, their [3, blocks] maps on the way to the CPU), and begin anew."""
+        if not self._sums:
+            return None
+        keys = sorted(self._sums)
+        device = self._sums[keys[0]].device
+        maps = torch.stack([self._sums[key].to(device) / self._calls[key] for key in keys])
+        self._sums, self._calls = {}, defaultdict(int)
+        return keys, ReadBack(maps)
+
+
+def _reduce(stats: ISAStats, blocks: int) -> torch.Tensor:
+    """[3, blocks]: kept, dense, sharpness; means over batch and sampled heads."""
+    every = max(1, stats.sharpness.shape[1] // HEADS)
+    dense, sharpness, chosen = (each[:, ::every] for each in (stats.dense_queries, stats.sharpness, stats.kept_context))
+    lists = chosen.flatten(0, 1)
+    ones = torch.ones((), device=lists.device).expand(lists.numel())
+    kept = torch.zeros(blocks, device=lists.device).scatter_add_(0, lists.flatten().long(), ones) / len(lists)
+    return torch.stack([kept, dense.float().mean((0, 1)), sharpness.float().mean((0, 1))])
+
+
+def encode(maps: torch.Tensor) -> EncodedMap:
+    """[3, blocks] float on the CPU -> bytes."""
+    kept, dense, sharpness = maps
+    # No attention is sharper than 1; where it is even, its variance is 0.
+    levels = sharpness.clamp_min(1e-12).log10()
+    low, high = float(levels.min()), float(levels.max())
+    scaled = (levels - low) / max(high - low, 1e-6)
+    rows = [(row.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes() for row in (kept, dense, scaled)]
+    return EncodedMap(*rows, (low, high))

@@ -1,0 +1,66 @@
+"""What the token groups of a sampling run show: their grids, and frames to draw a heat map over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import comfy.model_management
+import torch
+
+from .native_context import token_grid
+
+FRAMES = "liveditor_isa_frames"
+"""Conditioning key beside `context_latents`: for every context its frames, [T, h, w, 3] uint8, one per latent frame."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A token group: the target, or one context.
+
+    grid: tokens over time, height and width, in raster order. frames: [T, h, w, 3] uint8, or None.
+    """
+
+    grid: tuple[int, int, int]
+    frames: torch.Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        return prod(self.grid)
+
+
+def scene(guider, noise: torch.Tensor) -> list[Part]:
+    """The parts of what `guider` (core's CFGGuider, before it samples) is to sample: the target, then the contexts.
+
+    Nothing without context, or where no single video is denoised. The target is drawn over the first context: an edit
+    has its source's shape.
+    """
+    cond = next((cond for conds in guider.conds.values() for cond in conds if cond.get("context_latents")), None)
+    patch_size = getattr(guider.model_patcher.model.diffusion_model, "patch_size", None)
+    if cond is None or patch_size is None or noise.ndim != 5:
+        return []
+    latents = cond["context_latents"]
+    frames = cond.get(FRAMES) or [_frames_of(latent, guider.model_patcher.model.latent_format) for latent in latents]
+    target = token_grid(noise, patch_size)
+    contexts = [Part(token_grid(latent, patch_size), shown) for latent, shown in zip(latents, frames)]
+    return [Part(target, contexts[0].frames if contexts[0].grid == target else None), *contexts]
+
+
+def _frames_of(latent: torch.Tensor, latent_format) -> torch.Tensor | None:
+    """[1, C, T, h, w] -> [T, h, w, 3] as core's own preview of a latent shows it."""
+    if latent_format.latent_rgb_factors is None:
+        return None
+    latent = latent_format.process_in(latent[:1].float().cpu())[0]
+    factors = torch.tensor(latent_format.latent_rgb_factors)
+    bias = torch.tensor(latent_format.latent_rgb_factors_bias or [0.0, 0.0, 0.0])
+    colours = torch.einsum("cthw,cd->thwd", latent, factors) + bias
+    return ((colours + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+
+
+def shown_frames(frames: torch.Tensor, height: int = 160) -> torch.Tensor:
+    """[4n+1, H, W, 3] in 0..1 -> [n+1, h, w, 3] uint8 of at most that height: one for each latent frame."""
+    every = frames[::4].movedim(-1, 1)
+    scale = min(1.0, height / every.shape[2])
+    size = [max(1, round(side * scale)) for side in every.shape[2:]]
+    small = torch.cat([torch.nn.functional.interpolate(frame[None].float(), size, mode="area") for frame in every])
+    return (small * 255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).to(comfy.model_management.intermediate_device())

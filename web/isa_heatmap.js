@@ -1,0 +1,223 @@
+// Heat maps over the frames: which context was kept, where attention is sharp, where queries attended densely.
+import { api } from "/scripts/api.js";
+import { post } from "./isa_requests.js";
+import { t } from "./isa_text.js";
+
+const MEAN = -1; // in place of a transformer block: the mean of a few
+const RAMP = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64], [240, 249, 33]];
+const OPACITY = 0.55;
+
+// 0..255 -> [r, g, b]
+const COLOURS = Array.from({ length: 256 }, (_, value) => {
+    const at = (value / 255) * (RAMP.length - 1);
+    const low = Math.min(Math.floor(at), RAMP.length - 2);
+    return RAMP[low].map((from, channel) => Math.round(from + (at - low) * (RAMP[low + 1][channel] - from)));
+});
+
+const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+
+// The token groups of a run and the frames they stand for.
+class Scene {
+    constructor({ execution, node, grids, block }) {
+        Object.assign(this, { execution, node, block });
+        let first = 0;
+        this.parts = (grids ?? []).map((grid) => {
+            const part = { grid, first, sheet: null };
+            first += Math.ceil((grid[0] * grid[1] * grid[2]) / block);
+            return part;
+        });
+        this.blocks = first;
+    }
+
+    // The picture of a part's frames; null where there is none, or not yet.
+    sheet(number, arrived) {
+        const part = this.parts[number];
+        if (!part.sheet) {
+            part.sheet = new Image();
+            part.sheet.onload = arrived;
+            const query = new URLSearchParams({ execution: this.execution, node: this.node, part: number });
+            part.sheet.src = api.apiURL(`/liveditor_isa/frames?${query}`);
+        }
+        return part.sheet.complete && part.sheet.naturalWidth ? part.sheet : null;
+    }
+
+    // One latent frame of a part with its row of the map over it.
+    draw(canvas, number, frame, row, width, arrived) {
+        const { grid: [frames, tall, wide], first } = this.parts[number];
+        Object.assign(canvas, { width, height: Math.round((width * tall) / wide) });
+        const context = canvas.getContext("2d");
+        const sheet = this.sheet(number, arrived);
+        if (sheet) {
+            const across = Math.ceil(Math.sqrt(frames));
+            const [w, h] = [sheet.naturalWidth / across, sheet.naturalHeight / Math.ceil(frames / across)];
+            context.filter = "grayscale(1)"; // the colours are the map's
+            context.drawImage(sheet, (frame % across) * w, Math.floor(frame / across) * h, w, h, 0, 0, canvas.width, canvas.height);
+            context.filter = "none";
+        }
+        const heat = new OffscreenCanvas(wide, tall);
+        const pixels = new ImageData(wide, tall);
+        for (let token = 0; token < wide * tall; token++) {
+            // Blocks are runs of tokens in reading order, frame after frame.
+            const value = row[first + Math.floor((frame * wide * tall + token) / this.block)];
+            pixels.data.set([...COLOURS[value], 255 * (sheet ? OPACITY : 1)], 4 * token);
+        }
+        heat.getContext("2d").putImageData(pixels, 0, 0);
+        context.imageSmoothingEnabled = false;
+        context.drawImage(heat, 0, 0, canvas.width, canvas.height);
+    }
+}
+
+// The small one on the node: kept context of the last model call. Moving the mouse over it goes through the frames.
+export class Thumbnail {
+    constructor(canvas) {
+        this.canvas = canvas;
+        this.place = 0.5;
+        canvas.hidden = true;
+        canvas.title = t("Context that was kept, from none to all heads. Click for more.");
+        canvas.onpointermove = (event) => {
+            this.place = Math.min(1, Math.max(0, event.offsetX / canvas.clientWidth));
+            this.draw();
+        };
+        canvas.onclick = () => new HeatMapDialog(this.scene, this.at, this.frame).open();
+    }
+
+    begin(event) {
+        this.scene = new Scene(event);
+        this.kept = null;
+        this.canvas.hidden = true;
+    }
+
+    show({ at, kept }) {
+        if (!this.scene?.parts.length) return;
+        this.at = at;
+        this.kept = bytes(kept);
+        this.canvas.hidden = false;
+        this.draw();
+    }
+
+    get frame() {
+        const frames = this.scene.parts[1].grid[0];
+        return Math.min(frames - 1, Math.floor(this.place * frames));
+    }
+
+    draw() {
+        if (this.kept) this.scene.draw(this.canvas, 1, this.frame, this.kept, 192, () => this.draw());
+    }
+}
+
+const LAYERS = { kept: "Kept context", dense: "Dense queries", sharpness: "Sharpness" };
+
+class HeatMapDialog {
+    constructor(scene, at, frame) {
+        Object.assign(this, { scene, at, frame, found: new Map() });
+        this.dialog = document.createElement("dialog");
+        this.dialog.className = "isa-maps";
+        const layers = Object.entries(LAYERS).map(([name, label]) => `<option value="${name}">${t(label)}</option>`).join("");
+        const slider = (name, label) => `<label>${t(label)} <input type="range" data-of="${name}" min="0" step="1"><output></output></label>`;
+        this.dialog.innerHTML = `
+            <div class="isa-picture"><canvas></canvas></div>
+            <div class="isa-bar">
+                <select data-of="layer">${layers}</select><select data-of="part"></select>
+                <span class="isa-legend"><i></i><b></b><em></em></span>
+                <button data-do="play">▶ ❚❚</button><button data-do="close" title="${t("Close (Esc)")}">✕</button>
+            </div>
+            <div class="isa-bar">${slider("frame", "Frame")}${slider("call", "Model call")}${slider("block", "Transformer block")}</div>
+            <div class="isa-note"></div>`;
+        const part = (name) => this.dialog.querySelector(name);
+        this.canvas = part("canvas");
+        this.note = part(".isa-note");
+        [this.layer, this.part] = ["layer", "part"].map((name) => part(`[data-of=${name}]`));
+        this.sliders = Object.fromEntries(["frame", "call", "block"].map((name) => [name, part(`input[data-of=${name}]`)]));
+        this.legend = part(".isa-legend");
+        this.layer.onchange = () => {
+            this.fillParts();
+            this.draw();
+        };
+        this.part.onchange = () => this.draw();
+        for (const slider of Object.values(this.sliders)) slider.oninput = () => this.draw();
+        this.dialog.onclick = ({ target }) => ({ play: () => this.play(), close: () => this.dialog.close() })[target.dataset?.do]?.();
+        this.dialog.onkeydown = (event) => event.stopPropagation(); // the canvas has shortcuts of its own
+        this.dialog.onclose = () => {
+            clearInterval(this.playing);
+            this.dialog.remove();
+        };
+    }
+
+    async open() {
+        document.body.append(this.dialog);
+        this.dialog.showModal();
+        const { execution, node } = this.scene;
+        const { found, error } = await post("maps", { execution, node });
+        if (error) return (this.note.textContent = t("The heat maps are gone: run the workflow again."));
+        this.calls = [...new Set(found.map(([at]) => at))];
+        this.transformer = [...new Set(found.map(([, block]) => block))];
+        const { frame, call, block } = this.sliders;
+        frame.max = this.scene.parts[1].grid[0] - 1;
+        frame.value = this.frame;
+        call.max = this.calls.length - 1;
+        call.value = Math.max(0, this.calls.indexOf(this.at));
+        block.max = this.transformer.length - 1;
+        block.value = 0;
+        block.disabled = this.transformer.length < 2;
+        if (block.disabled) this.note.textContent = t("The mean of a few transformer blocks. Settings → LIVEditor → Heat maps has each one recorded.");
+        this.fillParts();
+        this.draw();
+    }
+
+    // Context is kept or not; queries are the target's and the context's.
+    fillParts() {
+        const chosen = this.part.value;
+        const named = (number) => [t("Edit"), t("Source")][number] ?? t("Reference {number}", { number: number - 1 });
+        const from = this.layer.value === "kept" ? 1 : 0;
+        const numbers = this.scene.parts.map((_, number) => number).slice(from);
+        this.part.replaceChildren(...numbers.map((number) => new Option(named(number), number)));
+        if (numbers.includes(Number(chosen)) && chosen) this.part.value = chosen;
+    }
+
+    async mapOf(at, block) {
+        const key = `${at} ${block}`;
+        if (!this.found.has(key)) {
+            const { execution, node } = this.scene;
+            const found = await post("map", { execution, node, at, block });
+            if (found.error) return null;
+            for (const name of Object.keys(LAYERS)) found[name] = bytes(found[name]);
+            this.found.set(key, found);
+        }
+        return this.found.get(key);
+    }
+
+    async draw() {
+        const { frame, call, block } = this.sliders;
+        const number = Number(this.part.value);
+        const [frames] = this.scene.parts[number].grid;
+        frame.max = frames - 1;
+        const [at, transformer] = [this.calls[call.value], this.transformer[block.value]];
+        frame.nextElementSibling.textContent = `${Number(frame.value) + 1} / ${frames}`;
+        call.nextElementSibling.textContent = at + 1;
+        block.nextElementSibling.textContent = transformer === MEAN ? t("mean") : transformer;
+        const asked = (this.asked = {});
+        const found = await this.mapOf(at, transformer);
+        if (asked !== this.asked) return; // moved on meanwhile
+        if (!found) return (this.note.textContent = t("There is no map of this block at this model call."));
+        const width = Math.min(1280, Math.max(320, this.canvas.parentElement.clientWidth));
+        this.scene.draw(this.canvas, number, Number(frame.value), found[this.layer.value], width, () => this.draw());
+        const [low, high] = this.legend.querySelectorAll("b, em");
+        const sharp = this.layer.value === "sharpness";
+        const range = sharp ? found.sharpness_range.map((power) => `1e${power.toFixed(1)}`) : ["0 %", "100 %"];
+        [low.textContent, high.textContent] = range;
+        this.legend.title = sharp ? t("Mean over heads, on a logarithmic scale") : t("Share of the attention heads");
+    }
+
+    play() {
+        if (this.playing) {
+            clearInterval(this.playing);
+            this.playing = null;
+            return;
+        }
+        const { frame } = this.sliders;
+        this.playing = setInterval(() => {
+            frame.value = (Number(frame.value) + 1) % (Number(frame.max) + 1);
+            this.draw();
+        }, 250);
+    }
+}

@@ -1,0 +1,18 @@
+// Requests to the pack's own routes.
+import { api } from "/scripts/api.js";
+import { t } from "./isa_text.js";
+
+// The server's answer; {error, status} for what it refuses, and without a status where there is no answer.
+export async function post(path, body) {
+    try {
+        const answer = await api.fetchApi(`/liveditor_isa/${path}`, {
+            method: "POST",
+            headers: { "Content-Type": "application/json" },
+            body: JSON.stringify(body),
+        });
+        const content = await answer.json();
+        return answer.ok ? content : { error: content.error ?? answer.statusText, status: answer.status };
+    } catch {
+        return { error: t("The server does not answer.") };
+    }
+}

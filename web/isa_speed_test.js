@@ -1,0 +1,61 @@
+// The command that runs the open workflow twice, with full attention and with ISA, and says what either took.
+import { app } from "/scripts/app.js";
+import { api } from "/scripts/api.js";
+import { t } from "./isa_text.js";
+
+const NODE = "LIVEditorAttachISA";
+
+const say = (severity, detail, life) => app.extensionManager.toast.add({ severity, summary: t("ISA speed test"), detail, life });
+const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
+
+export async function speedTest() {
+    const { output, workflow } = await app.graphToPrompt();
+    if (!Object.values(output).some((node) => node.class_type === NODE)) {
+        return say("warn", t("This workflow has no Attach ISA node."), 8000);
+    }
+    say("info", t("The workflow runs twice, first with full attention. You can go on working."), 8000);
+    const seed = Math.floor(Math.random() * 2 ** 32);
+    try {
+        const full = await paceOf(variant(output, false, seed), workflow);
+        const isa = await paceOf(variant(output, true, seed), workflow);
+        say("success", t("ISA {isa} s, full attention {full} s per model call: {times}× as fast.", {
+            isa: isa.toPrecision(3), full: full.toPrecision(3), times: (full / isa).toFixed(2),
+        }));
+    } catch (error) {
+        say("error", error.message);
+    }
+}
+
+// A new seed, or the server would have the result already.
+function variant(output, enabled, seed) {
+    const changed = structuredClone(output);
+    for (const { class_type, inputs } of Object.values(changed)) {
+        if (class_type === NODE) Object.assign(inputs, { enabled, live_changes: "" });
+        for (const name of ["seed", "noise_seed"]) if (typeof inputs[name] === "number") inputs[name] = seed;
+    }
+    return changed;
+}
+
+// Median seconds of a model call, without the first one, which compiles and loads.
+async function paceOf(output, workflow) {
+    const seconds = [];
+    const listening = new AbortController();
+    const on = (name, act) => api.addEventListener(name, act, { signal: listening.signal });
+    let execution;
+    try {
+        await new Promise((resolve, reject) => {
+            const ours = (act) => ({ detail }) => (detail.prompt_id ?? detail.execution) === execution && act(detail);
+            on("liveditor_isa.run", ours((event) => event.type === "step" && seconds.push(event.seconds)));
+            on("execution_success", ours(resolve));
+            on("execution_error", ours((event) => reject(new Error(event.exception_message))));
+            on("execution_interrupted", ours(() => reject(new Error(t("Stopped.")))));
+            on("reconnected", () => reject(new Error(t("The server does not answer."))));
+            api.queuePrompt(0, { output, workflow }).then((answer) => (execution = answer.prompt_id), reject);
+        });
+    } finally {
+        listening.abort();
+    }
+    const later = seconds.slice(seconds.length > 1 ? 1 : 0);
+    if (!later.length) throw new Error(t("No model call went through Attach ISA."));
+    return median(later);
+}
