@@ -26,16 +26,23 @@ def browser():
 
 @pytest.fixture(params=["canvas nodes", "Vue nodes"])
 def page(browser, server, request):
-    """The page without its first-run dialogs, in both ways of drawing nodes; any uncaught error fails the test."""
-    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": request.param == "Vue nodes"})
-    page, errors = browser.new_page(viewport={"width": 1600, "height": 1000}), []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(server.url)
-    page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)
-    page.wait_for_selector("canvas")
+    """The page in both ways of drawing nodes; any uncaught error fails the test."""
+    errors = []
+    page = open_page(browser, server, request.param == "Vue nodes", lambda error: errors.append(str(error)))
     yield page
     page.close()
     assert not errors
+
+
+def open_page(browser, server, vue: bool, on_error=print):
+    """Without its first-run dialogs."""
+    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue})
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.on("pageerror", on_error)
+    page.goto(server.url)
+    page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)
+    page.wait_for_selector("canvas")
+    return page
 
 
 def drop(page, path, mime: str):
