@@ -13,7 +13,7 @@ from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.nodes.live import RUNS, Run, RunMaps, with_live_changes
 from liveditor_isa.nodes.routes import LARGEST_BODY
 from liveditor_isa.patching.attach import Watcher, attach_isa
-from liveditor_isa.patching.heatmap import EVERY_BLOCK, MEAN, OFF, THUMBNAIL, encode
+from liveditor_isa.patching.heatmap import OFF
 from liveditor_isa.patching.live import LiveSettings, Settings, read_changes, write_changes
 from liveditor_isa.patching.schedule import Schedule
 from test_attach import STEPS, liveditor, sample  # noqa: F401

@@ -34,7 +34,7 @@ def page(browser, server, request):
     assert not errors
 
 
-def open_page(browser, server, vue: bool, on_error=print):
+def open_page(browser, server, vue: bool, on_error=lambda error: None):
     """Without its first-run dialogs."""
     server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue})
     page = browser.new_page(viewport={"width": 1600, "height": 1000})

@@ -41,8 +41,8 @@ async function catchUp() {
 // How much of heat maps the server is to make for this page.
 const detail = {
     told: null,
-    tell() {
-        const wanted = { client: api.clientId, maps: setting("HeatMaps") };
+    tell(maps = setting("HeatMaps")) {
+        const wanted = { client: api.clientId, maps };
         if (!wanted.client || JSON.stringify(wanted) === this.told) return;
         this.told = JSON.stringify(wanted);
         post("detail", wanted);
@@ -90,7 +90,7 @@ app.registerExtension({
             type: "combo",
             options: ["off", "thumbnail", "every transformer block"],
             defaultValue: "thumbnail",
-            onChange: () => detail.tell(),
+            onChange: (maps) => detail.tell(maps), // before it is stored
         },
     ],
     commands: [
