@@ -8,6 +8,7 @@ in it. The panel's cost per step hardly depends on the number of blocks, so its 
 Needs ComfyUI in COMFYUI_PATH, and a GPU.
 """
 
+# ruff: noqa: E402  ComfyUI is found, and told of the GPU, before its modules are imported.
 from __future__ import annotations
 
 import argparse

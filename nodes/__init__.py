@@ -5,9 +5,9 @@ from comfy_api.latest import ComfyExtension, io
 from ..liveditor.architecture import register
 from .attach import AttachISA
 from .decode import DecodeVideo
-from .routes import add_routes
 from .load import LoadLIVEditor
 from .references import InContextReferences
+from .routes import add_routes
 
 
 class LIVEditorExtension(ComfyExtension):
