@@ -1,6 +1,7 @@
 """Training of the VAE's decoder alone: it learns, and nobody who holds latents of that VAE notices."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,3 +76,15 @@ def test_a_whole_run(export, tmp_path):
     log = [json.loads(line) for line in (tmp_path / decoder.LOG).read_text().splitlines()]
     assert log[-2]["step"] == log[-1]["steps"] == SETTINGS.steps and log[-1]["psnr"] > 0
     assert (tmp_path / vae.SHEET).stat().st_size > 1000
+
+
+def test_a_vae_that_was_trained_further_gets_a_new_decoder(tmp_path, caplog):
+    settings, decoders = replace(SETTINGS, steps=2), []
+    for steps in (1, 2):
+        vae.train_vae(tmp_path, 1, "cpu", vae.VAESettings(dim=8, steps=steps, clips=4, frames=5, size=32))
+        train_decoder(tmp_path, 1, "cpu", settings)
+        decoders.append(load_file(tmp_path / vae.EXPORT)["decoder.conv1.weight"])
+    assert not torch.equal(*decoders)
+    log = [json.loads(line) for line in (tmp_path / decoder.LOG).read_text().splitlines()]
+    assert [entry["step"] for entry in log if "step" in entry] == [2, 2]
+    assert caplog.text.count("starts anew") == caplog.text.count("another VAE than this one of 2 steps") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from .processes import own_seed, rank, wait
 from .run import descend, half_cosine, log_line, replace_file, run_until
 
 CHECKPOINT, LOG, STEPS = "decoder_checkpoint.pt", "decoder_log.jsonl", "decoder_steps"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class DecoderTrainer:
         """Of each latent channel, [16, 1, 1, 1]: what noise is measured by."""
         self.done = self.started = steps_done(export)
         """Steps so far, and where the optimiser began."""
+        self.vae_steps = vae.steps_done(export)
 
     def step(self) -> dict[str, torch.Tensor]:
         """One step; loss and PSNR of its batch, still on the device."""
@@ -90,6 +94,7 @@ class DecoderTrainer:
 
     def save(self, path: Path):
         state = {
+            "vae_steps": self.vae_steps,
             "done": self.done,
             "started": self.started,
             "weights": [weight.detach() for weight in self.weights],
@@ -100,7 +105,11 @@ class DecoderTrainer:
 
     @torch.no_grad()
     def load(self, path: Path):
+        """Ignores a checkpoint that was trained against a VAE of other steps, and logs that: its decoder knows other latents."""
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if state.get("vae_steps") != self.vae_steps:
+            log.warning("%s is of another VAE than this one of %d steps: the decoder starts anew.", path, self.vae_steps)
+            return
         for weight, saved in zip(self.weights, state["weights"]):
             weight.copy_(saved)
         self.averaged = state["averaged"]

@@ -360,10 +360,13 @@ def train_vae(
 
 def is_finished(folder: Path, settings: VAESettings) -> bool:
     """Whether the folder holds the export of a run that took all its steps."""
-    if not (folder / EXPORT).exists():
-        return False
-    with safe_open(folder / EXPORT, "pt") as file:
-        return int((file.metadata() or {}).get("steps", 0)) >= settings.steps
+    return (folder / EXPORT).exists() and steps_done(folder / EXPORT) >= settings.steps
+
+
+def steps_done(export: Path) -> int:
+    """What an exported VAE was trained for, before its decoder alone."""
+    with safe_open(export, "pt") as file:
+        return int((file.metadata() or {}).get("steps", 0))
 
 
 def load_export(path: Path, device: torch.device | str) -> WanVAE:
