@@ -401,7 +401,8 @@ def test_another_workflow_that_is_opened_in_mid_run_is_left_alone(graph):
         mine,
     )
     graph.wait_for_function(f"() => {ISA}?.widgets.find(widget => widget.name === 'live_changes').value", timeout=20_000)
-    assert widget(graph, "live_changes") == events[-1]["changes"] and widget(graph, "keep_ratio") == 0.75
+    end = next(event for event in events if event["type"] == "ended")
+    assert widget(graph, "live_changes") == end["changes"] and widget(graph, "keep_ratio") == 0.75
 
 
 @one_way

@@ -10,6 +10,7 @@ import pytest
 import torch
 from comfy_headless import ROOT, PromptRefused
 from make_tiny_model import ENCODER, PLAIN_WAN, VAE, diffusion_weights
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from workflow_api import BYPASSED, Workflow
 
@@ -87,6 +88,21 @@ def test_example_workflow_gives_the_edited_video(server, workflow, saved):
     assert ("LIVEditorDecodeVideo", 9, 9) in seen
     told = run.texts[str(workflow.find("Attach ISA")["id"])][-1]
     assert told.startswith("ISA: 8 attention calls") and "on torch (" in told
+
+
+@pytest.mark.parametrize("name", ["liveditor_reference_image", "liveditor_speed_test", "liveditor_tiny_ab_isa_vs_full"])
+def test_the_other_examples_run(server, info, name, tmp_path):
+    """Bernini's is below, LIVEditor-tiny's in test_included.py."""
+    reference = tmp_path / "reference.png"
+    Image.new("RGB", (96, 64), "red").save(reference)
+    saved = json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+    small = changed(LoadImage={"image": server.add_input(reference)})
+    changes = {node.get("title") or node["type"]: small[node["type"]] for node in saved["nodes"] if node["type"] in small}
+    prompt = Workflow(saved, info).prompt(changes)
+    run = server.run(prompt, saved)
+    assert run.error is None, run.error
+    videos = [output["images"][0]["filename"] for output in run.outputs.values() if "images" in output]
+    assert len(videos) == sum(node["type"] == "LIVEditorDecodeVideo" for node in saved["nodes"])
 
 
 def test_bernini_workflow_runs_with_isa_on_both_models(server, info):
