@@ -35,14 +35,15 @@ def scene(guider, noise: torch.Tensor) -> list[Part]:
     Nothing without context, or where no single video is denoised. The target is drawn over the first context: an edit
     has its source's shape.
     """
-    cond = next((cond for conds in guider.conds.values() for cond in conds if cond.get("context_latents")), None)
-    patch_size = getattr(guider.model_patcher.model.diffusion_model, "patch_size", None)
-    if cond is None or patch_size is None or noise.ndim != 5:
+    network, latent_format = (getattr(guider.model_patcher.model, name) for name in ("diffusion_model", "latent_format"))
+    cond = next((cond for conds in guider.conds.values() for cond in conds if "context_latents" in cond), {})
+    latents = cond.get("context_latents")
+    videos = [noise, *latents] if isinstance(latents, list) and latents else []
+    if not videos or not hasattr(network, "patch_size") or any(latent.ndim != 5 for latent in videos):
         return []
-    latents = cond["context_latents"]
-    frames = cond.get(FRAMES) or [_frames_of(latent, guider.model_patcher.model.latent_format) for latent in latents]
-    target = token_grid(noise, patch_size)
-    contexts = [Part(token_grid(latent, patch_size), shown) for latent, shown in zip(latents, frames)]
+    frames = cond.get(FRAMES) or [_frames_of(latent, latent_format) for latent in latents]
+    target, *grids = (token_grid(latent, network.patch_size) for latent in videos)
+    contexts = [Part(grid, shown) for grid, shown in zip(grids, frames)]
     return [Part(target, contexts[0].frames if contexts[0].grid == target else None), *contexts]
 
 

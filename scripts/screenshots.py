@@ -1,8 +1,8 @@
-"""Pictures of the real page: each example workflow's thumbnail, and the panel of Attach ISA after a run.
+"""Pictures of the real page: each example workflow's thumbnail, the panel of Attach ISA after a run, and a heat map.
 
     .venv/bin/python scripts/screenshots.py
 
-Needs `scripts/setup.py --browser`. LIVEditor-tiny really edits on two of the pictures, which takes two minutes without a GPU.
+Needs `scripts/setup.py --browser`. LIVEditor-tiny really edits on some of the pictures, which takes three minutes without a GPU.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comfy_headless import ROOT, ComfyServer
+from comfy_headless import COMFYUI, ROOT, ComfyServer
 from PIL import Image
 from setup import BROWSER, SAMPLE_VIDEO
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-EXAMPLES, PANEL = ROOT / "example_workflows", ROOT / "docs/images/panel.png"
-TINY = "liveditor_tiny_edit_video"
+EXAMPLES, PANEL, MAPS = ROOT / "example_workflows", ROOT / "docs/images/panel.png", ROOT / "docs/images/heat-map.png"
+TINY, AB = "liveditor_tiny_edit_video", "liveditor_tiny_ab_isa_vs_full"
 WIDTH = 960
 """Of a thumbnail, in pixels."""
 
@@ -89,7 +89,11 @@ def run(page: Page, changes: dict):
         changes,
     )
     page.get_by_test_id("queue-button").dispatch_event("click")
-    page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=300_000)
+    page.wait_for_function(
+        """() => app.graph.nodes.filter(node => node.type === 'LIVEditorDecodeVideo').every(
+            node => window.done.some(({ node: id, output }) => id == node.id && output?.animated))""",
+        timeout=300_000,
+    )
     page.wait_for_timeout(3000)
     page.evaluate("() => document.querySelectorAll('video').forEach(video => { video.pause(); video.currentTime = 0.5 })")
     page.wait_for_timeout(1000)
@@ -112,23 +116,26 @@ def main():
         browser = playwright.chromium.launch(executable_path=shutil.which(BROWSER), args=QUIET)
         with ComfyServer(Path(folder), models, gpu=False) as server:
             server.add_input(SAMPLE_VIDEO)
+            server.add_input(COMFYUI / "input/example.png")
             server.post("/settings", SETTINGS)
             page = browser.new_page(viewport={"width": 2400, "height": 1600})
             page.goto(server.url)
             page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)
             for name in sorted(path.stem for path in EXAMPLES.glob("*.json")):
                 load(page, name)
-                if name == TINY:
+                if name in (TINY, AB):
                     run(page, {})
                 image = picture(page, page.evaluate(SHOW, [20, ABOVE]))
                 image = image.resize((WIDTH, round(WIDTH * image.height / image.width)), Image.LANCZOS)
                 image.save(EXAMPLES / f"{name}.jpg", quality=88)
                 print(f"{name}.jpg", flush=True)
             load(page, TINY)
-            page.locator(".isa-presets button", has_text="Even").dispatch_event("click")
-            run(page, {"min_tokens": 0})
+            run(page, {"min_tokens": 0, "keep_ratio": 0.25})
             picture(page, page.evaluate(NODE_BOX)).save(PANEL)
-            print(PANEL.name)
+            page.locator(".isa-thumbnail").dispatch_event("click")
+            page.wait_for_timeout(2000)
+            picture(page, page.locator("dialog.isa-maps").bounding_box()).save(MAPS)
+            print(PANEL.name, MAPS.name)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from comfy.latent_formats import Wan21
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
 from liveditor_isa.isa_core.layout import block_table
@@ -33,6 +33,7 @@ def stats_of(layout: TokenLayout, heads: int, seed: int = 0, config=ISAConfig(ke
     return in_context_sparse_attention(q, k, v, layout=layout, config=config, backend="torch", return_stats=True)[1]
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 300), st.lists(st.integers(1, 300), min_size=1, max_size=3), st.sampled_from([1, 3, HEADS, 20]))
 def test_a_map_counts_heads(target, context, heads):
     layout = TokenLayout(target, tuple(context))
@@ -135,6 +136,7 @@ def test_frames_come_from_in_context_references_or_else_from_the_latents():
     assert scene(guider(), latent()) == [] == scene(guider(context_latents=contexts), torch.zeros(1, 4, 8, 8))
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 3), st.integers(16, 400), st.integers(16, 400))
 def test_one_small_frame_for_each_latent_frame(groups, height, width):
     frames = torch.zeros(4 * groups + 1, height, width, 3)

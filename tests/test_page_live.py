@@ -14,7 +14,7 @@ from test_server import EXAMPLES, info  # noqa: F401
 pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
 
 ISA = "window.app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA')"
-STEPS = 30
+STEPS = 24
 
 one_way = pytest.mark.parametrize("page", ["canvas nodes"], indirect=True)
 """Where it matters little how the page draws nodes."""
@@ -83,6 +83,7 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     assert widget(graph, "routing") == "ratio" and widget(graph, "routing.dense_query_ratio") == 0
 
 
+@one_way
 def test_a_preset_of_ones_own_is_saved_with_the_workflow(graph):
     set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.4}})
     press(graph, "+")
@@ -126,7 +127,16 @@ def test_a_slider_moved_in_mid_run_acts_on_the_later_steps_and_the_workflow_repe
     assert json.loads(widget(graph, "live_changes")) == changes
     set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.125, "routing.dense_query_ratio": 0.5}})
     graph.wait_for_function(f"() => {ISA}.widgets.find(widget => widget.name === 'live_changes').value === ''")
-    # The settings of the first run, which it did not keep to: the server may not take its result for theirs.
+
+
+@one_way
+def test_the_server_does_not_take_a_changed_result_for_the_settings_own(graph):
+    queue(graph)
+    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.7}})
+    assert [event for event in ended(graph) if event["type"] == "step"][-1]["values"]["keep_ratio"] == 0.7
+    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.125}})
+    graph.wait_for_function(f"() => {ISA}.widgets.find(widget => widget.name === 'live_changes').value === ''")
+    # All is as when the first run was queued.
     queue(graph)
     plain = [event for event in ended(graph) if event["type"] == "step"]
     assert {step["values"]["keep_ratio"] for step in plain} == {0.125} and widget(graph, "live_changes") == ""
@@ -260,7 +270,7 @@ def test_the_heat_map_shows_what_was_kept(graph):
 
         thumbnail.dispatch_event("click")
         dialog = graph.locator("dialog.isa-maps")
-        graph.wait_for_function("() => document.querySelector('.isa-maps input[data-of=call]').max === '29'", timeout=20_000)
+        graph.wait_for_function("() => document.querySelector('.isa-maps input[data-of=call]').max === '23'", timeout=20_000)
         show = "([name, value]) => { const control = document.querySelector(`.isa-maps [data-of=${name}]`); control.value = value; control.dispatchEvent(new Event(control.type === 'range' ? 'input' : 'change')) }"
         seen = {}
         for call in (0, STEPS - 1):
@@ -301,6 +311,7 @@ def test_no_heat_map_where_none_is_wanted(graph):
 # Pages, tabs, servers
 
 
+@one_way
 def test_the_switch_turns_isa_off_and_on_in_mid_run(graph):
     queue(graph)
     set_widgets(graph, {"LIVEditorAttachISA": {"enabled": False}})
@@ -312,6 +323,7 @@ def test_the_switch_turns_isa_off_and_on_in_mid_run(graph):
     assert {"isa", "full"} <= steps[-1]["pace"].keys()
 
 
+@one_way
 def test_a_page_reloaded_in_mid_run_goes_on_showing_and_changing_it(graph, server):
     queue(graph)
     graph.reload()
@@ -458,6 +470,7 @@ TWICE = """() => {
 }"""
 
 
+@one_way
 def test_two_nodes_are_changed_each_by_itself(graph):
     first = graph.evaluate(f"() => {ISA}.id")
     second = graph.evaluate(TWICE)

@@ -148,7 +148,7 @@ class HeatMapDialog {
         this.dialog.showModal();
         const { execution, node } = this.scene;
         const { found, error } = await post("maps", { execution, node });
-        if (error) return (this.note.textContent = t("The heat maps are gone: run the workflow again."));
+        if (error || !found.length) return (this.note.textContent = t("The heat maps are gone: run the workflow again."));
         this.calls = [...new Set(found.map(([at]) => at))];
         this.transformer = [...new Set(found.map(([, block]) => block))];
         const { frame, call, block } = this.sliders;

@@ -152,7 +152,7 @@ export class Panel {
         Object.assign(this, { run: null, said: null, pending: null, toldAt: undefined });
         const mine = read(this.node);
         // Settings that were moved for the next run, or that the node does not hold alone, are no end of this one.
-        const same = mine && !differing(event.values, mine).length && Object.keys(mine).length === Object.keys(event.values).length;
+        const same = mine && Object.entries(mine).every(([name, value]) => event.values[name] === value);
         if (same && instances(this.node) === 1 && this.changes && isNews(event)) {
             this.changes.value = event.changes;
             this.drawReplay();
