@@ -195,6 +195,10 @@ def test_maps_and_frames_of_a_run(server, execution):
         if wanted == 200:
             # Three frames of 160 × 96 in two rows of two.
             assert Image.open(BytesIO(content)).size == (320, 192)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=20)
+    address = f"/liveditor_isa/frames?execution={run['execution']}&node={run['node']}&part=1"
+    connection.request("GET", address, headers={"Sec-Fetch-Site": "cross-site"})
+    assert connection.getresponse().status == 403
 
 
 @pytest.mark.parametrize(

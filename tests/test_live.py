@@ -208,13 +208,13 @@ class Teller(Watcher):
             other.join()
 
 
-def run(model, live, told={}):  # noqa: B006
+def run(model, live, told={}, **options):  # noqa: B006
     teller, lines = Teller(told), []
     attached = attach_isa(model, live, Schedule(), "torch", lines.append, teller)
     override = attached.model_options["transformer_options"]["optimized_attention_override"]
     around = override.live.next
     override.live.next = lambda: (teller.before(override.live.at), around())[1]
-    return sample(attached), teller, lines[0]
+    return sample(attached, **options), teller, lines[0]
 
 
 def test_a_change_takes_effect_at_the_next_step_and_the_record_repeats_it_bit_by_bit(liveditor):  # noqa: F811
@@ -241,6 +241,33 @@ def test_what_each_step_reports(liveditor):  # noqa: F811
     assert row["values"] == PAPER.values() and row["tokens"] == (288, 288) and row["backend"][0] == "torch"
     assert 0 < row["density"] <= row["flop_ratio"] < 1 and 0.4 < row["dense"] <= 0.6
     assert row["seconds"] > 0 and row["pace"]["isa"] > 0
+
+
+def test_a_sampler_that_evaluates_the_model_twice_a_step(liveditor):  # noqa: F811
+    live = LiveSettings(PAPER)
+    _, teller, _ = run(liveditor, live, {5: {"keep_ratio": 1.0}}, sampler="heun")
+    assert [row["at"] for row in teller.rows] == list(range(2 * STEPS - 1)) and teller.steps == STEPS
+    shown = [row["step"] for row in teller.rows]
+    assert shown == sorted(shown) and shown[0] == 0 and shown[-1] == STEPS - 1
+    assert live.happened == [(5, {"keep_ratio": 1.0})]
+
+
+def test_a_run_that_fails_ends_for_its_watcher(liveditor):  # noqa: F811
+    class Stopper(Watcher):
+        rows, over = 0, False
+
+        def stepped(self, row):
+            self.rows += 1
+            if self.rows == 3:
+                raise RuntimeError("stopped")
+
+        def ended(self, live):
+            self.over = True
+
+    stopper = Stopper()
+    with pytest.raises(RuntimeError, match="stopped"):
+        sample(attach_isa(liveditor, LiveSettings(PAPER), Schedule(), "torch", print, stopper))
+    assert stopper.over
 
 
 # The video's tags

@@ -151,6 +151,7 @@ export class Panel {
     onEnded(event) {
         Object.assign(this, { run: null, said: null, pending: null, toldAt: undefined });
         const mine = read(this.node);
+        if (!event.changes) return;
         // Settings that were moved for the next run, or that the node does not hold alone, are no end of this one.
         const same = mine && Object.entries(mine).every(([name, value]) => event.values[name] === value);
         if (same && instances(this.node) === 1 && this.changes && isNews(event)) {
