@@ -23,7 +23,7 @@ from liveditor_isa.training.editor import EditorSettings, new_editor
 from liveditor_isa.training.phrases import STYLE_WORDS
 from liveditor_isa.training.preview import edit
 from liveditor_isa.training.stream import TASKS, EditBatch, EditStream
-from liveditor_isa.video.clip import read_frames
+from liveditor_isa.video.clip import open_clip
 from liveditor_isa.video.geometry import fit_frames
 from PIL import Image
 from safetensors.torch import load_file
@@ -84,7 +84,7 @@ def real_clip(path: Path, size: tuple[int, int, int], device: torch.device | str
     else:
         from comfy_api.latest import InputImpl  # needs PyAV, which pictures do not
 
-        images = read_frames(InputImpl.VideoFromFile(str(path)), frames, 0).images
+        images = torch.cat([*open_clip(InputImpl.VideoFromFile(str(path)), frames, 0).chunks()])
     if len(images) < frames:
         raise ValueError(f"{path} holds {len(images)} frames; {frames} are needed.")
     instructions = [f"turn the video into {STYLE_WORDS[style][1][0]}" for style in REAL_STYLES]

@@ -58,8 +58,8 @@ class DecodeVideo(io.ComfyNode):
         latent, source = samples["samples"], samples.get(SOURCE_CLIP)
         frames = _frame_count(latent, vae, source)
         rate = _frame_rate(fps, source)
-        audio = cut_audio(source.audio, frames / rate) if source else None
-        if audio is not None and rate != source.fps:
+        audio = cut_audio(source.clip.audio, frames / rate) if source else None
+        if audio is not None and rate != source.clip.fps:
             show_on_node(cls.hidden.unique_id, "The sound is left out: it does not fit this fps. 0 keeps the source's.")
             audio = None
 
@@ -92,15 +92,15 @@ def _frame_count(latent, vae, source) -> int:
     """Frames to write: what the VAE makes of the latent, without what was padded to the source's frames."""
     over_time = isinstance(vae.upscale_ratio, tuple) and latent.ndim == 5
     decoded = vae.upscale_ratio[0](latent.shape[2]) if over_time else 0
-    return min(source.frames, decoded) if source else decoded
+    return min(source.clip.frames, decoded) if source else decoded
 
 
 def _frame_rate(fps: float, source) -> Fraction:
     if fps <= 0:
-        return source.fps if source else Fraction(TRAINED_FPS)
+        return source.clip.fps if source else Fraction(TRAINED_FPS)
     # 29.97 typed for 30000/1001 is the source's own rate.
-    if source and abs(fps / source.fps - 1) < 1e-3:
-        return source.fps
+    if source and abs(fps / source.clip.fps - 1) < 1e-3:
+        return source.clip.fps
     return Fraction(fps).limit_denominator(1000)
 
 

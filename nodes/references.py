@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..liveditor.loaders import is_wan_vae
 from ..patching.scene import FRAMES, shown_frames
-from ..video.clip import SOURCE_CLIP, SourceClip, read_frames
+from ..video.clip import SOURCE_CLIP, SourceClip, open_clip
 from ..video.geometry import SIZE_STEP, closest_bucket, fit_frames, pad_frames, size_within
 
 CONTEXT = "context_latents"
@@ -70,14 +70,13 @@ class InContextReferences(io.ComfyNode):
     @classmethod
     def execute(cls, positive, negative, vae, video, size, length, fps, references=None) -> io.NodeOutput:
         _require_wan_vae(vae)
-        clip = read_frames(video, length, fps)
-        source_height, source_width = clip.images.shape[1:3]
+        clip = open_clip(video, length, fps)
         if size["size"] == "custom":
             width, height = size["width"], size["height"]
         else:
-            width, height = closest_bucket(source_width, source_height)
-        frames, crop = fit_frames(clip.images, width, height)
-        padded = [pad_frames(frames)]
+            width, height = closest_bucket(*clip.size)
+        fitted, crops = zip(*(fit_frames(chunk, width, height) for chunk in clip.chunks()))
+        padded = [pad_frames(torch.cat(fitted))]
         for _, images in sorted((references or {}).items()):
             if images is not None:
                 fitted = fit_frames(images[..., :3], *size_within(images.shape[2], images.shape[1], max(width, height)))[0]
@@ -86,8 +85,7 @@ class InContextReferences(io.ComfyNode):
         values = {CONTEXT: context, FRAMES: [shown_frames(each) for each in padded]}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         samples = torch.zeros_like(context[0], device=comfy.model_management.intermediate_device())
-        source = SourceClip(clip.fps, len(frames), (source_width, source_height), crop, clip.audio)
-        return io.NodeOutput(positive, negative, {"samples": samples, SOURCE_CLIP: source})
+        return io.NodeOutput(positive, negative, {"samples": samples, SOURCE_CLIP: SourceClip(clip, crops[0])})
 
 
 def _require_wan_vae(vae):

@@ -1,91 +1,126 @@
-"""Reading the part of a video that will be edited, and what of it travels on to the result."""
+"""The part of a video that will be edited, read in chunks, and what of it travels on to the result."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
 
-from .geometry import CropBox
+from .geometry import FRAMES_AT_A_TIME, CropBox
+from .source import FileSource, ImagesSource, cut_audio, source_of
+
+__all__ = ["SOURCE_CLIP", "Clip", "SourceClip", "cut_audio", "open_clip"]
 
 SOURCE_CLIP = "source_clip"
 """Key in ComfyUI's LATENT dictionary under which the SourceClip travels through the sampler."""
 
+HIGHEST_RATE = 240
+"""Frames per second that a file with uneven timestamps may claim; some claim 1000, the step of their clock."""
+
 
 @dataclass(frozen=True)
-class Frames:
-    """Decoded frames [F, H, W, 3] in 0..1, their rate per second, and the sound over them (ComfyUI's AUDIO) or None."""
+class Clip:
+    """Frames that are read when they are needed, in bounded memory.
 
-    images: torch.Tensor
+    fps: exact rate, at which they are evenly spaced. size: width and height as shown, after rotation.
+    audio: ComfyUI's AUDIO, no longer than the frames, or None.
+    """
+
     fps: Fraction
+    size: tuple[int, int]
     audio: dict | None
+    source: FileSource | ImagesSource = field(repr=False)
+    indices: tuple[int, ...] = field(repr=False)
+    """Which of the source's frames, in order; some may come several times."""
+
+    @property
+    def frames(self) -> int:
+        return len(self.indices)
+
+    def chunks(self, frames_at_a_time: int = FRAMES_AT_A_TIME) -> Iterator[torch.Tensor]:
+        """[f, H, W, 3] in 0..1 on the CPU, from the first frame on; may be called again.
+
+        Raises ValueError when the file has changed since, or cannot be read any more.
+        """
+        repeated = [(index, len(list(same))) for index, same in itertools.groupby(self.indices)]
+        images = self.source.images(index for index, _ in repeated)
+        each = itertools.chain.from_iterable(itertools.repeat(image, times) for image, (_, times) in zip(images, repeated))
+        while chunk := list(itertools.islice(each, frames_at_a_time)):
+            yield torch.stack(chunk)
 
 
 @dataclass(frozen=True)
 class SourceClip:
-    """What *Decode Video* needs to know of the source.
+    """What *Decode Video* needs to know of the source: its frames, and the part of them that was edited."""
 
-    frames: exact number of frames to keep, whatever was padded for the model.
-    size: width and height of the source; crop: the part of it that was edited.
-    """
-
-    fps: Fraction
-    frames: int
-    size: tuple[int, int]
+    clip: Clip
     crop: CropBox
-    audio: dict | None
 
 
-def read_frames(video, max_frames: int, fps: float) -> Frames:
+def open_clip(video, max_frames: int, fps: float) -> Clip:
     """The first `max_frames` (0: all) of a ComfyUI VIDEO at `fps` (0: its own rate, else by nearest frame in time).
 
-    Decodes no more than it needs. Raises ValueError for a video that holds no frame or cannot be read.
+    A file is decoded once to count its frames, no further than needed. Where its timestamps are uneven, its own rate is
+    the average, and frames are the nearest in time, so that motion and sound stay together.
+    Raises ValueError for a video that holds no frame or cannot be read.
     """
-    from comfy.model_management import InterruptProcessingException, is_oom
-
-    try:
-        components = _decode_start(video, max_frames, fps)
-    except Exception as error:
-        if isinstance(error, (InterruptProcessingException, MemoryError)) or is_oom(error):
-            raise
-        raise ValueError(f"The video cannot be read ({error}). Convert it to an mp4 with H.264 and load that.") from error
-    images, rate = components.images, Fraction(components.frame_rate).limit_denominator(1001 * 1000)
-    if len(images) == 0:
-        raise ValueError("The video holds no frame. Pick another file, or check where it is trimmed.")
+    source = source_of(video)
+    typed = Fraction(fps).limit_denominator(1000)
     # 29.97 typed for 30000/1001 is the video's own rate.
-    if fps > 0 and abs(fps / rate - 1) >= 1e-3:
-        wanted = Fraction(fps).limit_denominator(1000)
-        count = max(1, round(len(images) * wanted / rate))
-        # A tie goes to the earlier frame and Fractions keep it one: 24 to 16 fps then skips evenly.
-        nearest = [min(math.ceil(i * rate / wanted - Fraction(1, 2)), len(images) - 1) for i in range(count)]
-        images, rate = images[nearest], wanted
+    if abs(fps / source.rate - 1) < 1e-3:
+        typed = Fraction(0)
+    first, times, size = _scan(source, max_frames, typed)
+    rate, times = _own_rate(times, source.rate)
+    wanted = typed or rate
+    indices = _nearest(times, rate, wanted)
     if max_frames > 0:
-        images = images[:max_frames]
-    return Frames(images[..., :3], rate, cut_audio(components.audio, Fraction(len(images)) / rate))
+        indices = indices[:max_frames]
+    return Clip(wanted, size, source.sound(first, len(indices) / wanted), source, tuple(indices))
 
 
-def _decode_start(video, max_frames: int, fps: float):
-    """Components of as much of the video as `max_frames` can reach, with frames to spare for rounding."""
-    from comfy_api.latest import InputImpl
+def _scan(source, max_frames: int, fps: Fraction) -> tuple[Fraction | None, list[Fraction | None], tuple[int, int]]:
+    """Time of the first frame, times after it, and the size; of no more frames than `max_frames` at `fps` can reach."""
+    needed = math.ceil(max_frames * source.rate / (fps or source.rate))
+    reach = max_frames / (fps or source.rate)
+    first, times, size = None, [], (0, 0)
+    for time, shown in source.stamps():
+        first = first if times else time
+        size = size if times else shown
+        if shown != size:
+            raise ValueError(f"The video changes its size from {size[0]}×{size[1]} to {shown[0]}×{shown[1]}. Cut it there.")
+        times.append(None if time is None or first is None else time - first)
+        # One to spare for rounding. A varying rate may start slow or fast.
+        if max_frames > 0 and len(times) > needed and (times[-1] is None or times[-1] >= reach):
+            break
+    if not times:
+        raise ValueError("The video holds no frame. Pick another file, or check where it is trimmed.")
+    return first, times, size
 
-    if max_frames > 0 and isinstance(video, InputImpl.VideoFromFile):
-        rate = video.get_frame_rate()
-        needed = math.ceil(max_frames * rate / Fraction(fps)) if fps > 0 else max_frames
-        window, duration = float((needed + 2) / rate), video.get_duration()
-        # More than once where timestamps start late (MPEG-TS) or the rate varies.
-        while window < duration:
-            components = video.as_trimmed(0, window, strict_duration=False).get_components()
-            if len(components.images) >= needed:
-                return components
-            window *= 2
-    return video.get_components()
+
+def _own_rate(times: list[Fraction | None], declared: Fraction) -> tuple[Fraction, list[Fraction]]:
+    """Frames per second, and the frames' times: even ones where timestamps are even but for rounding, or unusable."""
+    count = len(times)
+    even = [index / declared for index in range(count)]
+    if None in times or any(after <= before for before, after in itertools.pairwise(times)):
+        return declared, even
+    measured = (count - 1) / times[-1] if count > 1 else declared
+    for rate in (declared, measured.limit_denominator(1001)):
+        if all(abs(time * rate - index) <= Fraction(1, 2) for index, time in enumerate(times)):
+            return rate, [index / rate for index in range(count)]
+    return (declared if declared <= HIGHEST_RATE else measured.limit_denominator(1001)), times
 
 
-def cut_audio(audio: dict | None, seconds: Fraction) -> dict | None:
-    """ComfyUI's AUDIO, or None, no longer than this."""
-    if audio is None:
-        return None
-    samples = round(audio["sample_rate"] * seconds)
-    return {**audio, "waveform": audio["waveform"][..., :samples]}
+def _nearest(times: list[Fraction], rate: Fraction, wanted: Fraction) -> list[int]:
+    """Index of the frame nearest to every 1/wanted of a second. A tie goes to the earlier frame, and Fractions keep it
+    one: 24 to 16 fps then skips evenly."""
+    nearest, at = [], 0
+    for index in range(max(1, round((times[-1] + 1 / rate) * wanted))):
+        time = index / wanted
+        while at + 1 < len(times) and times[at + 1] - time < time - times[at]:
+            at += 1
+        nearest.append(at)
+    return nearest

@@ -1,0 +1,223 @@
+"""The frames of a ComfyUI VIDEO one after another, and as often as asked: core gives them only all at once.
+
+Pixels are those of core's `get_components`, bit for bit: alpha is dropped and the colours under it stay, 10 bits keep
+their precision, HDR is not tone-mapped.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+
+import av
+import numpy as np
+import torch
+from comfy.model_management import InterruptProcessingException, is_oom, throw_exception_if_processing_interrupted
+from comfy_api.latest import InputImpl
+
+EIGHT_BIT_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")
+"""What core converts through 8 bits a channel; everything else it converts to floats."""
+
+
+def source_of(video) -> FileSource | ImagesSource:
+    """For a VIDEO of any kind; one that is not core's own file is asked for its frames at once, and they are kept."""
+    if type(video) is InputImpl.VideoFromFile:
+        return FileSource(video)
+    return ImagesSource(video)
+
+
+class ImagesSource:
+    """A VIDEO that holds its images already."""
+
+    def __init__(self, video):
+        with readable():
+            components = video.get_components()
+        self.rate = _whole(components.frame_rate)
+        self._images, self._audio = components.images, components.audio
+
+    def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
+        height, width = self._images.shape[1:3]
+        for index in range(len(self._images)):
+            yield index / self.rate, (width, height)
+
+    def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
+        return (self._images[index, ..., :3] for index in indices)
+
+    def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
+        return cut_audio(self._audio, seconds)
+
+
+class FileSource:
+    """A VIDEO in a file, opened anew by every method; trimmed as the VIDEO is.
+
+    rate: frames per second by the file's own word. All methods raise ValueError for what cannot be read.
+    """
+
+    def __init__(self, video):
+        file = video.get_stream_source()
+        # Copies share the bytes, not the position: two passes may be under way.
+        self._bytes = file.getvalue() if isinstance(file, io.BytesIO) else None
+        self._path = None if isinstance(file, io.BytesIO) else file
+        with readable():
+            self._version = self._stamp()
+            self._start, self._duration = video.get_active_trim_window()
+            with self._opened() as container:
+                self.rate = _whole(_pictures(container).average_rate or 1)
+
+    def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
+        """Time in seconds, or None for a frame without, and shown width and height of every frame; converts none."""
+        for frame in self._frames():
+            time = None if frame.pts is None else frame.pts * frame.time_base
+            yield time, (frame.width, frame.height)[:: -1 if _quarter_turns(frame) % 2 else 1]
+
+    def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
+        """[H, W, 3] in 0..1 of the frames at these indices, which grow. Converts no others."""
+        indices = iter(indices)
+        wanted = next(indices, None)
+        convert = None
+        for index, frame in enumerate(self._frames()):
+            with readable():
+                convert = convert or _Converter(frame)
+                image = convert(frame) if index == wanted else None
+            if image is not None:
+                yield image
+                wanted = next(indices, None)
+            if wanted is None:
+                return
+        if wanted is not None:
+            raise ValueError(f"The video now ends after {index + 1} frames. {CHANGED}")
+
+    def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
+        """ComfyUI's AUDIO from `start` on, which is the first frame's time; silence where the sound begins later."""
+        with readable(), self._opened() as container:
+            # Streams that ffmpeg cannot decode have no codec context; core takes the last of the others.
+            stream = next((each for each in reversed(container.streams.audio) if each.codec_context is not None), None)
+            if stream is None:
+                return None
+            if self._start > 0:
+                container.seek(int(self._start * av.time_base))
+            parts, begins, rate = [], None, 0
+            resampler = av.AudioResampler(format="fltp")
+            for frame in _decode(container, stream):
+                time = None if frame.pts is None else frame.pts * frame.time_base
+                if not parts:
+                    begins, rate = time, frame.sample_rate
+                if None not in (start, time) and time >= start + seconds:
+                    break
+                parts += [part.to_ndarray() for part in resampler.resample(frame)]
+        if not parts:
+            return None
+        waveform = torch.from_numpy(np.concatenate(parts, axis=1))[None]
+        late = 0 if None in (start, begins) else round((begins - start) * rate)
+        silence = waveform.new_zeros(*waveform.shape[:2], min(max(0, late), round(seconds * rate)))
+        return cut_audio({"waveform": torch.cat([silence, waveform[..., max(0, -late) :]], -1), "sample_rate": rate}, seconds)
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        if self._stamp() != self._version:
+            raise ValueError(f"The video's file is another than before. {CHANGED}")
+        with readable(), self._opened() as container:
+            stream = _pictures(container)
+            start, end = (int(seconds / stream.time_base) for seconds in (self._start, self._start + self._duration))
+            if start:
+                container.seek(start, stream=stream)
+            for frame in _decode(container, stream):
+                throw_exception_if_processing_interrupted()
+                if frame.pts is not None and frame.pts < start:
+                    continue
+                if self._duration and frame.pts is not None and frame.pts >= end:
+                    return
+                yield frame
+
+    def _opened(self):
+        return av.open(self._path if self._bytes is None else io.BytesIO(self._bytes))
+
+    def _stamp(self) -> tuple[int, int] | None:
+        """Tells a file from another that takes its place; None for one that is gone, and for bytes."""
+        if self._bytes is not None:
+            return None
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size
+
+
+CHANGED = "It was changed, moved or deleted during the run: put it back and run again."
+
+
+def _whole(rate) -> Fraction:
+    return Fraction(rate).limit_denominator(1001 * 1000)
+
+
+def _pictures(container):
+    if not container.streams.video:
+        raise ValueError("No video stream found")
+    return container.streams.video[0]
+
+
+def _decode(container, stream):
+    """All frames of a stream, but for damaged ones, which are left out as core does."""
+    for packet in container.demux(stream):
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError as error:
+            logging.info("A damaged part of the video is left out (%s)", error)
+
+
+def _quarter_turns(frame) -> int:
+    """Counterclockwise."""
+    return frame.rotation // 90
+
+
+class _Converter:
+    """Core's conversion of decoded frames, all like `first`, to [H, W, 3] float in 0..1."""
+
+    def __init__(self, first: av.VideoFrame):
+        self._eight_bit = first.format.name in EIGHT_BIT_FORMATS
+        self._padding = None
+        # Core pads so: ffmpeg's conversion to floats is not deterministic at other widths.
+        if not self._eight_bit and first.width % 32:
+            width, height = (-(-side // 32) * 32 for side in (first.width, first.height))
+            graph = av.filter.Graph()
+            source = graph.add_buffer(
+                width=first.width, height=first.height, format=first.format.name, time_base=first.time_base
+            )
+            edges = f"left=0:right={width - first.width}:top=0:bottom={height - first.height}:mode=smear"
+            steps = [graph.add("pad", f"{width}:{height}:0:0"), graph.add("fillborders", edges), graph.add("buffersink")]
+            for before, after in zip([source, *steps], steps):
+                before.link_to(after)
+            graph.configure()
+            self._padding = graph, source, steps[-1]
+
+    def __call__(self, frame: av.VideoFrame) -> torch.Tensor:
+        if self._padding:
+            _, source, sink = self._padding
+            source.push(frame)
+            image = sink.pull().to_ndarray(format="gbrpf32le")[: frame.height, : frame.width]
+        else:
+            image = frame.to_ndarray(format="rgb24" if self._eight_bit else "gbrpf32le")
+        image = torch.from_numpy(np.ascontiguousarray(np.rot90(image, _quarter_turns(frame))))
+        return image.float() / 255.0 if self._eight_bit else image
+
+
+@contextmanager
+def readable():
+    """Whatever goes wrong in reading, but for interruption and want of memory, becomes one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (InterruptProcessingException, MemoryError)) or is_oom(error):
+            raise
+        raise ValueError(f"The video cannot be read ({error}). Convert it to an mp4 with H.264 and load that.") from error
+
+
+def cut_audio(audio: dict | None, seconds: Fraction) -> dict | None:
+    """ComfyUI's AUDIO, or None, no longer than this."""
+    if audio is None:
+        return None
+    samples = round(audio["sample_rate"] * seconds)
+    return {**audio, "waveform": audio["waveform"][..., :samples]}
