@@ -7,7 +7,6 @@ another length compiles little.
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -50,7 +49,7 @@ def unavailable_reason(
         return f"{torch.cuda.get_device_name(device)} has too little shared memory for fp32 heads of more than 64 channels"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than Ampere"
-    return _unfit_triton(None if torch.version.hip else torch.cuda.get_device_capability(device))
+    return _unfit_triton(None if torch.version.hip else torch.cuda.get_device_capability(device)) or _cannot_start()
 
 
 def eight_bit_unavailable_reason(device: torch.device) -> str | None:
@@ -63,13 +62,13 @@ def eight_bit_unavailable_reason(device: torch.device) -> str | None:
 @lru_cache
 def _unfit_triton(capability: tuple[int, int] | None) -> str | None:
     try:
-        # On Windows the same code is published under another name.
-        name = version("triton")
-    except PackageNotFoundError:
-        try:
-            name = version("triton-windows")
-        except PackageNotFoundError:
-            return "Triton is not installed"
+        # Asking what is installed would not do: on Windows, or after an update of torch, it may be there and not load.
+        import triton
+
+        name = triton.__version__
+    except Exception as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "triton"
+        return "Triton is not installed" if absent else f"Triton cannot be imported ({_first_line(error)})"
     number = tuple(int(part) for part in name.split("+")[0].split(".")[:2])
     if number < OLDEST_TRITON:
         return f"Triton {name} is older than {'.'.join(map(str, OLDEST_TRITON))}"
@@ -77,3 +76,19 @@ def _unfit_triton(capability: tuple[int, int] | None) -> str | None:
         if capability == affected and first_bad <= number and (first_good is None or number < first_good):
             return f"Triton {name} is known to miscompile loops like ours on this GPU ({report})"
     return None
+
+
+@lru_cache
+def _cannot_start() -> str | None:
+    """Its driver is built with the C compiler of this machine, which may have none."""
+    import triton
+
+    try:
+        triton.runtime.driver.active.get_current_target()
+    except Exception as error:
+        return f"Triton {triton.__version__} cannot start ({_first_line(error)})"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -15,6 +15,7 @@ import comfy.utils
 import folder_paths
 import torch
 
+from ..optional import needed
 from .checkpoint import is_safetensors, open_checkpoint, read_header
 from .convert import convert_checkpoint
 from .keys import CheckpointError, check_keys, core_metadata
@@ -101,6 +102,7 @@ def load_text_encoder(path: str, tell: Callable[[list[str]], None] | None = None
 
     tell: called with the words of a text that a small encoder was never taught, whenever it is given one.
     """
+    needed("sentencepiece", "sentencepiece")  # by core's tokenizer
     if is_safetensors(path):
         metadata = read_header(path).metadata
         config = json.loads(metadata.get("config", "{}")).get("text_encoder")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from liveditor_isa import kernels
@@ -118,7 +119,7 @@ def test_auto_takes_pytorch_where_the_kernels_cannot_run(monkeypatch):
 
 @pytest.mark.parametrize("name, ending", [("2.9.1", "older than 3.4"), ("3.6.0", "(triton-lang/triton#9871)"), ("3.7.0", None)])
 def test_a_triton_that_miscompiles_is_refused_by_name(monkeypatch, name, ending):
-    monkeypatch.setattr(kernels, "version", lambda package: name)
+    monkeypatch.setattr(triton, "__version__", name)
     kernels._unfit_triton.cache_clear()
     reason = kernels._unfit_triton((10, 0))
     kernels._unfit_triton.cache_clear()

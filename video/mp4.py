@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from ..optional import needed
+
 
 def write_mp4(
     path: str | os.PathLike,
@@ -82,13 +84,7 @@ def _written(pipe, raw: bytes | None) -> bool:
 
 def _ffmpeg() -> str:
     """Path of the ffmpeg to run. Raises RuntimeError when there is none."""
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        raise RuntimeError(
-            "imageio-ffmpeg is missing: install it into ComfyUI's Python with pip install imageio-ffmpeg."
-        ) from None
-    return imageio_ffmpeg.get_ffmpeg_exe()
+    return needed("imageio_ffmpeg", "imageio-ffmpeg").get_ffmpeg_exe()
 
 
 def _command(partial, width, height, fps, crf, audio, metadata, folder) -> list[str]:

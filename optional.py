@@ -1,0 +1,17 @@
+"""Packages that one node needs and the others do not: imported where they are used, so that a missing one takes nothing down."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def needed(module: str, package: str) -> ModuleType:
+    """Import `module` of `package`. Raises RuntimeError, which says what to do, where that cannot be imported."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        cure = f"install it into ComfyUI's Python with pip install {package}"
+        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+            raise RuntimeError(f"{package} is missing: {cure}.") from None
+        raise RuntimeError(f"{package} cannot be imported ({error}): {cure} --force-reinstall.") from error
