@@ -10,10 +10,14 @@ from comfy_api.latest import io
 from ..liveditor.loaders import is_wan_vae
 from ..patching.scene import FRAMES, shown_frames
 from ..video.clip import SOURCE_CLIP, SourceClip, open_clip
-from ..video.geometry import SIZE_STEP, closest_bucket, fit_frames, pad_frames, size_within
+from ..video.encode import encode_groups
+from ..video.geometry import SIZE_STEP, closest_bucket, crop_box, fit_frames, latent_groups, size_within
 
 CONTEXT = "context_latents"
 """Core's own conditioning key for in-context latents; LIVEditor and Bernini both read it."""
+
+FRAMES_AT_A_TIME = 4
+"""Held at the source's size."""
 
 
 class InContextReferences(io.ComfyNode):
@@ -75,17 +79,30 @@ class InContextReferences(io.ComfyNode):
             width, height = size["width"], size["height"]
         else:
             width, height = closest_bucket(*clip.size)
-        fitted, crops = zip(*(fit_frames(chunk, width, height) for chunk in clip.chunks()))
-        padded = [pad_frames(torch.cat(fitted))]
+        videos = [(clip.chunks, (width, height))]
         for _, images in sorted((references or {}).items()):
             if images is not None:
-                fitted = fit_frames(images[..., :3], *size_within(images.shape[2], images.shape[1], max(width, height)))[0]
-                padded.append(pad_frames(fitted))
-        context = [vae.encode(each) for each in padded]
-        values = {CONTEXT: context, FRAMES: [shown_frames(each) for each in padded]}
+                videos.append((images[..., :3].split, size_within(images.shape[2], images.shape[1], max(width, height))))
+        context, frames = zip(*(_encode(vae, read, *each) for read, each in videos))
+        values = {CONTEXT: list(context), FRAMES: list(frames)}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         samples = torch.zeros_like(context[0], device=comfy.model_management.intermediate_device())
-        return io.NodeOutput(positive, negative, {"samples": samples, SOURCE_CLIP: SourceClip(clip, crops[0])})
+        source = SourceClip(clip, crop_box(clip.size, width, height))
+        return io.NodeOutput(positive, negative, {"samples": samples, SOURCE_CLIP: source})
+
+
+def _encode(vae, read, width: int, height: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latent of the frames that `read(how many at a time)` gives, resized and cropped; and a small picture per latent frame."""
+    shown = []
+
+    def groups():
+        shown.clear()
+        for group in latent_groups(fit_frames(chunk, width, height)[0] for chunk in read(FRAMES_AT_A_TIME)):
+            shown.append(shown_frames(group[-1:]))
+            yield group
+
+    latent = encode_groups(vae, groups)
+    return latent, torch.cat(shown)
 
 
 def _require_wan_vae(vae):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from liveditor_isa.video.geometry import BUCKETS, closest_bucket, fit_frames, pad_frames, size_within
+from liveditor_isa.video.geometry import BUCKETS, closest_bucket, crop_box, fit_frames, latent_groups, size_within
 
 sides = st.integers(1, 120)
 steps = st.integers(1, 6).map(lambda n: 16 * n)
@@ -35,6 +35,7 @@ def test_fitted_frames_have_the_size_asked_for_and_stay_in_range(width, height, 
 @given(sides, sides, steps, steps)
 def test_crop_box_is_the_largest_centred_part_of_the_targets_shape(width, height, to_width, to_height):
     _, box = fit_frames(torch.zeros(1, height, width, 3), to_width, to_height)
+    assert crop_box((width, height), to_width, to_height) == box
     assert box.left >= 0 and box.top >= 0
     assert box.left + box.width <= width + 1e-6 and box.top + box.height <= height + 1e-6
     # A source pixel may be many pixels of the model's, and half of one of those is lost to rounding.
@@ -138,10 +139,19 @@ def test_size_within_keeps_the_shape(width, ratio, longest):
     assert fitted == pytest.approx((width * scale, height * scale), abs=8 + 1e-6)
 
 
-@given(st.integers(1, 400))
-def test_padding_repeats_the_last_frame_up_to_the_next_4n_plus_1(count):
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=20))
+def test_groups_hold_what_becomes_one_latent_frame_and_repeat_the_last_frame(lengths):
+    count = sum(lengths)
     frames = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 2, 3, 3)
-    padded = pad_frames(frames)
-    assert len(padded) % 4 == 1 and count <= len(padded) < count + 4
+    groups = [*latent_groups(frames.split(lengths))]
+    assert [len(group) for group in groups] == [1] + [4] * -(-(count - 1) // 4)
+    padded = torch.cat(groups)
     assert torch.equal(padded[:count], frames)
     assert (padded[count:] == count - 1).all()
+
+
+def test_groups_come_as_soon_as_they_are_full():
+    taken = []
+    chunks = (taken.append(n) or torch.zeros(3, 1) for n in range(5))
+    groups = latent_groups(chunks)
+    assert [len(next(groups)) for _ in range(2)] == [1, 4] and taken == [0, 1]

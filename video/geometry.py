@@ -1,12 +1,14 @@
-"""Frame sizes: LIVEditor's trained buckets, resize and centre crop, padding to 4n+1 frames."""
+"""Frame sizes: LIVEditor's trained buckets, resize and centre crop, grouping to 4n+1 frames."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from kornia.geometry.transform import resize
+
+from ..optional import needed
 
 BUCKETS = ((544, 960), (720, 720), (960, 544), (480, 960), (960, 480))
 """Trained sizes, width × height."""
@@ -40,9 +42,8 @@ def fit_frames(frames: torch.Tensor, width: int, height: int) -> tuple[torch.Ten
     if width < SIZE_STEP or height < SIZE_STEP or width % SIZE_STEP or height % SIZE_STEP:
         raise ValueError(f"width and height must be multiples of {SIZE_STEP}; got {width}×{height}.")
     source_height, source_width = frames.shape[1:3]
-    scale = max(width / source_width, height / source_height)
-    resized = (max(height, round(source_height * scale)), max(width, round(source_width * scale)))
-    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
+    crop, resized, top, left = _placed((source_width, source_height), width, height)
+    resize = needed("kornia.geometry.transform", "kornia").resize
     fitted = torch.empty(len(frames), height, width, 3)
     for start in range(0, len(frames), FRAMES_AT_A_TIME):
         chunk = frames[start : start + FRAMES_AT_A_TIME].movedim(-1, 1).float()
@@ -50,13 +51,22 @@ def fit_frames(frames: torch.Tensor, width: int, height: int) -> tuple[torch.Ten
             chunk = resize(chunk, resized, interpolation="bicubic", antialias=max(resized) < max(chunk.shape[-2:]))
         chunk = chunk[:, :, top : top + height, left : left + width].clamp(0, 1)
         fitted[start : start + FRAMES_AT_A_TIME] = chunk.movedim(1, -1)
-    return fitted, _source_box(resized, (source_height, source_width), left, top, width, height)
+    return fitted, crop
 
 
-def _source_box(resized, source, left, top, width, height) -> CropBox:
-    """The crop in source pixels; each axis has its own scale since the resized size is whole pixels."""
-    y, x = source[0] / resized[0], source[1] / resized[1]
-    return CropBox(left * x, top * y, width * x, height * y)
+def crop_box(size: tuple[int, int], width: int, height: int) -> CropBox:
+    """The part of a source of this width and height that `fit_frames` keeps for width × height."""
+    return _placed(size, width, height)[0]
+
+
+def _placed(size, width, height) -> tuple[CropBox, tuple[int, int], int, int]:
+    """The crop in source pixels, and the height and width to resize to, top and left to crop at."""
+    scale = max(width / size[0], height / size[1])
+    resized = max(height, round(size[1] * scale)), max(width, round(size[0] * scale))
+    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
+    # Each axis has its own scale since the resized size is whole pixels.
+    y, x = size[1] / resized[0], size[0] / resized[1]
+    return CropBox(left * x, top * y, width * x, height * y), resized, top, left
 
 
 def size_within(width: int, height: int, longest: int) -> tuple[int, int]:
@@ -65,7 +75,16 @@ def size_within(width: int, height: int, longest: int) -> tuple[int, int]:
     return tuple(max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in (width, height))
 
 
-def pad_frames(frames: torch.Tensor) -> torch.Tensor:
-    """[F, ...] -> [4n+1, ...], the last frame repeated: the lengths that a Wan VAE keeps whole."""
-    missing = -(len(frames) - 1) % 4
-    return torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])])
+def latent_groups(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Chunks of frames, [f, ...] each, as groups of 1, 4, 4, ... frames: what becomes one latent frame of a Wan VAE.
+
+    The last frame is repeated to fill the last group.
+    """
+    size, rest = 1, None
+    for chunk in chunks:
+        rest = chunk if rest is None else torch.cat([rest, chunk])
+        while len(rest) >= size:
+            yield rest[:size]
+            rest, size = rest[size:], 4
+    if rest is not None and len(rest):
+        yield torch.cat([rest, rest[-1:].expand(size - len(rest), *rest.shape[1:])])
