@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from fractions import Fraction
@@ -13,9 +14,12 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 from comfy_execution.utils import get_executing_context
 
-from ..video.clip import SOURCE_CLIP, cut_audio
+from ..video.clip import SOURCE_CLIP, SourceClip, cut_audio
+from ..video.colour import match_colours
+from ..video.composite import put_back
 from ..video.decode import decode_chunks
 from ..video.mp4 import write_mp4
+from ..video.region import Region
 from .live import with_live_changes
 from .node_text import show_on_node
 
@@ -47,6 +51,29 @@ class DecodeVideo(io.ComfyNode):
                     tooltip="Frames per second; 0 keeps the source's, or takes 16 for a latent without one. "
                     "At another speed than the source's the sound is left out.",
                 ),
+                io.Boolean.Input(
+                    "whole_frame", default=False, optional=True, label_on="source's frame", label_off="edited part",
+                    tooltip="Puts the edit back into the source's whole frame, at the source's own size. A mask or a box does so too.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True,
+                    tooltip="Where the edit shows: 1 shows it, 0 keeps the source's own pixels. It covers the source's whole frame; "
+                    "one mask for all frames, or one for each.",
+                ),
+                io.BoundingBox.Input(
+                    "box", optional=True, force_input=True,
+                    tooltip="Instead of a mask: a box in pixels of the source, from Bounding Box or a detector; with both, the edit "
+                    "shows in either.",
+                ),
+                io.Int.Input(
+                    "feather", default=16, min=0, max=512, optional=True,
+                    tooltip="Pixels of the source over which the edit fades in, from the edge of mask or box inwards.",
+                ),
+                io.Boolean.Input(
+                    "match_colors", default=False, optional=True,
+                    tooltip="Corrects the edit's colours. With a mask or a box: so that around it they are the source's; for edits of "
+                    "one thing, since it undoes a style of everything. Without: so that they do not drift over time.",
+                ),
             ],
             outputs=[io.Video.Output(tooltip="The saved video.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
@@ -54,7 +81,9 @@ class DecodeVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, samples, vae, filename_prefix, crf, fps) -> io.NodeOutput:
+    def execute(
+        cls, samples, vae, filename_prefix, crf, fps, whole_frame=False, mask=None, box=None, feather=16, match_colors=False
+    ) -> io.NodeOutput:  # fmt: skip
         latent, source = samples["samples"], samples.get(SOURCE_CLIP)
         frames = _frame_count(latent, vae, source)
         rate = _frame_rate(fps, source)
@@ -63,17 +92,38 @@ class DecodeVideo(io.ComfyNode):
             show_on_node(cls.hidden.unique_id, "The sound is left out: it does not fit this fps. 0 keeps the source's.")
             audio = None
 
-        width, height = latent.shape[-1] * 8, latent.shape[-2] * 8
+        size = latent.shape[-1] * 8, latent.shape[-2] * 8
+        chunks = _with_progress(decode_chunks(vae, latent), frames)
+        whole_frame = whole_frame or mask is not None or box is not None
+        if whole_frame or match_colors:
+            region = cls._region(source, mask, box, feather)
+            size = region.size if whole_frame else size
+            chunks = _with_source(chunks, source, region, whole_frame, match_colors)
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), width, height
+            filename_prefix, folder_paths.get_output_directory(), *size
         )
         file = f"{name}_{counter:05}_.mp4"
         path = os.path.join(folder, file)
-        write_mp4(path, _with_progress(decode_chunks(vae, latent), frames), rate, crf, audio, cls._metadata())
+        write_mp4(path, chunks, rate, crf, audio, cls._metadata())
         shown = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)]).as_dict()
         # What a browser does not tell of a video, for stepping through it.
         shown["liveditor_video"] = [{"fps": float(rate), "frames": frames}]
         return io.NodeOutput(InputImpl.VideoFromFile(path), ui=shown)
+
+    @classmethod
+    def _region(cls, source: SourceClip | None, mask, box, feather: int) -> Region:
+        if source is None:
+            raise ValueError(
+                "Nothing is known of the source video, which mask, box, whole_frame and match_colors need: connect a latent "
+                "that comes from In-Context References."
+            )
+        region = Region(source.clip.size, source.crop, mask, box, feather)
+        if mask is not None:
+            (height, width), (across, down) = mask.shape[-2:], source.clip.size
+            if abs(width * down / (height * across) - 1) > 0.02:
+                stretched = f"The mask, {width}×{height}, was stretched over the source's frame, {across}×{down}."
+                show_on_node(cls.hidden.unique_id, stretched)
+        return region
 
     @classmethod
     def _metadata(cls) -> dict[str, str]:
@@ -102,6 +152,15 @@ def _frame_rate(fps: float, source) -> Fraction:
     if source and abs(fps / source.clip.fps - 1) < 1e-3:
         return source.clip.fps
     return Fraction(fps).limit_denominator(1000)
+
+
+def _with_source(chunks, source: SourceClip, region: Region, whole_frame: bool, match_colors: bool):
+    """Chunks of the edit with what the source gives them, its frames read one at a time."""
+    pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(source.clip.chunks(1)))
+    if match_colors:
+        pairs = match_colours(pairs, region, source.crop)
+    frames = put_back(pairs, region, source.crop) if whole_frame else (edited for edited, _ in pairs)
+    return (frame[None] for frame in frames)
 
 
 def _with_progress(chunks, frames: int):

@@ -1,0 +1,128 @@
+"""Where an edit shows in its source's frame: a mask, boxes, and the part of the frame that the model saw."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .geometry import CropBox
+
+
+class Region:
+    """How much of the edit each of the source's pixels shows, frame by frame.
+
+    size: width and height of the source's frame. crop: the part of it that was edited; nothing shows outside of it.
+    mask: [M, h, w] in 0..1, 1 where the edit shows; of any size, it covers the whole frame. boxes: ComfyUI's BOUNDING_BOX in
+    pixels of the source: a box or boxes for every frame, or a list of boxes for each. With both, the edit shows in either;
+    with neither, in all of the crop. Beyond their last frame, mask and boxes stay as they are there.
+    feather: pixels over which the edit fades in, from the region's edge inwards.
+
+    Raises ValueError for a region in which the edit would show nowhere, and for a box that is none.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        crop: CropBox,
+        mask: torch.Tensor | None = None,
+        boxes: dict | list | None = None,
+        feather: int = 0,
+    ):
+        self.size, self.feather = size, feather
+        self.mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
+        self.boxes = None if boxes is None else _per_frame(boxes)
+        self._crop = _covered(size, vars(crop) | {"x": crop.left, "y": crop.top})
+        self._last = None, None
+        if self.restricted and not self._shows_somewhere():
+            raise ValueError(
+                "The mask is empty, or lies outside of the part that was edited: nothing of the edit would show. "
+                "Paint the mask white where the edit may change the video, or disconnect it."
+            )
+
+    @property
+    def restricted(self) -> bool:
+        """Whether there is a mask or a box."""
+        return self.mask is not None or self.boxes is not None
+
+    def weights(self, frame: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(shown, chosen) of a frame, both [H, W] in 0..1.
+
+        shown: how much of the edit each pixel shows; exactly 0 outside of the region, exactly what mask and crop say
+        `feather` pixels inside. chosen: mask and boxes alone.
+        """
+        key = [min(frame, len(each) - 1) for each in (self.mask, self.boxes) if each is not None]
+        if self._last[0] != key:
+            chosen = self._chosen(frame)
+            self._last = key, (_feathered(chosen * self._crop, self.feather), chosen)
+        return self._last[1]
+
+    def _chosen(self, frame: int) -> torch.Tensor:
+        width, height = self.size
+        chosen = torch.full((height, width), 0.0 if self.restricted else 1.0)
+        if self.mask is not None:
+            chosen = self._resized(self.mask[min(frame, len(self.mask) - 1)])
+        for box in self.boxes[min(frame, len(self.boxes) - 1)] if self.boxes is not None else ():
+            chosen = torch.maximum(chosen, _covered(self.size, box))
+        return chosen
+
+    def _resized(self, mask: torch.Tensor) -> torch.Tensor:
+        mask = mask.float().cpu().nan_to_num(0).clamp(0, 1)
+        if mask.shape == self.size[::-1]:
+            return mask
+        resized = F.interpolate(mask[None, None], size=self.size[::-1], mode="bilinear", antialias=True)
+        return resized[0, 0].clamp(0, 1)
+
+    def _shows_somewhere(self) -> bool:
+        frames = max(len(each) for each in (self.mask, self.boxes) if each is not None)
+        return any((self._chosen(frame) * self._crop).any() for frame in range(frames))
+
+
+def extent(weight: torch.Tensor) -> tuple[slice, slice]:
+    """[H, W] -> rows and columns that hold all that is above 0; empty slices where nothing is."""
+    found = []
+    for axis in (1, 0):
+        inside = (weight > 0).any(axis).nonzero()
+        found.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0))
+    return tuple(found)
+
+
+def _per_frame(boxes: dict | list) -> list[list[dict]]:
+    """The forms that core's nodes give and take: a box, a list of boxes for all frames, a list of boxes for each frame."""
+    if isinstance(boxes, dict):
+        boxes = [boxes]
+    if not boxes or isinstance(boxes[0], dict):
+        boxes = [boxes]
+    for box in (box for frame in boxes for box in frame):
+        if not all(math.isfinite(box.get(side, math.nan)) for side in ("x", "y", "width", "height")):
+            raise ValueError(f"A box needs x, y, width and height in pixels; got {box}.")
+    return boxes
+
+
+def _covered(size: tuple[int, int], box: dict) -> torch.Tensor:
+    """[H, W]: the share of each pixel that the box covers."""
+    across, down = (
+        (torch.minimum(edges + 1, edges.new_tensor(start + length)) - edges.clamp(min=start)).clamp(0, 1)
+        for edges, start, length in (
+            (torch.arange(size[0], dtype=torch.float64), box["x"], box["width"]),
+            (torch.arange(size[1], dtype=torch.float64), box["y"], box["height"]),
+        )
+    )
+    return torch.outer(down, across).float()
+
+
+def _feathered(region: torch.Tensor, pixels: int) -> torch.Tensor:
+    """The region with a ramp inwards from its edge; the frame's own edge is none."""
+    if pixels <= 0 or bool((region > 0).all()):
+        return region
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = (slice(max(0, part.start - 1), part.stop + 1) for part in extent(region))
+    # The nearest pixel outside is never farther than the row or column just around the region.
+    inside = (region[rows, columns] > 0).numpy()
+    ramp = torch.from_numpy((distance_transform_edt(inside) / (pixels + 1)).clip(0, 1).astype(np.float32))
+    feathered = region.clone()
+    feathered[rows, columns] *= ramp * ramp * (3 - 2 * ramp)
+    return feathered
