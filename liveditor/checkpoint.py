@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .keys import CheckpointError, official_names
+from .pickles import DAMAGED, HOLDS_CODE, Unsound, check_pickle
 
 SAFETENSORS = (".safetensors", ".sft")
 CONTAINERS = ("state_dict", "module", "weights")
@@ -24,8 +24,14 @@ CONTAINERS = ("state_dict", "module", "weights")
 QUANTISATION_METADATA = "_quantization_metadata"
 """Key under which core describes quantised layers in a safetensors file's metadata."""
 
-LARGEST_HEADER = 100_000_000
-"""What the safetensors library accepts."""
+LARGEST_HEADER = 16 * 2**20
+"""Bytes. The safetensors library takes six times as much, which as JSON can fill gigabytes of memory."""
+
+MOST_NAMES = 4
+"""Of one weight in a pickle, on average: text encoders tie theirs."""
+
+LONGEST_NAME = 500
+"""Characters; names come up in messages."""
 
 BITS = {
     "F64": 64,
@@ -60,6 +66,8 @@ class Checkpoint:
 
     def __init__(self, path: Path, raw: Mapping, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str] = {}):
         self.path, self._raw, self.metadata = path, raw, metadata
+        if wrong := [name for name in shapes if len(name) > LONGEST_NAME or not name.isprintable()]:
+            raise CheckpointError(f"{path.name} calls a weight {wrong[0][:40]!r}: it is damaged, download it again.")
         self.sources, self.notes = official_names(shapes)
         self.shapes = {name: tuple(shapes[source]) for name, source in self.sources.items()}
 
@@ -99,9 +107,19 @@ def open_checkpoint(path) -> Checkpoint:
     if is_safetensors(path):
         header = read_header(path)  # first, because it knows what is wrong with a file
         return Checkpoint(path, _SafetensorsFile(path), header.shapes, header.metadata)
-    raw = _load_pickle(path)
-    weights = {name: value for name, value in raw.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
-    return Checkpoint(path, weights, {name: weight.shape for name, weight in weights.items()})
+    weights = {name: value for name, value in _load_pickle(path).items() if isinstance(name, str) and _is_weight(value)}
+    checkpoint = Checkpoint(path, weights, {name: weight.shape for name, weight in weights.items()})
+    # Many names may share one weight, but not without an end: it takes no room in the file and all in memory.
+    if sum(weight.nbytes for weight in weights.values()) > MOST_NAMES * os.path.getsize(path):
+        raise CheckpointError(f"{path.name} holds fewer numbers than its weights have: it is damaged, download it again.")
+    return checkpoint
+
+
+def _is_weight(value) -> bool:
+    """Whether it lies in memory number by number; torch knows sparse, nested, quantised, absent and stretched ones too."""
+    plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided and not value.is_nested
+    here = plain and value.device.type == "cpu" and not value.is_quantized
+    return here and value.nbytes <= value.untyped_storage().nbytes()
 
 
 def read_header(path) -> Header:
@@ -123,9 +141,7 @@ def read_header(path) -> Header:
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata is not text")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"The header of {path.name} cannot be read ({error}): the file is damaged, download it again."
-        ) from None
+        raise _unreadable(f"The header of {path.name}", error) from None
     needed = 8 + length + max(ends, default=0)
     if size < needed:
         raise _truncated(path, needed, size)
@@ -140,6 +156,12 @@ def _checked_end(dtype, shape, begin, end) -> int:
     return end
 
 
+def _unreadable(what: str, error: Exception) -> CheckpointError:
+    """A library's words may quote the file at any length."""
+    words = " ".join(str(error).split())[:200]
+    return CheckpointError(f"{what} cannot be read ({words}): the file is damaged, download it again.")
+
+
 def _truncated(path: Path, needed: int, size: int) -> CheckpointError:
     return CheckpointError(f"{path.name} is truncated: {size:,} of {needed:,} bytes are there. Download it again.")
 
@@ -151,7 +173,7 @@ class _SafetensorsFile(Mapping):
         try:
             self._file = safe_open(path, framework="pt", device="cpu")
         except SafetensorError as error:  # gaps between weights, say, or bytes behind the last
-            raise CheckpointError(f"{path.name} cannot be read ({error}): the file is damaged, download it again.") from None
+            raise _unreadable(path.name, error) from None
 
     def __getitem__(self, name):
         return self._file.get_tensor(name)
@@ -165,27 +187,20 @@ class _SafetensorsFile(Mapping):
 
 def _load_pickle(path: Path) -> dict:
     """The dictionary of weights in a torch pickle. Only tensors are unpickled, code never runs."""
-    mapped = zipfile.is_zipfile(path)
-    if not mapped:
-        logging.info("%s is in torch's old format, which cannot be memory-mapped: it is read whole", path.name)
     try:
+        mapped = check_pickle(path)
+        if not mapped:
+            logging.info("%s is in torch's old format, which cannot be memory-mapped: it is read whole", path.name)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        if "unsupported global" in str(error).lower() or "weights_only" in str(error) and mapped:
-            message = f"{path.name} holds code besides weights and was not opened. Use a file from a source you trust, or safetensors."
-            raise CheckpointError(message) from None
-        raise _no_checkpoint(path) from None
-    except Exception:  # whatever torch's unpickler stumbles on first; struct.error and AssertionError are among it
-        raise _no_checkpoint(path) from None
+    except Unsound as error:
+        raise CheckpointError(f"{path.name} {error}.") from None
+    except Exception as error:  # whatever torch's unpickler stumbles on first; struct.error and AssertionError are among it
+        told = str(error) if isinstance(error, pickle.UnpicklingError) else ""
+        code = "unsupported global" in told.lower() or "weights_only" in told and mapped
+        raise CheckpointError(f"{path.name} {HOLDS_CODE if code else DAMAGED}.") from None
     for _ in CONTAINERS:  # no endless loop: a pickle may contain itself
         if isinstance(content, dict) and (key := next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)):
             content = content[key]
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path.name} holds a {type(content).__name__}, not a dictionary of weights: pick liveditor_ckpt.bin."
-        )
+        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a dictionary of weights: pick another file.")
     return content
-
-
-def _no_checkpoint(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path.name} is truncated or no torch checkpoint: download it again.")

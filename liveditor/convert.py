@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +30,11 @@ NAMES = {
 }  # fmt: skip
 """safetensors' names of the types a checkpoint may hold."""
 
+SOURCE_FILE, SOURCE_FINGERPRINT = "source_file", "source_fingerprint"
+"""Metadata of a conversion, by which it is known to be of a file, and of that file as it is."""
+
+FINGERPRINT_BYTES = 2**20
+
 ABANDONED_SECONDS = 60
 
 SLICE_BYTES = 64 * 2**20
@@ -46,6 +52,16 @@ class Conversion:
     notes: list[str]
 
 
+def fingerprint(path) -> str:
+    """Changes with the content of a checkpoint, whatever its date: an archive ends with checksums of all that it holds."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - FINGERPRINT_BYTES))
+        end = file.read()
+        file.seek(0)
+        return hashlib.sha256(f"{size} ".encode() + file.read(FINGERPRINT_BYTES) + end).hexdigest()
+
+
 def convert_checkpoint(
     source, destination, dtype: str = "keep", progress: Callable[[int, int], None] | None = None, overwrite: bool = False
 ) -> Conversion:
@@ -55,20 +71,22 @@ def convert_checkpoint(
     progress: called with (bytes done, bytes in all).
 
     Keys are checked before anything is written; the file appears under its name only when it is whole.
-    Raises CheckpointError for a wrong or damaged checkpoint (a NaN weight is named), FileExistsError, OSError for a full disk.
+    Raises CheckpointError for a wrong or damaged checkpoint (a NaN weight is named) or one that is replaced meanwhile,
+    FileExistsError, OSError for a full disk.
     """
     destination = Path(destination)
     if not is_safetensors(destination):
         raise CheckpointError(f"{destination.name} would be a safetensors file: give it the ending .safetensors.")
     if destination.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, "The destination exists already; choose another or overwrite it", str(destination))
+    size, content = os.path.getsize(source), fingerprint(source)
     checkpoint = open_checkpoint(source)
     check_keys(checkpoint.shapes)
     dropped = [name for name in checkpoint.sources if is_dead_weight(name)]
     plan = {name: _target_dtype(name, checkpoint, DTYPES[dtype]) for name in checkpoint.sources if name not in set(dropped)}
     # Widest types first, so that every weight starts at a multiple of its type's size.
     plan = dict(sorted(plan.items(), key=lambda item: -item[1].itemsize))
-    header, total = _header(checkpoint, plan)
+    header, total = _header(checkpoint, plan, content)
     partial = destination.with_name(f".{destination.name}.partial")
     _remove_abandoned(partial)
     _require_space(destination.parent, len(header) + total)
@@ -79,10 +97,15 @@ def convert_checkpoint(
             done = 0
             for name, target in plan.items():
                 for raw in _slices(name, checkpoint.tensor(name), target):
+                    # To read a mapped file where it was cut off would end the process.
+                    if os.path.getsize(source) != size:
+                        raise _replaced(checkpoint)
                     file.write(raw)
                     done += len(raw)
                     if progress:
                         progress(done, total)
+        if fingerprint(source) != content:
+            raise _replaced(checkpoint)
         os.replace(partial, destination)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -91,6 +114,10 @@ def convert_checkpoint(
     finally:
         partial.unlink(missing_ok=True)
     return Conversion(destination, len(plan), 8 + len(header) + total, dropped, checkpoint.notes)
+
+
+def _replaced(checkpoint) -> CheckpointError:
+    return CheckpointError(f"{checkpoint.path.name} was replaced while it was read, and nothing was written: run again.")
 
 
 def _remove_abandoned(partial: Path):
@@ -112,9 +139,9 @@ def _target_dtype(name, checkpoint, wanted) -> torch.dtype:
     return own if wanted is None or quantised else wanted
 
 
-def _header(checkpoint, plan) -> tuple[bytes, int]:
+def _header(checkpoint, plan, content: str) -> tuple[bytes, int]:
     """The JSON header, padded so that weights start at a multiple of 8, and the number of bytes behind it."""
-    metadata = {"format": "pt", "source_file": checkpoint.path.name, "converted_by": "liveditor_isa"}
+    metadata = {"format": "pt", SOURCE_FILE: checkpoint.path.name, SOURCE_FINGERPRINT: content, "converted_by": "liveditor_isa"}
     metadata |= core_metadata(checkpoint.shapes) | checkpoint.quantisation_metadata()
     header, end = {"__metadata__": metadata}, 0
     for name, dtype in plan.items():

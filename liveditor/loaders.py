@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
+import comfy.model_management
+import comfy.ops
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.sd3_clip
+import comfy.text_encoders.t5
 import comfy.text_encoders.wan
 import comfy.utils
 import folder_paths
@@ -17,7 +21,7 @@ import torch
 
 from ..optional import needed
 from .checkpoint import is_safetensors, open_checkpoint, read_header
-from .convert import convert_checkpoint
+from .convert import SOURCE_FILE, SOURCE_FINGERPRINT, convert_checkpoint, fingerprint
 from .keys import CheckpointError, check_keys, core_metadata
 from .vocabulary import unknown_words
 
@@ -28,6 +32,23 @@ WEIGHT_OPTIONS = {
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
 """Weight types by the names that core's own loader gives them."""
+
+LONGEST_TEXT = 4096
+"""Tokens to which a small encoder may have its text filled up."""
+
+
+@contextmanager
+def _named(path: str):
+    """What core stumbles on in a damaged file becomes a sentence that names the file; core's own words stay in the log."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError) or comfy.model_management.is_oom(error):
+            raise
+        words = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{Path(path).name} does not fit ({words}): it is damaged or another model, download it again."
+        ) from error
 
 
 def load_diffusion_model(path: str, weight_dtype: str = "default", convert: bool = True, disable_dynamic: bool = False):
@@ -40,7 +61,8 @@ def load_diffusion_model(path: str, weight_dtype: str = "default", convert: bool
         path = converted(path)
     state_dict, metadata = read_diffusion_model(path)
     options = WEIGHT_OPTIONS[weight_dtype]
-    model = comfy.sd.load_diffusion_model_state_dict(state_dict, options, metadata, disable_dynamic=disable_dynamic)
+    with _named(path):
+        model = comfy.sd.load_diffusion_model_state_dict(state_dict, options, metadata, disable_dynamic=disable_dynamic)
     # How core makes fresh copies, for torch.compile, weight hooks and several GPUs.
     model.cached_patcher_init = (load_diffusion_model, (path, weight_dtype, False))
     return model
@@ -54,22 +76,25 @@ def read_diffusion_model(path: str):
         return checkpoint.tensors(), core_metadata(checkpoint.shapes)
     # Core's reader, because it also keeps where each weight lies in the file for its offloading.
     raw, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
-    metadata = {**core_metadata(checkpoint.shapes), **(metadata or {}), **checkpoint.quantisation_metadata()}
+    # Core builds a network of any size that "config" asks for; the weights themselves say which.
+    metadata = {name: text for name, text in (metadata or {}).items() if name != "config"}
+    metadata |= core_metadata(checkpoint.shapes) | checkpoint.quantisation_metadata()
     return {name: raw[source] for name, source in checkpoint.sources.items()}, metadata
 
 
 def converted(path: str) -> str:
-    """Path of the safetensors file made from pickle `path`, made now if it is missing or older.
+    """Path of the safetensors file made from pickle `path`, made now if it is missing or was made from another content.
 
     Where it cannot be written (a read-only models folder, or somebody else's file has its name) the pickle itself is
     used, and that is logged.
     """
     target = Path(path).with_suffix(".safetensors")
     if target.exists():
-        if not _made_from(target, path):
+        made_from = _origin(target)
+        if made_from.get(SOURCE_FILE) != Path(path).name:
             logging.warning("%s was not made from %s and stays as it is; the .bin is loaded directly", target, Path(path).name)
             return path
-        if target.stat().st_mtime >= Path(path).stat().st_mtime:
+        if made_from.get(SOURCE_FINGERPRINT) == fingerprint(path):
             return str(target)
     logging.info("Converting %s to %s, once", path, target)
     bar = None
@@ -89,12 +114,12 @@ def converted(path: str) -> str:
     return str(target)
 
 
-def _made_from(target: Path, path: str) -> bool:
-    """Whether safetensors file `target` is a conversion of pickle `path`, by what its metadata says."""
+def _origin(target: Path) -> dict[str, str]:
+    """What safetensors file `target` says of itself, nothing if it is damaged."""
     try:
-        return read_header(target).metadata.get("source_file") == Path(path).name
+        return read_header(target).metadata
     except CheckpointError:
-        return False
+        return {}
 
 
 def load_text_encoder(path: str, tell: Callable[[list[str]], None] | None = None):
@@ -103,18 +128,33 @@ def load_text_encoder(path: str, tell: Callable[[list[str]], None] | None = None
     tell: called with the words of a text that a small encoder was never taught, whenever it is given one.
     """
     needed("sentencepiece", "sentencepiece")  # by core's tokenizer
-    if is_safetensors(path):
-        metadata = read_header(path).metadata
-        config = json.loads(metadata.get("config", "{}")).get("text_encoder")
+    checkpoint = open_checkpoint(path)  # knows what is wrong with a file
+    with _named(path):
+        config = json.loads(checkpoint.metadata.get("config", "{}")).get("text_encoder")
         if config:
+            _check_small_text_encoder(checkpoint.shapes, config)
             return _small_text_encoder(path, config, tell=tell)
-    embeddings = folder_paths.get_folder_paths("embeddings")
-    clip = comfy.sd.load_clip([path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.WAN)
+        embeddings = folder_paths.get_folder_paths("embeddings")
+        clip = comfy.sd.load_clip([path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.WAN)
     if not hasattr(clip.cond_stage_model, "umt5xxl"):
         raise ValueError(
             f"{Path(path).name} is not a UMT5-XXL text encoder: pick umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors."
         )
     return clip
+
+
+def _check_small_text_encoder(shapes: dict[str, tuple[int, ...]], config: dict):
+    """Raises ValueError unless the file holds every weight of just the network that its own config describes."""
+    blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.block.")}
+    if config["num_layers"] != len(blocks):
+        raise ValueError("another number of layers than its config says")
+    network = comfy.text_encoders.t5.T5(config, torch.float32, "meta", comfy.ops.disable_weight_init)
+    expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+    if expected != {name: shape for name, shape in shapes.items() if name != "spiece_model"}:
+        raise ValueError("other weights than its config says")
+    words, length = config.get("words", []), config.get("min_length", 1)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not 0 < length <= LONGEST_TEXT:
+        raise ValueError("its config says nonsense of its texts")
 
 
 def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False, tell: Callable | None = None):
@@ -161,8 +201,10 @@ def is_wan_vae(vae) -> bool:
 
 def load_vae(path: str):
     """The Wan 2.1 VAE. Raises ValueError for anything else."""
-    weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
-    vae = comfy.sd.VAE(sd=weights, metadata=metadata)
+    open_checkpoint(path)  # knows what is wrong with a file
+    with _named(path):
+        weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+        vae = comfy.sd.VAE(sd=weights, metadata=metadata)
     if not is_wan_vae(vae):
         raise ValueError(
             f"{Path(path).name} is not a Wan 2.1 VAE, which has 16 channels over time: pick wan_2.1_vae.safetensors."

@@ -148,7 +148,7 @@ def _workflow_of(execution: str) -> str | None:
     running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
     for _, prompt_id, _, extra, *_ in running:
         if prompt_id == execution:
-            return ((extra.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
+            return _object(_object(extra.get("extra_pnginfo")).get("workflow")).get("id")
     return None
 
 
@@ -166,20 +166,30 @@ def with_live_changes(tags: dict, execution: str | None) -> dict:
         return tags
     tags = copy.deepcopy(tags)
     for node, changes in records.items():
-        if node in tags.get("prompt", {}):
-            tags["prompt"][node]["inputs"][LIVE_CHANGES] = changes
+        inputs = _object(_object(tags.get("prompt")).get(node)).get("inputs")
+        if isinstance(inputs, dict):
+            inputs[LIVE_CHANGES] = changes
         saved = _saved_node(tags.get("workflow"), node)
         # The page queues a workflow without the slots of its widgets, so only the order of their values tells: it is the last.
-        if saved and saved.get("widgets_values"):
+        if isinstance(saved.get("widgets_values"), list) and saved["widgets_values"]:
             saved["widgets_values"][-1] = changes
     return tags
 
 
-def _saved_node(workflow: dict | None, execution_id: str) -> dict | None:
-    """The node "12:7" is number 7 in the subgraph that number 12 is an instance of."""
-    graph, node = workflow or {}, None
-    subgraphs = {each["id"]: each for each in graph.get("definitions", {}).get("subgraphs", [])}
+def _saved_node(workflow, execution_id: str) -> dict:
+    """The node "12:7" is number 7 in the subgraph that number 12 is an instance of; an empty one if it is not there."""
+    graph, node = workflow, {}
+    subgraphs = {str(each.get("id")): each for each in _objects(_object(_object(workflow).get("definitions")).get("subgraphs"))}
     for part in execution_id.split(":"):
-        node = next((each for each in (graph or {}).get("nodes", []) if str(each["id"]) == part), None)
-        graph = subgraphs.get(node["type"]) if node else None
+        node = next((each for each in _objects(_object(graph).get("nodes")) if str(each.get("id")) == part), {})
+        graph = subgraphs.get(str(node.get("type")))
     return node
+
+
+def _object(value) -> dict:
+    """Anybody may have written the workflow: what should be an object in it, or an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value) -> list[dict]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import folder_paths
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
@@ -75,6 +77,12 @@ class LoadLIVEditor(io.ComfyNode):
     def validate_inputs(cls, diffusion_model, text_encoder, vae):
         """Keeps core from refusing a file that is not there as "value not in list": `execute` says what belongs where."""
         return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        """A file that was replaced under its name is another model; one that is not there is looked for again."""
+        files = [os.stat(_path_of(part, inputs[part])) for part in PARTS]
+        return [(file.st_ino, file.st_size, file.st_mtime_ns) for file in files]
 
     @classmethod
     def execute(cls, diffusion_model, text_encoder, vae, weight_dtype, bin_checkpoint) -> io.NodeOutput:

@@ -60,7 +60,7 @@ def read_changes(text: str) -> Record:
     if not text.strip():
         return {}
     try:
-        record = {node: [(at, dict(values)) for at, values in changes] for node, changes in json.loads(text).items()}
+        record = {node: [(at, {**values}) for at, values in changes] for node, changes in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError, RecursionError):
         record = {"": [(None, {})]}
     if not all(_in_order([at for at, _ in changes]) for changes in record.values()):

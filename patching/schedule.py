@@ -29,7 +29,12 @@ class Schedule:
         _ranges(self.dense_blocks)
 
     def is_dense_block(self, index: int, total: int) -> bool:
-        return any(first % total <= index <= last % total for first, last in _ranges(self.dense_blocks))
+        return any(_counted(first, total) <= index <= _counted(last, total) for first, last in _ranges(self.dense_blocks))
+
+
+def _counted(number: int, total: int) -> int:
+    """From the start; a range may reach beyond the last block."""
+    return number + total if number < 0 else number
 
 
 def _ranges(text: str) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import torch
 from liveditor_isa.liveditor.architecture import register
 from liveditor_isa.liveditor.keys import CheckpointError, check_keys, expected_shapes
 from liveditor_isa.liveditor.loaders import converted, load_diffusion_model, load_text_encoder, load_vae, read_diffusion_model
-from make_tiny_model import ENCODER, MODEL, VAE
+from make_tiny_model import ENCODER, MODEL, VAE, random_like
 from safetensors.torch import save_file
 
 
@@ -23,7 +23,11 @@ def test_a_pickle_is_converted_once(pickle, tmp_path):
     assert converted(str(pickle)) == str(target)
     first = target.stat().st_mtime_ns
     assert converted(str(pickle)) == str(target) and target.stat().st_mtime_ns == first
+    # Its date tells nothing: a copy may be newer than what it was copied from, another file older than its conversion.
     os.utime(pickle, (target.stat().st_mtime + 10,) * 2)
+    assert converted(str(pickle)) == str(target) and target.stat().st_mtime_ns == first
+    torch.save(random_like(expected_shapes(16, 32, 8, 1), seed=1), pickle)
+    os.utime(pickle, (0, 0))
     assert converted(str(pickle)) == str(target) and target.stat().st_mtime_ns != first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["liveditor_ckpt.bin", "liveditor_ckpt.safetensors"]
 

@@ -1,0 +1,106 @@
+"""Looks into a torch pickle before torch does, which runs no code of it either, but can be made to fill memory or never end."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+LARGEST_STRUCTURE = 8 * 2**20
+"""Bytes of names and shapes, the weights lie elsewhere; torch takes about as many steps to read them."""
+
+DEEPEST_TUPLE, LARGEST_TUPLE = 100, 1_000_000
+"""Levels; and items, those of inner tuples counted as often as they occur."""
+
+MAKE_BYTES = {"bytearray", "encode"}
+"""What torch lets a pickle call, though it makes as many bytes as it is told, and no weight needs it."""
+
+LEGACY_PICKLES = 5
+"""How many a file in torch's old format begins with: magic number, version, machine, the content, its storages."""
+
+
+DAMAGED = "is truncated or no torch checkpoint: download it again"
+HOLDS_CODE = "holds code besides weights and was not opened. Use a file from a source you trust, or safetensors"
+UNLIKE = "{}, unlike what torch writes, and was not opened: download it again"
+
+
+class Unsound(Exception):
+    """Not to be given to torch; says what the file does, and what to do, for a sentence that begins with its name."""
+
+
+def check_pickle(path: Path) -> bool:
+    """Whether it is an archive, which can be memory-mapped, or in torch's old format. Raises Unsound."""
+    with open(path, "rb") as file:
+        archive = file.read(2) == b"PK"
+    try:
+        if archive or zipfile.is_zipfile(path):
+            _check_archive(path)
+            return True
+        with open(path, "rb") as file:
+            beginning = io.BytesIO(file.read(LARGEST_STRUCTURE))
+        for _ in range(LEGACY_PICKLES):
+            _check_structure(beginning)
+        return False
+    except Unsound:
+        raise
+    except Exception:  # whatever zipfile and pickletools stumble on first
+        raise Unsound(DAMAGED) from None
+
+
+def _check_archive(path: Path):
+    """Torch stores weights as they are; what is compressed, or lies over another, may hold far more than the file's size."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise Unsound(UNLIKE.format("is compressed"))
+        if sum(entry.file_size for entry in entries) > os.path.getsize(path):
+            raise Unsound(UNLIKE.format("claims to hold more than its own size"))
+        structures = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+        if any(entry.file_size > LARGEST_STRUCTURE for entry in structures):
+            raise Unsound(UNLIKE.format("lists far more than weights"))
+        for entry in structures:
+            _check_structure(io.BytesIO(archive.read(entry)))
+
+
+class _Tuple(NamedTuple):
+    """How large and deep a tuple on the pickle's stack is; of anything else, nothing."""
+
+    items: int = 0
+    depth: int = 0
+
+
+def _check_structure(stream: io.BytesIO):
+    """Follow the tuples of the next pickle in `stream`: as a key of a dictionary, one is walked through by recursion."""
+    stack: list[_Tuple] = []
+    marks: list[int] = []
+    memo: dict[int, _Tuple] = {}
+    for opcode, argument, _ in pickletools.genops(stream):
+        name, before, after = opcode.name, opcode.stack_before, opcode.stack_after
+        if name in ("GLOBAL", "INST") and argument.split()[-1] in MAKE_BYTES:
+            raise Unsound(HOLDS_CODE)
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name == "POP" and marks and marks[-1] == len(stack):
+            marks.pop()
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else int(argument)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[int(argument)])
+        else:
+            marked = pickletools.markobject in before
+            begin = marks.pop() if marked else len(stack) - len(before)
+            taken = stack[begin:]
+            del stack[begin:]
+            if marked and (below := before.index(pickletools.markobject)):
+                del stack[-below:]
+            if name == "DUP":
+                stack += taken * 2
+            elif "TUPLE" in name:
+                stack.append(_Tuple(1 + sum(each.items for each in taken), 1 + max((each.depth for each in taken), default=0)))
+                if stack[-1].items > LARGEST_TUPLE or stack[-1].depth > DEEPEST_TUPLE:
+                    raise Unsound(UNLIKE.format("nests without an end"))
+            else:
+                stack += [_Tuple()] * len(after)
