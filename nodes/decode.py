@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from fractions import Fraction
 
 import comfy.utils
-import folder_paths
 import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
@@ -22,6 +20,7 @@ from ..video.mp4 import write_mp4
 from ..video.region import Region
 from .live import with_live_changes
 from .node_text import show_on_node
+from .output_name import output_path
 
 TRAINED_FPS = 16
 
@@ -99,16 +98,12 @@ class DecodeVideo(io.ComfyNode):
             region = cls._region(source, mask, box, feather)
             size = region.size if whole_frame else size
             chunks = _with_source(chunks, source, region, whole_frame, match_colors)
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), *size
-        )
-        file = f"{name}_{counter:05}_.mp4"
-        path = os.path.join(folder, file)
-        write_mp4(path, chunks, rate, crf, audio, cls._metadata())
-        shown = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)]).as_dict()
+        path, subfolder = output_path(filename_prefix, *size)
+        path = write_mp4(path, chunks, rate, crf, audio, cls._metadata())
+        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
         # What a browser does not tell of a video, for stepping through it.
         shown["liveditor_video"] = [{"fps": float(rate), "frames": frames}]
-        return io.NodeOutput(InputImpl.VideoFromFile(path), ui=shown)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 
     @classmethod
     def _region(cls, source: SourceClip | None, mask, box, feather: int) -> Region:
@@ -130,7 +125,8 @@ class DecodeVideo(io.ComfyNode):
         """The tags that core's Save Video writes, which is where the page looks for a workflow."""
         if args.disable_metadata:
             return {}
-        tags = {**(cls.hidden.extra_pnginfo or {})}
+        extra = cls.hidden.extra_pnginfo
+        tags = dict(extra) if isinstance(extra, dict) else {}
         if cls.hidden.prompt is not None:
             tags["prompt"] = cls.hidden.prompt
         running = get_executing_context()
@@ -151,7 +147,7 @@ def _frame_rate(fps: float, source) -> Fraction:
     # 29.97 typed for 30000/1001 is the source's own rate.
     if source and abs(fps / source.clip.fps - 1) < 1e-3:
         return source.clip.fps
-    return Fraction(fps).limit_denominator(1000)
+    return max(Fraction(fps).limit_denominator(1000), Fraction(1, 1000))
 
 
 def _with_source(chunks, source: SourceClip, region: Region, whole_frame: bool, match_colors: bool):

@@ -46,7 +46,7 @@ def encoders() -> list[psutil.Process]:
 def test_every_frame_is_written_once_and_in_order_however_chunked(tmp_path_factory, sizes):
     path = tmp_path_factory.mktemp("mp4") / "v.mp4"
     every = grey(*range(sum(sizes)))
-    assert write_mp4(path, every.split(sizes), Fraction(25)) == sum(sizes)
+    assert write_mp4(path, every.split(sizes), Fraction(25)) == path
     assert numbers(path) == list(range(sum(sizes)))
     assert [*path.parent.iterdir()] == [path]
 
@@ -104,8 +104,7 @@ def test_values_outside_the_range_saturate_and_half_precision_is_taken(tmp_path)
 def test_a_lower_crf_keeps_more(tmp_path):
     sizes = []
     for crf in (0, 18, 51):
-        write_mp4(tmp_path / "v.mp4", [noise(3)], Fraction(25), crf)
-        sizes.append((tmp_path / "v.mp4").stat().st_size)
+        sizes.append(write_mp4(tmp_path / "v.mp4", [noise(3)], Fraction(25), crf).stat().st_size)
     assert sizes[0] > sizes[1] > sizes[2]
 
 
@@ -212,11 +211,15 @@ def test_an_interrupted_video_leaves_neither_file_nor_process(tmp_path, monkeypa
     assert not [*scratch.iterdir()] and not encoders()
 
 
-def test_a_finished_video_replaces_the_old_one_and_leaves_no_process(tmp_path):
-    path = tmp_path / "v.mp4"
-    path.write_bytes(b"old")
-    write_mp4(path, [grey(1, 2, 3)], Fraction(25))
-    assert numbers(path) == [1, 2, 3] and [*tmp_path.iterdir()] == [path] and not encoders()
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("name, next_name", [("v.mp4", "v_00001_.mp4"), ("v_00009_.mp4", "v_00010_.mp4")])
+def test_a_video_of_that_name_is_kept_and_no_process_left(tmp_path, monkeypatch, links, name, next_name):
+    if not links:
+        monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    (tmp_path / name).write_bytes(b"old")
+    assert write_mp4(tmp_path / name, [grey(1, 2, 3)], Fraction(25)) == tmp_path / next_name
+    assert numbers(tmp_path / next_name) == [1, 2, 3] and (tmp_path / name).read_bytes() == b"old"
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / name, tmp_path / next_name]) and not encoders()
 
 
 @pytest.mark.parametrize(
@@ -302,5 +305,5 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
             del chunk
             most = max(most, sum(ref() is not None for ref in born))
 
-    assert write_mp4(tmp_path / "v.mp4", chunks(), Fraction(25)) == 400
-    assert most <= 3
+    write_mp4(tmp_path / "v.mp4", chunks(), Fraction(25))
+    assert len(born) == 400 and most <= 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,9 @@ import torch
 
 from ..optional import needed
 
+ABANDONED_SECONDS = 24 * 3600
+"""After so long without a new frame an unfinished file is what a killed run left."""
+
 
 def write_mp4(
     path: str | os.PathLike,
@@ -25,27 +29,67 @@ def write_mp4(
     crf: int = 18,
     audio: dict | None = None,
     metadata: dict[str, str] | None = None,
-) -> int:
-    """Encode chunks of frames, [f, H, W, 3] in 0..1, as they come; returns the number of frames written.
+) -> Path:
+    """Encode chunks of frames, [f, H, W, 3] in 0..1, as they come.
 
     audio: ComfyUI's AUDIO, {"waveform": [1, channels, samples], "sample_rate"}; cut it to the frames' duration before.
     metadata: container tags as JSON text; ComfyUI's page restores a graph from "workflow" and "prompt".
 
-    The file appears under its name only when it is whole: on any failure or interruption nothing is left.
-    Raises ValueError for no frames or odd sizes, OSError when the disk is full, RuntimeError for other failures of ffmpeg.
+    Returns where it was written: `path`, or numbered on where a file has that name by then; none is ever replaced.
+    The file appears under its name only when it is whole: on any failure or interruption nothing is left. What a killed
+    process left in the folder goes when the next video is written there a day later.
+    Raises ValueError for no frames or odd sizes, OSError when the disk is full or the folder read-only, RuntimeError for
+    other failures of ffmpeg.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.partial.mp4")
-    with tempfile.TemporaryDirectory(prefix="liveditor-") as folder:
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial.mp4")
+    try:
+        partial.touch(exist_ok=False)
+    except OSError as error:
+        raise _cannot_write(path.parent, error) from None
+    try:
+        _remove_abandoned(path.parent, partial.stat().st_mtime)
+        with tempfile.TemporaryDirectory(prefix="liveditor-") as folder:
+            _encode(partial, iter(chunks), fps, crf, audio, metadata or {}, Path(folder))
+        return _published(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _remove_abandoned(folder: Path, now: float):
+    """now: by the clock of the disk, which may be another computer's."""
+    for partial in folder.glob(".*.partial.mp4"):
         try:
-            frames = _encode(partial, iter(chunks), fps, crf, audio, metadata or {}, Path(folder))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return frames
+            if now - partial.stat().st_mtime > ABANDONED_SECONDS:
+                partial.unlink()
+        except OSError:
+            pass  # gone by now, or somebody else's
 
 
-def _encode(partial: Path, chunks, fps: Fraction, crf: int, audio, metadata, folder: Path) -> int:
+def _published(partial: Path, path: Path) -> Path:
+    """Give a whole file its name. Unlike renaming, linking fails where another process has taken the name."""
+    while True:
+        try:
+            os.link(partial, path)
+            return path
+        except FileExistsError:
+            path = _numbered_on(path)
+        except OSError:  # exFAT and some network drives have no links
+            try:
+                open(path, "xb").close()
+                os.replace(partial, path)
+                return path
+            except FileExistsError:
+                path = _numbered_on(path)
+
+
+def _numbered_on(path: Path) -> Path:
+    """name_00001_.mp4, as ComfyUI numbers files, becomes name_00002_.mp4."""
+    stem, number = re.fullmatch(r"(.*?)(?:_(\d+)_)?", path.stem, re.DOTALL).groups()
+    return path.with_name(f"{stem}_{int(number or 0) + 1:05}_{path.suffix}")
+
+
+def _encode(partial: Path, chunks, fps: Fraction, crf: int, audio, metadata, folder: Path):
     first = next(chunks, None)
     if first is None or len(first) == 0:
         raise ValueError("There is no frame to write: the video would be empty.")
@@ -57,17 +101,15 @@ def _encode(partial: Path, chunks, fps: Fraction, crf: int, audio, metadata, fol
     with open(folder / "stderr", "w+", errors="replace") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
         try:
-            frames = 0
             for chunk in itertools.chain([first], chunks):
                 raw = (chunk * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy().tobytes()
                 if not _written(process.stdin, raw):
                     break
-                frames += len(chunk)
+                os.utime(partial)  # ffmpeg writes when it likes to
             if not _written(process.stdin, None) or process.wait() != 0:
                 process.wait()
                 stderr.seek(0)
                 raise _failure(partial, stderr.read())
-            return frames
         finally:
             process.kill()
             process.wait()
@@ -109,16 +151,24 @@ def _command(partial, width, height, fps, crf, audio, metadata, folder) -> list[
 
 
 def _escaped(text: str) -> str:
-    """ffmpeg's metadata format: a backslash before each of its special characters."""
-    return "".join("\\" + char if char in "=;#\\\n" else char for char in text)
+    """ffmpeg's metadata format: a backslash before each of its special characters, and before what begins a section."""
+    text = text.replace("\0", "").encode(errors="replace").decode()
+    return "".join("\\" + char if char in "=;#\\\n[" else char for char in text)
 
 
 def _failure(partial: Path, stderr: str) -> Exception:
-    free = shutil.disk_usage(partial.parent).free
-    if "No space left" in stderr or free < 2**20:
-        where = partial.parent
-        return OSError(
-            errno.ENOSPC, f"The disk is full: {free / 2**20:.0f} MB are free in {where}. Make room and run again", str(where)
-        )
+    if "No space left" in stderr or shutil.disk_usage(partial.parent).free < 2**20:
+        return _cannot_write(partial.parent, OSError(errno.ENOSPC, ""))
     lines = [line for line in stderr.splitlines() if line.strip()]
     return RuntimeError(f"ffmpeg could not write {partial.parent}: {lines[-1] if lines else 'it ended without a message'}.")
+
+
+def _cannot_write(folder: Path, error: OSError) -> OSError:
+    if error.errno == errno.ENOSPC:
+        free = shutil.disk_usage(folder).free / 2**20
+        sentence = f"The disk is full: {free:.0f} MB are free in {folder}. Make room and run again"
+    else:
+        sentence = (
+            f"Nothing can be written to {folder} ({error.strerror}). Make it a folder that may be written to, and run again"
+        )
+    return OSError(error.errno, sentence, str(folder))

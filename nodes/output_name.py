@@ -1,0 +1,34 @@
+"""Where a video goes in the output folder, said in a sentence where it cannot go."""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+
+FORBIDDEN = ':*?"<>|' if os.name == "nt" else ""
+"""Windows writes past the file where there is a colon, and refuses the others."""
+
+LONGEST = 255
+"""Bytes of a name, on all usual disks."""
+
+
+def output_path(prefix: str, width: int, height: int) -> tuple[str, str]:
+    """(path of the next mp4 by that prefix, its subfolder as ComfyUI's page wants it). Makes the subfolder.
+
+    Raises ValueError for a prefix that leads out of the output folder or is no name, OSError where no folder can be made.
+    """
+    if not prefix.isprintable() or any(char in prefix for char in FORBIDDEN):
+        raise ValueError(f"filename_prefix {prefix[:80]!r} holds characters that no file name may have: choose another.")
+    root = folder_paths.get_output_directory()
+    if not folder_paths.is_within_directory(root, os.path.join(root, os.path.dirname(os.path.normpath(prefix)))):
+        raise ValueError(f"filename_prefix {prefix[:80]!r} leads out of the output folder: choose a name inside it.")
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
+    except OSError as error:
+        told = f"filename_prefix {prefix[:80]!r} cannot be used in the output folder ({error.strerror}): choose another, or make it writable"
+        raise OSError(error.errno, told) from None
+    file = f"{name}_{counter:05}_.mp4"
+    if len(os.fsencode(file)) > LONGEST:
+        raise ValueError(f"filename_prefix {prefix[:80]!r}... is too long for a file name: choose a shorter one.")
+    return os.path.join(folder, file), subfolder
