@@ -1,11 +1,12 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test ui lint clean
+.PHONY: help setup demo test matrix ui lint clean
 
 help:
 	@echo "make demo   edit a real video end to end, headless, through the real ComfyUI server"
 	@echo "make test   run all tests"
+	@echo "make matrix run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
 	@echo "make ui     open ComfyUI with this pack"
 	@echo "make lint   check style"
 	@echo "make clean  remove what the commands above made (.venv, .comfyui, .cache, output)"
@@ -19,6 +20,9 @@ demo: setup
 test:
 	@python3 scripts/setup.py --browser
 	@$(PYTHON) -m pytest
+
+matrix: setup
+	@$(PYTHON) scripts/matrix.py
 
 ui: setup
 	@$(PYTHON) scripts/ui.py

@@ -1,10 +1,11 @@
 """Triton's interpreter, so that kernels run on a CPU. Import before triton."""
 
+import importlib.util
 import os
 
 import torch
 
-if not torch.cuda.is_available():
+if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
     os.environ["TRITON_INTERPRET"] = "1"
     from triton.runtime import interpreter
 

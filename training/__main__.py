@@ -53,7 +53,7 @@ def train(folder: Path, minutes: float, device: str, vae_settings=None, decoder_
             "text_encoder": CONFIG,
             "processes": processes.count(),
         }
-        (folder / SETTINGS).write_text(json.dumps(config, indent=2) + "\n")
+        (folder / SETTINGS).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if not vae.is_finished(folder, vae_settings):
         vae.train_vae(folder, minutes, device, vae_settings)
         processes.wait()
@@ -126,7 +126,7 @@ def judge(trainer: EditorTrainer, tokenizer: Tokenizer, autoencoder, folder: Pat
             if batch is found[name][0][0]:
                 sheet(batch, output, folder / f"edits-{name.split()[0].lower()}.png")
     result = {"steps": trainer.done, "size": size, **{name: by_task(judged) for name, judged in found.items()}}
-    (folder / SCORES).write_text(json.dumps(result, indent=2) + "\n")
+    (folder / SCORES).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def main():

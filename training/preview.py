@@ -62,7 +62,7 @@ def loss_plot(logs: dict[str, Path], path: Path):
 
     figure, panels = plt.subplots(1, len(logs), figsize=(6 * len(logs), 3.5), squeeze=False)
     for panel, (name, log) in zip(panels[0], logs.items()):
-        lines = [line for line in map(json.loads, log.read_text().splitlines()) if "loss" in line]
+        lines = [line for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()) if "loss" in line]
         steps, losses = zip(*((line["step"], line["loss"]) for line in lines))
         smooth = [sum(losses[max(0, i - 15) : i + 1]) / len(losses[max(0, i - 15) : i + 1]) for i in range(len(losses))]
         panel.plot(steps, losses, color="0.8", linewidth=0.6)

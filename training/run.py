@@ -29,7 +29,7 @@ def replace_file(path: Path, write: Callable[[Path], object]):
 
 
 def log_line(path: Path, entry: dict):
-    with open(path, "a") as log:
+    with open(path, "a", encoding="utf-8") as log:
         log.write(json.dumps(entry) + "\n")
 
 

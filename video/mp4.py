@@ -98,7 +98,7 @@ def _encode(partial: Path, chunks, fps: Fraction, crf: int, audio, metadata, fol
         raise ValueError(f"H.264 needs even width and height; got {width}×{height}. Choose a size in multiples of 16.")
     command = _command(partial, width, height, fps, crf, audio, metadata, folder)
     # stderr goes to a file: a pipe nobody reads would stall ffmpeg once full.
-    with open(folder / "stderr", "w+", errors="replace") as stderr:
+    with open(folder / "stderr", "w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
         try:
             for chunk in itertools.chain([first], chunks):
@@ -131,7 +131,8 @@ def _ffmpeg() -> str:
 
 def _command(partial, width, height, fps, crf, audio, metadata, folder) -> list[str]:
     tags = folder / "tags"
-    tags.write_text(";FFMETADATA1\n" + "".join(f"{_escaped(k)}={_escaped(v)}\n" for k, v in metadata.items()), encoding="utf-8")
+    # Bytes: as text, Windows would end lines in a way at which ffmpeg cuts off values of several lines.
+    tags.write_bytes((";FFMETADATA1\n" + "".join(f"{_escaped(k)}={_escaped(v)}\n" for k, v in metadata.items())).encode())
     inputs = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0", "-i", str(tags)]
     sound = []
     if audio is not None and audio["waveform"].shape[-1] > 0:
