@@ -179,15 +179,21 @@ class _Converter:
     def __init__(self, first: av.VideoFrame):
         self._eight_bit = first.format.name in EIGHT_BIT_FORMATS
         self._padding = None
-        # Core pads so: ffmpeg's conversion to floats is not deterministic at other widths.
-        if not self._eight_bit and first.width % 32:
-            width, height = (-(-side // 32) * 32 for side in (first.width, first.height))
+        right, below = (-side % 32 for side in (first.width, first.height))
+        # Core pads so: ffmpeg's conversion to floats is not deterministic at other widths. It cannot pad a tiny picture.
+        if not self._eight_bit and right and (right > first.width or below > first.height):
+            self._eight_bit = True
+        elif not self._eight_bit and right:
             graph = av.filter.Graph()
             source = graph.add_buffer(
                 width=first.width, height=first.height, format=first.format.name, time_base=first.time_base
             )
-            edges = f"left=0:right={width - first.width}:top=0:bottom={height - first.height}:mode=smear"
-            steps = [graph.add("pad", f"{width}:{height}:0:0"), graph.add("fillborders", edges), graph.add("buffersink")]
+            edges = f"left=0:right={right}:top=0:bottom={below}:mode=smear"
+            steps = [
+                graph.add("pad", f"{first.width + right}:{first.height + below}:0:0"),
+                graph.add("fillborders", edges),
+                graph.add("buffersink"),
+            ]
             for before, after in zip([source, *steps], steps):
                 before.link_to(after)
             graph.configure()
