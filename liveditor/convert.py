@@ -96,16 +96,13 @@ def convert_checkpoint(
             file.write(len(header).to_bytes(8, "little") + header)
             done = 0
             for name, target in plan.items():
-                for raw in _slices(name, checkpoint.tensor(name), target):
-                    # To read a mapped file where it was cut off would end the process.
-                    if os.path.getsize(source) != size:
-                        raise _replaced(checkpoint)
+                for raw in _slices(name, checkpoint.tensor(name), target, lambda: _check_size(source, size)):
                     file.write(raw)
                     done += len(raw)
                     if progress:
                         progress(done, total)
         if fingerprint(source) != content:
-            raise _replaced(checkpoint)
+            raise _replaced(source)
         os.replace(partial, destination)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -116,8 +113,14 @@ def convert_checkpoint(
     return Conversion(destination, len(plan), 8 + len(header) + total, dropped, checkpoint.notes)
 
 
-def _replaced(checkpoint) -> CheckpointError:
-    return CheckpointError(f"{checkpoint.path.name} was replaced while it was read, and nothing was written: run again.")
+def _check_size(source, size: int):
+    """To read a mapped file where it was cut off would end the process."""
+    if os.path.getsize(source) != size:
+        raise _replaced(source)
+
+
+def _replaced(source) -> CheckpointError:
+    return CheckpointError(f"{Path(source).name} was replaced while it was read, and nothing was written: run again.")
 
 
 def _remove_abandoned(partial: Path):
@@ -152,10 +155,12 @@ def _header(checkpoint, plan, content: str) -> tuple[bytes, int]:
     return text + b" " * (-len(text) % 8), end
 
 
-def _slices(name: str, tensor: torch.Tensor, dtype: torch.dtype):
+def _slices(name: str, tensor: torch.Tensor, dtype: torch.dtype, before_reading: Callable[[], None]):
     """The tensor's bytes in memory order, checked and cast slice by slice."""
+    before_reading()
     flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # reshape would leave one element its odd stride
     for part in flat.split(max(1, SLICE_BYTES // 4)):
+        before_reading()
         if part.is_floating_point() and not torch.isfinite(part.float()).all():
             raise CheckpointError(f"The weight {name} holds NaN or infinity: the checkpoint is damaged, download it again.")
         cast = part.to(dtype)

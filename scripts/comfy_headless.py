@@ -55,11 +55,20 @@ class PromptRefused(Exception):
 class ComfyServer:
     """ComfyUI's server as a subprocess, with models, input, output and this pack in `base`.
 
-    models: folder linked as models/, None for an empty one. Use as a context manager.
+    models: folder linked as models/, None for an empty one. launcher: a command that starts the one that follows it.
+    Use as a context manager.
     """
 
-    def __init__(self, base: Path, models: Path | None, *options: str, gpu: bool = False, port: int | None = None):
-        self.base, self.options, self.gpu = Path(base), options, gpu
+    def __init__(
+        self,
+        base: Path,
+        models: Path | None,
+        *options: str,
+        gpu: bool = False,
+        port: int | None = None,
+        launcher: tuple[str, ...] = (),
+    ):
+        self.base, self.options, self.gpu, self.launcher = Path(base), options, gpu, launcher
         self.port = port or _free_port()
         self.client = uuid.uuid4().hex
         for folder in ("input", "output", "user", "custom_nodes"):
@@ -77,7 +86,8 @@ class ComfyServer:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> ComfyServer:
-        command = [sys.executable, str(COMFYUI / "main.py"), "--port", str(self.port), "--base-directory", str(self.base)]
+        command = [*self.launcher, sys.executable, str(COMFYUI / "main.py")]
+        command += ["--port", str(self.port), "--base-directory", str(self.base)]
         # Its default place is inside ComfyUI itself, which may be the user's own.
         command += ["--database-url", f"sqlite:///{self.base}/user/comfyui.db"]
         command += ["--disable-api-nodes", "--disable-auto-launch", *([] if self.gpu else ["--cpu"]), *self.options]
