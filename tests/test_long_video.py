@@ -1,10 +1,13 @@
 """Long videos by core's own context windows: each window sees its part of the source, and references whole."""
 
+import comfy.conds
+import comfy.model_management
 import comfy.patcher_extension
 import comfy.sample
 import comfy.sd
 import pytest
 import torch
+from comfy.context_windows import IndexListContextWindow
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.liveditor.architecture import register
@@ -112,8 +115,33 @@ def test_windows_change_the_result_and_isa_is_sparse_in_them(in_context_model):
 
 def test_what_the_network_attends_over_does_not_grow_with_the_video(liveditor):
     most = []
-    for frames in (12, 40):
+    for frames in (12, 24):
         calls = Calls(attached(windowed(liveditor, "standard_uniform"))[0])
         sample(calls.model, [latent(frames, seed=1), latent(1, 6, 4, seed=2)], frames)
         most.append(max(length + sum(each.shape[2] for each in contexts) for _, length, contexts in calls.seen))
     assert most == [13, 13]
+
+
+@pytest.mark.parametrize("windows_first", [True, False])
+def test_memory_is_asked_for_a_window_not_for_the_video(in_context_model, monkeypatch, windows_first):
+    class Asked(Exception):
+        pass
+
+    def load_models_gpu(models, memory_required=0, **kwargs):
+        raise Asked(memory_required)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", load_models_gpu)
+    asked = []
+    for frames in (12, 30):
+        model = windowed(attached(windowed(in_context_model) if windows_first else in_context_model)[0])
+        with pytest.raises(Asked) as stopped:
+            sample(model, [latent(frames, seed=1), latent(1, 6, 4, seed=2)], frames)
+        asked += stopped.value.args
+    assert asked[0] == asked[1] > 0
+
+
+def test_a_video_as_long_as_the_text_is_wide_keeps_its_text(liveditor):
+    text = comfy.conds.CONDCrossAttn(TEXT)
+    window = IndexListContextWindow([3, 4, 5], dim=2, total_frames=64)
+    cut = liveditor.model.resize_cond_for_context_window("c_crossattn", text, window, latent(64, 2, 2), None)
+    assert torch.equal(cut.cond, TEXT)

@@ -1,0 +1,33 @@
+"""Memory of a long video that core's context windows cut into parts: that of a window, also of its context.
+
+Core's node scales the noise it estimates with down to a window, and leaves the context whole.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+KEY = "liveditor_isa_windows"
+CONTEXT = "context_latents"
+
+
+def around_prepare(executor, model, noise_shape, conds, *args, model_options=None, **kwargs):
+    """PREPARE_SAMPLING: estimates see of every context what a window sees."""
+    handler = (model_options or {}).get("context_handler")
+    with _cut(conds, getattr(handler, "dim", 0), getattr(handler, "context_length", 0)):
+        return executor(model, noise_shape, conds, *args, model_options=model_options, **kwargs)
+
+
+@contextmanager
+def _cut(conds: dict[str, list[dict]], dim: int, length: int):
+    """Contexts as long as the first, which is the video to edit, one latent frame longer than a window: core adds one in front."""
+    whole = [(cond, cond[CONTEXT]) for each in conds.values() for cond in each or () if cond.get(CONTEXT)]
+    try:
+        for cond, latents in whole if length else ():
+            frames = latents[0].shape[dim]
+            if frames > length + 1:
+                cond[CONTEXT] = [each.narrow(dim, 0, length + 1) if each.shape[dim] == frames else each for each in latents]
+        yield
+    finally:
+        for cond, latents in whole:
+            cond[CONTEXT] = latents
