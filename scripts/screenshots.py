@@ -1,6 +1,7 @@
 """Pictures of the real page: each example workflow's thumbnail, the panel of Attach ISA after a run, and a heat map.
 
     .venv/bin/python scripts/screenshots.py
+    .venv/bin/python scripts/screenshots.py liveditor_masked_edit   (this one's thumbnail alone)
 
 Needs `scripts/setup.py --browser`. LIVEditor-tiny really edits on some of the pictures, which takes three minutes without a GPU.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 EXAMPLES, PANEL, MAPS = ROOT / "example_workflows", ROOT / "docs/images/panel.png", ROOT / "docs/images/heat-map.png"
-TINY, AB = "liveditor_tiny_edit_video", "liveditor_tiny_ab_isa_vs_full"
+TINY, AB, MASKED = "liveditor_tiny_edit_video", "liveditor_tiny_ab_isa_vs_full", "liveditor_masked_edit"
 WIDTH = 960
 """Of a thumbnail, in pixels."""
 
@@ -121,14 +123,16 @@ def main():
             page = browser.new_page(viewport={"width": 2400, "height": 1600})
             page.goto(server.url)
             page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)
-            for name in sorted(path.stem for path in EXAMPLES.glob("*.json")):
+            for name in sys.argv[1:] or sorted(path.stem for path in EXAMPLES.glob("*.json")):
                 load(page, name)
-                if name in (TINY, AB):
+                if name in (TINY, AB, MASKED):
                     run(page, {})
                 image = picture(page, page.evaluate(SHOW, [20, ABOVE]))
                 image = image.resize((WIDTH, round(WIDTH * image.height / image.width)), Image.LANCZOS)
                 image.save(EXAMPLES / f"{name}.jpg", quality=88)
                 print(f"{name}.jpg", flush=True)
+            if sys.argv[1:]:
+                return
             load(page, TINY)
             run(page, {"min_tokens": 0, "keep_ratio": 0.25})
             picture(page, page.evaluate(NODE_BOX)).save(PANEL)

@@ -90,7 +90,9 @@ def test_example_workflow_gives_the_edited_video(server, workflow, saved):
     assert told.startswith("ISA: 8 attention calls") and "on torch (" in told
 
 
-@pytest.mark.parametrize("name", ["liveditor_reference_image", "liveditor_speed_test", "liveditor_tiny_ab_isa_vs_full"])
+@pytest.mark.parametrize(
+    "name", ["liveditor_reference_image", "liveditor_speed_test", "liveditor_tiny_ab_isa_vs_full", "liveditor_masked_edit"]
+)
 def test_the_other_examples_run(server, info, name, tmp_path):
     """Bernini's is below, LIVEditor-tiny's in test_included.py."""
     reference = tmp_path / "reference.png"

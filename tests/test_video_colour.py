@@ -78,6 +78,14 @@ def test_drift_is_held_to_what_a_few_frames_bring(gain, offset, seed):
     assert steps < 3 * abs(gain) + 1e-5, "no frame jumps"
 
 
+def test_flicker_is_not_followed():
+    match, found = Drift(), []
+    for frame in range(4 * REMEMBERED):
+        source = cells(0)
+        found.append(match(source * (1.04 if frame % 2 else 0.96), source).gain)
+    assert torch.stack(found).diff(dim=0).abs().max() < 0.01
+
+
 def test_a_fade_to_black_is_no_drift():
     match = Drift()
     for frame in range(80):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from liveditor_isa.video.colour import match_colours
 from liveditor_isa.video.composite import bicubic, put_back, resize
 from liveditor_isa.video.geometry import CropBox, fit_frames
 from liveditor_isa.video.region import Region, extent
@@ -60,10 +61,11 @@ def test_what_the_model_made_outside_of_the_region_cannot_leak_in():
     source, edit = noise(1, 64, 64, 3), torch.full((64, 64, 3), 0.5)
     edit[:, 32:] = float("nan")
     mask = torch.zeros(1, 64, 64)
-    mask[:, 10:20, 5:25] = 1
+    mask[:, 10:20, 5:25] = mask[:, 40:44, 50:60] = 1
+    edit[36:48, 45:] = 0.5
     [frame] = put_back([(edit, source)], Region((64, 64), whole(64, 64), mask), whole(64, 64))
-    assert torch.equal(frame[20:], source[20:]) and frame.isfinite().all()
-    assert (frame[10:20, 5:25] == 0.5).all()
+    assert torch.equal(frame[mask[0] == 0], source[mask[0] == 0])
+    assert (frame[mask[0] == 1] == 0.5).all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -243,7 +245,8 @@ def test_frames_are_taken_one_by_one_and_no_more_than_the_edit_has():
             yield torch.zeros(16, 16, 3)
 
     region = Region((16, 16), whole(16, 16))
-    out = put_back(zip(frames("edit", 3), frames("source", 9)), region, whole(16, 16))
+    pairs = match_colours(zip(frames("edit", 3), frames("source", 9)), region, whole(16, 16))
+    out = put_back(pairs, region, whole(16, 16))
     next(out)
     assert taken == [("edit", 0), ("source", 0)]
     assert len(list(out)) == 2
