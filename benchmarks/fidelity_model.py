@@ -23,7 +23,6 @@ from liveditor_isa.training.editor import EditorSettings, new_editor
 from liveditor_isa.training.phrases import STYLE_WORDS
 from liveditor_isa.training.preview import edit
 from liveditor_isa.training.stream import TASKS, EditBatch, EditStream
-from liveditor_isa.video.clip import open_clip
 from liveditor_isa.video.geometry import fit_frames
 from PIL import Image
 from safetensors.torch import load_file
@@ -82,7 +81,9 @@ def real_clip(path: Path, size: tuple[int, int, int], device: torch.device | str
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in Image.registered_extensions())[:frames]
         images = torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in files]) / 255
     else:
-        from comfy_api.latest import InputImpl  # needs PyAV, which pictures do not
+        # These need PyAV, which pictures do not.
+        from comfy_api.latest import InputImpl
+        from liveditor_isa.video.clip import open_clip
 
         images = torch.cat([*open_clip(InputImpl.VideoFromFile(str(path)), frames, 0).chunks()])
     if len(images) < frames:
