@@ -5,6 +5,7 @@ import comfy.model_management
 import comfy.patcher_extension
 import comfy.sample
 import comfy.sd
+import long_video
 import pytest
 import torch
 from comfy.context_windows import IndexListContextWindow
@@ -145,3 +146,13 @@ def test_a_video_as_long_as_the_text_is_wide_keeps_its_text(liveditor):
     window = IndexListContextWindow([3, 4, 5], dim=2, total_frames=64)
     cut = liveditor.model.resize_cond_for_context_window("c_crossattn", text, window, latent(64, 2, 2), None)
     assert torch.equal(cut.cond, TEXT)
+
+
+def test_the_benchmark_finds_a_seam_and_invents_none():
+    source = [frame for frame in torch.rand(41, 8, 12, 3, generator=torch.Generator().manual_seed(0)) / 2]
+    # Latent frame 5 begins with frame 17.
+    for step, shown in ((0.0, pytest.approx(1, abs=0.1)), (0.3, pytest.approx(3.7, abs=0.5))):
+        edited = [0.5 * frame + step * (index >= 17) for index, frame in enumerate(source)]
+        row = long_video.at_seams_and_inside(long_video.changes(iter(edited), iter(source)), {5})
+        assert row["seams"] == 1 and row["ratio"]["difference"] == shown
+    assert row["at_seams"]["jump"] == pytest.approx(0.3 * 255, abs=5) and row["inside"]["jump"] < 5
