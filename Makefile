@@ -22,7 +22,7 @@ test:
 	@$(PYTHON) -m pytest
 
 matrix: setup
-	@$(PYTHON) scripts/matrix.py
+	@$(PYTHON) scripts/matrix.py $(PYTHONS)
 
 ui: setup
 	@$(PYTHON) scripts/ui.py

@@ -7,9 +7,13 @@ import subprocess
 import sys
 
 import pytest
-import tomllib
 from comfy_headless import ROOT
 from liveditor_isa.liveditor import included
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # before Python 3.11; pytest brings it there
+    import tomli as tomllib
 
 PACKAGES = ("isa_core", "kernels", "liveditor", "nodes", "patching", "training", "video")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))] + [ROOT / "__init__.py"]
