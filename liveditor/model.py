@@ -6,7 +6,7 @@ Facts: arXiv 2605.04569, section 3 and appendix B, and the key names of its rele
 from __future__ import annotations
 
 import comfy.ldm.common_dit
-import comfy.model_management
+import comfy.ops
 import torch
 from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules.attention import optimized_attention
@@ -16,20 +16,18 @@ from ..isa_core import TokenLayout, add_coarse_residual
 from ..patching.in_context import IN_CONTEXT, LAYOUT, InContextCall, InContextNetwork
 
 
-class CoarseGate(torch.nn.Module):
-    """One scalar per token, `0.5 (sigmoid(x·alpha) - 0.5)`, in -0.25..0.25 (section 3.4).
+def gate_projection(dim: int, operation_settings: dict) -> torch.nn.Module:
+    """The one output of which `coarse_gate` makes a token's factor; a layer of core's, so that LoRA, offload and any kind of
+    quantised weight work as they do elsewhere."""
+    operations = operation_settings["operations"]
+    if isinstance(operations, type) and issubclass(operations, comfy.ops.fp8_ops):
+        operations = comfy.ops.manual_cast  # fp8 matrix products need at least 16 outputs
+    return operations.Linear(dim, 1, bias=False, **{name: operation_settings.get(name) for name in ("device", "dtype")})
 
-    A raw parameter, not `operations.Linear`: fp8 matrix products need at least 16 output features.
-    """
 
-    def __init__(self, dim: int, device=None, dtype=None):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.empty(1, dim, device=device, dtype=dtype))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B, S, dim] -> [B, S, 1, 1]."""
-        weight = comfy.model_management.cast_to(self.weight, dtype=x.dtype, device=x.device)
-        return (0.5 * torch.sigmoid(torch.nn.functional.linear(x, weight)) - 0.25)[..., None]
+def coarse_gate(projected: torch.Tensor) -> torch.Tensor:
+    """`0.5 (sigmoid(x·alpha) - 0.5)`, in -0.25..0.25 (section 3.4): [B, S, 1] -> [B, S, 1, 1]."""
+    return (0.5 * torch.sigmoid(projected) - 0.25)[..., None]
 
 
 class LIVEditorSelfAttention(WanSelfAttention):
@@ -37,7 +35,7 @@ class LIVEditorSelfAttention(WanSelfAttention):
 
     def __init__(self, dim, *args, operation_settings, **kwargs):
         super().__init__(dim, *args, operation_settings=operation_settings, **kwargs)
-        self.alpha_1 = CoarseGate(dim, operation_settings.get("device"), operation_settings.get("dtype"))
+        self.alpha_1 = gate_projection(dim, operation_settings)
 
     def forward(self, x, freqs, transformer_options={}):
         """x [B, S, dim], freqs over all S tokens -> [B, S, dim]. The layout comes in `transformer_options[LAYOUT]`."""
@@ -46,7 +44,7 @@ class LIVEditorSelfAttention(WanSelfAttention):
         k = apply_rope1(self.norm_k(self.k(x)).unflatten(2, split), freqs)
         v = self.v(x)
 
-        call = InContextCall(transformer_options[LAYOUT], self.alpha_1(x))
+        call = InContextCall(transformer_options[LAYOUT], coarse_gate(self.alpha_1(x)))
         options = {**transformer_options, IN_CONTEXT: call}
         out = optimized_attention(q.flatten(2), k.flatten(2), v, heads=self.num_heads, transformer_options=options)
         if not call.residual_added:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 
 import comfy.model_management
@@ -12,6 +13,7 @@ from comfy.ldm.wan.model import WanModel
 from comfy_execution.utils import get_executing_context
 
 from ..isa_core import ISAConfig, in_context_sparse_attention, resolve_backend, resolve_dense
+from .compiled import apart_when_compiled
 from .heatmap import OFF, HeatMaps
 from .in_context import IN_CONTEXT, InContextCall, InContextNetwork
 from .live import LiveSettings
@@ -109,6 +111,8 @@ class ISAOverride:
         self.in_schedule = True
         self.parts: list[Part] = []
         self.report, self.monitor, self.maps = RunReport(), StepMonitor(""), HeatMaps(OFF)
+        # Core's MultiGPU CFG Split calls the model from a thread per GPU.
+        self._recording = threading.Lock()
 
     def around_sampling(self, executor, *args, **kwargs):
         """OUTER_SAMPLE: find the sigmas between which ISA acts (model sampling may be patched after attaching), report."""
@@ -157,6 +161,7 @@ class ISAOverride:
         for row in self.monitor.finished(wait):
             self.watcher.stepped(row)
 
+    @apart_when_compiled
     def around_model(
         self, executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs
     ):
@@ -190,8 +195,9 @@ class ISAOverride:
             return chosen(q, k, v, heads, mask)
         reason = self._reason_for_full(call, options)
         if reason:
-            self.report.add_full(reason)
-            self.monitor.full(reason, call.layout)
+            with self._recording:
+                self.report.add_full(reason)
+                self.monitor.full(reason, call.layout)
             return chosen(q, k, v, heads, mask)
 
         def dense(q, k, v):
@@ -207,11 +213,12 @@ class ISAOverride:
             dense="8bit" if self.backend == EIGHT_BIT else dense,
             return_stats=True,
         )
-        self.report.add_sparse(stats)
-        self.monitor.sparse(stats, call.layout)
-        # A context window cuts another sequence out of the same frames.
-        if call.layout.segments == tuple(part.tokens for part in self.parts):
-            self.maps.add(stats, options.get("block_index", 0), options.get("total_blocks", 1))
+        with self._recording:
+            self.report.add_sparse(stats)
+            self.monitor.sparse(stats, call.layout)
+            # A context window cuts another sequence out of the same frames.
+            if call.layout.segments == tuple(part.tokens for part in self.parts):
+                self.maps.add(stats, options.get("block_index", 0), options.get("total_blocks", 1))
         call.residual_added = True
         return out.flatten(2)
 

@@ -80,8 +80,9 @@ class StepMonitor:
         row |= dict(zip(("density", "flop_ratio", "dense"), (round(share, 4) for share in shares)))
         seconds = evaluation.ended.since(evaluation.began)
         paces, kind = PACES[self.network, row["tokens"]], "isa" if shares else "full"
-        # The first one compiles and loads; where there are no others it is better than nothing.
-        if row["at"] > 0 or not paces[kind]:
+        # A step that a cache skipped is no measure of attention. The first one compiles and loads; where there are no others
+        # it is better than nothing.
+        if row["tokens"] and (row["at"] > 0 or not paces[kind]):
             paces[kind].append(seconds)
         row["seconds"] = round(seconds, 4)
         row["pace"] = {name: round(statistics.median(held), 4) for name, held in paces.items() if held}
