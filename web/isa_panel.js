@@ -93,11 +93,12 @@ export class Panel {
         const lines = [];
         if (row) {
             const full = Object.keys(row.full)[0];
-            const kind = row.density === undefined ? t("full attention ({reason})", { reason: full ?? "-" }) : t("density {share}", { share: percent(row.density) });
+            const kind = row.density !== undefined ? t("density {share}", { share: percent(row.density) })
+                : row.tokens.length ? t("full attention ({reason})", { reason: full ?? "-" }) : t("no attention (a cache skipped it)");
             lines.push(run ? `${t("step {step} of {steps}", { step: row.step + 1, steps: run.steps })}: ${kind}` : `${t("last step")}: ${kind}`);
             const pace = [["ISA", row.pace.isa], [t("full"), row.pace.full]].filter(([, seconds]) => seconds);
             const paces = pace.map(([name, seconds]) => `${name} ${seconds.toPrecision(3)} s`).join(", ");
-            lines.push(`${paces} ${t("per model call")}${row.backend ? `, ${row.backend[0]}` : ""}`);
+            if (paces) lines.push(`${paces} ${t("per model call")}${row.backend ? `, ${row.backend[0]}` : ""}`);
             this.now.title = [row.backend?.join(": "), full && row.density !== undefined && t("full attention ({reason})", { reason: full })]
                 .filter(Boolean).join("\n");
         }
