@@ -133,3 +133,17 @@ def test_without_a_mask_drift_goes_and_the_edit_stays():
     wanted = negative - 0.05
     before, after = ((frames - wanted)[100:].abs().mean() for frames in (drifting, matched))
     assert before > 0.08 and after < 0.3 * before
+
+
+def test_the_benchmark_measures_what_it_says():
+    import color_drift
+
+    error, mask = torch.zeros(20, 64, 64, 3), torch.zeros(20, 64, 64)
+    mask[:, 16:48, 16:48] = 1
+    error[:, 16:48, 16:48] = torch.tensor([3.0, -1.0, 2.0])
+    assert color_drift.shift(error, mask) == pytest.approx(2)
+    assert color_drift.seam(error, mask) == pytest.approx((14 / 3) ** 0.5, rel=1e-3)
+    assert color_drift.drift(torch.linspace(0, 19, 20).view(-1, 1, 1, 1).expand(20, 4, 4, 3) / 255, ends=4) == pytest.approx(16)
+    source = clip(64, 64, 20)
+    rows = color_drift.within(source * 0.9 + 0.03, source, source, mask)
+    assert rows["before"]["seam"] > 2 and rows["after"]["seam"] < 0.5
