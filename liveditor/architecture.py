@@ -11,6 +11,9 @@ import torch
 from .keys import is_dead_weight
 from .model import LIVEditorModel
 
+MEMORY_OF_WANS = 0.49
+"""Share of core's estimate for Wan that a step takes here, and a little more; weights get the rest (tests/test_memory.py)."""
+
 
 class LIVEditorBase(comfy.model_base.WAN21):
     """Wan 2.1 family whose memory estimate counts the context videos."""
@@ -28,6 +31,12 @@ class LIVEditorBase(comfy.model_base.WAN21):
             shapes["context_latents"] = [1, 16, sum(math.prod(latent.shape[2:]) for latent in latents)]
         return shapes
 
+    def resize_cond_for_context_window(self, cond_key, cond_value, *args, **kwargs):
+        # Core would cut the text where it is as wide as the video is long: LIVEditor-tiny's at 1,021 frames.
+        if cond_key == "c_crossattn":
+            return cond_value
+        return super().resize_cond_for_context_window(cond_key, cond_value, *args, **kwargs)
+
 
 class LIVEditor(comfy.supported_models.WAN21_T2V):
     """Detected by its second patch embedding; everything else is Wan 2.1/2.2 text-to-video."""
@@ -36,6 +45,10 @@ class LIVEditor(comfy.supported_models.WAN21_T2V):
     sampling_settings = {"shift": 6.0}
     # Wan's order has fp16 first; LIVEditor was trained in bf16, whose range cannot overflow. An fp16 file stays fp16.
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+
+    def __init__(self, unet_config):
+        super().__init__(unet_config)
+        self.memory_usage_factor *= MEMORY_OF_WANS
 
     def get_model(self, state_dict, prefix="", device=None):
         return LIVEditorBase(self, device=device)

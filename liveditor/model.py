@@ -13,7 +13,10 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.wan.model import WanAttentionBlock, WanModel, WanSelfAttention, sinusoidal_embedding_1d
 
 from ..isa_core import TokenLayout, add_coarse_residual
+from ..patching.finite import GUARDED, require_finite
 from ..patching.in_context import IN_CONTEXT, LAYOUT, InContextCall, InContextNetwork
+
+TOKENS_AT_A_TIME = 8192
 
 
 def gate_projection(dim: int, operation_settings: dict) -> torch.nn.Module:
@@ -30,6 +33,20 @@ def coarse_gate(projected: torch.Tensor) -> torch.Tensor:
     return (0.5 * torch.sigmoid(projected) - 0.25)[..., None]
 
 
+def rotate(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
+    """Core's RoPE of x [B, S, H, D], which is written over, by freqs over all S tokens.
+
+    A part at a time: where core has no kernel of its own for it, it computes in fp32, which for a whole video would be
+    the highest point of a step's memory.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return apply_rope1(x, freqs)
+    for start in range(0, x.shape[1], TOKENS_AT_A_TIME):
+        part = slice(start, start + TOKENS_AT_A_TIME)
+        x[:, part] = apply_rope1(x[:, part], freqs[:, part])
+    return x
+
+
 class LIVEditorSelfAttention(WanSelfAttention):
     """Self-attention over target and context tokens, plus the coarse residual, in front of the output projection."""
 
@@ -40,8 +57,8 @@ class LIVEditorSelfAttention(WanSelfAttention):
     def forward(self, x, freqs, transformer_options={}):
         """x [B, S, dim], freqs over all S tokens -> [B, S, dim]. The layout comes in `transformer_options[LAYOUT]`."""
         split = (self.num_heads, self.head_dim)
-        q = apply_rope1(self.norm_q(self.q(x)).unflatten(2, split), freqs)
-        k = apply_rope1(self.norm_k(self.k(x)).unflatten(2, split), freqs)
+        q = rotate(self.norm_q(self.q(x)).unflatten(2, split), freqs)
+        k = rotate(self.norm_k(self.k(x)).unflatten(2, split), freqs)
         v = self.v(x)
 
         call = InContextCall(transformer_options[LAYOUT], coarse_gate(self.alpha_1(x)))
@@ -99,18 +116,14 @@ class LIVEditorModel(InContextNetwork, WanModel):
         out = self.forward_orig(
             groups[0], timestep, context, freqs=freqs, transformer_options=transformer_options, context_latents=groups[1:]
         )
-        if not out.requires_grad:  # a training loop watches its own loss, and need not wait for the GPU here
-            require_finite(out, self)
+        # A training loop watches its own loss, and need not wait for the GPU here.
+        if not out.requires_grad and GUARDED not in transformer_options:
+            require_finite(out, self, x)
         return out[:, :, :frames, :height, :width]
 
     def forward_orig(self, x, t, context, clip_fea=None, freqs=None, transformer_options={}, context_latents=(), **kwargs):
         """Groups already padded to whole patches: x [B, 16, T, h, w], freqs over all tokens -> [B, 16, T, h, w]."""
-        embedded = [self.patch_embedding(x.float())]
-        embedded += [self.source_video_embedding_more_memory(latent.float()) for latent in context_latents]
-        grid = embedded[0].shape[2:]
-        tokens = [group.flatten(2).transpose(1, 2).to(x.dtype) for group in embedded]
-        layout = TokenLayout(tokens[0].shape[1], tuple(group.shape[1] for group in tokens[1:]))
-        hidden = torch.cat(tokens, dim=1)
+        hidden, grid, layout = self._embed(x, context_latents)
 
         # One timestep for all groups: [B, 1, ...] broadcasts over the tokens.
         with t.device:  # core makes the frequencies where tensors are made by default; a CUDA graph cannot hold the copy
@@ -131,6 +144,14 @@ class LIVEditorModel(InContextNetwork, WanModel):
 
         return self.unpatchify(self.head(hidden[:, : layout.target], time), grid)
 
+    def _embed(self, x, context_latents) -> tuple[torch.Tensor, torch.Size, TokenLayout]:
+        """(tokens of all groups [B, S, dim], the target's grid, the layout); the fp32 embeddings do not outlive it."""
+        embedded = [self.patch_embedding(x.float())]
+        embedded += [self.source_video_embedding_more_memory(latent.float()) for latent in context_latents]
+        tokens = [group.flatten(2).transpose(1, 2).to(x.dtype) for group in embedded]
+        layout = TokenLayout(tokens[0].shape[1], tuple(group.shape[1] for group in tokens[1:]))
+        return torch.cat(tokens, dim=1), embedded[0].shape[2:], layout
+
     @staticmethod
     def _run_block(block, index, replacements, hidden, text, modulation, freqs, options):
         """Run a block, or what another node put in its place through core's `patches_replace`."""
@@ -142,22 +163,3 @@ class LIVEditorModel(InContextNetwork, WanModel):
         args = {"img": hidden, "txt": text, "vec": modulation, "pe": freqs, "transformer_options": options}
         replace = replacements.get(("double_block", index))
         return (replace(args, {"original_block": original}) if replace else original(args))["img"]
-
-
-@torch.compiler.disable
-def require_finite(out: torch.Tensor, network: torch.nn.Module):
-    """Stop a run that would end in black frames. One small read-back per model call.
-
-    Raises ValueError naming the damaged weight, or the data type when the weights are sound.
-    """
-    if torch.isfinite(out).all():
-        return
-    for name, weight in network.named_parameters():
-        if not weight.is_meta and not torch.isfinite(weight.float()).all():
-            raise ValueError(
-                f"LIVEditor's weight {name} holds NaN or infinity: the checkpoint is damaged. Download or convert it again."
-            )
-    raise ValueError(
-        f"LIVEditor's output is not finite although its weights are, in {out.dtype}: most likely an overflow. "
-        "Load the model in bf16, or remove LoRAs and other model patches one by one."
-    )

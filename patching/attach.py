@@ -9,14 +9,18 @@ from collections.abc import Callable
 import comfy.model_management
 import comfy.patcher_extension
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.wan.model import WanModel
 from comfy_execution.utils import get_executing_context
 
 from ..isa_core import ISAConfig, in_context_sparse_attention, resolve_backend, resolve_dense
+from . import windows
 from .compiled import apart_when_compiled
+from .finite import GUARDED, FiniteGuard
 from .heatmap import OFF, HeatMaps
 from .in_context import IN_CONTEXT, InContextCall, InContextNetwork
 from .live import LiveSettings
+from .memory import count_context
 from .monitor import StepMonitor
 from .native_context import native_layout
 from .read_back import ReadBack
@@ -96,6 +100,10 @@ def attach_isa(
     ):
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
+    # Before the context is counted.
+    clone.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, windows.KEY)
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, windows.KEY, windows.around_prepare)
+    count_context(clone)
     return clone
 
 
@@ -113,6 +121,7 @@ class ISAOverride:
         self.report, self.monitor, self.maps = RunReport(), StepMonitor(""), HeatMaps(OFF)
         # Core's MultiGPU CFG Split calls the model from a thread per GPU.
         self._recording = threading.Lock()
+        self.guard = FiniteGuard()
 
     def around_sampling(self, executor, *args, **kwargs):
         """OUTER_SAMPLE: find the sigmas between which ISA acts (model sampling may be patched after attaching), report."""
@@ -121,6 +130,7 @@ class ISAOverride:
         running = get_executing_context()
         noise, sigmas = _noise_and_sigmas(*args, **kwargs)
         self.report, self.monitor = RunReport(), StepMonitor(type(patcher.model).__name__, sigmas)
+        self.guard = FiniteGuard()
         self.live.begin(running and running.prompt_id, running.node_id if running else "")
         self.parts = scene(executor.class_obj, noise)
         self.maps = HeatMaps(self.watcher.started(self.live, len(sigmas) - 1, self.parts))
@@ -171,10 +181,16 @@ class ISAOverride:
             start, end = self.sigmas
             # A step that lies on the boundary belongs to it, whatever fp32 made of its sigma.
             self.in_schedule = end - 1e-6 <= float(transformer_options["sigmas"].max()) <= start + 1e-6
+        transformer_options = dict(transformer_options)
         if not isinstance(executor.class_obj, InContextNetwork):
             layout = native_layout(executor.class_obj, x, context, time_dim_concat=time_dim_concat, **kwargs)
-            transformer_options = {**transformer_options, IN_CONTEXT: layout and InContextCall(layout)}
-        return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+            transformer_options[IN_CONTEXT] = layout and InContextCall(layout)
+
+        def call(careful: bool):
+            options = {**transformer_options, GUARDED: careful}
+            return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+
+        return self.guard.run(call, executor.class_obj, x)
 
     @torch.compiler.disable
     def __call__(self, func, q, k, v, heads, mask=None, **kwargs):
@@ -204,21 +220,33 @@ class ISAOverride:
             heads = q.shape[2]
             return chosen(q.flatten(2), k.flatten(2), v.flatten(2), heads).unflatten(2, (heads, -1))
 
+        if self.backend == EIGHT_BIT:
+            dense = "8bit"
+        elif self.previous is None and func is attention_pytorch.__wrapped__:
+            # Nobody chose: core's own is PyTorch's too, but asks for FlashAttention 2 first, also where cuDNN is faster.
+            dense = "auto"
         out, stats = in_context_sparse_attention(
             *(x.unflatten(2, (heads, -1)) for x in (q, k, v)),
             layout=call.layout,
             config=self.settings.config,
             coarse_gate=call.coarse_gate,
             backend="triton" if self.backend == EIGHT_BIT else self.backend,
-            dense="8bit" if self.backend == EIGHT_BIT else dense,
+            dense=dense,
             return_stats=True,
         )
+        block = options.get("block_index", 0)
+        if options.get(GUARDED):
+            instead = self.guard.checked(out, lambda: chosen(q, k, v, heads, mask), block, self.live.at - 1)
+            if instead is not None:
+                with self._recording:
+                    self.report.add_full(self.guard.reason(block))
+                return instead
         with self._recording:
             self.report.add_sparse(stats)
             self.monitor.sparse(stats, call.layout)
             # A context window cuts another sequence out of the same frames.
             if call.layout.segments == tuple(part.tokens for part in self.parts):
-                self.maps.add(stats, options.get("block_index", 0), options.get("total_blocks", 1))
+                self.maps.add(stats, block, options.get("total_blocks", 1))
         call.residual_added = True
         return out.flatten(2)
 
@@ -239,7 +267,7 @@ class ISAOverride:
             return f"{call.layout.total} tokens are fewer than min_tokens {self.schedule.min_tokens}"
         if self.schedule.is_dense_block(options.get("block_index", 0), options.get("total_blocks", 1)):
             return f"dense_blocks {self.schedule.dense_blocks}"
-        return None
+        return self.guard.reason(options.get("block_index", 0))
 
 
 def _noise_and_sigmas(noise, latent_image, sampler, sigmas, *args, **kwargs) -> tuple[torch.Tensor, list[float]]:

@@ -200,7 +200,14 @@ def test_damaged_weights_stop_the_run_and_are_named(weights, tmp_path):
 
 
 def test_an_overflow_is_not_blamed_on_the_weights(model):
+    model = model.clone()
+    model.set_model_patch(lambda args: {"img": args["img"] * float("inf")}, "double_block")
     with pytest.raises(ValueError, match="not finite although its weights are"):
+        sample(model, [])
+
+
+def test_a_latent_that_is_not_finite_is_not_blamed_on_the_model(model):
+    with pytest.raises(ValueError, match="sampler gave to the model is not finite"):
         forward(model, latent() * float("inf"), [])
 
 
