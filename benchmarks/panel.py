@@ -37,7 +37,7 @@ import comfy.sd
 from attention import gpu_slug, versions
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.liveditor.architecture import register
-from liveditor_isa.liveditor.keys import core_metadata, expected_shapes
+from liveditor_isa.liveditor.keys import MEMORY, core_metadata, expected_shapes
 from liveditor_isa.patching import attach
 from liveditor_isa.patching.heatmap import EVERY_BLOCK, OFF, THUMBNAIL, encode
 from liveditor_isa.patching.live import LiveSettings, Settings
@@ -78,10 +78,12 @@ class Silent(StepMonitor):
         return []
 
 
-def model(blocks: int, width: dict, device: torch.device, dtype: torch.dtype):
-    """A ModelPatcher of LIVEditor with random weights."""
+def model(blocks: int, width: dict, device: torch.device, dtype: torch.dtype, options: dict | None = None, native=False):
+    """A ModelPatcher of LIVEditor with random weights, loaded with core's options; native: of the Wan that it was made from."""
     register()
     shapes = expected_shapes(width["dim"], width["ffn_dim"], width["text_dim"], blocks)
+    if native:
+        shapes = {name: shape for name, shape in shapes.items() if MEMORY not in name and ".alpha_" not in name}
     generator = torch.Generator(device).manual_seed(0)
 
     def weight(name, shape):
@@ -91,7 +93,7 @@ def model(blocks: int, width: dict, device: torch.device, dtype: torch.dtype):
         return noise * (0.02 if len(shape) == 1 else 1 / math.sqrt(math.prod(shape[1:])))
 
     weights = {name: weight(name, shape) for name, shape in shapes.items()}
-    return comfy.sd.load_diffusion_model_state_dict(weights, {"dtype": dtype}, core_metadata(shapes))
+    return comfy.sd.load_diffusion_model_state_dict(weights, {"dtype": dtype, **(options or {})}, core_metadata(shapes))
 
 
 def variants(patcher, schedule: Schedule = Schedule()) -> dict[str, tuple]:
