@@ -19,7 +19,7 @@ demo: setup
 
 test:
 	@python3 scripts/setup.py --browser
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
 matrix: setup
 	@$(PYTHON) scripts/matrix.py $(PYTHONS)

@@ -1,26 +1,21 @@
 """What the tests share: a real ComfyUI, in this process and as a server, the stand-in models, a real video."""
 
+import os
 import shutil
 from pathlib import Path
 
+# Before torch: threads that wait for each other over such small work make it many times slower on a busy machine, and
+# these tests make theirs busy (`make test` runs two workers). Servers inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import interpreter  # noqa: F401  before anything that imports triton
 import pytest
-import torch
 from comfy_headless import COMFYUI, ComfyServer, import_comfy
 from setup import MODELS, SAMPLE_VIDEO
 
 # Before any test module is imported: the pack's ComfyUI side imports `comfy` at its top.
 if (COMFYUI / "main.py").exists():
     import_comfy()
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Threads that wait for each other over such small work make it many times slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,6 @@ from safetensors.torch import load_file, save_file
 
 import nodes as core
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FULL = ISAConfig(keep_ratio=1, dense_query_ratio=1)
 STEPS, BLOCKS = 2, 4
 

@@ -139,11 +139,8 @@ def server(models, tmp_path_factory, small_disk):
         full, locked = (shlex.quote(str(output / name)) for name in ("full", "locked"))
         mounts = f"mount -t tmpfs -o size=16k tmpfs {full} && mount -t tmpfs -o ro tmpfs {locked}"
         launcher = ("unshare", "-rm", "sh", "-c", f'{mounts} && exec "$0" "$@"')
-    with pytest.MonkeyPatch.context() as patch:
-        # Threads that wait for each other make such small work many times slower on a busy machine.
-        patch.setenv("OMP_NUM_THREADS", "1")
-        with FaultyServer(base, base / "models", launcher=launcher) as running:
-            yield running
+    with FaultyServer(base, base / "models", launcher=launcher) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

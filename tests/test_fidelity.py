@@ -22,8 +22,6 @@ from liveditor_isa.training.stream import EditStream
 from PIL import Image
 from safetensors.torch import save_file
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SIZE = (5, 32, 48)
 LAYOUT = TokenLayout(12, (12,))
 

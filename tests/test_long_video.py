@@ -18,8 +18,6 @@ from liveditor_isa.patching.live import LiveSettings, Settings
 from liveditor_isa.patching.schedule import Schedule
 from make_tiny_model import PLAIN_WAN
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TEXT = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(5))
 STEPS, BLOCKS = 1, 4
 WINDOW, OVERLAP = 17, 8

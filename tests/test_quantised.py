@@ -17,8 +17,6 @@ from liveditor_isa.patching.live import LiveSettings, Settings
 from liveditor_isa.patching.schedule import Schedule
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CPU = torch.device("cpu")
 E4M3 = torch.float8_e4m3fn
 

@@ -13,8 +13,6 @@ from test_training_vae import clips
 
 SETTINGS = DecoderSettings(steps=12, clips=4, frames=5, size=32, warm_up=2, learning_rate=2e-3)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def export(tmp_path):

@@ -31,9 +31,6 @@ SETTINGS = EditorSettings(
 )  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(autouse=True)
 def core_as_it_was():
     training = comfy.model_management.in_training

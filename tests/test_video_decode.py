@@ -9,8 +9,6 @@ import torch
 from liveditor_isa.video import decode
 from liveditor_isa.video.decode import decode_chunks
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # With cudaMallocAsync, ComfyUI's default on NVIDIA, some come as the second.
 OOMS = [comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR]
 

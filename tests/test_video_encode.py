@@ -18,8 +18,6 @@ from liveditor_isa.video.clip import SOURCE_CLIP
 from liveditor_isa.video.encode import encode_groups
 from liveditor_isa.video.geometry import latent_groups
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def vae(models):
