@@ -8,8 +8,8 @@ that its peak memory is its own. Needs ComfyUI in COMFYUI_PATH.
 
 Two things are measured where one latent frame ends and the next begins, at seams, which is where a window begins or ends, and
 elsewhere (inside): how much successive frames differ, mean over pixels, over the source's own difference, so that motion does
-not count; and how far the mean colour of edit minus source jumps, in 255ths. Windows without overlap show what is found of a
-seam that nothing hides.
+not count; and how far the mean colour of edit minus source jumps, in 255ths. A ratio within what chance gives is no seam. Windows
+without overlap show what is found of a seam that nothing hides.
 """
 
 # ruff: noqa: E402  ComfyUI is found before its modules are imported.
@@ -120,15 +120,25 @@ def changes(edited: Iterator[torch.Tensor], source: Iterator[torch.Tensor]) -> t
 
 
 def at_seams_and_inside(steps: torch.Tensor, seams: set[int]) -> dict:
-    """Of the steps between latent frames: the differences' ratio and the mean jump, at seams, elsewhere, and first over second."""
-    row = {"seams": len(seams)}
-    for name, there in (("at_seams", True), ("inside", False)):
-        # The first latent frame is one frame, every other four: the n-th begins with frame 4n-3.
-        where = [4 * n - 4 for n in range(1, len(steps) // 4 + 1) if (n in seams) is there]
-        edited, own, jump = steps[where].sum(0)
-        row[name] = {"difference": float(edited / own), "jump": float(jump / len(where))}
-    row["ratio"] = {key: round(row["at_seams"][key] / row["inside"][key], 3) for key in ("difference", "jump")}
+    """Of the steps between latent frames, difference and jump: at seams, inside, the first over the second, and that ratio's
+    range from 5 to 95 % for places drawn by chance."""
+    # The first latent frame is one frame, every other four: the n-th begins with frame 4n-3.
+    meetings = steps[0 : len(steps) // 4 * 4 : 4]
+    is_seam = torch.tensor([n + 1 in seams for n in range(len(meetings))])
+    row = {"seams": int(is_seam.sum()), "at_seams": _mean(meetings[is_seam]), "inside": _mean(meetings[~is_seam])}
+    # As many places as there are seams, anywhere.
+    generator = torch.Generator().manual_seed(0)
+    drawn = [is_seam[torch.randperm(len(is_seam), generator=generator)] for _ in range(2000)]
+    for key in ("difference", "jump"):
+        chance = torch.tensor([_mean(meetings[each])[key] / _mean(meetings[~each])[key] for each in drawn])
+        row[f"{key}_ratio"] = round(row["at_seams"][key] / row["inside"][key], 3)
+        row[f"{key}_by_chance"] = [round(float(chance.quantile(share)), 3) for share in (0.05, 0.95)]
     return row
+
+
+def _mean(steps: torch.Tensor) -> dict[str, float]:
+    edited, own, jump = steps.mean(0)
+    return {"difference": float(edited / own), "jump": float(jump)}
 
 
 def forth_and_back(path: Path, frames: int):

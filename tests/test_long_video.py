@@ -147,10 +147,11 @@ def test_a_video_as_long_as_the_text_is_wide_keeps_its_text(liveditor):
 
 
 def test_the_benchmark_finds_a_seam_and_invents_none():
-    source = [frame for frame in torch.rand(41, 8, 12, 3, generator=torch.Generator().manual_seed(0)) / 2]
-    # Latent frame 5 begins with frame 17.
+    source = [frame for frame in torch.rand(121, 8, 12, 3, generator=torch.Generator().manual_seed(0)) / 2]
+    # Latent frame 15 begins with frame 57.
     for step, shown in ((0.0, pytest.approx(1, abs=0.1)), (0.3, pytest.approx(3.7, abs=0.5))):
-        edited = [0.5 * frame + step * (index >= 17) for index, frame in enumerate(source)]
-        row = long_video.at_seams_and_inside(long_video.changes(iter(edited), iter(source)), {5})
-        assert row["seams"] == 1 and row["ratio"]["difference"] == shown
+        edited = [0.5 * frame + step * (index >= 57) for index, frame in enumerate(source)]
+        row = long_video.at_seams_and_inside(long_video.changes(iter(edited), iter(source)), {15})
+        assert row["seams"] == 1 and row["difference_ratio"] == shown
+        assert (row["difference_ratio"] > row["difference_by_chance"][1]) is (step > 0)
     assert row["at_seams"]["jump"] == pytest.approx(0.3 * 255, abs=5) and row["inside"]["jump"] < 5
