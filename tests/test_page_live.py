@@ -197,6 +197,37 @@ def test_changes_that_were_refused_or_lost_are_sent_again(graph):
 
 
 @one_way
+def test_a_slider_moved_before_the_run_began_goes_with_the_next_one_that_is_moved(graph):
+    graph.evaluate("() => { window.seen.length = 0 }")
+    # Queued with the value of before.
+    graph.evaluate(
+        f"async () => {{ await app.queuePrompt(0, 1); {ISA}.widgets.find(w => w.name === 'keep_ratio').value = 0.6 }}"
+    )
+    graph.get_by_text("This run goes on with keep_ratio 0.125").first.wait_for(timeout=60_000)
+    set_widgets(graph, {"LIVEditorAttachISA": {"exact_ratio": 0.5}})
+    values = [event for event in ended(graph) if event["type"] == "step"][-1]["values"]
+    assert (values["keep_ratio"], values["exact_ratio"]) == (0.6, 0.5)
+    graph.get_by_text("Repeats the last run's live changes.").first.wait_for()
+
+
+@one_way
+def test_the_record_of_a_run_that_the_widgets_do_not_have_is_offered(graph):
+    queue(graph)
+    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.6}})
+    graph.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.6", timeout=60_000)
+    graph.route("**/liveditor_isa/live", lambda route: route.fulfill(status=400, json={"error": "Not so."}))
+    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.9}})
+    changes = ended(graph)[-1]["changes"]
+    graph.get_by_text("This run was changed live.").first.wait_for()
+    assert '"keep_ratio": 0.6' in changes
+    assert (widget(graph, "keep_ratio"), widget(graph, "live_changes")) == (0.9, "")
+    graph.locator(".isa-replay button", has_text="repeat it").first.dispatch_event("click")
+    graph.get_by_text("Repeats the last run's live changes.").first.wait_for()
+    graph.wait_for_timeout(300)
+    assert (widget(graph, "keep_ratio"), widget(graph, "live_changes")) == (0.6, changes)
+
+
+@one_way
 def test_sliders_may_be_kept_for_the_next_run(graph):
     graph.evaluate("() => app.extensionManager.setting.set('LIVEditor.LiveTuning', false)")
     try:

@@ -16,7 +16,8 @@ export class Panel {
         this.moved = moved;
         this.run = null; // the "started" event of the run that is going on
         this.row = null; // what its last step reported
-        this.pending = null; // moved, and not yet with the server
+        this.pending = null; // the widgets' values, moved and not yet with the server
+        this.offered = null; // the "ended" event of a run that was changed live and that the widgets do not repeat
         this.seen = null; // the widgets' values at the last look
         this.tokens = tokensAhead(node); // [target, context ...]
         this.element = document.createElement("div");
@@ -103,21 +104,44 @@ export class Panel {
                 .filter(Boolean).join("\n");
         }
         if (this.said) lines.push(this.said);
-        else if (run && row && !this.pending) {
+        else if (run && !this.pending) {
             const mine = read(this.node);
-            const others = mine ? differing(row.values, mine) : [];
-            if (others.length) lines.push(t("This run goes on with {values}", { values: listed(row.values, others) }));
+            const { values } = row ?? run;
+            const others = mine ? differing(values, mine) : [];
+            if (others.length) lines.push(t("This run goes on with {values}", { values: listed(values, others) }));
         }
         if (instances(this.node) > 1) lines.push(t("This subgraph is used more than once: a run that is going on is not changed from here."));
         this.now.textContent = lines.join("\n");
     }
 
-    // What live changes the next run repeats.
+    // What live changes the next run repeats, or could.
     drawReplay() {
-        if (!this.changes?.value) return this.replay.replaceChildren();
-        const forget = document.createElement("button");
-        Object.assign(forget, { textContent: t("use these settings throughout"), onclick: () => this.forget() });
-        this.replay.replaceChildren(`${t("Repeats the last run's live changes.")} `, forget);
+        const button = (label, press) => Object.assign(document.createElement("button"), { textContent: label, onclick: press });
+        const parts = [];
+        if (this.offered) {
+            parts.push(`${t("This run was changed live.")} `, button(t("repeat it"), () => this.repeat()), " ", button("✕", () => this.settled()));
+        } else if (this.changes?.value) {
+            parts.push(`${t("Repeats the last run's live changes.")} `, button(t("use these settings throughout"), () => this.forget()));
+        }
+        this.replay.replaceChildren(...parts);
+    }
+
+    // The run that is offered, as if the widgets had not been moved away from it.
+    repeat() {
+        const { values, changes } = this.offered;
+        write(this.node, values);
+        this.seen = JSON.stringify(read(this.node)); // not moved by hand
+        this.changes.value = changes;
+        this.drawPresets();
+        this.drawCost();
+        this.settled();
+    }
+
+    // Taken or not wanted.
+    settled() {
+        remember(this.offered);
+        this.offered = null;
+        this.drawReplay();
     }
 
     forget() {
@@ -152,13 +176,17 @@ export class Panel {
     onEnded(event) {
         Object.assign(this, { run: null, said: null, pending: null, toldAt: undefined });
         const mine = read(this.node);
-        if (!event.changes) return;
-        // Settings that were moved for the next run, or that the node does not hold alone, are no end of this one.
+        if (!event.changes || !this.changes || isRemembered(event)) return;
         const same = mine && Object.entries(mine).every(([name, value]) => event.values[name] === value);
-        if (same && instances(this.node) === 1 && this.changes && isNews(event)) {
+        if (same && instances(this.node) === 1) {
             this.changes.value = event.changes;
-            this.drawReplay();
+            this.offered = null;
+            remember(event);
+        } else if (event.changes !== this.changes.value) {
+            // Moved for the next run, too late for this one, refused, or not the node's alone: the record must not be lost.
+            this.offered = event;
         }
+        this.drawReplay();
     }
 
     // Every now and then: by callbacks alone, the two ways of drawing nodes tell different things.
@@ -174,21 +202,21 @@ export class Panel {
         }
         const seen = JSON.stringify(values);
         if (seen !== this.seen) {
-            const before = this.seen && JSON.parse(this.seen);
+            const before = this.seen;
             this.seen = seen;
             this.drawReplay();
             this.drawPresets();
             this.drawCost(values);
-            if (before) this.settle(values, before, live);
+            if (before) this.settle(values, live);
         }
         if (this.pending && this.run) this.tell();
     }
 
     // By hand, or by a preset: a run takes it, or the next one will.
-    settle(values, before, live) {
-        const moved = Object.keys(values).filter((name) => values[name] !== before[name]);
+    settle(values, live) {
         if (this.run && live && instances(this.node) === 1) {
-            this.pending = withRouting({ ...this.pending, ...Object.fromEntries(moved.map((name) => [name, values[name]])) }, values);
+            // All of them: one that was moved before the run began is otherwise on the slider and not in the run.
+            this.pending = values;
             return;
         }
         this.forget();
@@ -200,37 +228,31 @@ export class Panel {
     async tell() {
         if (this.telling) return;
         this.telling = true;
-        const values = this.pending;
-        const { execution, node } = this.run;
+        const { pending: values, run } = this;
+        const { execution, node } = run;
         this.pending = null;
         const answer = await post("live", { execution, node, values });
         this.telling = false;
-        if (!this.run) return;
+        if (this.run !== run) return; // it is over, and another one may have begun
         if (answer.error === undefined) {
-            this.said = t("From model call {call}: {values}", { call: answer.at + 1, values: listed(values) });
+            const before = (this.row ?? run).values;
+            const changed = Object.keys(values).filter((name) => values[name] !== before[name]);
+            this.said = changed.length ? t("From model call {call}: {values}", { call: answer.at + 1, values: listed(values, changed) }) : null;
             this.toldAt = answer.at + 3; // long enough to be read
         } else {
             const again = answer.status === undefined || answer.status === 429;
-            if (again) this.pending = withRouting({ ...values, ...this.pending }, read(this.node));
+            if (again) this.pending ??= values;
             this.said = answer.status === 429 ? this.said : answer.error;
         }
         this.drawNow();
     }
 }
 
-// Both ways to route exclude each other.
-function withRouting(moved, values) {
-    return Object.fromEntries(Object.entries(moved).filter(([name]) => name in values));
-}
-
-// An end is told again to a page that was reloaded; it may have been forgotten since.
-function isNews(event) {
-    const key = `isa-ended ${root().id} ${event.node}`;
-    const end = `${event.execution} ${event.changes}`;
-    if (sessionStorage.getItem(key) === end) return false;
-    sessionStorage.setItem(key, end);
-    return true;
-}
+// An end is told again to a page that was reloaded; its record may have been taken and forgotten since.
+const keyOf = (event) => `isa-ended ${root().id} ${event.node}`;
+const endOf = (event) => `${event.execution} ${event.changes}`;
+const isRemembered = (event) => sessionStorage.getItem(keyOf(event)) === endOf(event);
+const remember = (event) => sessionStorage.setItem(keyOf(event), endOf(event));
 
 const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
-const listed = (values, names = Object.keys(values)) => names.map((name) => `${name} ${values[name]}`).join(", ");
+const listed = (values, names) => names.map((name) => `${name} ${values[name]}`).join(", ");
