@@ -269,6 +269,17 @@ def test_the_speed_test(graph):
     assert graph.evaluate("() => JSON.stringify(app.graph.serialize().nodes.map(node => node.widgets_values))") == before
 
 
+@one_way
+def test_the_speed_test_reports_no_ratio_where_isa_never_acted(graph):
+    set_widgets(graph, {"LIVEditorAttachISA": {"min_tokens": 12288}, "KSampler": {"steps": 2}})
+    graph.evaluate("() => { app.extensionManager.command.execute('LIVEditor.SpeedTest') }")
+    said = graph.get_by_text("ISA acted in no model call").first
+    said.wait_for(timeout=120_000)
+    assert "360 tokens are fewer than min_tokens 12288" in said.text_content()
+    assert "Lower min_tokens" in said.text_content()
+    assert not graph.get_by_text("as fast").count()
+
+
 # Heat maps
 
 PIXELS = """canvas => {

@@ -16,8 +16,8 @@ export async function speedTest() {
     say("info", t("The workflow runs twice, first with full attention. You can go on working."), 8000);
     const seed = Math.floor(Math.random() * 2 ** 32);
     try {
-        const full = await paceOf(variant(output, false, seed), workflow);
-        const isa = await paceOf(variant(output, true, seed), workflow);
+        const full = await paceOf(variant(output, false, seed), workflow, () => true);
+        const isa = await paceOf(variant(output, true, seed), workflow, (step) => step.density !== undefined);
         say("success", t("ISA {isa} s, full attention {full} s per model call: {times}× as fast.", {
             isa: isa.toPrecision(3), full: full.toPrecision(3), times: (full / isa).toFixed(2),
         }));
@@ -36,16 +36,16 @@ function variant(output, enabled, seed) {
     return changed;
 }
 
-// Median seconds of a model call, without the first one, which compiles and loads.
-async function paceOf(output, workflow) {
-    const seconds = [];
+// Median seconds of the model calls that count, without the first one, which compiles and loads.
+async function paceOf(output, workflow, counts) {
+    const steps = [];
     const listening = new AbortController();
     const on = (name, act) => api.addEventListener(name, act, { signal: listening.signal });
     let execution;
     try {
         await new Promise((resolve, reject) => {
             const ours = (act) => ({ detail }) => (detail.prompt_id ?? detail.execution) === execution && act(detail);
-            on("liveditor_isa.run", ours((event) => event.type === "step" && seconds.push(event.seconds)));
+            on("liveditor_isa.run", ours((event) => event.type === "step" && steps.push(event)));
             on("execution_success", ours(resolve));
             on("execution_error", ours((event) => reject(new Error(event.exception_message))));
             on("execution_interrupted", ours(() => reject(new Error(t("Stopped.")))));
@@ -55,7 +55,15 @@ async function paceOf(output, workflow) {
     } finally {
         listening.abort();
     }
-    const later = seconds.slice(seconds.length > 1 ? 1 : 0);
-    if (!later.length) throw new Error(t("No model call went through Attach ISA."));
-    return median(later);
+    const seconds = steps.filter(counts).map((step) => step.seconds);
+    if (!seconds.length) throw new Error(whyNone(steps));
+    return median(seconds.slice(seconds.length > 1 ? 1 : 0));
+}
+
+function whyNone(steps) {
+    const reason = steps.map((step) => Object.keys(step.full)[0]).find(Boolean);
+    if (!reason) return t("No model call went through Attach ISA.");
+    const cure = reason.includes("min_tokens") ? t("Lower min_tokens on Attach ISA, or take a longer or larger video.")
+        : t("Change that on Attach ISA.");
+    return `${t("ISA acted in no model call, so there is nothing to compare: full attention ({reason}).", { reason })} ${cure}`;
 }
