@@ -129,7 +129,7 @@ class ISAOverride:
         self.sigmas = self._acting_between(patcher.get_model_object("model_sampling"))
         running = get_executing_context()
         noise, sigmas = _noise_and_sigmas(*args, **kwargs)
-        self.report, self.monitor = RunReport(), StepMonitor(type(patcher.model).__name__, sigmas)
+        self.report, self.monitor = RunReport(), StepMonitor((patcher.patches_uuid, patcher.model.get_dtype_inference()), sigmas)
         self.guard = FiniteGuard()
         self.live.begin(running and running.prompt_id, running.node_id if running else "")
         self.parts = scene(executor.class_obj, noise)
@@ -176,6 +176,8 @@ class ISAOverride:
         self, executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs
     ):
         """DIFFUSION_MODEL: once per model call, not per block, decide by sigma; publish the layout where core does not."""
+        with self._recording:
+            self.monitor.called(x.shape[0])
         self.in_schedule = True
         if self.sigmas is not None:
             start, end = self.sigmas

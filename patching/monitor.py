@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,9 @@ from ..isa_core import ISAStats, TokenLayout
 from .live import Settings
 from .read_back import ReadBack
 
-PACES: dict[tuple, dict[str, deque]] = defaultdict(lambda: {"isa": deque(maxlen=9), "full": deque(maxlen=9)})
-"""Seconds of the last evaluations of either kind, by network and tokens: what makes two runs comparable."""
+PACES: OrderedDict[tuple, dict[str, deque]] = OrderedDict()
+"""Seconds of the last evaluations of either kind, by what makes two comparable: model, sequences at once and their tokens."""
+MOST_PACES = 64
 
 
 class StepMonitor:
@@ -23,9 +25,9 @@ class StepMonitor:
     A sampler evaluates the model once per step, or more often (heun, dpm_2).
     """
 
-    def __init__(self, network: str, sigmas: list[float] = ()):
-        """network: what it is that is timed; others are not compared with it. sigmas: of the sampling run."""
-        self.network, self.sigmas = network, sigmas
+    def __init__(self, model: Hashable, sigmas: list[float] = ()):
+        """model: what it is that is timed; others are not compared with it. sigmas: of the sampling run."""
+        self.model, self.sigmas = model, sigmas
         self.at, self.settings = -1, None
         self._waiting: list[_Evaluation] = []
         self._clear()
@@ -34,7 +36,12 @@ class StepMonitor:
         self.shares: list[torch.Tensor] = []
         self.reasons: dict[str, int] = defaultdict(int)
         self.tokens: tuple[int, ...] = ()
+        self.sequences = 0
         self.backend: tuple[str, str] | None = None
+
+    def called(self, sequences: int):
+        """The model is called with so many sequences at once: prompts, and videos of a batch."""
+        self.sequences += sequences
 
     def sparse(self, stats: ISAStats, layout: TokenLayout):
         self.tokens, self.backend = (layout.target, *layout.context), (stats.backend, stats.backend_reason)
@@ -61,8 +68,9 @@ class StepMonitor:
             "full": dict(self.reasons),
             "backend": self.backend,
         }
+        timed = self.model, self.sequences, self.tokens
         self._waiting.append(
-            _Evaluation(row, self.began, _Moment(self.sigma.device), ReadBack(_numbers(self.sigma, self.shares)))
+            _Evaluation(row, timed, self.began, _Moment(self.sigma.device), ReadBack(_numbers(self.sigma, self.shares)))
         )
         self.settings = None
 
@@ -79,7 +87,7 @@ class StepMonitor:
         row["step"] = max(0, min(sum(each >= sigma * (1 - 1e-4) for each in self.sigmas), len(self.sigmas) - 1) - 1)
         row |= dict(zip(("density", "flop_ratio", "dense"), (round(share, 4) for share in shares)))
         seconds = evaluation.ended.since(evaluation.began)
-        paces, kind = PACES[self.network, row["tokens"]], "isa" if shares else "full"
+        paces, kind = _paces_of(evaluation.timed), "isa" if shares else "full"
         # A step that a cache skipped is no measure of attention. The first one compiles and loads; where there are no others
         # it is better than nothing.
         if row["tokens"] and (row["at"] > 0 or not paces[kind]):
@@ -87,6 +95,14 @@ class StepMonitor:
         row["seconds"] = round(seconds, 4)
         row["pace"] = {name: round(statistics.median(held), 4) for name, held in paces.items() if held}
         return row
+
+
+def _paces_of(timed: tuple) -> dict[str, deque]:
+    paces = PACES.setdefault(timed, {"isa": deque(maxlen=9), "full": deque(maxlen=9)})
+    PACES.move_to_end(timed)
+    while len(PACES) > MOST_PACES:
+        PACES.popitem(last=False)
+    return paces
 
 
 class _Moment:
@@ -118,6 +134,7 @@ def _numbers(sigma: torch.Tensor, shares: list[torch.Tensor]) -> torch.Tensor:
 @dataclass
 class _Evaluation:
     row: dict
+    timed: tuple
     began: _Moment
     ended: _Moment
     numbers: ReadBack

@@ -24,4 +24,4 @@ class ReadBack:
     def tensor(self) -> torch.Tensor:
         """On the CPU; waits."""
         self.here(wait=True)
-        return self._tensor
+        return self._tensor.cpu()  # already there, but from devices without CUDA's events

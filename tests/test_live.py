@@ -3,6 +3,7 @@
 import http.client
 import json
 import threading
+from collections import OrderedDict
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.nodes.live import RUNS, Run, RunMaps, with_live_changes
 from liveditor_isa.nodes.routes import LARGEST_BODY
+from liveditor_isa.patching import monitor
 from liveditor_isa.patching.attach import Watcher, attach_isa
 from liveditor_isa.patching.heatmap import OFF
 from liveditor_isa.patching.live import LiveSettings, Settings, read_changes, write_changes
+from liveditor_isa.patching.read_back import ReadBack
 from liveditor_isa.patching.schedule import Schedule
 from test_attach import STEPS, liveditor, sample  # noqa: F401
 from test_server import EXAMPLES, SMALL, info  # noqa: F401
@@ -241,6 +244,40 @@ def test_what_each_step_reports(liveditor):  # noqa: F811
     assert row["values"] == PAPER.values() and row["tokens"] == (288, 288) and row["backend"][0] == "torch"
     assert 0 < row["density"] <= row["flop_ratio"] < 1 and 0.4 < row["dense"] <= 0.6
     assert row["seconds"] > 0 and row["pace"]["isa"] > 0
+
+
+def test_only_comparable_evaluations_share_a_pace(liveditor, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(monitor, "PACES", OrderedDict())
+    attached = attach_isa(liveditor, LiveSettings(PAPER), Schedule(), "torch", print)
+    for kind in (attached, attached.clone()):
+        sample(kind, cfg=1.0)
+    assert len(monitor.PACES) == 1
+    sample(attached, cfg=3.0)
+    reloaded = attached.clone()
+    reloaded.patches_uuid = "another"
+    sample(reloaded, cfg=1.0)
+    (first, dtype), *_ = keys = [key[0] for key in monitor.PACES]
+    assert [key[1] for key in monitor.PACES] == [1, 2, 1]
+    assert keys == [(first, dtype), (first, dtype), ("another", dtype)] and isinstance(dtype, torch.dtype)
+
+
+def test_the_paces_of_models_long_gone_are_forgotten(monkeypatch):
+    monkeypatch.setattr(monitor, "PACES", OrderedDict())
+    for model in range(monitor.MOST_PACES + 3):
+        monitor._paces_of((model, 1, (64, 64)))
+    assert [model for model, *_ in monitor.PACES] == list(range(3, monitor.MOST_PACES + 3))
+
+
+def test_numbers_read_back_are_on_the_cpu_whatever_the_device():
+    class Elsewhere:
+        """A tensor on a device that is not CUDA's, such as mps or xpu."""
+
+        is_cuda = False
+
+        def cpu(self):
+            return torch.ones(2)
+
+    assert torch.equal(ReadBack(Elsewhere()).tensor(), torch.ones(2))
 
 
 def test_a_sampler_that_evaluates_the_model_twice_a_step(liveditor):  # noqa: F811
