@@ -3,7 +3,7 @@
     .venv/bin/python scripts/screenshots.py
     .venv/bin/python scripts/screenshots.py liveditor_masked_edit   (this one's thumbnail alone)
 
-Needs `scripts/setup.py --browser`. LIVEditor-tiny really edits on some of the pictures, which takes three minutes without a GPU.
+Needs `scripts/setup.py --browser` and a font with Chinese characters (Debian: fonts-wqy-microhei). LIVEditor-tiny really edits on some of the pictures, which takes three minutes without a GPU.
 """
 
 from __future__ import annotations
