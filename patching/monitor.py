@@ -37,6 +37,7 @@ class StepMonitor:
         self.reasons: dict[str, int] = defaultdict(int)
         self.tokens: tuple[int, ...] = ()
         self.sequences = 0
+        self.kept: float | None = None
         self.backend: tuple[str, str] | None = None
 
     def called(self, sequences: int):
@@ -45,6 +46,8 @@ class StepMonitor:
 
     def sparse(self, stats: ISAStats, layout: TokenLayout):
         self.tokens, self.backend = (layout.target, *layout.context), (stats.backend, stats.backend_reason)
+        blocks = sum(-(-tokens // self.settings.config.block_size) for tokens in layout.context)
+        self.kept = stats.kept_context.shape[2] / blocks
         dense = stats.dense_queries.float().mean()
         self.shares.append(torch.stack([stats.mean_density, stats.mean_flop_ratio, dense]))
 
@@ -68,6 +71,8 @@ class StepMonitor:
             "full": dict(self.reasons),
             "backend": self.backend,
         }
+        if self.kept is not None:
+            row["kept"] = round(self.kept, 4)
         timed = self.model, self.sequences, self.tokens
         self._waiting.append(
             _Evaluation(row, timed, self.began, _Moment(self.sigma.device), ReadBack(_numbers(self.sigma, self.shares)))

@@ -244,6 +244,8 @@ def test_what_each_step_reports(liveditor):  # noqa: F811
     assert row["values"] == PAPER.values() and row["tokens"] == (288, 288) and row["backend"][0] == "torch"
     assert 0 < row["density"] <= row["flop_ratio"] < 1 and 0.4 < row["dense"] <= 0.6
     assert row["seconds"] > 0 and row["pace"]["isa"] > 0
+    # 288 context tokens are five blocks.
+    assert row["kept"] == 0.2
 
 
 def test_only_comparable_evaluations_share_a_pace(liveditor, monkeypatch):  # noqa: F811

@@ -84,6 +84,39 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
 
 
 @one_way
+def test_the_bar_says_where_isa_does_not_act_and_what_nobody_knows_before(graph):
+    def bar(text: str) -> str:
+        graph.wait_for_function("text => document.querySelector('.isa-cost span').textContent.includes(text)", arg=text)
+        return graph.evaluate("() => document.querySelector('.isa-cost div').style.width")
+
+    def attach(**values):
+        set_widgets(graph, {"LIVEditorAttachISA": values})
+
+    attach(min_tokens=12288)
+    assert bar("Full attention: 360 tokens, fewer than min_tokens 12288") == "100%"
+    attach(min_tokens=0, end_percent=0.5, dense_blocks="0-1")
+    assert bar("of full attention's arithmetic, 360 tokens") != "100%"
+    title = graph.evaluate("() => document.querySelector('.isa-cost').title")
+    assert "end_percent 0.5" in title and "dense_blocks 0-1" in title
+    graph.evaluate(
+        """() => {
+            const image = window.LiteGraph.createNode('LoadImage'), { graph } = window.app;
+            const to = graph.nodes.find(node => node.type === 'LIVEditorInContextReferences');
+            graph.add(image);
+            image.connect(0, to, to.inputs.findIndex(input => input.name === 'references.reference_0'));
+        }"""
+    )
+    bar("about 420 tokens")
+    graph.evaluate("() => window.app.graph.remove(window.app.graph.nodes.find(node => node.type === 'LoadImage'))")
+    attach(end_percent=1, dense_blocks="", routing="threshold")
+    bar("By threshold: depends on the video, 360 tokens")
+    queue(graph)
+    measured = bar("of full attention's arithmetic measured, 360 tokens")
+    last = [event for event in ended(graph) if event["type"] == "step"][-1]
+    assert 0 < float(measured.rstrip("%")) and 0 < last["flop_ratio"]
+
+
+@one_way
 def test_a_preset_of_ones_own_is_saved_with_the_workflow(graph):
     set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.4}})
     press(graph, "+")
@@ -373,8 +406,11 @@ def test_a_page_reloaded_in_mid_run_goes_on_showing_and_changing_it(graph, serve
     graph.evaluate(
         "() => { window.seen = []; window.app.api.addEventListener('liveditor_isa.run', e => window.seen.push(e.detail)) }"
     )
-    graph.wait_for_function("() => document.querySelector('.isa-now')?.textContent.includes('density')", timeout=60_000)
-    assert [event for event in ended(graph) if event["type"] == "step"][-1]["step"] == STEPS - 1
+    graph.wait_for_function("() => document.querySelector('.isa-now')?.textContent.includes('kept context')", timeout=60_000)
+    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.7}})
+    last = [event for event in ended(graph) if event["type"] == "step"][-1]
+    assert last["step"] == STEPS - 1 and last["values"]["keep_ratio"] == 0.7
+    graph.wait_for_function(f"() => {ISA}.widgets.find(widget => widget.name === 'live_changes').value !== ''")
 
 
 INSIDE = """() => {

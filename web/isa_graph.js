@@ -48,14 +48,18 @@ export function control(node, name) {
     return hosts.length === 1 && outer ? control(hosts[0], outer.widget?.name ?? outer.name) : null;
 }
 
-// [target, context] in tokens before any run: of the In-Context References beside the node, else of 81 frames; its size, or a usual one.
+// Before any run: {tokens: [target, context ...], about: whether some of it is only usual}. Of the In-Context References
+// beside the node; a connected reference counts as an image of the edit's size.
 export function tokensAhead(node) {
     const beside = node.graph?.nodes?.find((other) => other.type === REFERENCES);
     const value = (name) => beside && control(beside, name)?.value;
     const usual = value("size") === "closest bucket" ? [960, 544] : [832, 480];
     const [width, height, frames] = [value("size.width") ?? usual[0], value("size.height") ?? usual[1], value("length") || 81];
-    const tokens = Math.ceil((frames + 3) / 4) * Math.ceil(width / 16) * Math.ceil(height / 16);
-    return [tokens, tokens];
+    const frame = Math.ceil(width / 16) * Math.ceil(height / 16);
+    const video = Math.ceil((frames + 3) / 4) * frame;
+    const references = beside?.inputs?.filter((input) => input.name.startsWith("references") && input.link != null) ?? [];
+    const known = value("size.width") && value("length") && !references.length;
+    return { tokens: [video, video, ...references.map(() => frame)], about: !known };
 }
 
 // The file that Load Video gives to the In-Context References above a node: {filename, subfolder, type}, or null.

@@ -5,7 +5,7 @@ import { Thumbnail } from "./isa_heatmap.js";
 import { PRESETS, matches, ownPresets } from "./isa_presets.js";
 import { post } from "./isa_requests.js";
 import { t } from "./isa_text.js";
-import { differing, read, write } from "./isa_widgets.js";
+import { differing, read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 136;
 
@@ -19,7 +19,8 @@ export class Panel {
         this.pending = null; // the widgets' values, moved and not yet with the server
         this.offered = null; // the "ended" event of a run that was changed live and that the widgets do not repeat
         this.seen = null; // the widgets' values at the last look
-        this.tokens = tokensAhead(node); // [target, context ...]
+        this.measured = null; // the last step of a run in which ISA acted
+        Object.assign(this, tokensAhead(node)); // tokens: [target, context ...]; about: not quite known
         this.element = document.createElement("div");
         this.element.className = "isa-panel";
         this.element.innerHTML =
@@ -78,15 +79,37 @@ export class Panel {
     }
 
     async drawCost(values = read(this.node)) {
-        const { tokens } = this;
-        const asked = (this.asked = JSON.stringify([values, tokens]));
+        const { tokens, about } = this;
+        const { least, from, to, dense } = schedule(this.node);
+        const asked = (this.asked = {});
+        const count = tokens.reduce((sum, part) => sum + part);
+        const rounded = about ? t("about {total}", { total: count.toLocaleString("en") }) : count.toLocaleString("en");
+        const show = (share, text, title = "") => {
+            const [bar, label] = this.cost.children;
+            bar.style.width = `${Math.min(100, 100 * share)}%`;
+            label.textContent = text;
+            this.cost.title = [text, title].filter(Boolean).join("\n");
+        };
+        if (count < least) {
+            return show(1, t("Full attention: {total} tokens, fewer than min_tokens {least}", { total: rounded, least }),
+                t("Lower min_tokens on Attach ISA, or take a longer or larger video."));
+        }
+        const limits = [];
+        if (values.enabled && (from > 0 || to < 1)) limits.push(t("Between start_percent {from} and end_percent {to} alone; full attention before and after.", { from, to }));
+        if (values.enabled && dense) limits.push(t("Not in dense_blocks {blocks}, which attend in full.", { blocks: dense }));
+        if (values.enabled && "sharpness_threshold" in values) {
+            // How many queries are sharper, no one knows before a run.
+            const measured = this.measured && !differing(values, this.measured.values).length ? this.measured.flop_ratio : null;
+            const label = measured === null ? t("By threshold: depends on the video, {total} tokens", { total: rounded })
+                : t("By threshold: {share} of full attention's arithmetic measured, {total} tokens", { share: percent(measured), total: rounded });
+            return show(measured ?? 0, label, limits.join("\n"));
+        }
         const found = await post("estimate", { values, tokens });
         if (asked !== this.asked) return; // moved on meanwhile
-        const [bar, label] = this.cost.children;
+        this.failed = found.error !== undefined && found.status === undefined;
         const share = found.flop_ratio;
-        bar.style.width = `${Math.min(100, 100 * (share ?? 0))}%`;
-        const total = tokens.reduce((sum, count) => sum + count).toLocaleString("en");
-        label.textContent = found.error ?? t("{share} of full attention's arithmetic, {total} tokens", { share: percent(share), total });
+        show(share ?? 0, found.error ?? t("{share} of full attention's arithmetic, {total} tokens", { share: percent(share), total: rounded }),
+            limits.join("\n"));
     }
 
     drawNow() {
@@ -94,14 +117,15 @@ export class Panel {
         const lines = [];
         if (row) {
             const full = Object.keys(row.full)[0];
-            const kind = row.density !== undefined ? t("density {share}", { share: percent(row.density) })
+            const shares = () => ({ share: percent(row.density), kept: percent(row.kept), cost: percent(row.flop_ratio) });
+            const kind = row.density !== undefined ? t("density {share}, kept context {kept}, arithmetic {cost}", shares())
                 : row.tokens.length ? t("full attention ({reason})", { reason: full ?? "-" }) : t("no attention (a cache skipped it)");
             lines.push(run ? `${t("step {step} of {steps}", { step: row.step + 1, steps: run.steps })}: ${kind}` : `${t("last step")}: ${kind}`);
             const pace = [["ISA", row.pace.isa], [t("full"), row.pace.full]].filter(([, seconds]) => seconds);
             const paces = pace.map(([name, seconds]) => `${name} ${seconds.toPrecision(3)} s`).join(", ");
             if (paces) lines.push(`${paces} ${t("per model call")}${row.backend ? `, ${row.backend[0]}` : ""}`);
-            this.now.title = [row.backend?.join(": "), full && row.density !== undefined && t("full attention ({reason})", { reason: full })]
-                .filter(Boolean).join("\n");
+            if (full && row.density !== undefined) lines.push(t("partly full attention ({reason})", { reason: full }));
+            this.now.title = row.backend?.join(": ") ?? "";
         }
         if (this.said) lines.push(this.said);
         else if (run && !this.pending) {
@@ -163,10 +187,13 @@ export class Panel {
     onStep(event) {
         this.row = event;
         if (this.toldAt !== undefined && event.at >= this.toldAt) this.said = this.toldAt = undefined;
-        if (event.tokens.length && String(event.tokens) !== String(this.tokens)) {
-            this.tokens = event.tokens;
+        if (event.tokens.length && (this.about || String(event.tokens) !== String(this.tokens))) {
+            Object.assign(this, { tokens: event.tokens, about: false });
             this.drawCost();
         }
+        if (event.flop_ratio === undefined) return;
+        this.measured = event;
+        if ("sharpness_threshold" in event.values) this.drawCost();
     }
 
     onMap(event) {
@@ -194,10 +221,15 @@ export class Panel {
         const values = read(this.node);
         if (!values) return;
         const ahead = tokensAhead(this.node);
-        if (String(ahead) !== this.ahead) {
+        if (JSON.stringify(ahead) !== this.ahead) {
             // Until a run says how many there really are.
-            this.ahead = String(ahead);
-            this.tokens = ahead;
+            this.ahead = JSON.stringify(ahead);
+            Object.assign(this, ahead);
+            this.drawCost(values);
+        }
+        const acting = JSON.stringify(schedule(this.node));
+        if (acting !== this.acting) {
+            this.acting = acting;
             this.drawCost(values);
         }
         const seen = JSON.stringify(values);

@@ -8,6 +8,17 @@ export const LIVE = [
 const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold" };
 const widgetName = (name) => (name in ROUTING ? `routing.${name}` : name);
 
+// What else decides whether ISA acts; a run does not change it.
+export function schedule(node) {
+    const value = (name) => control(node, name)?.value;
+    return {
+        least: value("min_tokens") ?? 0,
+        from: value("start_percent") ?? 0,
+        to: value("end_percent") ?? 1,
+        dense: String(value("dense_blocks") ?? "").trim(),
+    };
+}
+
 // {name: value}, with that of the two ways to route which is chosen; null while the page still makes the node.
 export function read(node) {
     if (!node.widgets?.some((widget) => widget.name === "keep_ratio")) return null;
