@@ -12,7 +12,9 @@ from test_server import EXAMPLES, info  # noqa: F401
 
 pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
 
+one_way = pytest.mark.parametrize("page", ["canvas nodes"], indirect=True)
 VIDEOS = "[...document.querySelectorAll('.isa-compare video')]"
+PRESS = "window.app.graph.nodes.find(node => node.type === 'LIVEditorDecodeVideo').widgets.find(w => w.name === 'compare').callback()"
 FRAME = 1 / 25
 """Seconds; the sample video's."""
 
@@ -23,13 +25,12 @@ def compared(page):  # noqa: F811
     drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
     wait_for_nodes(page, 12)
     set_widgets(page, fresh())
-    press = "window.app.graph.nodes.find(node => node.type === 'LIVEditorDecodeVideo').widgets.find(w => w.name === 'compare').callback()"
-    page.evaluate(press)
+    page.evaluate(PRESS)
     page.get_by_text("there is no edit to compare yet").first.wait_for(timeout=10_000)
     page.evaluate("() => { window.done = []; window.app.api.addEventListener('executed', e => window.done.push(e.detail)) }")
     page.get_by_test_id("queue-button").dispatch_event("click")
     page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=120_000)
-    page.evaluate(press)
+    page.evaluate(PRESS)
     page.wait_for_function(f"() => {VIDEOS}.length === 2 && {VIDEOS}.every(video => video.readyState >= 2)", timeout=30_000)
     return page
 
@@ -78,3 +79,26 @@ def test_both_step_and_seek_together(compared):
     assert "scale(2)" in compared.evaluate(f"() => {VIDEOS}[0].style.transform")
     compared.keyboard.press("Escape")
     compared.wait_for_function("() => !document.querySelector('.isa-compare')")
+
+
+def open_again(page, path: str):  # noqa: F811
+    page.evaluate(
+        """async path => {
+            const { workflow } = window.app.extensionManager, found = workflow.getWorkflowByPath(path);
+            await window.app.loadGraphData(JSON.parse(JSON.stringify(found.activeState)), true, true, found);
+        }""",
+        path,
+    )
+    page.wait_for_function("path => window.app.extensionManager.workflow.activeWorkflow.path === path", arg=path)
+
+
+@one_way
+def test_the_result_is_there_after_the_workflow_was_left_and_opened_again(compared):
+    compared.keyboard.press("Escape")
+    mine = compared.evaluate("() => window.app.extensionManager.workflow.activeWorkflow.path")
+    drop(compared, EXAMPLES / "liveditor_tiny_edit_video.json", "application/json")
+    compared.wait_for_function("before => window.app.extensionManager.workflow.activeWorkflow.path !== before", arg=mine)
+    open_again(compared, mine)
+    compared.evaluate(PRESS)
+    compared.wait_for_function(f"() => {VIDEOS}.length === 2 && {VIDEOS}.every(video => video.readyState >= 2)", timeout=30_000)
+    assert compared.locator(".isa-compare output").text_content() == "frame 1 of 9"

@@ -1,7 +1,7 @@
 // Decode Video's "Compare": the edit over its source with a wipe between them, in step frame by frame.
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
-import { sourceOf } from "./isa_graph.js";
+import { locator, sourceOf } from "./isa_graph.js";
 import { t } from "./isa_text.js";
 
 const NODE = "LIVEditorDecodeVideo";
@@ -12,11 +12,6 @@ app.registerExtension({
         if (node.comfyClass !== NODE) return;
         const button = node.addWidget("button", "compare", null, () => compare(node), { serialize: false });
         Object.assign(button, { label: t("Compare with the source"), serialize: false });
-        const executed = node.onExecuted;
-        node.onExecuted = function (output, ...rest) {
-            node.isa_result = output?.images?.[0] && { ...output.images[0], ...output.liveditor_video?.[0] };
-            return executed?.call(this, output, ...rest);
-        };
     },
 });
 
@@ -25,11 +20,13 @@ function say(detail) {
 }
 
 function compare(node) {
-    const result = node.isa_result;
+    // What the node shows, also after the workflow was left and opened again.
+    const shown = app.nodeOutputs[locator(node)];
+    const result = shown?.images?.[0];
     const source = sourceOf(node);
     if (!result) return say(t("Run the workflow first: there is no edit to compare yet."));
     if (!source) return say(t("The source cannot be found: it has to come from Load Video through In-Context References."));
-    new Comparison(address(source), address(result), result.fps || 25);
+    new Comparison(address(source), address(result), shown.liveditor_video?.[0]?.fps || 25);
 }
 
 function address({ filename, subfolder = "", type }) {

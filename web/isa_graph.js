@@ -62,6 +62,19 @@ export function tokensAhead(node) {
     return { tokens: [video, video, ...references.map(() => frame)], about: !known };
 }
 
+// Where the page keeps what a node put out.
+export const locator = (node) => (node.graph === root() ? String(node.id) : `${node.graph.id}:${node.id}`);
+
+// The nodes that an input's value comes from: several, where it comes into a subgraph that is used more than once.
+function originsOf(node, input) {
+    const link = input?.link != null && node.graph?.links?.get(input.link);
+    if (!link) return [];
+    if (Number(link.origin_id) === SUBGRAPH_INPUT) {
+        return hostsOf(node.graph).flatMap((host) => originsOf(host, host.inputs[link.origin_slot]));
+    }
+    return [node.graph.getNodeById(link.origin_id)].filter(Boolean);
+}
+
 // The file that Load Video gives to the In-Context References above a node: {filename, subfolder, type}, or null.
 export function sourceOf(node) {
     const waiting = [node];
@@ -71,10 +84,7 @@ export function sourceOf(node) {
         if (seen.has(next)) continue;
         seen.add(next);
         const wanted = next.type === REFERENCES ? next.inputs.filter((input) => input.name === "video") : next.inputs ?? [];
-        for (const input of wanted) {
-            const link = input.link != null && next.graph?.links?.get(input.link);
-            const origin = link && next.graph.getNodeById(link.origin_id);
-            if (!origin) continue;
+        for (const origin of wanted.flatMap((input) => originsOf(next, input))) {
             if (next.type === REFERENCES && origin.type === "LoadVideo") {
                 const name = String(control(origin, "file").value);
                 const cut = name.lastIndexOf("/");
