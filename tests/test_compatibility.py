@@ -60,11 +60,27 @@ print(stats.backend, "triton" in sys.modules)
 """
 
 
-@pytest.fixture
-def as_package(tmp_path) -> dict:
+OTHERS = [version for version in matrix.NUMPY if not sys.version.startswith(f"{version}.")]
+
+
+@pytest.fixture(scope="module")
+def as_package(tmp_path_factory) -> dict:
     """Environment in which this folder, as it is, is importable under its name."""
-    (tmp_path / "liveditor_isa").symlink_to(ROOT, target_is_directory=True)
-    return os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    folder = tmp_path_factory.mktemp("packages")
+    (folder / "liveditor_isa").symlink_to(ROOT, target_is_directory=True)
+    return os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def running(as_package):
+    """CORE under every other Python that has an environment, at the same time; by version."""
+    options = {"env": as_package, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    made = [version for version in OTHERS if matrix.is_made(version)]
+    started = {version: subprocess.Popen([matrix.environment(version), "-c", CORE], **options) for version in made}
+    yield started
+    for process in started.values():
+        process.kill()
+        process.communicate()
 
 
 def test_sources_are_written_in_the_oldest_pythons_language():
@@ -83,12 +99,12 @@ def test_each_python_compiles_and_imports_the_pack_without_a_warning(version, as
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("version", [version for version in matrix.NUMPY if not sys.version.startswith(f"{version}.")])
-def test_the_core_is_right_on_each_other_python_without_triton(version, as_package):
-    if not matrix.is_made(version):
+@pytest.mark.parametrize("version", OTHERS)
+def test_the_core_is_right_on_each_other_python_without_triton(version, running):
+    if version not in running:
         pytest.skip(f"there is no environment for Python {version}: `make matrix` makes it")
-    done = subprocess.run([matrix.environment(version), "-c", CORE], env=as_package, capture_output=True, text=True)
-    assert done.stdout.split() == ["torch", "False"], done.stderr
+    shown, errors = running[version].communicate()
+    assert shown.split() == ["torch", "False"], errors
 
 
 # Systems
