@@ -187,6 +187,7 @@ class HeatMapDialog {
     }
 
     async draw() {
+        if (!this.calls) return; // not here yet, or gone
         const { frame, call, block } = this.sliders;
         const number = Number(this.part.value);
         const [frames] = this.scene.parts[number].grid;
