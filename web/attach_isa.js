@@ -13,17 +13,23 @@ const panels = new Map(); // node -> Panel
 
 const setting = (name) => app.extensionManager.setting.get(`LIVEditor.${name}`);
 
-// Between runs: queue once the hand has left the slider.
+// Between runs: queue once the hand has left the slider and the server has nothing else to do.
 const autoQueue = {
     pending: false,
     down: false,
+    waiting: 0, // executions, with the one that loads, samples or decodes
     moved() {
         this.pending = setting("AutoQueue");
-        if (!this.down) this.release();
+        this.release();
     },
     release() {
-        if (this.pending) app.queuePrompt(0, 1);
+        if (!this.pending || this.down || this.waiting) return;
         this.pending = false;
+        app.queuePrompt(0, 1);
+    },
+    told(status) {
+        this.waiting = status?.exec_info?.queue_remaining ?? this.waiting;
+        this.release();
     },
 };
 
@@ -108,12 +114,16 @@ app.registerExtension({
         document.head.append(style);
         await loadWords();
         api.addEventListener("liveditor_isa.run", ({ detail }) => onEvent(detail));
-        api.addEventListener("status", () => detail.tell()); // the first one brings the client's id
+        api.addEventListener("status", (event) => {
+            detail.tell(); // the first one brings the client's id
+            autoQueue.told(event.detail);
+        });
         api.addEventListener("reconnected", () => {
             // A stopped server ends no run.
             panels.forEach((panel) => {
                 panel.run = null;
                 panel.drawNow();
+                panel.drawCost();
             });
             detail.told = null;
             detail.tell();
