@@ -87,7 +87,9 @@ class PageWatcher(Watcher):
         if self.node is None or self.execution is None or not hasattr(PromptServer, "instance"):
             return OFF
         client = PromptServer.instance.client_id
-        self.run = Run(live, _workflow_of(self.execution), client, RunMaps(parts))
+        detail = DETAIL.get(client, THUMBNAIL) if client else OFF
+        # Without heat maps nobody asks for the frames.
+        self.run = Run(live, _workflow_of(self.execution), client, RunMaps([] if detail == OFF else parts))
         _remember(self.execution, self.node, self.run)
         settings = live.current
         self._send(
@@ -97,7 +99,7 @@ class PageWatcher(Watcher):
             grids=[part.grid for part in parts],
             block=settings.config.block_size,
         )
-        return DETAIL.get(client, THUMBNAIL) if client else OFF
+        return detail
 
     def stepped(self, row):
         self._send(type="step", **row)

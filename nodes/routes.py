@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -120,7 +121,8 @@ async def frames(request: web.Request) -> web.Response:
         parts = run.maps.parts
         if not part.isascii() or not part.isdigit() or int(part[:3]) >= len(parts) or parts[int(part[:3])].frames is None:
             raise Refused(404, "There are no such frames.")
-        content = _sheet(parts[int(part[:3])].frames)
+        # Hundreds of frames take long enough to hold up the server.
+        content = await asyncio.to_thread(_sheet, parts[int(part[:3])].frames)
         return web.Response(body=content, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
     except Refused as refused:
         return web.json_response({"error": str(refused)}, status=refused.status)

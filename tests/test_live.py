@@ -1,9 +1,11 @@
 """Settings that change while a run is going: what takes effect when, the record that repeats it, and the page's routes."""
 
+import asyncio
 import http.client
 import json
 import threading
 from collections import OrderedDict
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from liveditor_isa.isa_core import ISAConfig
+from liveditor_isa.nodes import routes
 from liveditor_isa.nodes.live import RUNS, Run, RunMaps, with_live_changes
 from liveditor_isa.nodes.routes import LARGEST_BODY
 from liveditor_isa.patching import monitor
@@ -18,6 +21,7 @@ from liveditor_isa.patching.attach import Watcher, attach_isa
 from liveditor_isa.patching.heatmap import OFF
 from liveditor_isa.patching.live import LiveSettings, Settings, read_changes, write_changes
 from liveditor_isa.patching.read_back import ReadBack
+from liveditor_isa.patching.scene import Part
 from liveditor_isa.patching.schedule import Schedule
 from test_attach import STEPS, liveditor, sample  # noqa: F401
 from test_server import EXAMPLES, SMALL, info  # noqa: F401
@@ -385,6 +389,16 @@ def test_the_estimate_is_what_a_run_measures(server, liveditor):  # noqa: F811
         assert ask(server, "estimate", {"values": {}, "tokens": tokens})[0] == 400
     status, answer = ask(server, "estimate", {"values": {"keep_ratio": 7}, "tokens": [64, 64]})
     assert status == 400 and "keep_ratio must be a number from 0 to 1; got 7" in answer["error"]
+
+
+def test_frames_are_encoded_beside_the_servers_own_thread(monkeypatch):
+    threads = []
+    monkeypatch.setattr(routes, "_sheet", lambda frames: threads.append(threading.current_thread()) or b"")
+    part = Part((1, 1, 1), torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
+    monkeypatch.setitem(RUNS, ("one", "3"), Run(None, None, None, RunMaps([part])))
+    request = SimpleNamespace(query={"execution": "one", "node": "3", "part": "0"}, headers={})
+    assert asyncio.run(routes.frames(request)).status == 200
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
 
 
 def test_a_recorded_run_through_the_server(server, info):  # noqa: F811
