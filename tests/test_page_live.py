@@ -126,7 +126,15 @@ def test_a_preset_of_ones_own_is_saved_with_the_workflow(graph):
     saved = graph.evaluate("() => window.app.graph.serialize()")
     kept = next(node for node in saved["nodes"] if node["type"] == "LIVEditorAttachISA")
     assert kept["properties"]["isa_presets"]["mine"]["keep_ratio"] == 0.4
+    press(graph, "+")
+    graph.get_by_role("dialog").get_by_role("textbox").fill("Paper")
+    graph.keyboard.press("Enter")
+    graph.get_by_text("Paper is a preset that comes with the node").first.wait_for(timeout=20_000)
+
+    # Removed without being applied.
     press(graph, "Turbo")
+    graph.locator(".isa-own button", has_text="✕").first.dispatch_event("click")
+    assert not graph.locator(".isa-own").count() and widget(graph, "keep_ratio") == 1
     graph.evaluate("saved => window.app.loadGraphData(saved)", saved)
     graph.wait_for_function("() => [...document.querySelectorAll('.isa-presets button')].some(b => b.textContent === 'mine')")
     assert widget(graph, "keep_ratio") == 0.4
@@ -291,6 +299,22 @@ def test_a_slider_that_is_released_between_runs_queues_one(graph):
 
 
 @one_way
+def test_a_slider_that_is_released_while_the_server_works_queues_a_run_afterwards(graph):
+    says = "count => { app.api.dispatchCustomEvent('status', { exec_info: { queue_remaining: count } }) }"
+    graph.evaluate("() => app.extensionManager.setting.set('LIVEditor.AutoQueue', true)")
+    try:
+        # What is loaded or decoded is no sampling run, so the panel knows nothing of it.
+        graph.evaluate(says, 1)
+        set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.3}})
+        graph.wait_for_timeout(1000)
+        assert not graph.evaluate("() => window.seen.length")
+        graph.evaluate(says, 0)
+        assert [event["values"]["keep_ratio"] for event in ended(graph) if event["type"] == "started"] == [0.3]
+    finally:
+        graph.evaluate("() => app.extensionManager.setting.set('LIVEditor.AutoQueue', false)")
+
+
+@one_way
 def test_the_speed_test(graph):
     before = graph.evaluate("() => JSON.stringify(app.graph.serialize().nodes.map(node => node.widgets_values))")
     graph.evaluate("() => app.extensionManager.command.execute('LIVEditor.SpeedTest')")
@@ -367,6 +391,14 @@ def test_the_heat_map_shows_what_was_kept(graph):
         assert steps[0]["density"] > steps[-1]["density"]
         graph.keyboard.press("Escape")
         dialog.wait_for(state="detached")
+
+        # Forgotten by the server: the dialog says so, and its controls do nothing; an error would fail the test.
+        graph.route("**/liveditor_isa/maps", lambda route: route.fulfill(status=404, json={"error": "gone"}))
+        thumbnail.dispatch_event("click")
+        graph.get_by_text("The heat maps are gone").wait_for()
+        graph.evaluate(show, ["frame", "0"])
+        graph.evaluate(show, ["layer", "dense"])
+        graph.wait_for_timeout(200)
     finally:
         graph.evaluate("() => app.extensionManager.setting.set('LIVEditor.HeatMaps', 'thumbnail')")
 
@@ -379,6 +411,10 @@ def test_no_heat_map_where_none_is_wanted(graph):
         queue(graph)
         assert not [event for event in ended(graph) if event["type"] == "map"]
         assert graph.evaluate("() => document.querySelector('.isa-thumbnail').hidden")
+        # Nor are frames held for one.
+        asked = """async ({ execution, node }) => (await (await app.api.fetchApi('/liveditor_isa/maps', { method: 'POST',
+            headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ execution, node }) })).json()).grids"""
+        assert graph.evaluate(asked, graph.evaluate("() => window.seen[0]")) == []
     finally:
         graph.evaluate("() => app.extensionManager.setting.set('LIVEditor.HeatMaps', 'thumbnail')")
 
@@ -519,9 +555,12 @@ def test_a_server_that_is_restarted_in_mid_run(browser, server_models, sample_vi
         load_example(opened)
         queue(opened)
         port = first.port
+    set_widgets(opened, {"LIVEditorAttachISA": {"exact_ratio": 0.5}})
+    opened.wait_for_function("() => document.querySelector('.isa-cost span').textContent === 'The server does not answer.'")
     opened.wait_for_timeout(500)
     with ComfyServer(tmp_path, server_models, port=port):
         opened.wait_for_function("() => !document.querySelector('.isa-now').textContent.includes('step ')", timeout=60_000)
+        opened.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('360 tokens')")
         queue(opened)
         set_widgets(opened, {"LIVEditorAttachISA": {"keep_ratio": 0.6}})
         steps = [event for event in ended(opened) if event["type"] == "step"]

@@ -61,24 +61,31 @@ export class Panel {
         };
         const own = ownPresets(this.node);
         const use = ([name, values]) => {
-            const given = PRESETS[name];
-            const element = button(name, given?.title() ?? t("Your own. Double-click removes it."), () => write(this.node, values));
+            const element = button(name, PRESETS[name]?.title() ?? t("Your own, stored with the workflow"), () => write(this.node, values));
             element.classList.toggle("isa-chosen", matches(values, now));
-            if (!given) {
-                element.ondblclick = () => keepOwn(Object.fromEntries(Object.entries(own).filter(([other]) => other !== name)));
-            }
             return element;
+        };
+        const useOwn = ([name, values]) => {
+            const pair = document.createElement("span");
+            pair.className = "isa-own";
+            const others = () => Object.fromEntries(Object.entries(own).filter(([other]) => other !== name));
+            pair.append(use([name, values]), button("✕", t("Remove this preset"), () => keepOwn(others())));
+            return pair;
         };
         const keep = button("+", t("Keep these settings as a preset of your own, stored with the workflow"), async () => {
             const name = await app.extensionManager.dialog.prompt({ title: "Attach ISA", message: t("Name of the preset") });
             const short = name?.trim().slice(0, 24);
-            if (short && !(short in PRESETS)) keepOwn({ ...ownPresets(this.node), [short]: read(this.node) });
+            if (!short) return;
+            if (!Object.hasOwn(PRESETS, short)) return keepOwn({ ...ownPresets(this.node), [short]: read(this.node) });
+            const detail = t("{name} is a preset that comes with the node: take another name.", { name: short });
+            app.extensionManager.toast.add({ severity: "warn", summary: "Attach ISA", detail, life: 6000 });
         });
         const given = Object.entries(PRESETS).map(([name, preset]) => [name, preset.values]);
-        this.presets.replaceChildren(...[...given, ...Object.entries(own)].map(use), keep);
+        this.presets.replaceChildren(...given.map(use), ...Object.entries(own).map(useOwn), keep);
     }
 
     async drawCost(values = read(this.node)) {
+        if (!values) return; // the page still makes the node
         const { tokens, about } = this;
         const { least, from, to, dense } = schedule(this.node);
         const asked = (this.asked = {});
@@ -106,7 +113,6 @@ export class Panel {
         }
         const found = await post("estimate", { values, tokens });
         if (asked !== this.asked) return; // moved on meanwhile
-        this.failed = found.error !== undefined && found.status === undefined;
         const share = found.flop_ratio;
         show(share ?? 0, found.error ?? t("{share} of full attention's arithmetic, {total} tokens", { share: percent(share), total: rounded }),
             limits.join("\n"));
