@@ -30,6 +30,9 @@ LARGEST_HEADER = 16 * 2**20
 MOST_NAMES = 4
 """Of one weight in a pickle, on average: text encoders tie theirs."""
 
+MOST_STRETCHED = 2**20
+"""Bytes of a weight that is one number, or one row, many times over."""
+
 LONGEST_NAME = 500
 """Characters; names come up in messages."""
 
@@ -116,10 +119,13 @@ def open_checkpoint(path) -> Checkpoint:
 
 
 def _is_weight(value) -> bool:
-    """Whether it lies in memory number by number; torch knows sparse, nested, quantised, absent and stretched ones too."""
+    """Whether it lies in memory number by number; torch knows sparse, nested, quantised, absent and stretched ones too.
+
+    A bias may be one number stretched; a stretched matrix would be larger in memory than anything in the file.
+    """
     plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided and not value.is_nested
     here = plain and value.device.type == "cpu" and not value.is_quantized
-    return here and value.nbytes <= value.untyped_storage().nbytes()
+    return here and value.nbytes <= max(value.untyped_storage().nbytes(), MOST_STRETCHED)
 
 
 def read_header(path) -> Header:

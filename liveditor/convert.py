@@ -144,7 +144,9 @@ def _target_dtype(name, checkpoint, wanted) -> torch.dtype:
 
 def _header(checkpoint, plan, content: str) -> tuple[bytes, int]:
     """The JSON header, padded so that weights start at a multiple of 8, and the number of bytes behind it."""
-    metadata = {"format": "pt", SOURCE_FILE: checkpoint.path.name, SOURCE_FINGERPRINT: content, "converted_by": "liveditor_isa"}
+    metadata = {"format": "pt", SOURCE_FILE: checkpoint.path.name, "converted_by": "liveditor_isa"}
+    if not is_safetensors(checkpoint.path):
+        metadata[SOURCE_FINGERPRINT] = content  # loading a pickle asks whether its conversion is still of it
     metadata |= core_metadata(checkpoint.shapes) | checkpoint.quantisation_metadata()
     header, end = {"__metadata__": metadata}, 0
     for name, dtype in plan.items():
