@@ -19,7 +19,8 @@ demo: setup
 
 test:
 	@python3 scripts/setup.py --browser
-	@$(PYTHON) -m pytest -n 2 --dist loadfile
+	@# Files in their order: by number of tests, the few long ones of the page would come last, and alone.
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 matrix: setup
 	@$(PYTHON) scripts/matrix.py $(PYTHONS)
