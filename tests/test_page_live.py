@@ -240,9 +240,17 @@ def test_changes_that_were_refused_or_lost_are_sent_again(graph):
 @one_way
 def test_a_slider_moved_before_the_run_began_goes_with_the_next_one_that_is_moved(graph):
     graph.evaluate("() => { window.seen.length = 0 }")
-    # Queued with the value of before.
+    # Once the page has made the prompt, and before the server has it.
     graph.evaluate(
-        f"async () => {{ await app.queuePrompt(0, 1); {ISA}.widgets.find(w => w.name === 'keep_ratio').value = 0.6 }}"
+        f"""async () => {{
+            const {{ queuePrompt }} = app.api;
+            app.api.queuePrompt = function (...prompt) {{
+                app.api.queuePrompt = queuePrompt;
+                {ISA}.widgets.find(widget => widget.name === 'keep_ratio').value = 0.6;
+                return queuePrompt.apply(this, prompt);
+            }};
+            await app.queuePrompt(0, 1);
+        }}"""
     )
     graph.get_by_text("This run goes on with keep_ratio 0.125").first.wait_for(timeout=60_000)
     set_widgets(graph, {"LIVEditorAttachISA": {"exact_ratio": 0.5}})
