@@ -11,34 +11,14 @@ import torch
 from comfy.context_windows import IndexListContextWindow
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 from liveditor_isa.isa_core import ISAConfig
-from liveditor_isa.liveditor.architecture import register
-from liveditor_isa.liveditor.loaders import load_diffusion_model
 from liveditor_isa.patching.attach import attach_isa
 from liveditor_isa.patching.live import LiveSettings, Settings
 from liveditor_isa.patching.schedule import Schedule
-from make_tiny_model import PLAIN_WAN
+from test_attach import TEXT, in_context_model, liveditor, plain_wan  # noqa: F401
 
-TEXT = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(5))
 STEPS, BLOCKS = 1, 4
 WINDOW, OVERLAP = 17, 8
 """Frames: 5 latent frames, 2 of them shared with the next window."""
-
-
-@pytest.fixture(scope="module")
-def liveditor(liveditor_file):
-    register()
-    return load_diffusion_model(str(liveditor_file))
-
-
-@pytest.fixture(scope="module")
-def plain_wan(models):
-    return comfy.sd.load_diffusion_model(str(models / PLAIN_WAN))
-
-
-@pytest.fixture(params=["liveditor", "plain_wan"])
-def in_context_model(request):
-    """Both kinds of in-context attention: LIVEditor's and core's own (Bernini)."""
-    return request.getfixturevalue(request.param)
 
 
 def latent(frames, height=8, width=12, seed=0):
@@ -76,7 +56,7 @@ class Calls:
         return executor(x, *args, **kwargs)
 
 
-def test_each_window_sees_its_part_of_the_source_and_references_whole(in_context_model):
+def test_each_window_sees_its_part_of_the_source_and_references_whole(in_context_model):  # noqa: F811
     source, image, short = latent(12, seed=1), latent(1, 6, 4, seed=2), latent(3, seed=3)
     calls = Calls(attached(windowed(in_context_model))[0])
     sample(calls.model, [source, image, short], 12)
@@ -90,7 +70,7 @@ def test_each_window_sees_its_part_of_the_source_and_references_whole(in_context
             torch.testing.assert_close(seen[:1].float(), process(whole))
 
 
-def test_isa_at_ratios_of_one_is_full_attention_in_every_window_whichever_node_comes_first(in_context_model):
+def test_isa_at_ratios_of_one_is_full_attention_in_every_window_whichever_node_comes_first(in_context_model):  # noqa: F811
     contexts = [latent(12, seed=1), latent(1, 6, 4, seed=2)]
     expected = sample(windowed(in_context_model), contexts, 12)
     full = ISAConfig(keep_ratio=1, dense_query_ratio=1)
@@ -103,7 +83,7 @@ def test_isa_at_ratios_of_one_is_full_attention_in_every_window_whichever_node_c
     assert shown[0].startswith(f"ISA: {4 * STEPS * BLOCKS} attention calls at 100.0% density")
 
 
-def test_windows_change_the_result_and_isa_is_sparse_in_them(in_context_model):
+def test_windows_change_the_result_and_isa_is_sparse_in_them(in_context_model):  # noqa: F811
     contexts = [latent(12, seed=1)]
     model, shown = attached(windowed(in_context_model))
     out, whole = sample(model, contexts, 12), sample(in_context_model, contexts, 12)
@@ -112,7 +92,7 @@ def test_windows_change_the_result_and_isa_is_sparse_in_them(in_context_model):
     assert 10 < density < 60
 
 
-def test_what_the_network_attends_over_does_not_grow_with_the_video(liveditor):
+def test_what_the_network_attends_over_does_not_grow_with_the_video(liveditor):  # noqa: F811
     most = []
     for frames in (12, 24):
         calls = Calls(attached(windowed(liveditor, "standard_uniform"))[0])
@@ -122,7 +102,7 @@ def test_what_the_network_attends_over_does_not_grow_with_the_video(liveditor):
 
 
 @pytest.mark.parametrize("windows_first", [True, False])
-def test_memory_is_asked_for_a_window_not_for_the_video(in_context_model, monkeypatch, windows_first):
+def test_memory_is_asked_for_a_window_not_for_the_video(in_context_model, monkeypatch, windows_first):  # noqa: F811
     class Asked(Exception):
         pass
 
@@ -139,7 +119,7 @@ def test_memory_is_asked_for_a_window_not_for_the_video(in_context_model, monkey
     assert asked[0] == asked[1] > 0
 
 
-def test_a_video_as_long_as_the_text_is_wide_keeps_its_text(liveditor):
+def test_a_video_as_long_as_the_text_is_wide_keeps_its_text(liveditor):  # noqa: F811
     text = comfy.conds.CONDCrossAttn(TEXT)
     window = IndexListContextWindow([3, 4, 5], dim=2, total_frames=64)
     cut = liveditor.model.resize_cond_for_context_window("c_crossattn", text, window, latent(64, 2, 2), None)
