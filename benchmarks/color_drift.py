@@ -40,8 +40,8 @@ from liveditor_isa.liveditor.included import FILES, FOLDER
 from liveditor_isa.liveditor.loaders import load_vae
 from liveditor_isa.training.stream import EditStream
 from liveditor_isa.training.styles import STYLES
-from liveditor_isa.video.clip import open_clip
 from liveditor_isa.video.colour import match_colours
+from liveditor_isa.video.comfy_source import open_video
 from liveditor_isa.video.composite import put_back
 from liveditor_isa.video.decode import decode_chunks
 from liveditor_isa.video.geometry import CropBox, fit_frames
@@ -66,7 +66,7 @@ def sample_video(size: tuple[int, int, int]) -> torch.Tensor:
     from comfy_api.latest import InputImpl
 
     frames, height, width = size
-    clip = open_clip(InputImpl.VideoFromFile(str(SAMPLE_VIDEO)), frames, 0)
+    clip = open_video(InputImpl.VideoFromFile(str(SAMPLE_VIDEO)), frames, 0)
     return torch.cat([fit_frames(chunk, width, height)[0] for chunk in clip.chunks()])
 
 

@@ -83,9 +83,9 @@ def real_clip(path: Path, size: tuple[int, int, int], device: torch.device | str
     else:
         # These need PyAV, which pictures do not.
         from comfy_api.latest import InputImpl
-        from liveditor_isa.video.clip import open_clip
+        from liveditor_isa.video.comfy_source import open_video
 
-        images = torch.cat([*open_clip(InputImpl.VideoFromFile(str(path)), frames, 0).chunks()])
+        images = torch.cat([*open_video(InputImpl.VideoFromFile(str(path)), frames, 0).chunks()])
     if len(images) < frames:
         raise ValueError(f"{path} holds {len(images)} frames; {frames} are needed.")
     instructions = [f"turn the video into {STYLE_WORDS[style][1][0]}" for style in REAL_STYLES]

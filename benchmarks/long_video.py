@@ -42,7 +42,8 @@ from liveditor_isa.liveditor import included
 from liveditor_isa.liveditor.architecture import register
 from liveditor_isa.liveditor.loaders import load_diffusion_model, load_text_encoder, load_vae
 from liveditor_isa.nodes.references import InContextReferences
-from liveditor_isa.video.clip import SOURCE_CLIP, open_clip
+from liveditor_isa.video.clip import SOURCE_CLIP
+from liveditor_isa.video.comfy_source import open_video
 from liveditor_isa.video.decode import decode_chunks
 from liveditor_isa.video.geometry import fit_frames
 from liveditor_isa.video.mp4 import write_mp4
@@ -143,7 +144,7 @@ def _mean(steps: torch.Tensor) -> dict[str, float]:
 
 def forth_and_back(path: Path, frames: int):
     """The sample video at the edit's size, played forth and back until it has so many frames."""
-    clip = open_clip(InputImpl.VideoFromFile(str(SAMPLE_VIDEO)), 0, 0)
+    clip = open_video(InputImpl.VideoFromFile(str(SAMPLE_VIDEO)), 0, 0)
     images = torch.cat([fit_frames(chunk, WIDTH, HEIGHT)[0] for chunk in clip.chunks()])
     once = [*range(len(images)), *range(len(images) - 2, 0, -1)]
     order = list(itertools.islice(itertools.cycle(once), frames))

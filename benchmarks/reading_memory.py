@@ -31,7 +31,7 @@ from cpu_attention import peak_memory
 from liveditor_isa.liveditor import included
 from liveditor_isa.liveditor.loaders import load_vae
 from liveditor_isa.nodes.references import InContextReferences
-from liveditor_isa.video.clip import open_clip
+from liveditor_isa.video.comfy_source import open_video
 from liveditor_isa.video.geometry import fit_frames
 from liveditor_isa.video.mp4 import write_mp4
 from setup import SAMPLE_VIDEO
@@ -63,7 +63,7 @@ def read(way: str, path: str) -> dict:
 
 def forth_and_back(path: Path, frames: int):
     """The sample video, played forth and back until it has so many frames."""
-    clip = open_clip(InputImpl.VideoFromFile(str(SAMPLE_VIDEO)), 0, 0)
+    clip = open_video(InputImpl.VideoFromFile(str(SAMPLE_VIDEO)), 0, 0)
     images = torch.cat([(chunk * 255).round().to(torch.uint8) for chunk in clip.chunks()])
     once = [*range(len(images)), *range(len(images) - 2, 0, -1)]
     order = list(itertools.islice(itertools.cycle(once), frames))

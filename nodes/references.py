@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ..liveditor.loaders import is_wan_vae
 from ..patching.scene import FRAMES, shown_frames
-from ..video.clip import SOURCE_CLIP, SourceClip, open_clip
+from ..video.clip import SOURCE_CLIP, SourceClip
+from ..video.comfy_source import open_video
 from ..video.encode import encode_groups
 from ..video.geometry import SIZE_STEP, closest_bucket, crop_box, fit_frames, latent_groups, size_within
 
@@ -74,7 +75,7 @@ class InContextReferences(io.ComfyNode):
     @classmethod
     def execute(cls, positive, negative, vae, video, size, length, fps, references=None) -> io.NodeOutput:
         _require_wan_vae(vae)
-        clip = open_clip(video, length, fps)
+        clip = open_video(video, length, fps)
         if size["size"] == "custom":
             width, height = size["width"], size["height"]
         else:

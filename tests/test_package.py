@@ -62,6 +62,18 @@ assert main([{str(models / "diffusion_models/liveditor_tiny.bin")!r}, {str(tmp_p
     run_without({"comfy", "comfy_api", "folder_paths", "triton", "kornia"}, code)
 
 
+def test_a_video_file_is_read_without_comfyui(sample_video):
+    code = f"""
+from liveditor_isa.video.clip import open_clip
+from liveditor_isa.video.source import FileSource
+clip = open_clip(FileSource({str(sample_video)!r}), 3, 0)
+(chunk,) = clip.chunks()
+print(*chunk.shape, clip.fps, clip.audio["sample_rate"] > 0)
+"""
+    absent = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "nodes", "triton", "kornia", "safetensors"}
+    assert run_without(absent, code).split() == ["3", "720", "1280", "3", "25", "True"]
+
+
 def imported(path) -> list[tuple[int, str]]:
     """(level, module) of each import; level 0 is absolute."""
     found = []

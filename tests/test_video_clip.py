@@ -3,6 +3,7 @@
 import io
 import math
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -12,6 +13,7 @@ from comfy_api.latest import InputImpl, Types
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from liveditor_isa.video.clip import open_clip
+from liveditor_isa.video.comfy_source import open_video
 from liveditor_isa.video.mp4 import write_mp4
 from liveditor_isa.video.source import FileSource
 
@@ -20,7 +22,7 @@ RATES = [Fraction(25), Fraction(30000, 1001), Fraction(24000, 1001), Fraction(25
 
 def read_frames(video, length, fps):
     """A clip with all its frames at once."""
-    clip = open_clip(video, length, fps)
+    clip = open_video(video, length, fps)
     images = torch.cat([*clip.chunks(7)])
     assert len(images) == clip.frames and images.shape[2:0:-1] == clip.size
     return SimpleNamespace(images=images, fps=clip.fps, audio=clip.audio)
@@ -306,3 +308,35 @@ def test_a_missing_file_and_a_file_of_sound_only_are_refused(tmp_path, length):
     for video, why in ((sound_only(tmp_path / "sound.mka"), "No video stream found"), (missing, "No such file")):
         with pytest.raises(ValueError, match=rf"^The video cannot be read \(.*{why}"):
             read_frames(video, length, 0)
+
+
+def test_a_file_needs_no_video_object(talkie, tmp_path, monkeypatch):
+    # ffmpeg would take the beginning of such a name for a protocol.
+    (tmp_path / "talk:1.mp4").write_bytes(Path(talkie).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for file in (talkie, Path(talkie), "talk:1.mp4", Path(talkie).read_bytes()):
+        clip = open_clip(FileSource(file, start=0.4, duration=0.8), 0, 0)
+        assert numbers(torch.cat([*clip.chunks()])) == list(range(10, 30))
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_reading_ends_where_it_is_told_to(talkie, stop):
+    """Also before the first frame that counts, which is the eleventh; and what was raised comes out as it was."""
+    seen = []
+
+    def each_frame():
+        seen.append(1)
+        if len(seen) == 3:
+            raise stop("enough")
+
+    with pytest.raises(stop, match="^enough$"):
+        open_clip(FileSource(talkie, start=0.4, duration=0.04, each_frame=each_frame), 0, 0)
+    assert len(seen) == 3
+
+
+def test_reading_is_interrupted_as_comfyui_asks(talkie):
+    import comfy.model_management
+
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        open_video(InputImpl.VideoFromFile(talkie), 0, 0)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from liveditor_isa.nodes.references import CONTEXT, FRAMES_AT_A_TIME, InContextReferences
 from liveditor_isa.patching.scene import FRAMES
-from liveditor_isa.video import clip, encode
+from liveditor_isa.video import comfy_source, encode
 from liveditor_isa.video.clip import SOURCE_CLIP
 from liveditor_isa.video.encode import encode_groups
 from liveditor_isa.video.geometry import latent_groups
@@ -181,7 +181,7 @@ def test_source_frames_held_at_once_do_not_grow_with_the_video(vae, monkeypatch)
     ahead = []
     for count in (21, 81):
         video = LongVideo(count)
-        monkeypatch.setattr(clip, "source_of", lambda video: video)
+        monkeypatch.setattr(comfy_source, "source_of", lambda video: video)
         hook = vae.first_stage_model.encoder.register_forward_hook(video.see)
         try:
             _, latent = node(vae, video, (32, 16))

@@ -19,7 +19,7 @@ from comfy.model_management import InterruptProcessingException
 from comfy_api.latest import InputImpl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from liveditor_isa.video.clip import open_clip
+from liveditor_isa.video.comfy_source import open_video
 from liveditor_isa.video.mp4 import write_mp4
 
 
@@ -89,7 +89,7 @@ def test_colours_come_back(tmp_path, colour):
     pixels = torch.from_numpy(frame.to_ndarray()).float()
     assert (pixels - torch.tensor(colour)).abs().max() <= 3
     # ComfyUI's own reader goes by the tags.
-    (again,) = open_clip(InputImpl.VideoFromFile(path), 0, 0).chunks()
+    (again,) = open_video(InputImpl.VideoFromFile(path), 0, 0).chunks()
     assert (again * 255 - torch.tensor(colour)).abs().max() <= 3
 
 

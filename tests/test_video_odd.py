@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import InputImpl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from liveditor_isa.video.clip import open_clip
+from liveditor_isa.video.comfy_source import open_video
 
 SIZE = WIDTH, HEIGHT = 64, 48
 
@@ -42,7 +42,7 @@ def made(path, *options, count: int = 8, size=SIZE, rate=25, sound: str | None =
 
 
 def all_frames(video, length: int = 0, fps: float = 0) -> tuple:
-    clip = open_clip(video, length, fps)
+    clip = open_video(video, length, fps)
     images = torch.cat([*clip.chunks(3)])
     assert images.shape == (clip.frames, *clip.size[::-1], 3) and images.dtype == torch.float32
     return clip, images
@@ -134,7 +134,7 @@ def test_motion_and_sound_stay_together_at_a_varying_rate(tmp_path, name, fps):
         assert abs(white.index(max(white)) / float(stream.average_rate) - 1.2) > 0.15 or name == "v.mkv"
     flash, click = flash_and_click_seconds(video, fps=fps)
     assert float(flash) == pytest.approx(1.2, abs=0.04) and click == pytest.approx(1.2, abs=0.02)
-    clip = open_clip(video, 0, fps)
+    clip = open_video(video, 0, fps)
     assert float(clip.frames / clip.fps) == pytest.approx(2, abs=0.1)
 
 
@@ -145,15 +145,15 @@ def test_a_file_whose_rate_is_only_its_clock_is_read_at_its_own(tmp_path, kept, 
     assert video.get_frame_rate() == 1000
     flash, click = flash_and_click_seconds(video)
     assert float(flash) == pytest.approx(1.2, abs=0.04) and click == pytest.approx(1.2, abs=0.02)
-    clip = open_clip(video, 0, 0)
+    clip = open_video(video, 0, 0)
     assert clip.fps == 25 if even else clip.fps < 25
-    assert open_clip(video, 10, 0).frames == 10
+    assert open_video(video, 10, 0).frames == 10
 
 
 def test_the_limit_counts_frames_at_the_even_rate(tmp_path):
     video = flash_and_click(tmp_path / "v.mp4", 1.2, "-vf", DROPPED, "-fps_mode", "vfr")
     for length in (1, 7, 30):
-        clip = open_clip(video, length, 25)
+        clip = open_video(video, length, 25)
         assert clip.frames == length and clip.audio["waveform"].shape[-1] == length * 640
 
 
@@ -212,7 +212,7 @@ def test_a_damaged_part_is_left_out_as_core_does(tmp_path):
     content[middle : middle + 2000] = bytes(2000)
     path.write_bytes(content)
     video = InputImpl.VideoFromFile(str(path))
-    clip = open_clip(video, 0, 0)
+    clip = open_video(video, 0, 0)
     kept = torch.cat([*clip.chunks()])
     assert 20 < clip.frames <= 41
     assert kept.isfinite().all()
@@ -223,7 +223,7 @@ def test_a_size_that_changes_is_refused(tmp_path):
         made(tmp_path / name, *X264, size=size)
     (tmp_path / "both.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
     with pytest.raises(ValueError, match=r"^The video changes its size from 64×48 to 96×64\. Cut it there\.$"):
-        open_clip(InputImpl.VideoFromFile(str(tmp_path / "both.ts")), 0, 0)
+        open_video(InputImpl.VideoFromFile(str(tmp_path / "both.ts")), 0, 0)
 
 
 # Reading it again
@@ -232,14 +232,14 @@ def test_a_size_that_changes_is_refused(tmp_path):
 def test_two_passes_may_be_under_way_at_once(tmp_path):
     made(tmp_path / "v.mp4", *X264)
     for file in (str(tmp_path / "v.mp4"), io.BytesIO((tmp_path / "v.mp4").read_bytes())):
-        clip = open_clip(InputImpl.VideoFromFile(file), 0, 0)
+        clip = open_video(InputImpl.VideoFromFile(file), 0, 0)
         for one, other in zip(clip.chunks(2), clip.chunks(2), strict=True):
             assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("what", ["replaced", "deleted"])
 def test_a_file_that_changed_during_the_run_is_said(tmp_path, what):
-    clip = open_clip(made(tmp_path / "v.mp4", *X264), 0, 0)
+    clip = open_video(made(tmp_path / "v.mp4", *X264), 0, 0)
     (tmp_path / "v.mp4").unlink()
     if what == "replaced":
         made(tmp_path / "v.mp4", *X264, count=7)
@@ -259,4 +259,4 @@ def test_a_trimmed_file_is_cores_too(tmp_path):
         heard, whole = clip.audio["waveform"], core.audio["waveform"]
         seconds = min(float(clip.frames / clip.fps), whole.shape[-1] / 44_100)
         assert heard.shape[-1] / 44_100 == pytest.approx(seconds, abs=0.05)
-    assert open_clip(video, 0, 0).fps == Fraction(25)
+    assert open_video(video, 0, 0).fps == Fraction(25)

@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 
 from .geometry import FRAMES_AT_A_TIME, CropBox
-from .source import FileSource, ImagesSource, cut_audio, source_of
+from .source import Source, cut_audio
 
 __all__ = ["SOURCE_CLIP", "Clip", "SourceClip", "cut_audio", "open_clip"]
 
@@ -33,7 +33,7 @@ class Clip:
     fps: Fraction
     size: tuple[int, int]
     audio: dict | None
-    source: FileSource | ImagesSource = field(repr=False)
+    source: Source = field(repr=False)
     indices: tuple[int, ...] = field(repr=False)
     """Which of the source's frames, in order; some may come several times."""
 
@@ -61,14 +61,13 @@ class SourceClip:
     crop: CropBox
 
 
-def open_clip(video, max_frames: int, fps: float) -> Clip:
-    """The first `max_frames` (0: all) of a ComfyUI VIDEO at `fps` (0: its own rate, else by nearest frame in time).
+def open_clip(source: Source, max_frames: int, fps: float) -> Clip:
+    """The first `max_frames` (0: all) of a video at `fps` (0: its own rate, else by nearest frame in time).
 
     A file is decoded once to count its frames, no further than needed. Where its timestamps are uneven, its own rate is
     the average, and frames are the nearest in time, so that motion and sound stay together.
     Raises ValueError for a video that holds no frame or cannot be read.
     """
-    source = source_of(video)
     typed = Fraction(fps).limit_denominator(1000)
     # 29.97 typed for 30000/1001 is the video's own rate.
     if abs(fps / source.rate - 1) < 1e-3:

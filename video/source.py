@@ -1,7 +1,7 @@
-"""The frames of a ComfyUI VIDEO one after another, and as often as asked: core gives them only all at once.
+"""The frames of a video file one after another, and as often as asked.
 
-Pixels are those of core's `get_components`, bit for bit: alpha is dropped and the colours under it stay, 10 bits keep
-their precision, HDR is not tone-mapped.
+Pixels are those that ComfyUI's `get_components` gives all at once, bit for bit: alpha is dropped and the colours under it
+stay, 10 bits keep their precision, HDR is not tone-mapped.
 """
 
 from __future__ import annotations
@@ -9,64 +9,56 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from fractions import Fraction
+from typing import Protocol
 
 import av
 import numpy as np
 import torch
-from comfy.model_management import InterruptProcessingException, is_oom, throw_exception_if_processing_interrupted
-from comfy_api.latest import InputImpl
 
 EIGHT_BIT_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")
 """What core converts through 8 bits a channel; everything else it converts to floats."""
 
 
-def source_of(video) -> FileSource | ImagesSource:
-    """For a VIDEO of any kind; one that is not core's own file is asked for its frames at once, and they are kept."""
-    if type(video) is InputImpl.VideoFromFile:
-        return FileSource(video)
-    return ImagesSource(video)
+class Source(Protocol):
+    """What a clip is read from."""
 
-
-class ImagesSource:
-    """A VIDEO that holds its images already."""
-
-    def __init__(self, video):
-        with readable():
-            components = video.get_components()
-        self.rate = _whole(components.frame_rate)
-        self._images, self._audio = components.images, components.audio
+    rate: Fraction
+    """Frames per second by the video's own word."""
 
     def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
-        height, width = self._images.shape[1:3]
-        for index in range(len(self._images)):
-            yield index / self.rate, (width, height)
+        """Time in seconds, or None for a frame without, and shown width and height of every frame."""
 
     def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
-        return (self._images[index, ..., :3] for index in indices)
+        """[H, W, 3] in 0..1 of the frames at these indices, which grow."""
 
     def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
-        return cut_audio(self._audio, seconds)
+        """ComfyUI's AUDIO from `start` on, which is the first frame's time; silence where the sound begins later."""
 
 
 class FileSource:
-    """A VIDEO in a file, opened anew by every method; trimmed as the VIDEO is.
+    """A video in a file, or its content in memory, opened anew by every method.
 
-    rate: frames per second by the file's own word. All methods raise ValueError for what cannot be read.
+    start, duration: the part of it that counts, in seconds; a duration of 0 goes to the end.
+    each_frame: called for every frame that is decoded; what it raises ends the reading and comes out as it is.
+    All methods, and making one, raise ValueError for what cannot be read.
     """
 
-    def __init__(self, video):
-        file = video.get_stream_source()
-        # Copies share the bytes, not the position: two passes may be under way.
-        self._bytes = file.getvalue() if isinstance(file, io.BytesIO) else None
-        self._path = None if isinstance(file, io.BytesIO) else file
-        with readable():
-            self._version = self._stamp()
-            self._start, self._duration = video.get_active_trim_window()
-            with self._opened() as container:
-                self.rate = _whole(_pictures(container).average_rate or 1)
+    def __init__(
+        self,
+        file: str | os.PathLike | bytes,
+        start: float = 0,
+        duration: float = 0,
+        each_frame: Callable[[], object] = lambda: None,
+    ):
+        # Passes over the same bytes, not over one file object: two may be under way.
+        self._bytes, self._path = (file, None) if isinstance(file, bytes) else (None, _plain(file))
+        self._start, self._duration, self._each_frame = start, duration, each_frame
+        self._version = self._stamp()
+        with readable(), self._opened() as container:
+            self.rate = whole(_pictures(container).average_rate or 1)
 
     def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
         """Time in seconds, or None for a frame without, and shown width and height of every frame; converts none."""
@@ -119,18 +111,23 @@ class FileSource:
     def _frames(self) -> Iterator[av.VideoFrame]:
         if self._stamp() != self._version:
             raise ValueError(f"The video's file is another than before. {CHANGED}")
+        with closing(self._decoded()) as frames:
+            for frame, counts in frames:
+                self._each_frame()
+                if counts:
+                    yield frame
+
+    def _decoded(self) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """Each frame, and whether it counts: before the first that does, those are decoded on which it builds."""
         with readable(), self._opened() as container:
             stream = _pictures(container)
             start, end = (int(seconds / stream.time_base) for seconds in (self._start, self._start + self._duration))
             if start:
                 container.seek(start, stream=stream)
             for frame in _decode(container, stream):
-                throw_exception_if_processing_interrupted()
-                if frame.pts is not None and frame.pts < start:
-                    continue
                 if self._duration and frame.pts is not None and frame.pts >= end:
                     return
-                yield frame
+                yield frame, frame.pts is None or frame.pts >= start
 
     def _opened(self):
         return av.open(self._path if self._bytes is None else io.BytesIO(self._bytes))
@@ -146,10 +143,15 @@ class FileSource:
         return status.st_mtime_ns, status.st_size
 
 
+def _plain(file: str | os.PathLike) -> str:
+    """Of a relative name such as "talk: part 1.mp4", ffmpeg takes the beginning for a protocol."""
+    return os.path.abspath(file) if os.path.exists(file) else os.fspath(file)
+
+
 CHANGED = "It was changed, moved or deleted during the run: put it back and run again."
 
 
-def _whole(rate) -> Fraction:
+def whole(rate) -> Fraction:
     return Fraction(rate).limit_denominator(1001 * 1000)
 
 
@@ -211,12 +213,12 @@ class _Converter:
 
 
 @contextmanager
-def readable():
-    """Whatever goes wrong in reading, but for interruption and want of memory, becomes one sentence."""
+def readable(passes: Callable[[Exception], bool] = lambda error: False):
+    """Whatever goes wrong in reading, but for want of memory and what `passes`, becomes one sentence."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, (InterruptProcessingException, MemoryError)) or is_oom(error):
+        if isinstance(error, MemoryError) or passes(error):
             raise
         raise ValueError(f"The video cannot be read ({error}). Convert it to an mp4 with H.264 and load that.") from error
 
