@@ -112,6 +112,12 @@ def expected_shapes(dim: int, ffn_dim: int, text_dim: int, blocks: int, channels
     return shapes
 
 
+def block_count(names: Iterable[str]) -> int:
+    """Transformer blocks among official names, of which there is at least one."""
+    # Three digits: a damaged name must not make us list a billion blocks.
+    return 1 + max(int(match[1]) for name in names if (match := re.match(r"blocks\.(\d{1,3})\.", name)))
+
+
 def core_metadata(shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
     """File metadata that tells core what it cannot see in the weights: it assumes the text width of UMT5-XXL."""
     text_dim = shapes["text_embedding.0.weight"][1]
@@ -140,10 +146,9 @@ def check_keys(shapes: dict[str, tuple[int, ...]]):
             f"This is a plain Wan checkpoint: it lacks {MEMORY}.weight, through which LIVEditor sees the video. "
             "Pick liveditor_ckpt.bin or a conversion of it."
         )
-    # Three digits: a damaged name must not make us list a billion blocks. The 0: damaged shapes may be empty.
-    blocks = 1 + max(int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d{1,3})\.", name)))
     # Counting finds no block missing at the end; of the official size the number is known.
-    blocks = OFFICIAL_BLOCKS.get(weights["head.modulation"][-1:], blocks)
+    blocks = OFFICIAL_BLOCKS.get(weights["head.modulation"][-1:], block_count(weights))
+    # The 0: damaged shapes may be empty.
     dim, ffn_dim = (0, *weights["head.modulation"])[-1], (*weights["blocks.0.ffn.0.weight"], 0)[0]
     expected = expected_shapes(dim, ffn_dim, (0, *weights.get("text_embedding.0.weight", (4096,)))[-1], blocks)
     # A packed weight has another shape; core's quantised loader knows it.

@@ -1,0 +1,232 @@
+"""ISA as the attention of diffusers transformers, in the processors that they have already.
+
+diffusers' native attention, on one GPU or in context parallelism, ends in PyTorch's `scaled_dot_product_attention` over all
+tokens of some heads. While a processor attends in context, a `TorchFunctionMode` puts ISA in its place: queries, keys,
+rotation, LoRA and the exchange between GPUs stay the model's and diffusers' own.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from torch.overrides import TorchFunctionMode
+
+from ..isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention, resolve_backend
+from ..patching.report import RunReport
+from ..patching.schedule import Schedule
+from .layouts import layout_reader
+
+NATIVE = AttentionBackendName.NATIVE
+
+
+@dataclass
+class InContext:
+    """What a transformer tells its processors: the token groups of the call that is going on, and the ISA attached to it."""
+
+    layout: TokenLayout | None = None
+    isa: AttachedISA | None = None
+
+
+class AttachedISA:
+    """ISA on one transformer, as `attach_isa` returns it. All but `backend` may be changed between steps, in a callback say.
+
+    config: ISAConfig. enabled: False for full attention. dense_blocks, min_tokens: as in `patching.schedule.Schedule`.
+    """
+
+    def __init__(self, config: ISAConfig, backend: str, dense_blocks: str, min_tokens: int):
+        self.config, self.backend, self.enabled = config, backend, True
+        self.dense_blocks, self.min_tokens = dense_blocks, min_tokens
+        self.blocks = 0
+        self._run = RunReport()
+        self._undo: list[Callable] = []
+
+    def report(self) -> str:
+        """What ran since the last report: calls, their cost, the backend, and why calls ran in full; one line per fact."""
+        run, self._run = self._run, RunReport()
+        if not run.sparse_calls and not run.full:
+            return "ISA saw no in-context attention"
+        return run.summary(self.config)
+
+    def detach(self):
+        """Leave the transformer as it was."""
+        while self._undo:
+            self._undo.pop()()
+
+    def reason_for_full(self, layout: TokenLayout, block: int) -> str | None:
+        if not layout.context:
+            return "no context tokens"
+        if not self.enabled:
+            return "switched off"
+        if layout.total < self.min_tokens:
+            return f"{layout.total} tokens are fewer than min_tokens {self.min_tokens}"
+        if Schedule(dense_blocks=self.dense_blocks).is_dense_block(block, self.blocks):
+            return f"dense_blocks {self.dense_blocks}"
+        return None
+
+    def attend(self, q, k, v, layout, gate, full) -> torch.Tensor:
+        """full: the attention that the user chose, or None where nobody did."""
+        out, stats = in_context_sparse_attention(
+            q, k, v, layout=layout, config=self.config, coarse_gate=gate, backend=self.backend, dense=full or "auto",
+            return_stats=True,
+        )  # fmt: skip
+        self._run.add_sparse(stats)
+        return out
+
+    def add_full(self, reason: str):
+        self._run.add_full(reason)
+
+
+def attach_isa(
+    transformer: torch.nn.Module,
+    config: ISAConfig = ISAConfig(),
+    *,
+    layout: TokenLayout | Callable[[dict], TokenLayout] | None = None,
+    backend: str = "auto",
+    dense_blocks: str = "",
+    min_tokens: int = 0,
+) -> AttachedISA:
+    """ISA (arXiv 2605.04569, section 3) in the in-context self-attention of a diffusers transformer; replaces an earlier one.
+
+    layout: the token groups, [target | contexts], in the order of the attention's sequence, or a function of the forward
+        call's arguments by name that tells them. LIVEditor's transformer and the kinds in `layouts.READERS` tell them themselves.
+        What comes before the target, text for example, counts as the target's.
+    backend, dense_blocks, min_tokens: as on the Attach ISA node.
+    The sharp query blocks attend by the backend that `transformer.set_attention_backend` chose.
+
+    Raises BackendUnavailable when `backend` was chosen by name and cannot run; ValueError where no layout is known.
+    """
+    detach_isa(transformer)
+    parameter = next(transformer.parameters())
+    resolve_backend(backend, parameter.device, config=config)
+    Schedule(dense_blocks=dense_blocks)  # says what is wrong with it
+    isa = AttachedISA(config, backend, dense_blocks, min_tokens)
+    state = getattr(transformer, "in_context", None)
+    if state is None:
+        state = InContext()
+        _wrap(transformer, state, layout if layout is not None else layout_reader(transformer), isa)
+    state.isa = transformer.attached_isa = isa
+    isa.blocks = len({block_of(name) for name in transformer.attn_processors})
+    isa._undo.append(lambda: (setattr(state, "isa", None), delattr(transformer, "attached_isa")))
+    return isa
+
+
+def detach_isa(transformer: torch.nn.Module):
+    """Leave the transformer as it was before `attach_isa`, if that was called."""
+    if isa := getattr(transformer, "attached_isa", None):
+        isa.detach()
+
+
+def block_of(name: str) -> str:
+    """Of a processor's or module's name, up to the number of its block: "blocks.3.attn1.processor" -> "blocks.3"."""
+    return re.match(r".*?\d+(?=\.)|.*", name)[0]
+
+
+def _wrap(transformer, state: InContext, layout, isa: AttachedISA):
+    """Let the processors of a plain transformer attend in context, and keep `state` told of the layout."""
+    numbers: dict[str, int] = {}
+    for name, module in transformer.named_modules():
+        plain = getattr(module, "processor", None)
+        if not hasattr(plain, "_attention_backend"):
+            continue
+        block = numbers.setdefault(block_of(name), len(numbers))
+        module.processor = in_context_processor(plain, state, block)
+        isa._undo.append(functools.partial(setattr, module, "processor", plain))
+    if not numbers:
+        raise ValueError(
+            f"{type(transformer).__name__} has no attention processor of diffusers' current kind, which ISA could use."
+        )
+
+    def tell(module, args, kwargs):
+        named = dict(zip(FORWARD_ARGUMENTS(type(module)), args)) | kwargs
+        state.layout = layout(named) if callable(layout) else layout
+
+    isa._undo.append(transformer.register_forward_pre_hook(tell, with_kwargs=True).remove)
+
+
+@functools.lru_cache
+def FORWARD_ARGUMENTS(kind: type) -> tuple[str, ...]:
+    import inspect
+
+    return tuple(inspect.signature(kind.forward).parameters)[1:]
+
+
+def in_context_processor(plain, state: InContext, block: int):
+    """`plain`, a diffusers attention processor, as one that attends in context; it keeps its class's signature and name."""
+    kind = type(plain)
+
+    # wraps: some attention modules look at the signature to see what their processor takes.
+    @functools.wraps(kind.__call__)
+    def call(self, *args, **kwargs):
+        if state.layout is None or state.isa is None:
+            return kind.__call__(self, *args, **kwargs)
+        with in_context_attention(self, state, block):
+            return kind.__call__(self, *args, **kwargs)
+
+    made = type(f"ISA{kind.__name__}", (kind,), {"__call__": torch.compiler.disable(call)})
+    processor = made.__new__(made)
+    processor.__dict__.update(vars(plain))
+    return processor
+
+
+@contextmanager
+def in_context_attention(processor, state: InContext, block: int, gate: torch.Tensor | None = None):
+    """Let `processor` attend as `state` says while this holds, for whatever of its attention covers all tokens.
+
+    gate: [B, S, 1, 1], factor of LIVEditor's coarse residual over all tokens; None for a model without one.
+    Yields the StandIn, which knows whether there was such an attention.
+    """
+    chosen, processor._attention_backend = processor._attention_backend, NATIVE
+    stand_in = StandIn(state, block, gate, chosen)
+    try:
+        with stand_in:
+            yield stand_in
+    finally:
+        processor._attention_backend = chosen
+
+
+class StandIn(TorchFunctionMode):
+    """Stands in for `scaled_dot_product_attention` over all tokens of a layout."""
+
+    def __init__(self, state: InContext, block: int, gate, chosen):
+        super().__init__()
+        self.state, self.block, self.gate, self.chosen = state, block, gate, chosen
+        self.used = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or not self._is_ours(*args, **kwargs):
+            return func(*args, **kwargs)
+        q, k, v = (x.transpose(1, 2) for x in (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :])))
+        self.used = True
+        return self.attend(q, k, v).transpose(1, 2)
+
+    def _is_ours(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+        """q, k, v [B, H, S, D]: self-attention of all tokens, without anything that ISA does not know."""
+        plain = attn_mask is None and not dropout_p and not is_causal and query.shape == key.shape == value.shape
+        usual = scale is None or abs(scale * query.shape[-1] ** 0.5 - 1) < 1e-6
+        return plain and usual and query.ndim == 4 and query.shape[2] == self.state.layout.total
+
+    def attend(self, q, k, v) -> torch.Tensor:
+        """q, k, v [B, S, H, D] -> [B, S, H, D]."""
+        layout, isa, full = self.state.layout, self.state.isa, self._full
+        reason = "not attached" if isa is None else isa.reason_for_full(layout, self.block)
+        if reason is None:
+            return isa.attend(q, k, v, layout, self.gate, full if self.chosen_by_user else None)
+        if isa is not None:
+            isa.add_full(reason)
+        out = full(q, k, v)
+        return out if self.gate is None else add_coarse_residual(out, q, k, v, self.gate, layout)
+
+    @property
+    def chosen_by_user(self) -> bool:
+        return self.chosen not in (None, NATIVE)
+
+    def _full(self, q, k, v) -> torch.Tensor:
+        return dispatch_attention_fn(q, k, v, backend=self.chosen if self.chosen_by_user else NATIVE)

@@ -1,0 +1,177 @@
+"""The LIVEditor network on diffusers' WanTransformer3DModel: a second patch embedding, RoPE reset per token group, a gated
+residual. The same network as `liveditor.model`, which runs on ComfyUI's Wan.
+
+Facts: arXiv 2605.04569, section 3 and appendix B, and the key names of its released checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import init_empty_weights
+from diffusers.configuration_utils import register_to_config
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanRotaryPosEmbed, WanTransformer3DModel
+from diffusers.utils.peft_utils import apply_lora_scale
+from torch import nn
+
+from ..isa_core import TokenLayout
+from ..liveditor.keys import MEMORY
+from .attention import InContext, in_context_attention
+from .weights import configuration, diffusers_names, open_liveditor
+
+
+class LIVEditorAttnProcessor(WanAttnProcessor):
+    """Self-attention over target and context tokens, plus the coarse residual, in front of the output projection."""
+
+    def __init__(self, state: InContext, block: int):
+        super().__init__()
+        self.state, self.block = state, block
+
+    @torch.compiler.disable
+    def __call__(self, attn, hidden_states, *args, **kwargs):
+        if self._parallel_config is not None and torch.is_grad_enabled() and hidden_states.requires_grad:
+            raise NotImplementedError("LIVEditor has no gradients in context parallelism: train with FSDP or DDP instead.")
+        # 0.5 (sigmoid(x·alpha) - 0.5), section 3.4. In context parallelism, of all GPUs' tokens (`_cp_plan`).
+        gate = (0.5 * torch.sigmoid(attn.alpha_1(hidden_states)) - 0.25)[..., None]
+        with in_context_attention(self, self.state, self.block, gate) as stand_in:
+            out = super().__call__(attn, hidden_states, *args, **kwargs)
+        if not stand_in.used:
+            raise RuntimeError(
+                "LIVEditor's self-attention was not seen whole: of diffusers' parallelism it needs Ulysses (ulysses_degree)."
+            )
+        return out
+
+
+class InContextRotaryPosEmbed(WanRotaryPosEmbed):
+    """Wan's, over several token groups, whose positions start at (0, 0, 0) each."""
+
+    def forward(self, *latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, C, T, h, w] each -> cosines and sines, [1, S, 1, D] over all groups' tokens."""
+        return tuple(torch.cat(parts, dim=1) for parts in zip(*(super(InContextRotaryPosEmbed, self).forward(x) for x in latents)))
+
+
+class LIVEditorTransformer3DModel(WanTransformer3DModel):
+    """Wan 2.2 T2V with context videos: tokens are [target | context 1 | context 2 ...], the head sees the target only.
+
+    Its configuration is Wan's. `from_single_file` reads the official checkpoint and its conversions.
+    """
+
+    _skip_layerwise_casting_patterns = [*WanTransformer3DModel._skip_layerwise_casting_patterns, MEMORY, "alpha_1"]
+    # All groups' tokens are one sequence: it is cut as one, and whole again wherever a token's group matters.
+    _cp_plan = {
+        "rope": {index: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True) for index in (0, 1)},
+        "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False)},
+        "blocks.*.attn1.alpha_1": ContextParallelOutput(gather_dim=1, expected_dims=3),
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, ...] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        cross_attn_norm: bool = True,
+        qk_norm: str = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        rope_max_seq_len: int = 1024,
+    ):
+        super().__init__(
+            patch_size, num_attention_heads, attention_head_dim, in_channels, out_channels, text_dim, freq_dim, ffn_dim,
+            num_layers, cross_attn_norm, qk_norm, eps, rope_max_seq_len=rope_max_seq_len,
+        )  # fmt: skip
+        dim = num_attention_heads * attention_head_dim
+        self.add_module(MEMORY, nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size))
+        self.rope = InContextRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
+        self.in_context = InContext()
+        for index, block in enumerate(self.blocks):
+            block.attn1.alpha_1 = nn.Linear(dim, 1, bias=False)
+            block.attn1.set_processor(LIVEditorAttnProcessor(self.in_context, index))
+
+    @classmethod
+    def from_single_file(cls, path: str | Path, torch_dtype: torch.dtype | None = None) -> LIVEditorTransformer3DModel:
+        """From the official `.bin` or a safetensors file, in any of the known key layouts.
+
+        torch_dtype: of the weights, but for those that Wan keeps in fp32; None as in the file.
+        Weights stay mapped to the file until they are used, where their type does not change.
+        Raises CheckpointError naming what is wrong with the file.
+        """
+        checkpoint = open_liveditor(path)
+        with init_empty_weights():
+            model = cls(**configuration(checkpoint))
+        weights = {}
+        for official, name in diffusers_names(model).items():
+            kept = torch_dtype is not None and any(part in name.split(".") for part in cls._keep_in_fp32_modules)
+            weights[name] = checkpoint.tensor(official).to(torch.float32 if kept else torch_dtype)
+        model.load_state_dict(weights, assign=True)
+        return model.eval()
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        context_latents: Sequence[torch.Tensor] = (),
+        return_dict: bool = True,
+        attention_kwargs: dict | None = None,
+    ):
+        """The velocity of the target.
+
+        hidden_states: [B, 16, T, h, w], of any size; timestep: [B], 0..1000; encoder_hidden_states: [B, L, text_dim].
+        context_latents: the video to edit, then references, [B, 16, T', h', w'] each.
+        Returns a Transformer2DModelOutput, or a tuple, of [B, 16, T, h, w].
+        """
+        frames, height, width = hidden_states.shape[2:]
+        groups = [self._padded(latent) for latent in (hidden_states, *context_latents)]
+        embedded = [self.patch_embedding(groups[0]), *(getattr(self, MEMORY)(group) for group in groups[1:])]
+        grid = embedded[0].shape[2:]
+        layout = TokenLayout(*(lengths := [math.prod(group.shape[2:]) for group in embedded])[:1], tuple(lengths[1:]))
+        self.in_context.layout = layout
+        self._share(layout.total)
+
+        tokens = torch.cat([group.flatten(2).transpose(1, 2) for group in embedded], dim=1)
+        rotary = self.rope(*groups)
+        time, modulation, text, _ = self.condition_embedder(timestep, encoder_hidden_states)
+        modulation = modulation.unflatten(1, (6, -1))
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, rotary)
+            else:
+                tokens = block(tokens, text, modulation, rotary)
+
+        if self._parallel_config is None:  # else nobody has the target's tokens by themselves yet
+            tokens = tokens[:, : layout.target]
+        shift, scale = (self.scale_shift_table + time[:, None]).to(tokens.device).chunk(2, dim=1)
+        tokens = (self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
+        out = self._unpatchified(self.proj_out(tokens)[:, : layout.target], grid)[:, :, :frames, :height, :width]
+        return Transformer2DModelOutput(sample=out) if return_dict else (out,)
+
+    def _padded(self, latent: torch.Tensor) -> torch.Tensor:
+        """To whole patches, as ComfyUI does: what was cut off at one edge goes on at the other."""
+        missing = [-side % patch for side, patch in zip(latent.shape[2:], self.config.patch_size)]
+        return F.pad(latent, [end for side in reversed(missing) for end in (0, side)], mode="circular") if any(missing) else latent
+
+    def _share(self, tokens: int):
+        """In context parallelism, equal shares wherever they are possible: for others the GPUs wait for each other's lengths."""
+        if self._parallel_config is None:
+            return
+        context_parallel = self._parallel_config.context_parallel_config
+        context_parallel.ulysses_anything = bool(tokens % context_parallel.ulysses_degree)
+
+    def _unpatchified(self, tokens: torch.Tensor, grid) -> torch.Tensor:
+        """[B, target tokens, channels of a patch] -> [B, 16, T, h, w]."""
+        patches = tokens.unflatten(1, tuple(grid)).unflatten(-1, (*self.config.patch_size, -1))
+        return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
