@@ -23,7 +23,7 @@ from ..optional import needed
 from .checkpoint import is_safetensors, open_checkpoint, read_header
 from .convert import SOURCE_FILE, SOURCE_FINGERPRINT, convert_checkpoint, fingerprint
 from .keys import CheckpointError, check_keys, core_metadata
-from .vocabulary import unknown_words
+from .vocabulary import check_texts, unknown_words
 
 WEIGHT_OPTIONS = {
     "default": {},
@@ -32,9 +32,6 @@ WEIGHT_OPTIONS = {
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
 """Weight types by the names that core's own loader gives them."""
-
-LONGEST_TEXT = 4096
-"""Tokens to which a small encoder may have its text filled up."""
 
 
 @contextmanager
@@ -152,9 +149,7 @@ def _check_small_text_encoder(shapes: dict[str, tuple[int, ...]], config: dict):
     expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
     if expected != {name: shape for name, shape in shapes.items() if name != "spiece_model"}:
         raise ValueError("other weights than its config says")
-    words, length = config.get("words", []), config.get("min_length", 1)
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not 0 < length <= LONGEST_TEXT:
-        raise ValueError("its config says nonsense of its texts")
+    check_texts(config)
 
 
 def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False, tell: Callable | None = None):

@@ -1,0 +1,41 @@
+"""Parts of a model from folders in diffusers' layout."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..liveditor.keys import CheckpointError
+
+
+def load_part(kind: type, folder: Path, part: str, dtype: torch.dtype) -> torch.nn.Module:
+    """The model of class `kind` in `folder`/`part`, or in `folder` itself where it is that part alone. Nothing is downloaded.
+
+    Raises CheckpointError when it is not there, damaged, or not whole.
+    """
+    place = part_folder(folder, part)
+    with said_of(place, kind.__name__):
+        model, found = kind.from_pretrained(str(place), torch_dtype=dtype, output_loading_info=True, local_files_only=True)
+        if wrong := [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]:
+            raise ValueError(f"{len(wrong)} weights are missing, unknown or misshapen, {wrong[0]} for one")
+    return model.eval().requires_grad_(False)
+
+
+def part_folder(folder: Path, part: str) -> Path:
+    return folder / part if (folder / part).is_dir() else folder
+
+
+@contextmanager
+def said_of(place: Path, what: str):
+    """What a library stumbles on in a folder becomes one sentence."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # libraries raise anything here: OSError, SafetensorError, KeyError of a damaged config
+        words = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{place} holds no {what} that can be loaded ({words}): pick another folder, or download it again."
+        ) from error

@@ -1,0 +1,160 @@
+"""UMT5 in transformers, from ComfyUI's files too: XXL, and smaller ones that say in the file what they know."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from tokenizers import processors
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
+
+from ..liveditor.checkpoint import Checkpoint, open_checkpoint
+from ..liveditor.keys import CheckpointError, is_quantisation
+from ..liveditor.vocabulary import LONGEST_TEXT, check_texts, unknown_words
+from .folders import load_part, part_folder, said_of
+
+TEXT_LENGTH = 512
+"""Tokens to which UMT5-XXL has its texts filled up, as Wan was trained."""
+
+TOKENIZER = "spiece_model"
+"""Key of the bytes of a sentencepiece model in ComfyUI's files."""
+
+SCALES = ("scale_weight", "weight_scale")
+"""What the scale of an fp8 weight is called, in older and newer files."""
+
+UNIGRAM = 1
+"""Kind of sentencepiece model: its own number for it."""
+
+
+def load_text_encoder(
+    path: str | Path, dtype: torch.dtype = torch.bfloat16
+) -> tuple[PreTrainedTokenizerBase, UMT5EncoderModel]:
+    """Tokenizer and encoder; `text_length` and `unknown_to` tell what else ComfyUI does with a text.
+
+    path: umt5_xxl_fp16.safetensors, umt5_xxl_fp8_e4m3fn_scaled.safetensors or another width's, or a folder in diffusers'
+    layout: a whole pipeline's, or one that holds both.
+    dtype: of weights and computation; fp8 weights are put back to it one by one. ComfyUI computes in fp32.
+    Raises CheckpointError for anything else or a damaged file, OSError where there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _from_file(open_checkpoint(path), dtype)
+    encoder = load_part(UMT5EncoderModel, path, "text_encoder", dtype)
+    place = part_folder(path, "tokenizer")
+    with said_of(place, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(str(place), local_files_only=True)
+    return tokenizer, encoder
+
+
+def text_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """The `max_sequence_length` with which a text is embedded as by ComfyUI: the model's own, and what longer texts need.
+
+    ComfyUI cuts no text off, so longer ones have longer embeddings; give each text its own length.
+    """
+    own = tokenizer.model_max_length if tokenizer.model_max_length <= LONGEST_TEXT else TEXT_LENGTH
+    return max(own, len(tokenizer(text, verbose=False).input_ids))
+
+
+def unknown_to(encoder: UMT5EncoderModel, text: str) -> list[str]:
+    """Words of the text that a small encoder was never taught, which are logged; a large one knows all."""
+    known = getattr(encoder.config, "known_words", None)
+    unknown = unknown_words(text, frozenset(known)) if known else []
+    if unknown:
+        logging.warning("The text encoder was never taught: %s", ", ".join(unknown))
+    return unknown
+
+
+def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTokenizerFast, UMT5EncoderModel]:
+    name = checkpoint.path.name
+    if not {"shared.weight", "encoder.final_layer_norm.weight", TOKENIZER} <= set(checkpoint.shapes):
+        raise CheckpointError(
+            f"{name} is not a UMT5 text encoder with its tokenizer inside: pick umt5_xxl_fp8_e4m3fn_scaled.safetensors or "
+            "umt5_xxl_fp16.safetensors."
+        )
+    try:
+        own = json.loads(checkpoint.metadata.get("config", "{}")).get("text_encoder", {})
+        check_texts(own)
+        tokenizer = _tokenizer(bytes(checkpoint.tensor(TOKENIZER).numpy()), own.get("min_length", TEXT_LENGTH))
+        encoder = _empty_encoder(checkpoint.shapes, own.get("words", []))
+        if len(tokenizer) > encoder.config.vocab_size:
+            raise ValueError(f"it embeds {encoder.config.vocab_size} of the {len(tokenizer)} tokens of its tokenizer")
+        weights = {each: _weight(checkpoint, each, dtype) for each in _expected(encoder)}
+    except CheckpointError:
+        raise
+    except Exception as error:  # protobuf's and tokenizers' own kinds are among what damaged bytes lead to
+        words = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{name} does not fit ({words}): it is damaged or another model, download it again.") from error
+    # Its input embedding has a second name.
+    encoder.load_state_dict({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, assign=True)
+    encoder.tie_weights()
+    return tokenizer, encoder.eval().requires_grad_(False)
+
+
+def _tokenizer(model: bytes, length: int) -> PreTrainedTokenizerFast:
+    """Of a sentencepiece model: the same ids, but that texts which spell special tokens, as "</s>", mean those."""
+    proto = import_protobuf().ModelProto.FromString(model)
+    if proto.trainer_spec.model_type != UNIGRAM:
+        raise ValueError("its tokenizer is not of UMT5's kind")
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    (pad, _), (end, _), (unknown, _) = pieces[0], pieces[1], pieces[proto.trainer_spec.unk_id]
+    fast = SpmConverter.build_tokenizer_from_spm_proto(proto, pieces)
+    fast.post_processor = processors.TemplateProcessing(
+        single=["$A", end], pair=["$A", end, "$B", end], special_tokens=[(end, 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast, pad_token=pad, eos_token=end, unk_token=unknown, model_max_length=length
+    )
+
+
+def _empty_encoder(shapes: dict[str, tuple[int, ...]], words: list[str]) -> UMT5EncoderModel:
+    """As large as the weights' shapes say, without weights. Raises ValueError unless these are just its weights."""
+    attention, heads = "encoder.block.0.layer.0.SelfAttention", {}
+    try:
+        heads = shapes[f"{attention}.relative_attention_bias.weight"][1]
+        config = UMT5Config(
+            vocab_size=shapes["shared.weight"][0],
+            d_model=shapes["shared.weight"][1],
+            d_kv=shapes[f"{attention}.q.weight"][0] // heads,
+            d_ff=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+            num_heads=heads,
+            num_layers=len({name.split(".")[2] for name in shapes if name.startswith("encoder.block.")}),
+            relative_attention_num_buckets=shapes[f"{attention}.relative_attention_bias.weight"][0],
+            known_words=words,
+        )
+    except (LookupError, ZeroDivisionError):
+        raise ValueError("its first layer is not UMT5's") from None
+    with torch.device("meta"):
+        encoder = UMT5EncoderModel(config)
+    expected = _expected(encoder)
+    given = {
+        name: shape
+        for name, shape in shapes.items()
+        if not is_quantisation(name) and name not in (TOKENIZER, "encoder.embed_tokens.weight")
+    }
+    if wrong := [name for name in {**expected, **given} if given.get(name) != expected.get(name)]:
+        raise ValueError(f"{len(wrong)} weights are missing, unknown or misshapen, {wrong[0]} for one")
+    return encoder
+
+
+def _expected(encoder: UMT5EncoderModel) -> dict[str, tuple[int, ...]]:
+    weights = encoder.state_dict().items()
+    return {name: tuple(weight.shape) for name, weight in weights if name != "encoder.embed_tokens.weight"}
+
+
+def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tensor:
+    """Read when it is asked for, with its scale if it is stored in fp8."""
+    weight = checkpoint.tensor(name)
+    stem = name.removesuffix("weight")
+    scale = next((checkpoint.tensor(stem + each) for each in SCALES if stem + each in checkpoint.shapes), None)
+    if not weight.is_floating_point() or scale is not None and scale.numel() != 1:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is quantised in a way that only ComfyUI reads: pick "
+            "umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors."
+        )
+    # In fp16 these overflow; transformers keeps them in fp32 too.
+    if dtype == torch.float16 and set(name.split(".")) & set(UMT5EncoderModel._keep_in_fp32_modules):
+        dtype = torch.float32
+    return weight.to(dtype) if scale is None else (weight.float() * scale.float()).to(dtype)
