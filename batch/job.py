@@ -1,0 +1,303 @@
+"""A Ray Data job that edits the clips of a manifest: one clip per task, a pool of workers that hold the model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from ..optional import needed
+from ..pipelines.edit import Edit, ModelChoice
+from .manifest import Clip
+from .results import JobError, Results
+from .worker import Worker
+
+SAME_FAILURES = 3
+"""After so many clips in a row failed alike, and not by being bad input, the job is taken to be what fails."""
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""What travels between processes are lines of text; Ray's own default is a third of the memory."""
+
+WITHOUT_EFFECT = ("device", "offload")
+"""Of a model's settings, those under which the job may go on elsewhere."""
+
+
+@dataclass
+class Plan:
+    """What a job would do with each clip.
+
+    changed: done, but from a row or a video that is another now.
+    """
+
+    pending: list[Clip] = field(default_factory=list)
+    done: list[Clip] = field(default_factory=list)
+    quarantined: list[Clip] = field(default_factory=list)
+    changed: list[Clip] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of all clips of the manifest. edited: by this run; pending: neither done nor given up; seconds: this run's."""
+
+    clips: int
+    done: int
+    quarantined: int
+    pending: int
+    edited: int
+    seconds: float
+
+
+def plan(clips: list[Clip], results: Results, retry_quarantined: bool = False) -> Plan:
+    """What is in quarantine is tried again when asked for, and where its row or its video has changed since."""
+    made = Plan()
+    for clip in clips:
+        if record := results.record(clip.id):
+            (made.done if _is_of(record, clip) else made.changed).append(clip)
+        elif not retry_quarantined and (why := results.quarantined(clip.id)) and _is_of(why, clip, also_if_gone=False):
+            made.quarantined.append(clip)
+        else:
+            made.pending.append(clip)
+    return made
+
+
+def settings_of(choice: ModelChoice, editor: str = Edit.__module__) -> dict:
+    """What all clips of a job share, ready for `Results`."""
+    settings = asdict(_with_absolute_paths(choice))
+    settings = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+    isa = settings.pop("isa") or {}
+    settings |= {"isa": choice.isa is not None, **{f"isa {name}": value for name, value in isa.items()}, "editor": editor}
+    return json.loads(json.dumps(settings))
+
+
+def run(
+    clips: list[Clip],
+    choice: ModelChoice,
+    out: str | Path,
+    address: str | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float = 1.0,
+    retry_quarantined: bool = False,
+    redo_changed: bool = False,
+    limit: int | None = None,
+    progress: bool = True,
+    editor: str = Edit.__module__,
+) -> Summary:
+    """Edit what is not done yet. Called again, it goes on where the last call was stopped or killed.
+
+    address: of a Ray cluster, or "auto"; None for this machine alone. Where Ray is connected already, that is used.
+    workers: None for as many as the GPUs allow, or one per machine without. limit: edit no more than so many now.
+    editor: the module with `load` and `edit_file`.
+
+    Raises JobError in one sentence where the job cannot begin or go on; ValueError for a device that is not to be had.
+    """
+    begun = time.monotonic()
+    results, choice = Results(out), _with_absolute_paths(choice)
+    with results.claim(settings_of(choice, editor)) as work:
+        planned = plan(clips, results, retry_quarantined)
+        if planned.changed and not redo_changed:
+            raise JobError(_about_changed(planned.changed))
+        for clip in planned.changed:
+            results.forget(clip.id)
+        pending = sorted(planned.pending + planned.changed, key=lambda clip: clip.line)[:limit]
+        for clip in pending:
+            results.release(clip.id)
+        edited: set[str] = set()
+        try:
+            if pending:
+                with _ray(address) as ray:
+                    pool = _pool(ray, choice, workers, gpus_per_worker, len(pending), is_local=address is None)
+                    stream = _stream(ray, pending, pool, (editor, choice, str(results.folder), str(work)))
+                    _follow(stream, pending, results, edited, progress)
+        finally:
+            rows = [_row(clip, results) for clip in clips]
+            count = Counter(row["status"] for row in rows)
+            summary = Summary(
+                clips=len(rows),
+                done=count["done"],
+                quarantined=count["quarantined"],
+                pending=count["pending"],
+                edited=len(edited),
+                seconds=round(time.monotonic() - begun, 3),
+            )
+            results.write_summary(asdict(summary), rows, work)
+    return summary
+
+
+def _is_of(outcome: dict, clip: Clip, also_if_gone: bool = True) -> bool:
+    """Whether it came of the row and the video as they are now.
+
+    also_if_gone: nobody has to keep the video of a clip that is done.
+    """
+    size = _size(clip.edit.video)
+    same = size == outcome.get("source_bytes") or (also_if_gone and size is None)
+    return same and outcome.get("fingerprint") == clip.fingerprint
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _about_changed(changed: list[Clip]) -> str:
+    names = ", ".join(f"{clip.id} (line {clip.line})" for clip in changed[:3])
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return (
+        f"{names}{more}: edited already, but from another row or video of that name; give what is new an id of its own, "
+        "or replace the old results with --redo-changed."
+    )
+
+
+def _with_absolute_paths(choice: ModelChoice) -> ModelChoice:
+    """Workers have folders of their own."""
+
+    def absolute(path: str | None) -> str | None:
+        return str(Path(path).resolve()) if path and Path(path).exists() and path != ModelChoice.model else path
+
+    paths = {name: absolute(getattr(choice, name)) for name in ("model", "text_encoder", "vae")}
+    return replace(choice, **paths, loras=tuple(absolute(each) for each in choice.loras))
+
+
+@contextmanager
+def _ray(address: str | None):
+    """Connected to a cluster, or to a Ray of this process alone that leaves nothing behind."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it speaks of its inner life on stderr
+    needed("ray.data", "ray[data]")
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    folder = None
+    try:
+        if address is None:
+            # Sockets lie in it, and their paths may have no more than 103 characters.
+            folder = tempfile.mkdtemp(prefix="liveditor-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+            alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder}
+            ray.init(address="local", **alone, **quiet)
+        else:
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = str(error).split("\n")[0]
+                raise JobError(f"There is no Ray cluster at {address} ({reason}): start one with ray start --head.") from None
+        yield ray
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    size: int
+    cpus: int
+    gpus: float
+
+
+def _pool(ray, choice: ModelChoice, workers: int | None, gpus_per_worker: float, pending: int, is_local: bool) -> _Pool:
+    if choice.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {choice.device}: a job gives each worker a GPU of its own; use CUDA_VISIBLE_DEVICES.")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    on_gpus = choice.device == "cuda" or (choice.device == "auto" and any(node.get("GPU") for node in nodes))
+    if on_gpus:
+        rooms = [(node, int(node.get("GPU", 0) / gpus_per_worker)) for node in nodes]
+    else:
+        per_node = -(-(workers or 0) // max(1, len(nodes))) or 1
+        rooms = [(node, min(per_node, int(node.get("CPU", 0)))) for node in nodes]
+    rooms = [(node, room) for node, room in rooms if room]
+    room = sum(room for _, room in rooms)
+    wanted = workers or room
+    # A cluster may grow: Ray waits for the nodes it lacks.
+    if wanted < 1 or (is_local and wanted > room):
+        what = f"{gpus_per_worker:g} of a GPU" if on_gpus else "a CPU core"
+        raise JobError(f"Each worker takes {what}; there is room for {room}, not for {max(1, wanted)}.")
+    cpus = min((int(node.get("CPU", 0)) // room for node, room in rooms), default=1)
+    return _Pool(min(wanted, pending), cpus, gpus_per_worker if on_gpus else 0)
+
+
+def _stream(ray, pending: list[Clip], pool: _Pool, worker: tuple) -> Iterator[dict]:
+    """What becomes of each clip, in the order in which they are ready. Closing it stops the workers."""
+    rows = [{"row": json.dumps(asdict(clip) | {"source_bytes": _size(clip.edit.video)})} for clip in pending]
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.enable_auto_log_stats = False
+    with ray.data.DataContext.current(context):
+        # A task each, none waiting behind another: clips take long and not equally long. Ray starts killed workers anew
+        # and hands them their clip again, without end; `worker.ATTEMPTS` ends it.
+        edited = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            Worker,
+            fn_constructor_args=worker,
+            compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=1),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+        )
+        batches = iter(edited.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        try:
+            for batch in batches:
+                for row in batch.column("row").to_pylist():
+                    yield json.loads(row)
+        except ray.exceptions.RayError as error:
+            reason = str(getattr(error, "cause", None) or error).strip().split("\n")[-1]
+            raise JobError(
+                f"Ray's workers cannot work ({reason}): every node needs pip install liveditor-isa[batch]."
+            ) from error
+        finally:
+            del batches
+
+
+def _follow(stream: Iterator[dict], pending: list[Clip], results: Results, edited: set[str], progress: bool):
+    """Until all is done, or until something is found that would fail the clips to come too."""
+    from tqdm import tqdm
+
+    failures: list[dict] = []
+    quarantined = 0
+    form = "{desc}: {n_fmt}/{total_fmt} |{bar:30}| {elapsed}, {remaining} left{postfix}"
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log has a line for each
+    bar = tqdm(
+        total=len(pending), desc="clips", bar_format=form, mininterval=interval, maxinterval=interval, disable=not progress
+    )
+    begun = time.monotonic()
+    with closing(stream), bar:
+        for outcome in stream:
+            if outcome["status"] == "stopped":
+                raise JobError(outcome["reason"])
+            if outcome["status"] == "done":
+                edited.add(outcome["id"])
+                failures.clear()
+            else:
+                quarantined += 1
+                bar.write(f"{outcome['id']}: {outcome['reason']}", file=sys.stderr)
+                if outcome["kind"] != "ValueError":
+                    alike = not failures or failures[-1]["kind"] == outcome["kind"]
+                    failures = [*failures, outcome] if alike else [outcome]
+            if len(failures) == SAME_FAILURES:
+                for each in failures:
+                    results.release(each["id"])
+                raise JobError(f"{SAME_FAILURES} clips in a row failed alike, the last with: {failures[-1]['reason']}")
+            speed = 60 * (bar.n + 1) / (time.monotonic() - begun)
+            bar.set_postfix_str(f"{speed:.1f} clips/min, {quarantined} quarantined", refresh=False)
+            bar.update()
+
+
+def _row(clip: Clip, results: Results) -> dict:
+    """Of metrics.csv."""
+    outcome = results.record(clip.id) or results.quarantined(clip.id) or {"status": "pending"}
+    names = ("status", "frames", "seconds", "attempt", "host", "pid", "finished", "kind", "reason")
+    row = {"id": clip.id, "video": clip.edit.video} | {name: outcome.get(name) for name in names}
+    run = (outcome.get("run") or {}).items()
+    return row | {name: value for name, value in run if name not in row and isinstance(value, (str, int, float))}

@@ -1,0 +1,209 @@
+"""A manifest of clips: one edit per row, JSON lines or CSV."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import unicodedata
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..pipelines.edit import Edit
+
+
+class ManifestError(ValueError):
+    """What is wrong with a manifest, in one sentence with the line's number."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row.
+
+    id: names the outputs. line: where it stands in the manifest. edit: with absolute paths.
+    fingerprint: of what the row asks for, as it is written there: the same where the whole folder is moved.
+    """
+
+    id: str
+    line: int
+    edit: Edit
+    fingerprint: str
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Clip:
+        """The inverse of `dataclasses.asdict`, also by way of JSON."""
+        edit = values["edit"]
+        size = edit["size"] and tuple(edit["size"])
+        return cls(**{**values, "edit": Edit(**{**edit, "size": size, "references": tuple(edit["references"])})})
+
+
+COLUMNS = {
+    "video": str, "prompt": str, "id": str, "negative_prompt": str, "references": list,
+    "seed": int, "frames": int, "fps": float, "steps": int, "guidance": float, "width": int, "height": int,
+}  # fmt: skip
+REQUIRED = ("video", "prompt")
+
+RANGES = {
+    "seed": (0, 2**63 - 1),
+    "frames": (0, 100_000),
+    "fps": (0, 1000),
+    "steps": (1, 1000),
+    "guidance": (0, 100),
+    "width": (16, 8192),
+    "height": (16, 8192),
+}
+
+MULTIPLE = 16
+"""Pixels; of width and height, as the model's patches want it."""
+
+ID_LENGTH = 100
+SAFE_ID = re.compile(r"\w(?:[\w.-]*[\w-])?", re.ASCII)
+
+
+def read_manifest(path: str | Path) -> list[Clip]:
+    """All rows, in order. Relative paths in it are relative to the manifest.
+
+    A clip without an id takes its video's name, numbered on (-2, -3, ...) where that is taken.
+    Raises ManifestError for the first bad row, and for a file that cannot be read or holds none. Whether the videos are
+    there is not looked at.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ManifestError(f"{path} is not UTF-8 text: save it as that.") from None
+    except OSError as error:
+        raise ManifestError(f"The manifest {path} cannot be read ({error.strerror}).") from None
+    suffix = path.suffix.lower()
+    if suffix not in (".jsonl", ".ndjson", ".json", ".csv"):
+        raise ManifestError(f"{path.name} is neither JSON lines (.jsonl) nor CSV (.csv): give it the ending of what it is.")
+    rows = [(line, _checked(row, line)) for line, row in (_csv_rows(text) if suffix == ".csv" else _json_rows(text))]
+    if not rows:
+        raise ManifestError(f"{path.name} holds no clip: write one row per clip, with video and prompt.")
+    folder = path.resolve().parent
+    return [_clip(row, line, name, folder) for (line, row), name in zip(rows, _ids(rows))]
+
+
+def _json_rows(text: str):
+    for line, content in enumerate(text.split("\n"), 1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise _bad(line, f"this is not JSON ({error}): write one object in braces per line") from None
+        if not isinstance(row, dict):
+            raise _bad(line, 'a row is an object in braces, like {"video": "cat.mp4", "prompt": "Let it snow"}')
+        yield line, {name: value for name, value in row.items() if value is not None}
+
+
+def _csv_rows(text: str):
+    """Cells are text; an empty one is not given."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if len({*header}) < len(header):
+            raise _bad(1, "a column is there twice")
+        before = reader.line_num
+        for cells in reader:
+            line, before = before + 1, reader.line_num
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) > len(header):
+                raise _bad(line, f"there are {len(cells)} cells for {len(header)} columns: put quotes around text with commas")
+            yield line, {name: _parsed(name, cell.strip(), line) for name, cell in zip(header, cells) if cell.strip()}
+    except csv.Error as error:
+        raise _bad(reader.line_num, f"this is not CSV ({error})") from None
+
+
+def _parsed(name: str, cell: str, line: int):
+    kind = COLUMNS.get(name, str)
+    if kind is list:
+        return [part.strip() for part in cell.split("|")]
+    try:
+        return kind(cell)
+    except ValueError:
+        raise _bad(line, f"{name} must be a {'whole ' if kind is int else ''}number; got {cell!r}") from None
+
+
+def _checked(row: dict, line: int) -> dict:
+    for name, value in row.items():
+        if name not in COLUMNS:
+            raise _bad(line, f"there is no column {name!r}; there are {', '.join(COLUMNS)}")
+        _check_value(name, value, line)
+    for name in REQUIRED:
+        if not row.get(name, "").strip():
+            raise _bad(line, f"{name} is missing")
+    if ("width" in row) != ("height" in row):
+        raise _bad(line, "width and height go together: give both or neither")
+    if "id" in row and (not SAFE_ID.fullmatch(row["id"]) or len(row["id"]) > ID_LENGTH):
+        raise _bad(
+            line,
+            f"the id {row['id']!r} cannot name a file: use up to {ID_LENGTH} letters a-z, digits, '-', '_' and '.', "
+            "and no '.' at either end",
+        )
+    return row
+
+
+def _check_value(name: str, value, line: int):
+    kind = COLUMNS[name]
+    if kind is str and not isinstance(value, str):
+        raise _bad(line, f"{name} must be text; got {value!r}")
+    if kind is list and not (isinstance(value, list) and all(isinstance(each, str) and each for each in value)):
+        raise _bad(line, f"{name} must be a list of files; got {value!r}")
+    if name in RANGES:
+        low, high = RANGES[name]
+        numeric = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+        if not numeric or not low <= value <= high:
+            whole = "whole " if kind is int else ""
+            raise _bad(line, f"{name} must be a {whole}number from {low} to {high}; got {value!r}")
+    if name in ("width", "height") and value % MULTIPLE:
+        raise _bad(line, f"{name} must be a multiple of {MULTIPLE}; got {value}")
+    if isinstance(value, str) and "\0" in value:
+        raise _bad(line, f"{name} holds a zero character")
+
+
+def _ids(rows: list[tuple[int, dict]]) -> list[str]:
+    """Told apart without regard to case, as some disks do."""
+    lines = {}
+    for line, row in rows:
+        if "id" in row:
+            if (key := row["id"].lower()) in lines:
+                raise _bad(line, f"the id {row['id']!r} is line {lines[key]}'s already")
+            lines[key] = line
+    taken = set(lines)
+    numbers: dict[str, int] = {}
+    return [row["id"] if "id" in row else _free(_stem(row["video"]), taken, numbers) for _, row in rows]
+
+
+def _stem(video: str) -> str:
+    """Of the file's name, what may name another: letters without their accents, anything else an underscore."""
+    plain = unicodedata.normalize("NFKD", re.split(r"[/\\]", video)[-1]).encode("ascii", "ignore").decode()
+    return re.sub(r"[^\w-]+", "_", Path(plain).stem, flags=re.ASCII).strip("_-")[: ID_LENGTH - 10] or "clip"
+
+
+def _free(stem: str, taken: set[str], numbers: dict[str, int]) -> str:
+    """Sets of thousands of clips may all have one name: where numbering ended is kept."""
+    name = stem
+    while name.lower() in taken:
+        numbers[stem.lower()] = number = numbers.get(stem.lower(), 1) + 1
+        name = f"{stem}-{number}"
+    taken.add(name.lower())
+    return name
+
+
+def _clip(row: dict, line: int, name: str, folder: Path) -> Clip:
+    values = {key: value for key, value in row.items() if key not in ("id", "width", "height")}
+    values["references"] = tuple(row.get("references", ()))
+    values["size"] = (row["width"], row["height"]) if "width" in row else None
+    written = Edit(**values)
+    fingerprint = hashlib.sha256(json.dumps(asdict(written), sort_keys=True).encode()).hexdigest()[:16]
+    values["video"] = str(folder / row["video"])
+    values["references"] = tuple(str(folder / each) for each in values["references"])
+    return Clip(name, line, Edit(**values), fingerprint)
+
+
+def _bad(line: int, what: str) -> ManifestError:
+    return ManifestError(f"Line {line} of the manifest: {what}.")

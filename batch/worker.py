@@ -1,0 +1,234 @@
+"""What happens to one clip, in one of the processes that share a job's work."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib
+import importlib.metadata
+import itertools
+import json
+import os
+import shutil
+import socket
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+
+from ..pipelines.edit import ModelChoice
+from .manifest import Clip
+from .results import Results
+
+ATTEMPTS = 3
+"""So often may a clip, or the loading of the model, kill its worker."""
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+PACKAGES = ("liveditor-isa", "torch", "diffusers", "transformers", "ray")
+
+
+class Worker:
+    """Holds the loaded model and edits one clip per call; Ray Data keeps a pool of them.
+
+    editor: the module with `load` and `edit_file`. out: the job's folder; work: this run's within it.
+
+    A call returns what became of the clip and raises nothing: {"id", "status": "done", "quarantined" or "stopped", "reason",
+    "kind", "attempt"}. "stopped" is for what would fail every other clip too; the clip is then as it was before.
+    """
+
+    def __init__(self, editor: str, choice: ModelChoice, out: str, work: str):
+        self._editor, self._choice = editor, choice
+        self._results, self._work = Results(out), Path(work)
+        self._pipe = None
+
+    def __call__(self, row: dict) -> dict:
+        values = json.loads(row["row"])
+        source_bytes = values.pop("source_bytes")
+        return {"row": json.dumps(self._outcome(Clip.from_dict(values), source_bytes))}
+
+    def _outcome(self, clip: Clip, source_bytes: int | None) -> dict:
+        try:
+            if self._results.is_done(clip.id):  # by a worker that was killed, or lost, before it could say so
+                return _done(clip, self._results.record(clip.id) or {})
+            folder, attempt = self._begin(clip.id)
+        except OSError as error:
+            return _stopped(clip, self._out_of_reach(error))
+        try:
+            if attempt > ATTEMPTS:
+                return self._killed_before(clip, source_bytes, folder)
+            if self._pipe is None and (stopped := self._load(clip, folder)):
+                return stopped
+            return self._edit(clip, source_bytes, folder, attempt)
+        except OSError as error:
+            return _stopped(clip, self._out_of_reach(error))
+        finally:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+
+    def _begin(self, id: str) -> tuple[Path, int]:
+        """A folder for this attempt, and its number: attempts whose worker was killed have left theirs."""
+        (self._work / id).mkdir(exist_ok=True)
+        for attempt in itertools.count(1):
+            try:
+                folder = self._work / id / str(attempt)
+                folder.mkdir()
+                return folder, attempt
+            except FileExistsError:
+                continue
+
+    def _killed_before(self, clip: Clip, source_bytes: int | None, folder: Path) -> dict:
+        earlier = [folder.with_name(str(number)) for number in range(1, ATTEMPTS + 1)]
+        if all((each / "loading").exists() for each in earlier):
+            reason = (
+                f"{ATTEMPTS} workers in turn were killed while they loaded the model, most likely for want of memory: "
+                "take fewer workers, or choose --storage fp8"
+            )
+            return _stopped(clip, reason + ".")
+        said = next((path.read_text(encoding="utf-8") for each in earlier if (path := each / "last-words").exists()), None)
+        reason = (
+            f"{ATTEMPTS} workers in turn died over this clip ({said})."
+            if said
+            else f"{ATTEMPTS} workers in turn were killed over this clip, most likely for want of memory: ask for fewer "
+            "frames or a smaller size."
+        )
+        return self._give_up(clip, source_bytes, reason, "killed", ATTEMPTS, None)
+
+    def _load(self, clip: Clip, folder: Path) -> dict | None:
+        """None, or why the job cannot go on."""
+        loading = folder / "loading"
+        loading.touch()
+        try:
+            self._editor = importlib.import_module(self._editor)
+            self._pipe = self._editor.load(self._choice)
+        except Exception as error:
+            return _stopped(clip, f"The model cannot be loaded: {_sentence(error)}")
+        loading.unlink()
+        return None
+
+    def _edit(self, clip: Clip, source_bytes: int | None, folder: Path, attempt: int) -> dict:
+        if not Path(clip.edit.video).is_file():
+            if source_bytes is None:
+                return self._give_up(clip, None, f"There is no file {clip.edit.video}.", "ValueError", attempt, None)
+            where = socket.gethostname()
+            return _stopped(
+                clip, f"{clip.edit.video} is not to be found on {where}: keep the clips where every node sees them."
+            )
+        begun = time.monotonic()
+        try:
+            made, metrics = self._editor.edit_file(self._pipe, clip.edit, folder / f"{clip.id}.mp4", progress=False)
+            seconds = time.monotonic() - begun
+            if self._results.is_done(clip.id):  # by another worker, of a node thought lost
+                return _done(clip, self._results.record(clip.id) or {})
+            record = {
+                "id": clip.id,
+                "status": "done",
+                "frames": metrics.get("frames"),
+                "seconds": round(seconds, 3),
+                "attempt": attempt,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "finished": _now(),
+                "line": clip.line,
+                "fingerprint": clip.fingerprint,
+                "source_bytes": source_bytes,
+                "edit": asdict(clip.edit),
+                "run": metrics,
+                "versions": _versions(),
+            }
+            self._results.publish(clip.id, Path(made), record, folder)
+            return _done(clip, record)
+        except Exception as error:
+            if not self._work.exists():
+                return _stopped(clip, self._out_of_reach(error))
+            if _is_the_disks(error, self._results.folder):
+                return _stopped(clip, _sentence(error))
+            if _is_the_devices(error):
+                (folder / "last-words").write_text(_sentence(error), encoding="utf-8")
+                os._exit(1)  # nothing more can run in this process; Ray starts another one and hands it the clip
+            kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
+            trace = None if isinstance(error, ValueError) else traceback.format_exc()
+            reason = _sentence(error)
+            del error
+            _free_memory()
+            return self._give_up(clip, source_bytes, reason, kind, attempt, trace)
+
+    def _give_up(self, clip: Clip, source_bytes, reason: str, kind: str, attempt: int, trace: str | None) -> dict:
+        why = {
+            "id": clip.id,
+            "status": "quarantined",
+            "reason": reason,
+            "kind": kind,
+            "attempt": attempt,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "finished": _now(),
+            "line": clip.line,
+            "fingerprint": clip.fingerprint,
+            "source_bytes": source_bytes,
+            "edit": asdict(clip.edit),
+            "versions": _versions(),
+        }
+        self._results.put_in_quarantine(clip.id, why | ({"traceback": trace} if trace else {}), self._work / clip.id)
+        return {"id": clip.id, "status": "quarantined", "reason": reason, "kind": kind, "attempt": attempt}
+
+    def _out_of_reach(self, error: Exception) -> str:
+        folder, host = self._results.folder, socket.gethostname()
+        if not isinstance(error, FileNotFoundError):
+            return _sentence(error)
+        if not folder.exists():
+            return f"{folder} is not to be found on {host}: choose a folder that every node sees."
+        return f"{folder} was taken over by another run, or its folder .batch was removed."
+
+
+def _done(clip: Clip, record: dict) -> dict:
+    return {"id": clip.id, "status": "done", "attempt": record.get("attempt"), "kind": None, "reason": None}
+
+
+def _stopped(clip: Clip, reason: str) -> dict:
+    return {"id": clip.id, "status": "stopped", "reason": reason, "kind": None, "attempt": None}
+
+
+def _is_the_disks(error: Exception, folder: Path) -> bool:
+    """A full disk, or anything else about the folder of the results: no clip is to blame."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in DISK_ERRORS or bool(error.filename and Path(os.fsdecode(error.filename)).is_relative_to(folder))
+
+
+def _is_the_devices(error: Exception) -> bool:
+    """An error after which CUDA refuses everything in this process; want of memory is none."""
+    return type(error).__name__ == "AcceleratorError" or (type(error) is RuntimeError and "CUDA error" in str(error))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None or str(error.filename) in error.strerror else f": {error.filename}"
+        return f"{error.strerror}{where}."
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"{str(error).split('. ')[0]}: ask for fewer frames or a smaller size, or choose --offload."
+    if isinstance(error, (ValueError, RuntimeError)) and str(error).strip():
+        return str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {error}".split("\n")[0]
+
+
+def _free_memory():
+    """What the failed edit held, on the GPU too."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,85 @@
+"""The options by which every command chooses its model."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+
+from ..isa_core import ISAConfig
+from ..isa_core.config import CONTEXT_TAILS, SHARPNESS_METRICS, TAIL_ORDERS
+from .request import ModelChoice
+
+ISA_OPTIONS = {
+    "keep_ratio": {"type": float, "help": "share of the context's blocks that each head keeps, 0..1"},
+    "dense_query_ratio": {"type": float, "help": "share of the query blocks, the sharpest, that attend exactly, 0..1"},
+    "exact_ratio": {"type": float, "help": "share of its blocks that another query block attends exactly, 0..1"},
+    "sharpness": {"choices": SHARPNESS_METRICS, "help": "how sharpness is measured"},
+    "sharpness_threshold": {
+        "type": float,
+        "help": "a query block attends exactly where its sharpness exceeds this, in place of --dense-query-ratio",
+    },
+    "context_tail": {"choices": CONTEXT_TAILS, "help": "what context blocks that were not kept contribute"},
+    "block_size": {"type": int, "help": "tokens per block"},
+    "tail_order": {"type": int, "choices": TAIL_ORDERS, "help": "order of the expansion by which blocks are weighed"},
+}
+
+
+def add_model_options(parser: argparse.ArgumentParser):
+    """Two groups of options; `model_choice` reads them."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        default=ModelChoice.model,
+        help="tiny (the included one), a folder in diffusers' layout, or a LIVEditor checkpoint, .bin or .safetensors (default: tiny)",
+    )
+    model.add_argument("--text-encoder", metavar="FILE", help="umt5-xxl, beside a checkpoint")
+    model.add_argument("--vae", metavar="FILE", help="Wan 2.1's VAE, beside a checkpoint")
+    model.add_argument("--lora", metavar="FILE", action="append", default=[], help="a LoRA; may be given several times")
+    model.add_argument(
+        "--device", default=ModelChoice.device, help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)"
+    )
+    model.add_argument(
+        "--dtype",
+        choices=("auto", "bf16", "fp16", "fp32"),
+        default=ModelChoice.dtype,
+        help="what the transformer computes in (default: auto, bf16 on a GPU and fp32 on a CPU)",
+    )
+    model.add_argument(
+        "--storage",
+        choices=("auto", "fp8"),
+        default=ModelChoice.storage,
+        help="fp8 keeps the transformer's weights in 8 bits: half the memory (default: auto, as --dtype)",
+    )
+    model.add_argument(
+        "--offload",
+        choices=("none", "model", "layers"),
+        default=ModelChoice.offload,
+        help="what waits in main memory: nothing, the parts that do not run, or all layers but one (slow) (default: none)",
+    )
+    isa = parser.add_argument_group("In-context Sparse Attention (ISA)")
+    isa.add_argument(
+        "--isa", action=argparse.BooleanOptionalAction, default=True, help="sparse attention; --no-isa for full attention"
+    )
+    for field in fields(ISAConfig):
+        shown = "" if field.default is None else f" (default: {field.default})"
+        option = ISA_OPTIONS[field.name]
+        isa.add_argument(f"--{field.name.replace('_', '-')}", **{**option, "help": option["help"] + shown})
+
+
+def model_choice(options: argparse.Namespace) -> ModelChoice:
+    """Raises ValueError in one sentence for settings that do not go together."""
+    given = {name: value for name in ISA_OPTIONS if (value := getattr(options, name)) is not None}
+    if given and not options.isa:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"{names} is a setting of sparse attention, which --no-isa turns off: leave one of the two out.")
+    return ModelChoice(
+        model=options.model,
+        text_encoder=options.text_encoder,
+        vae=options.vae,
+        dtype=options.dtype,
+        storage=options.storage,
+        offload=options.offload,
+        device=options.device,
+        isa=ISAConfig(**given) if options.isa else None,
+        loras=tuple(options.lora),
+    )

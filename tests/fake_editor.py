@@ -1,0 +1,66 @@
+"""Stands in for `pipelines.edit` in tests of batch jobs: real videos in and out, and every way of going wrong on request.
+
+What a clip does is told by its prompt; each edit that begins leaves a line in `edits.log` beside its video.
+"""
+
+import errno
+import os
+import signal
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from liveditor_isa.video.mp4 import write_mp4
+
+
+class AcceleratorError(RuntimeError):
+    """By the name that torch's has."""
+
+
+def load(choice):
+    if choice.model == "missing":
+        raise ValueError("There is no model called missing.")
+    return choice
+
+
+def edit_file(pipe, edit, output, progress=True):
+    what, _, value = edit.prompt.partition(" ")
+    with open(Path(edit.video).parent / "edits.log", "a") as log:
+        log.write(f"{Path(output).stem}\n")
+    frames = _frames(edit.video)
+    if what == "slowly":
+        time.sleep(float(value))
+    elif what == "full":
+        raise OSError(errno.ENOSPC, "The disk is full: 0 MB are free. Make room and run again", "/elsewhere")
+    elif what == "broken":
+        raise KeyError("attention")
+    elif what == "device":
+        raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def chunks():
+        yield frames[:2]
+        if what == "die" or (what == "die-once" and _first(Path(value))):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield frames[2:]
+
+    return write_mp4(output, chunks(), Fraction(10)), {"frames": len(frames), "backend": "none"}
+
+
+def _frames(path: str) -> torch.Tensor:
+    try:
+        with av.open(path) as container:
+            images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except av.error.FFmpegError as error:
+        raise ValueError(f"The video cannot be read ({error}).") from error
+    return torch.from_numpy(np.stack(images)).float() / 255
+
+
+def _first(marker: Path) -> bool:
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
