@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 import torch
-from tokenizers import processors
+from tokenizers import normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
 
@@ -24,9 +24,6 @@ TOKENIZER = "spiece_model"
 
 SCALES = ("scale_weight", "weight_scale")
 """What the scale of an fp8 weight is called, in older and newer files."""
-
-UNIGRAM = 1
-"""Kind of sentencepiece model: its own number for it."""
 
 
 def load_text_encoder(
@@ -96,22 +93,31 @@ def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTo
 def _tokenizer(model: bytes, length: int) -> PreTrainedTokenizerFast:
     """Of a sentencepiece model: the same ids, but that texts which spell special tokens, as "</s>", mean those."""
     proto = import_protobuf().ModelProto.FromString(model)
-    if proto.trainer_spec.model_type != UNIGRAM:
+    pad, end, unknown = proto.pieces[0], proto.pieces[1], proto.pieces[proto.trainer_spec.unk_id]
+    if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM or not (
+        pad.type == end.type == pad.CONTROL and unknown.type == unknown.UNKNOWN
+    ):
         raise ValueError("its tokenizer is not of UMT5's kind")
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
-    (pad, _), (end, _), (unknown, _) = pieces[0], pieces[1], pieces[proto.trainer_spec.unk_id]
-    fast = SpmConverter.build_tokenizer_from_spm_proto(proto, pieces)
+    fast = SpmConverter.build_tokenizer_from_spm_proto(proto, [(piece.piece, piece.score) for piece in proto.pieces])
+    if "nfkc" in proto.normalizer_spec.name:
+        # Letters spelled with several accents, and Korean by its strokes, as Apple's file names are: `tokenizers` looks up
+        # each as a whole, and would lose parts of them.
+        fast.normalizer = normalizers.Sequence([normalizers.NFC(), fast.normalizer])
     fast.post_processor = processors.TemplateProcessing(
-        single=["$A", end], pair=["$A", end, "$B", end], special_tokens=[(end, 1)]
+        single=["$A", end.piece], pair=["$A", end.piece, "$B", end.piece], special_tokens=[(end.piece, 1)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=fast, pad_token=pad, eos_token=end, unk_token=unknown, model_max_length=length
+        tokenizer_object=fast,
+        pad_token=pad.piece,
+        eos_token=end.piece,
+        unk_token=unknown.piece,
+        model_max_length=length,
     )
 
 
 def _empty_encoder(shapes: dict[str, tuple[int, ...]], words: list[str]) -> UMT5EncoderModel:
     """As large as the weights' shapes say, without weights. Raises ValueError unless these are just its weights."""
-    attention, heads = "encoder.block.0.layer.0.SelfAttention", {}
+    attention = "encoder.block.0.layer.0.SelfAttention"
     try:
         heads = shapes[f"{attention}.relative_attention_bias.weight"][1]
         config = UMT5Config(
