@@ -96,9 +96,8 @@ def decode_video(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch
         yield from _frames(vae.decode(latents, return_dict=False)[0]).split(FRAMES_AT_A_TIME)
         return
     cache = _cache(vae.decoder)
-    for index, latent in enumerate(latents.split(1, 2)):
-        decoded = vae.decoder(vae.post_quant_conv(latent), feat_cache=cache, feat_idx=[0], first_chunk=index == 0)
-        yield _frames(decoded)
+    for latent in latents.split(1, 2):
+        yield _frames(vae.decoder(vae.post_quant_conv(latent), feat_cache=cache, feat_idx=[0]))
 
 
 # `vae.encode` and `vae.decode` go through a video just so, latent frame by latent frame, but hold all of it at once. There is

@@ -48,6 +48,12 @@ def refused(load, path) -> str:
     return message
 
 
+def without_one_weight(path, name: str):
+    weights = load_file(path)
+    del weights[name]
+    save_file(weights, path, {"format": "pt"})
+
+
 def video(frames: int = 9) -> torch.Tensor:
     """Colours that change over space and time, not noise alone."""
     t, y, x = torch.meshgrid(torch.arange(frames) / 8, torch.arange(48) / 48, torch.arange(64) / 64, indexing="ij")
@@ -143,6 +149,8 @@ def test_a_vae_is_saved_and_loaded_in_diffusers_layout(tmp_path):
         again = load_vae(place, torch.bfloat16)
         assert again.config.base_dim == 16 and again.dtype == torch.bfloat16 and not again.training
         assert torch.equal(encode_video(again, video(1)), encode_video(vae, video(1)))
+    without_one_weight(tmp_path / "vae/diffusion_pytorch_model.safetensors", "quant_conv.bias")
+    assert "(1 weights are missing, unknown or misshapen, quant_conv.bias for one)" in refused(load_vae, tmp_path / "vae")
     (tmp_path / "vae/diffusion_pytorch_model.safetensors").unlink()
     assert "holds no AutoencoderKLWan that can be loaded" in refused(load_vae, tmp_path / "vae")
 
@@ -302,6 +310,10 @@ def test_a_text_encoder_is_saved_and_loaded_in_diffusers_layout(tmp_path):
         again = load_text_encoder(tmp_path / name, torch.float32)
         assert torch.equal(embedded(*again, PROMPTS[1]), expected)
         assert text_length(again[0], "") == 32 and unknown_to(again[1], "a red zebra") == ["zebra"]
+    norm = "encoder.final_layer_norm.weight"
+    without_one_weight(tmp_path / "a pipeline's/text_encoder/model.safetensors", norm)
+    with pytest.raises(CheckpointError, match=rf"a pipeline's/text_encoder holds no UMT5EncoderModel .*\(1 weights.*{norm}"):
+        load_text_encoder(tmp_path / "a pipeline's")
     (tmp_path / "one/tokenizer.json").write_text("{")
     assert "holds no tokenizer" in refused(load_text_encoder, tmp_path / "one")
 
