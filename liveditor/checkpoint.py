@@ -99,14 +99,37 @@ def is_safetensors(path) -> bool:
     return Path(path).suffix.lower() in SAFETENSORS
 
 
-def open_checkpoint(path) -> Checkpoint:
-    """Raises CheckpointError when the file is truncated, no checkpoint, or a pickle that holds more than weights.
+def files_of(path) -> list[Path]:
+    """The files of a checkpoint: itself, or the safetensors files of a folder in diffusers' layout, a pipeline's or a model's.
 
-    OSError when there is no such file, or it may not be read.
+    Raises CheckpointError for a folder without any, OSError where nothing can be read.
     """
     path = Path(path)
-    with open(path, "rb"):
-        pass  # the readers below would take a missing file for a damaged one
+    if not path.is_dir():
+        with open(path, "rb"):
+            return [path]  # the readers would take a missing file for a damaged one
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    if files := sorted(folder.glob("*.safetensors")):
+        return files
+    raise CheckpointError(
+        f"The folder {folder} holds no safetensors file: name the checkpoint itself, or a folder that has one."
+    )
+
+
+def open_checkpoint(path) -> Checkpoint:
+    """A file, or a folder in diffusers' layout whose safetensors files are one checkpoint.
+
+    Raises CheckpointError when a file is truncated, no checkpoint, or a pickle that holds more than weights.
+    OSError when there is no such file, or it may not be read.
+    """
+    path, files = Path(path), files_of(path)
+    if path.is_dir():
+        headers = {file: read_header(file) for file in files}
+        opened = {file: _SafetensorsFile(file) for file in files}
+        shards = {name: opened[file] for file, header in headers.items() for name in header.shapes}
+        return Checkpoint(
+            path, _Shards(shards), {n: shape for header in headers.values() for n, shape in header.shapes.items()}
+        )
     if is_safetensors(path):
         header = read_header(path)  # first, because it knows what is wrong with a file
         return Checkpoint(path, _SafetensorsFile(path), header.shapes, header.metadata)
@@ -189,6 +212,22 @@ class _SafetensorsFile(Mapping):
 
     def __len__(self):
         return len(self._file.keys())
+
+
+class _Shards(Mapping):
+    """Several safetensors files as one mapping: {name: the file that has it}."""
+
+    def __init__(self, files: dict[str, _SafetensorsFile]):
+        self._files = files
+
+    def __getitem__(self, name):
+        return self._files[name][name]
+
+    def __iter__(self):
+        return iter(self._files)
+
+    def __len__(self):
+        return len(self._files)
 
 
 def _load_pickle(path: Path) -> dict:

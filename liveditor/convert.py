@@ -13,13 +13,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .checkpoint import is_safetensors, open_checkpoint
+from .checkpoint import files_of, is_safetensors, open_checkpoint
 from .keys import CheckpointError, check_keys, core_metadata, is_dead_weight, is_quantisation
 
 DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -54,6 +54,11 @@ class Conversion:
 
 def fingerprint(path) -> str:
     """Changes with the content of a checkpoint, whatever its date: an archive ends with checksums of all that it holds."""
+    prints = [_fingerprint(file) for file in files_of(path)]
+    return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
+
+
+def _fingerprint(path: Path) -> str:
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - FINGERPRINT_BYTES))
@@ -63,12 +68,14 @@ def fingerprint(path) -> str:
 
 
 def convert_checkpoint(
-    source, destination, dtype: str = "keep", progress: Callable[[int, int], None] | None = None, overwrite: bool = False
-) -> Conversion:
+    source, destination, dtype: str = "keep", progress: Callable[[int, int], None] | None = None, overwrite: bool = False,
+    names: Mapping[str, str] = {},
+) -> Conversion:  # fmt: skip
     """Write checkpoint `source` as safetensors to `destination`.
 
     dtype: type of the weights, "keep", "bf16", "fp16" or "fp32"; entries that accompany quantised weights keep theirs.
     progress: called with (bytes done, bytes in all).
+    names: {official name: the one to write it under}.
 
     Keys are checked before anything is written; the file appears under its name only when it is whole.
     Raises CheckpointError for a wrong or damaged checkpoint (a NaN weight is named) or one that is replaced meanwhile,
@@ -79,14 +86,14 @@ def convert_checkpoint(
         raise CheckpointError(f"{destination.name} would be a safetensors file: give it the ending .safetensors.")
     if destination.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, "The destination exists already; choose another or overwrite it", str(destination))
-    size, content = os.path.getsize(source), fingerprint(source)
+    size, content = _size(source), fingerprint(source)
     checkpoint = open_checkpoint(source)
     check_keys(checkpoint.shapes)
     dropped = [name for name in checkpoint.sources if is_dead_weight(name)]
     plan = {name: _target_dtype(name, checkpoint, DTYPES[dtype]) for name in checkpoint.sources if name not in set(dropped)}
     # Widest types first, so that every weight starts at a multiple of its type's size.
     plan = dict(sorted(plan.items(), key=lambda item: -item[1].itemsize))
-    header, total = _header(checkpoint, plan, content)
+    header, total = _header(checkpoint, plan, content, names)
     partial = destination.with_name(f".{destination.name}.partial")
     _remove_abandoned(partial)
     _require_space(destination.parent, len(header) + total)
@@ -113,9 +120,13 @@ def convert_checkpoint(
     return Conversion(destination, len(plan), 8 + len(header) + total, dropped, checkpoint.notes)
 
 
+def _size(source) -> int:
+    return sum(os.path.getsize(file) for file in files_of(source))
+
+
 def _check_size(source, size: int):
     """To read a mapped file where it was cut off would end the process."""
-    if os.path.getsize(source) != size:
+    if _size(source) != size:
         raise _replaced(source)
 
 
@@ -142,17 +153,17 @@ def _target_dtype(name, checkpoint, wanted) -> torch.dtype:
     return own if wanted is None or quantised else wanted
 
 
-def _header(checkpoint, plan, content: str) -> tuple[bytes, int]:
+def _header(checkpoint, plan, content: str, names: Mapping[str, str]) -> tuple[bytes, int]:
     """The JSON header, padded so that weights start at a multiple of 8, and the number of bytes behind it."""
     metadata = {"format": "pt", SOURCE_FILE: checkpoint.path.name, "converted_by": "liveditor_isa"}
-    if not is_safetensors(checkpoint.path):
+    if checkpoint.path.is_file() and not is_safetensors(checkpoint.path):
         metadata[SOURCE_FINGERPRINT] = content  # loading a pickle asks whether its conversion is still of it
     metadata |= core_metadata(checkpoint.shapes) | checkpoint.quantisation_metadata()
     header, end = {"__metadata__": metadata}, 0
     for name, dtype in plan.items():
         shape = checkpoint.shapes[name]
         begin, end = end, end + torch.Size(shape).numel() * dtype.itemsize
-        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        header[names.get(name, name)] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     return text + b" " * (-len(text) % 8), end
 

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
 from ..patching.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..patching.live import LiveSettings, Settings, read_changes
-from ..patching.schedule import Schedule
+from ..patching.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
 from .node_text import show_on_node
 
@@ -91,7 +91,7 @@ class AttachISA(io.ComfyNode):
                     tooltip='Transformer blocks that keep full attention, such as "0-2,-1" for the first three and the last.',
                 ),
                 io.Int.Input(
-                    "min_tokens", default=12288, min=0, max=10_000_000, step=64, advanced=True,
+                    "min_tokens", default=MIN_TOKENS, min=0, max=10_000_000, step=64, advanced=True,
                     tooltip="Sequences shorter than this (target and context together) keep full attention: too short to gain.",
                 ),
                 io.Combo.Input(

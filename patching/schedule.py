@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MIN_TOKENS = 12_288
+"""What users start with: where ISA begins to be much faster, and what it leaves out does not matter yet."""
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -8,6 +8,7 @@ rotation, LoRA and the exchange between GPUs stay the model's and diffusers' own
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry, dispatch_attention_fn
 from torch.overrides import TorchFunctionMode
 
 from ..isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention, resolve_backend
 from ..patching.report import RunReport
-from ..patching.schedule import Schedule
+from ..patching.schedule import MIN_TOKENS, Schedule
 from .layouts import layout_reader
 
 NATIVE = AttentionBackendName.NATIVE
@@ -28,9 +29,13 @@ NATIVE = AttentionBackendName.NATIVE
 
 @dataclass
 class InContext:
-    """What a transformer tells its processors: the token groups of the call that is going on, and the ISA attached to it."""
+    """What a transformer tells its processors: the token groups of the call that is going on, and the ISA attached to it.
+
+    padding: tokens behind the last group that nobody attends to, so that several GPUs have equal shares.
+    """
 
     layout: TokenLayout | None = None
+    padding: int = 0
     isa: AttachedISA | None = None
 
 
@@ -90,7 +95,7 @@ def attach_isa(
     layout: TokenLayout | Callable[[dict], TokenLayout] | None = None,
     backend: str = "auto",
     dense_blocks: str = "",
-    min_tokens: int = 0,
+    min_tokens: int = MIN_TOKENS,
 ) -> AttachedISA:
     """ISA (arXiv 2605.04569, section 3) in the in-context self-attention of a diffusers transformer; replaces an earlier one.
 
@@ -144,16 +149,14 @@ def _wrap(transformer, state: InContext, layout, isa: AttachedISA):
         )
 
     def tell(module, args, kwargs):
-        named = dict(zip(FORWARD_ARGUMENTS(type(module)), args)) | kwargs
+        named = dict(zip(forward_arguments(type(module)), args)) | kwargs
         state.layout = layout(named) if callable(layout) else layout
 
     isa._undo.append(transformer.register_forward_pre_hook(tell, with_kwargs=True).remove)
 
 
 @functools.lru_cache
-def FORWARD_ARGUMENTS(kind: type) -> tuple[str, ...]:
-    import inspect
-
+def forward_arguments(kind: type) -> tuple[str, ...]:
     return tuple(inspect.signature(kind.forward).parameters)[1:]
 
 
@@ -179,11 +182,11 @@ def in_context_processor(plain, state: InContext, block: int):
 def in_context_attention(processor, state: InContext, block: int, gate: torch.Tensor | None = None):
     """Let `processor` attend as `state` says while this holds, for whatever of its attention covers all tokens.
 
-    gate: [B, S, 1, 1], factor of LIVEditor's coarse residual over all tokens; None for a model without one.
+    gate: [B, S + padding, 1, 1], factor of LIVEditor's coarse residual over all tokens; None for a model without one.
     Yields the StandIn, which knows whether there was such an attention.
     """
     chosen, processor._attention_backend = processor._attention_backend, NATIVE
-    stand_in = StandIn(state, block, gate, chosen)
+    stand_in = StandIn(state, block, gate, chosen or _AttentionBackendRegistry.get_active_backend()[0])
     try:
         with stand_in:
             yield stand_in
@@ -200,33 +203,39 @@ class StandIn(TorchFunctionMode):
         self.used = False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or not self._is_ours(*args, **kwargs):
-            return func(*args, **kwargs)
-        q, k, v = (x.transpose(1, 2) for x in (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :])))
-        self.used = True
-        return self.attend(q, k, v).transpose(1, 2)
+        attention = self._attention if func is F.scaled_dot_product_attention else func
+        return attention(*args, **(kwargs or {}))
 
-    def _is_ours(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-        """q, k, v [B, H, S, D]: self-attention of all tokens, without anything that ISA does not know."""
+    def _attention(
+        self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+    ) -> torch.Tensor:
+        """`scaled_dot_product_attention`, [B, H, S, D]; ours if it is all tokens' of themselves, with nothing that ISA does
+        not know."""
         plain = attn_mask is None and not dropout_p and not is_causal and query.shape == key.shape == value.shape
         usual = scale is None or abs(scale * query.shape[-1] ** 0.5 - 1) < 1e-6
-        return plain and usual and query.ndim == 4 and query.shape[2] == self.state.layout.total
+        if not (plain and usual and query.ndim == 4 and query.shape[2] == self.state.layout.total + self.state.padding):
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+        self.used = True
+        return self.attend(*(x.transpose(1, 2) for x in (query, key, value))).transpose(1, 2)
 
     def attend(self, q, k, v) -> torch.Tensor:
-        """q, k, v [B, S, H, D] -> [B, S, H, D]."""
-        layout, isa, full = self.state.layout, self.state.isa, self._full
+        """q, k, v [B, S + padding, H, D] -> [B, S + padding, H, D]."""
+        layout = self.state.layout
+        gate = None if self.gate is None else self.gate[:, : layout.total]
+        out = self._attend(*(x[:, : layout.total] for x in (q, k, v)), layout, gate)
+        return F.pad(out, (0, 0, 0, 0, 0, self.state.padding)) if self.state.padding else out
+
+    def _attend(self, q, k, v, layout, gate) -> torch.Tensor:
+        isa, full = self.state.isa, self._full
         reason = "not attached" if isa is None else isa.reason_for_full(layout, self.block)
         if reason is None:
-            return isa.attend(q, k, v, layout, self.gate, full if self.chosen_by_user else None)
+            return isa.attend(q, k, v, layout, gate, None if self.chosen == NATIVE else full)
         if isa is not None:
             isa.add_full(reason)
         out = full(q, k, v)
-        return out if self.gate is None else add_coarse_residual(out, q, k, v, self.gate, layout)
-
-    @property
-    def chosen_by_user(self) -> bool:
-        return self.chosen not in (None, NATIVE)
+        return out if gate is None else add_coarse_residual(out, q, k, v, gate, layout)
 
     def _full(self, q, k, v) -> torch.Tensor:
-        return dispatch_attention_fn(q, k, v, backend=self.chosen if self.chosen_by_user else NATIVE)
+        return dispatch_attention_fn(q, k, v, backend=self.chosen)

@@ -60,6 +60,10 @@ def add_model_options(parser: argparse.ArgumentParser):
     isa.add_argument(
         "--isa", action=argparse.BooleanOptionalAction, default=True, help="sparse attention; --no-isa for full attention"
     )
+    isa.add_argument(
+        "--min-tokens", type=int, default=ModelChoice.min_tokens, metavar="N",
+        help="shorter videos, in tokens of edit and context, have full attention all the same (default: %(default)s)",
+    )  # fmt: skip
     for field in fields(ISAConfig):
         shown = "" if field.default is None else f" (default: {field.default})"
         option = ISA_OPTIONS[field.name]
@@ -81,5 +85,6 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
         offload=options.offload,
         device=options.device,
         isa=ISAConfig(**given) if options.isa else None,
+        min_tokens=options.min_tokens,
         loras=tuple(options.lora),
     )

@@ -51,9 +51,11 @@ class LIVEditorAttnProcessor(WanAttnProcessor):
 class InContextRotaryPosEmbed(WanRotaryPosEmbed):
     """Wan's, over several token groups, whose positions start at (0, 0, 0) each."""
 
-    def forward(self, *latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, C, T, h, w] each -> cosines and sines, [1, S, 1, D] over all groups' tokens."""
-        return tuple(torch.cat(parts, dim=1) for parts in zip(*(super(InContextRotaryPosEmbed, self).forward(x) for x in latents)))
+    def forward(self, *latents: torch.Tensor, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, C, T, h, w] each -> cosines and sines, [1, S, 1, D] over all groups' tokens, then zeros for the padding."""
+        groups = [super(InContextRotaryPosEmbed, self).forward(latent) for latent in latents]
+        cosines, sines = (torch.cat(parts, dim=1) for parts in zip(*groups))
+        return F.pad(cosines, (0, 0, 0, 0, 0, padding)), F.pad(sines, (0, 0, 0, 0, 0, padding))
 
 
 class LIVEditorTransformer3DModel(WanTransformer3DModel):
@@ -62,6 +64,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
     Its configuration is Wan's. `from_single_file` reads the official checkpoint and its conversions.
     """
 
+    ignore_for_config = ["image_dim", "added_kv_proj_dim", "pos_embed_seq_len"]  # of Wan's image-to-video
     _skip_layerwise_casting_patterns = [*WanTransformer3DModel._skip_layerwise_casting_patterns, MEMORY, "alpha_1"]
     # All groups' tokens are one sequence: it is cut as one, and whole again wherever a token's group matters.
     _cp_plan = {
@@ -89,8 +92,9 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         rope_max_seq_len: int = 1024,
     ):
         super().__init__(
-            patch_size, num_attention_heads, attention_head_dim, in_channels, out_channels, text_dim, freq_dim, ffn_dim,
-            num_layers, cross_attn_norm, qk_norm, eps, rope_max_seq_len=rope_max_seq_len,
+            patch_size=patch_size, num_attention_heads=num_attention_heads, attention_head_dim=attention_head_dim,
+            in_channels=in_channels, out_channels=out_channels, text_dim=text_dim, freq_dim=freq_dim, ffn_dim=ffn_dim,
+            num_layers=num_layers, cross_attn_norm=cross_attn_norm, qk_norm=qk_norm, eps=eps, rope_max_seq_len=rope_max_seq_len,
         )  # fmt: skip
         dim = num_attention_heads * attention_head_dim
         self.add_module(MEMORY, nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size))
@@ -139,11 +143,11 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         embedded = [self.patch_embedding(groups[0]), *(getattr(self, MEMORY)(group) for group in groups[1:])]
         grid = embedded[0].shape[2:]
         layout = TokenLayout(*(lengths := [math.prod(group.shape[2:]) for group in embedded])[:1], tuple(lengths[1:]))
-        self.in_context.layout = layout
-        self._share(layout.total)
+        self.in_context.layout, self.in_context.padding = layout, (padding := self._padding(layout.total))
 
         tokens = torch.cat([group.flatten(2).transpose(1, 2) for group in embedded], dim=1)
-        rotary = self.rope(*groups)
+        tokens = F.pad(tokens, (0, 0, 0, padding)) if padding else tokens
+        rotary = self.rope(*groups, padding=padding)
         time, modulation, text, _ = self.condition_embedder(timestep, encoder_hidden_states)
         modulation = modulation.unflatten(1, (6, -1))
         for block in self.blocks:
@@ -162,14 +166,23 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
     def _padded(self, latent: torch.Tensor) -> torch.Tensor:
         """To whole patches, as ComfyUI does: what was cut off at one edge goes on at the other."""
         missing = [-side % patch for side, patch in zip(latent.shape[2:], self.config.patch_size)]
-        return F.pad(latent, [end for side in reversed(missing) for end in (0, side)], mode="circular") if any(missing) else latent
+        return (
+            F.pad(latent, [end for side in reversed(missing) for end in (0, side)], mode="circular") if any(missing) else latent
+        )
 
-    def _share(self, tokens: int):
-        """In context parallelism, equal shares wherever they are possible: for others the GPUs wait for each other's lengths."""
+    def _padding(self, tokens: int) -> int:
+        """How many tokens more all GPUs can share equally. Raises ValueError for another parallelism than Ulysses, or heads
+        that cannot be shared."""
         if self._parallel_config is None:
-            return
-        context_parallel = self._parallel_config.context_parallel_config
-        context_parallel.ulysses_anything = bool(tokens % context_parallel.ulysses_degree)
+            return 0
+        degree = self._parallel_config.context_parallel_config.ulysses_degree
+        if self._parallel_config.context_parallel_config.ring_degree > 1:
+            raise ValueError(
+                "LIVEditor's attention needs all tokens of a head on one GPU: use ulysses_degree, not ring_degree."
+            )
+        if self.config.num_attention_heads % degree:
+            raise ValueError(f"{self.config.num_attention_heads} attention heads cannot be shared by {degree} GPUs equally.")
+        return -tokens % degree
 
     def _unpatchified(self, tokens: torch.Tensor, grid) -> torch.Tensor:
         """[B, target tokens, channels of a patch] -> [B, 16, T, h, w]."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ..liveditor.checkpoint import Checkpoint, open_checkpoint
-from ..liveditor.keys import CheckpointError, block_count, check_keys, is_dead_weight, is_quantisation, official_names
+from ..liveditor.convert import Conversion, convert_checkpoint
+from ..liveditor.keys import CheckpointError, block_count, check_keys, is_quantisation, official_names
 
 HEAD_DIM = 128
+WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
+"""Files of a model in diffusers' layout."""
 
 
 def open_liveditor(path: str | Path) -> Checkpoint:
@@ -40,3 +45,30 @@ def configuration(checkpoint: Checkpoint) -> dict:
 def diffusers_names(model: torch.nn.Module) -> dict[str, str]:
     """{official name: name in the diffusers model}."""
     return official_names(model.state_dict())[0]
+
+
+def save_for_diffusers(
+    source: str | Path,
+    folder: str | Path,
+    dtype: str = "keep",
+    progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
+) -> Conversion:
+    """Write checkpoint `source` into `folder` as LIVEditorTransformer3DModel's `from_pretrained` reads it, tensor by tensor.
+
+    dtype, progress and errors as of `convert_checkpoint`, which also writes the other way: it reads such a folder.
+    """
+    from .transformer import LIVEditorTransformer3DModel
+
+    checkpoint = open_liveditor(source)
+    with torch.device("meta"):
+        model = LIVEditorTransformer3DModel(**configuration(checkpoint))
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(errno.EEXIST, "There is a file where the folder should be; name another", str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    result = convert_checkpoint(source, folder / WEIGHTS, dtype, progress, overwrite, diffusers_names(model))
+    partial = folder / f".{CONFIG}.partial"
+    partial.write_text(model.to_json_string(), encoding="utf-8")
+    os.replace(partial, folder / CONFIG)
+    return result

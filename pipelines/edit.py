@@ -1,0 +1,144 @@
+"""From a video file and an instruction to an edited video file: what the command line and batch jobs do with each clip."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ..video.clip import open_clip
+from ..video.composite import put_back
+from ..video.geometry import crop_box, fit_frames, size_within
+from ..video.mp4 import write_mp4
+from ..video.region import Region
+from ..video.source import FileSource
+from .attention import attach_isa
+from .parallel import is_first, local_device, share_gpus
+from .pipeline import LIVEditorPipeline
+from .request import Edit, ModelChoice
+from .vae import decode_video
+
+DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load(choice: ModelChoice) -> LIVEditorPipeline:
+    """The pipeline, ready to run. Under torchrun it shares its work with the other processes' GPUs.
+
+    Raises ValueError, CheckpointError, OSError or BackendUnavailable in one sentence.
+    """
+    device = _device(choice.device)
+    if choice.offload != "none" and device.type == "cpu":
+        raise ValueError(
+            f"offload '{choice.offload}' moves weights between GPU and memory, but the device is the CPU: leave it out."
+        )
+    dtype = DTYPES[choice.dtype] or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    pipe = _pipeline(choice, dtype)
+    for number, lora in enumerate(choice.loras):
+        pipe.load_lora_weights(lora, adapter_name=f"lora_{number}")
+    if choice.storage == "fp8":
+        pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+    if choice.isa is not None:
+        attach_isa(pipe.transformer, choice.isa, min_tokens=choice.min_tokens)
+    if choice.offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif choice.offload == "layers":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    share_gpus(pipe.transformer)
+    return pipe
+
+
+def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress: bool = True) -> tuple[Path, dict]:
+    """Edit, write an mp4 with the source's frame rate and sound; where it lies, and what is worth knowing of the run.
+
+    The file appears under its name only when it is whole; where a file has that name already, it is numbered on.
+    Several processes under torchrun all edit, and the first writes.
+    Raises ValueError for bad input (one sentence: cause and cure), OSError for a full disk.
+    """
+    began = time.perf_counter()
+    pipe.set_progress_bar_config(disable=not progress or not is_first(), desc=Path(edit.video).name)
+    clip = open_clip(FileSource(edit.video), edit.frames, edit.fps)
+    width, height = edit.size or pipe.size_for(*clip.size)
+    frames = torch.cat([fit_frames(chunk, width, height)[0] for chunk in clip.chunks()])
+    references = [_reference(path, max(width, height)) for path in edit.references]
+    read = time.perf_counter()
+    latents = pipe(
+        frames.movedim(-1, 1), edit.prompt, edit.negative_prompt, [each.movedim(-1, 1) for each in references], height, width,
+        edit.steps, edit.guidance, generator=torch.Generator().manual_seed(edit.seed), output_type="latent", return_dict=False,
+    )[0]  # fmt: skip
+    sampled = time.perf_counter()
+    path = Path(output)
+    if is_first():
+        chunks = _first(decode_video(pipe.vae, latents), clip.frames)
+        if edit.whole_frame:
+            crop = crop_box(clip.size, width, height)
+            pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(clip.chunks(1)))
+            chunks = (frame[None] for frame in put_back(pairs, Region(clip.size, crop), crop))
+        path = write_mp4(path, chunks, clip.fps, audio=clip.audio, metadata={"liveditor": json.dumps(asdict(edit))})
+    pipe.maybe_free_model_hooks()
+    facts = {
+        "frames": clip.frames,
+        "fps": float(clip.fps),
+        "width": width,
+        "height": height,
+        "tokens": pipe.transformer.in_context.layout.total,
+        "steps": pipe.num_timesteps,
+        "read_seconds": round(read - began, 3),
+        "sampling_seconds": round(sampled - read, 3),
+        "writing_seconds": round(time.perf_counter() - sampled, 3),
+    }
+    if isa := getattr(pipe.transformer, "attached_isa", None):
+        facts["isa"] = isa.report().splitlines()
+    return path, facts
+
+
+def _pipeline(choice: ModelChoice, dtype: torch.dtype) -> LIVEditorPipeline:
+    if choice.model == "tiny":
+        if choice.text_encoder or choice.vae:
+            raise ValueError("LIVEditor-tiny works with its own parts only: leave out text_encoder and vae, or name a model.")
+        return LIVEditorPipeline.included(dtype)
+    if Path(choice.model).is_dir():
+        return LIVEditorPipeline.from_pretrained(choice.model, torch_dtype=dtype)
+    if not (choice.text_encoder and choice.vae):
+        raise ValueError(
+            f"{Path(choice.model).name} is the network alone: name its text_encoder (umt5_xxl_fp16.safetensors, say) and its vae "
+            "(wan_2.1_vae.safetensors) too, or take a folder in diffusers' layout."
+        )
+    return LIVEditorPipeline.from_files(choice.model, choice.text_encoder, choice.vae, dtype)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return local_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        words = " ".join(str(error).split())[:120]
+        raise ValueError(f"device '{name}' cannot be used ({words}): take auto, cpu, cuda or cuda:1.") from None
+    return device
+
+
+def _reference(path: str, longest: int) -> torch.Tensor:
+    """[F, H, W, 3] in 0..1 of a reference image or video, no side longer than the edit's."""
+    clip = open_clip(FileSource(path), 0, 0)
+    size = size_within(*clip.size, longest)
+    return torch.cat([fit_frames(chunk, *size)[0] for chunk in clip.chunks()])
+
+
+def _first(chunks: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
+    """The first so many frames."""
+    for chunk in chunks:
+        chunk = chunk[:count]
+        count -= len(chunk)
+        if len(chunk) == 0:
+            return
+        if not torch.isfinite(chunk).all():
+            raise ValueError("The VAE decoded NaN, the video would be black: use dtype fp32.")
+        yield chunk

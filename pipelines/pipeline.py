@@ -1,0 +1,250 @@
+"""LIVEditorPipeline: a video and an instruction in, the edited video out, in diffusers' manner."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+from ..liveditor.included import path_of
+from ..video.geometry import closest_bucket, fit_frames, size_within
+from .text_encoder import load_text_encoder
+from .transformer import LIVEditorTransformer3DModel
+from .vae import decode_video, encode_video, load_vae
+
+SHIFT = 6.0
+TRAIN_TIMESTEPS = 1000
+
+NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，"
+    "画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+"""Wan's standard one."""
+
+
+class LIVEditorPipeline(WanPipeline):
+    """Edits videos by instruction, as the nodes do: the same weights, seed and sampler make the same latents.
+
+    What works on diffusers' pipelines works on this: progress bar, callbacks, `enable_model_cpu_offload`,
+    `transformer.enable_layerwise_casting`, `load_lora_weights` (also of files in ComfyUI's names), `save_pretrained`.
+    `attach_isa(pipe.transformer)` makes it fast.
+
+    num_inference_steps, guidance_scale, negative_prompt, max_sequence_length: of a call that does not say.
+    longest_side: of such a call's size, in pixels; None for the trained size of LIVEditor-14B that is nearest in shape.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = []
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: UMT5EncoderModel,
+        vae: AutoencoderKLWan,
+        scheduler: UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler,
+        transformer: LIVEditorTransformer3DModel,
+        num_inference_steps: int = 32,
+        guidance_scale: float = 2.5,
+        negative_prompt: str = NEGATIVE_PROMPT,
+        max_sequence_length: int = 512,
+        longest_side: int | None = None,
+    ):
+        super(WanPipeline, self).__init__()  # Wan's own would register its second transformer
+        self.register_modules(
+            tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, scheduler=scheduler, transformer=transformer
+        )
+        self.register_to_config(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            max_sequence_length=max_sequence_length,
+            longest_side=longest_side,
+        )
+        # Frames come and go as they are; sizes are for `fit_frames`.
+        self.video_processor = VideoProcessor(do_resize=False, do_normalize=False)
+
+    @classmethod
+    def from_files(cls, model: str | Path, text_encoder: str | Path, vae: str | Path, torch_dtype=torch.bfloat16):
+        """From the files that ComfyUI's users have: LIVEditor's `.bin` or safetensors, UMT5-XXL, the Wan 2.1 VAE.
+
+        Raises CheckpointError or ValueError naming what is wrong with a file.
+        """
+        tokenizer, encoder = load_text_encoder(text_encoder, torch_dtype)
+        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
+        transformer = LIVEditorTransformer3DModel.from_single_file(model, torch_dtype)
+        return cls(tokenizer, encoder, load_vae(vae, torch_dtype), scheduler, transformer)
+
+    @classmethod
+    def included(cls, torch_dtype=torch.float32):
+        """LIVEditor-tiny, which comes with this package (weights/README.md)."""
+        tokenizer, encoder = load_text_encoder(path_of("text_encoder"), torch_dtype)
+        transformer = LIVEditorTransformer3DModel.from_single_file(path_of("diffusion_model"), torch_dtype)
+        return cls(
+            tokenizer, encoder, load_vae(path_of("vae"), torch_dtype), FlowMatchEulerDiscreteScheduler(shift=SHIFT), transformer,
+            num_inference_steps=12, guidance_scale=1.5, negative_prompt="", max_sequence_length=tokenizer.model_max_length,
+            longest_side=320,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        video,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        references: Sequence = (),
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sigmas: list[float] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+        attention_kwargs: dict | None = None,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        max_sequence_length: int | None = None,
+    ) -> WanPipelineOutput | tuple:
+        """Edit `video` as `prompt` says; a list of prompts makes a batch of edits of it.
+
+        video: frames in whatever form diffusers takes a video: a list of PIL images, an array [F, H, W, 3] or a tensor
+            [F, 3, H, W] in 0..1. Any number; the model's 4n+1 are filled up with the last and cut off again.
+        references: images or videos the edit may refer to, in the same forms; each becomes a context group of its own.
+        height, width: multiples of 16; `size_for` the video if neither is given. Frames are resized keeping
+            their aspect and centre-cropped.
+        sigmas: before the scheduler's shift, from 1 down; ComfyUI's `simple` schedule where not given.
+        output_type: "np", "pt", "pil" or "latent".
+        The rest as in diffusers' WanPipeline.
+
+        Raises ValueError for bad input, and where the result holds NaN.
+        """
+        steps = num_inference_steps or self.config.num_inference_steps
+        negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
+        self._guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        self._attention_kwargs, self._current_timestep, self._interrupt = attention_kwargs, None, False
+        frames = self._frames(video)
+        if (height is None) != (width is None):
+            raise ValueError("Give both height and width, or neither.")
+        if height is None:
+            width, height = self.size_for(frames.shape[2], frames.shape[1])
+        callback_tensors = list(getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs))
+        self.check_inputs(prompt, prompt_embeds, callback_tensors)
+        device, dtype = self._execution_device, self.transformer.dtype
+
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+            prompts,
+            negative_prompt,
+            self.do_classifier_free_guidance,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            max_sequence_length=max_sequence_length or self.config.max_sequence_length,
+            device=device,
+        )
+        context_latents = [encode_video(self.vae, fit_frames(frames, width, height)[0])]
+        for reference in map(self._frames, references):
+            size = size_within(reference.shape[2], reference.shape[1], max(width, height))
+            context_latents.append(encode_video(self.vae, fit_frames(reference, *size)[0]))
+        shape = len(prompt_embeds), *context_latents[0].shape[1:]
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        elif latents.shape != shape:
+            raise ValueError(f"latents must be {[*shape]} for this video at {width}×{height}; got {[*latents.shape]}.")
+        latents = latents.to(device, torch.float32)
+        context_latents = [each.to(device, dtype).expand(shape[0], *each.shape[1:]) for each in context_latents]
+
+        timesteps = self._timesteps(steps, sigmas, device)
+        with self.progress_bar(total=len(timesteps)) as bar:
+            for index, timestep in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+                self._current_timestep = timestep
+                velocity = self._velocity(latents, timestep, prompt_embeds, context_latents, "cond")
+                if self.do_classifier_free_guidance:
+                    without = self._velocity(latents, timestep, negative_prompt_embeds, context_latents, "uncond")
+                    velocity = without + self.guidance_scale * (velocity - without)
+                latents = self.scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    told = {name: locals()[name] for name in callback_tensors}
+                    told = callback_on_step_end(self, index, timestep, told) or {}
+                    latents = told.pop("latents", latents)
+                    prompt_embeds = told.pop("prompt_embeds", prompt_embeds)
+                    negative_prompt_embeds = told.pop("negative_prompt_embeds", negative_prompt_embeds)
+                bar.update()
+        self._current_timestep = None
+
+        if not torch.isfinite(latents).all():
+            raise ValueError(
+                "The latent holds NaN or infinity, the video would be black: use bf16 or fp32 instead of fp16, lower the "
+                "guidance, or remove LoRAs one by one."
+            )
+        result = latents if output_type == "latent" else self._decoded(latents, len(frames), output_type)
+        self.maybe_free_model_hooks()
+        return WanPipelineOutput(frames=result) if return_dict else (result,)
+
+    def check_inputs(self, prompt, prompt_embeds, callback_tensors):
+        """Raises ValueError for what `encode_prompt` and `fit_frames` would not find wrong."""
+        if (prompt is None) == (prompt_embeds is None):
+            raise ValueError("Give either `prompt`, what to change in the video, or `prompt_embeds`.")
+        if prompt is not None and not isinstance(prompt, (str, list)):
+            raise ValueError(f"`prompt` must be a text or a list of texts; got {type(prompt).__name__}.")
+        if unknown := [name for name in callback_tensors if name not in self._callback_tensor_inputs]:
+            known = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(f"A callback may have {known}, not {', '.join(unknown)}.")
+
+    def _frames(self, video) -> torch.Tensor:
+        """[F, H, W, 3] in 0..1."""
+        if isinstance(video, (str, Path)):
+            raise ValueError("`video` is frames, not a path: read it with diffusers.utils.load_video, or use `liveditor edit`.")
+        batch = self.video_processor.preprocess_video(video)
+        if len(batch) != 1 or batch.shape[1] != 3:
+            raise ValueError(f"`video` must be one video of three channels; got {[*batch.shape]} as [B, C, F, H, W].")
+        return batch[0].movedim(0, -1).float()
+
+    def size_for(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height at which a video of these is edited where a call does not say."""
+        longest = self.config.longest_side
+        return size_within(width, height, longest) if longest else closest_bucket(width, height)
+
+    def _timesteps(self, steps: int, sigmas, device) -> torch.Tensor:
+        if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
+            self.scheduler.set_timesteps(sigmas=simple_sigmas(steps) if sigmas is None else sigmas, device=device)
+        elif sigmas is not None:
+            raise ValueError(f"{type(self.scheduler).__name__} takes no sigmas of its caller's.")
+        else:
+            self.scheduler.set_timesteps(steps, device=device)
+        self.scheduler.set_begin_index(0)
+        self._num_timesteps = len(self.scheduler.timesteps)
+        return self.scheduler.timesteps
+
+    def _velocity(self, latents, timestep, text, context_latents, name: str) -> torch.Tensor:
+        dtype = self.transformer.dtype
+        with self.transformer.cache_context(name):
+            return self.transformer(
+                latents.to(dtype),
+                timestep.expand(len(latents)),
+                text.to(dtype),
+                context_latents,
+                attention_kwargs=self.attention_kwargs,
+                return_dict=False,
+            )[0]
+
+    def _decoded(self, latents: torch.Tensor, frames: int, output_type: str):
+        videos = [torch.cat(list(decode_video(self.vae, latent[None])))[:frames] for latent in latents]
+        batch = torch.stack(videos).movedim(-1, 1) * 2 - 1  # as a VAE gives them
+        return VideoProcessor().postprocess_video(batch, output_type=output_type)
+
+
+def simple_sigmas(steps: int) -> list[float]:
+    """ComfyUI's `simple` schedule before the shift: evenly spaced over 1,000 training timesteps, cut to whole ones."""
+    return [1 - int(step * TRAIN_TIMESTEPS / steps) / TRAIN_TIMESTEPS for step in range(steps)]

@@ -1,0 +1,56 @@
+"""What may be asked of the editor: a model, and an edit of a video file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..isa_core import ISAConfig
+from ..patching.schedule import MIN_TOKENS
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model edits, and how it is held.
+
+    model: "tiny" (the included one), a folder in diffusers' layout, or a LIVEditor checkpoint file (.bin or .safetensors).
+    text_encoder, vae: files, needed with a checkpoint file only.
+    dtype: "auto" (bf16 on a GPU, fp32 on a CPU), "bf16", "fp16" or "fp32"; of the transformer.
+    storage: "auto" or "fp8": the transformer's linear layers kept in 8 bits, computed in `dtype`.
+    offload: "none", "model" (one part on the GPU at a time) or "layers" (for small cards, slow).
+    device: "auto", "cpu", "cuda", "cuda:1", ...
+    isa: None for full attention. min_tokens: shorter sequences attend fully all the same.
+    loras: files or folders that diffusers loads.
+    """
+
+    model: str = "tiny"
+    text_encoder: str | None = None
+    vae: str | None = None
+    dtype: str = "auto"
+    storage: str = "auto"
+    offload: str = "none"
+    device: str = "auto"
+    isa: ISAConfig | None = ISAConfig()
+    min_tokens: int = MIN_TOKENS
+    loras: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit of one video file. What is None, the model's own default decides.
+
+    frames: the first so many, 0 for all; fps: 0 for the video's own; size: width and height, multiples of 16.
+    references: image or video files the edit may refer to.
+    whole_frame: put the edit back over the source's frame, at the source's size.
+    """
+
+    video: str
+    prompt: str
+    negative_prompt: str | None = None
+    seed: int = 42
+    steps: int | None = None
+    guidance: float | None = None
+    frames: int = 81
+    fps: float = 0.0
+    size: tuple[int, int] | None = None
+    references: tuple[str, ...] = field(default=())
+    whole_frame: bool = False
