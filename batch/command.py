@@ -83,13 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser):
     add_model_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
     """The exit status. Says what is wrong in one line on stderr."""
     try:
         choice = model_choice(options)
         clips = read_manifest(options.manifest)
         if options.dry_run:
-            return _dry_run(clips, choice, options)
+            return _dry_run(clips, job.settings_of(choice, editor), options)
         summary = job.run(
             clips,
             choice,
@@ -100,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
             retry_quarantined=options.retry_quarantined,
             redo_changed=options.redo_changed,
             limit=options.limit,
+            editor=editor,
         )
     except KeyboardInterrupt:
         print(f"\nStopped. What is done is in {options.out}; the same command goes on from there.", file=sys.stderr)
@@ -111,9 +112,9 @@ def run(options: argparse.Namespace) -> int:
     return 0 if summary.done == summary.clips else 1
 
 
-def _dry_run(clips, choice, options) -> int:
+def _dry_run(clips, settings, options) -> int:
     results = Results(options.out)
-    results.check(job.settings_of(choice))
+    results.check(settings)
     planned = job.plan(clips, results, options.retry_quarantined)
     for clip in planned.pending:
         if not Path(clip.edit.video).is_file():

@@ -16,16 +16,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..optional import needed
-from ..pipelines.edit import Edit, ModelChoice
+from ..pipelines.request import ModelChoice
 from .manifest import Clip
 from .results import JobError, Results
 from .worker import Worker
+
+EDITOR = f"{ModelChoice.__module__.rpartition('.')[0]}.edit"
+"""What edits a clip: a module with `load` and `edit_file`, by the name under which every worker can import it."""
 
 SAME_FAILURES = 3
 """After so many clips in a row failed alike, and not by being bad input, the job is taken to be what fails."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """What travels between processes are lines of text; Ray's own default is a third of the memory."""
+
+SOCKET_ROOM = 20
+"""Characters that a temporary folder's path may have: Ray's sockets lie below it, and systems allow theirs about 103."""
 
 WITHOUT_EFFECT = ("device", "offload")
 """Of a model's settings, those under which the job may go on elsewhere."""
@@ -69,7 +75,7 @@ def plan(clips: list[Clip], results: Results, retry_quarantined: bool = False) -
     return made
 
 
-def settings_of(choice: ModelChoice, editor: str = Edit.__module__) -> dict:
+def settings_of(choice: ModelChoice, editor: str = EDITOR) -> dict:
     """What all clips of a job share, ready for `Results`."""
     settings = asdict(_with_absolute_paths(choice))
     settings = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
@@ -89,13 +95,12 @@ def run(
     redo_changed: bool = False,
     limit: int | None = None,
     progress: bool = True,
-    editor: str = Edit.__module__,
+    editor: str = EDITOR,
 ) -> Summary:
     """Edit what is not done yet. Called again, it goes on where the last call was stopped or killed.
 
     address: of a Ray cluster, or "auto"; None for this machine alone. Where Ray is connected already, that is used.
     workers: None for as many as the GPUs allow, or one per machine without. limit: edit no more than so many now.
-    editor: the module with `load` and `edit_file`.
 
     Raises JobError in one sentence where the job cannot begin or go on; ValueError for a device that is not to be had.
     """
@@ -183,8 +188,7 @@ def _ray(address: str | None):
     folder = None
     try:
         if address is None:
-            # Sockets lie in it, and their paths may have no more than 103 characters.
-            folder = tempfile.mkdtemp(prefix="liveditor-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+            folder = tempfile.mkdtemp(prefix="liveditor-", dir=None if len(tempfile.gettempdir()) < SOCKET_ROOM else "/tmp")
             alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder}
             ray.init(address="local", **alone, **quiet)
         else:
@@ -198,6 +202,11 @@ def _ray(address: str | None):
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def row_of(clip: Clip) -> str:
+    """What a worker is told."""
+    return json.dumps(asdict(clip) | {"source_bytes": _size(clip.edit.video)})
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,7 @@ def _pool(ray, choice: ModelChoice, workers: int | None, gpus_per_worker: float,
 
 def _stream(ray, pending: list[Clip], pool: _Pool, worker: tuple) -> Iterator[dict]:
     """What becomes of each clip, in the order in which they are ready. Closing it stops the workers."""
-    rows = [{"row": json.dumps(asdict(clip) | {"source_bytes": _size(clip.edit.video)})} for clip in pending]
+    rows = [{"row": row_of(clip)} for clip in pending]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False

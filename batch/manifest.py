@@ -8,10 +8,10 @@ import io
 import json
 import re
 import unicodedata
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..pipelines.edit import Edit
+from ..pipelines.request import Edit
 
 
 class ManifestError(ValueError):
@@ -42,6 +42,7 @@ class Clip:
 COLUMNS = {
     "video": str, "prompt": str, "id": str, "negative_prompt": str, "references": list,
     "seed": int, "frames": int, "fps": float, "steps": int, "guidance": float, "width": int, "height": int,
+    "whole_frame": bool,
 }  # fmt: skip
 REQUIRED = ("video", "prompt")
 
@@ -120,6 +121,8 @@ def _csv_rows(text: str):
 
 def _parsed(name: str, cell: str, line: int):
     kind = COLUMNS.get(name, str)
+    if kind is bool:
+        return {"true": True, "false": False}.get(cell.lower(), cell)
     if kind is list:
         return [part.strip() for part in cell.split("|")]
     try:
@@ -133,6 +136,7 @@ def _checked(row: dict, line: int) -> dict:
         if name not in COLUMNS:
             raise _bad(line, f"there is no column {name!r}; there are {', '.join(COLUMNS)}")
         _check_value(name, value, line)
+    row = {name: float(value) if COLUMNS[name] is float else value for name, value in row.items()}
     for name in REQUIRED:
         if not row.get(name, "").strip():
             raise _bad(line, f"{name} is missing")
@@ -153,6 +157,8 @@ def _check_value(name: str, value, line: int):
         raise _bad(line, f"{name} must be text; got {value!r}")
     if kind is list and not (isinstance(value, list) and all(isinstance(each, str) and each for each in value)):
         raise _bad(line, f"{name} must be a list of files; got {value!r}")
+    if kind is bool and not isinstance(value, bool):
+        raise _bad(line, f"{name} must be true or false; got {value!r}")
     if name in RANGES:
         low, high = RANGES[name]
         numeric = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
@@ -195,14 +201,12 @@ def _free(stem: str, taken: set[str], numbers: dict[str, int]) -> str:
 
 
 def _clip(row: dict, line: int, name: str, folder: Path) -> Clip:
-    values = {key: value for key, value in row.items() if key not in ("id", "width", "height")}
-    values["references"] = tuple(row.get("references", ()))
-    values["size"] = (row["width"], row["height"]) if "width" in row else None
-    written = Edit(**values)
-    fingerprint = hashlib.sha256(json.dumps(asdict(written), sort_keys=True).encode()).hexdigest()[:16]
-    values["video"] = str(folder / row["video"])
-    values["references"] = tuple(str(folder / each) for each in values["references"])
-    return Clip(name, line, Edit(**values), fingerprint)
+    asked = {key: value for key, value in row.items() if key != "id"}
+    fingerprint = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    size = (asked.pop("width"), asked.pop("height")) if "width" in asked else None
+    asked["video"] = str(folder / row["video"])
+    asked["references"] = tuple(str(folder / each) for each in row.get("references", ()))
+    return Clip(name, line, Edit(**asked, size=size), fingerprint)
 
 
 def _bad(line: int, what: str) -> ManifestError:

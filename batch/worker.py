@@ -16,7 +16,7 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 
-from ..pipelines.edit import ModelChoice
+from ..pipelines.request import ModelChoice
 from .manifest import Clip
 from .results import Results
 

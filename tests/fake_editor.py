@@ -10,10 +10,9 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
 import torch
 from liveditor_isa.video.mp4 import write_mp4
+from liveditor_isa.video.source import FileSource
 
 
 class AcceleratorError(RuntimeError):
@@ -50,12 +49,8 @@ def edit_file(pipe, edit, output, progress=True):
 
 
 def _frames(path: str) -> torch.Tensor:
-    try:
-        with av.open(path) as container:
-            images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except av.error.FFmpegError as error:
-        raise ValueError(f"The video cannot be read ({error}).") from error
-    return torch.from_numpy(np.stack(images)).float() / 255
+    source = FileSource(path)
+    return torch.stack([*source.images(range(sum(1 for _ in source.stamps())))])
 
 
 def _first(marker: Path) -> bool:

@@ -1,14 +1,15 @@
 """Batch jobs on a real Ray: workers and whole jobs killed, broken clips, and each clip edited once."""
 
+import argparse
 import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,10 +19,14 @@ import torch
 
 pytest.importorskip("ray", reason="the batch extra is not installed")
 
+from liveditor_isa.batch import command  # noqa: E402
+from liveditor_isa.batch import job as batch_job  # noqa: E402
 from liveditor_isa.batch.job import run  # noqa: E402
 from liveditor_isa.batch.manifest import read_manifest  # noqa: E402
 from liveditor_isa.batch.results import JobError, Results  # noqa: E402
-from liveditor_isa.pipelines.edit import ModelChoice  # noqa: E402
+from liveditor_isa.batch.worker import Worker  # noqa: E402
+from liveditor_isa.isa_core import ISAConfig  # noqa: E402
+from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
 
 EDITOR = "fake_editor"
@@ -32,7 +37,9 @@ DRIVER = """
 import sys
 from liveditor_isa.batch.job import run
 from liveditor_isa.batch.manifest import read_manifest
-from liveditor_isa.pipelines.edit import ModelChoice
+from liveditor_isa.batch.worker import Worker  # noqa: E402
+from liveditor_isa.isa_core import ISAConfig  # noqa: E402
+from liveditor_isa.pipelines.request import ModelChoice
 run(read_manifest(sys.argv[1]), ModelChoice(), sys.argv[2], workers=2, editor=sys.argv[3], progress=False)
 """
 
@@ -146,3 +153,211 @@ def test_a_hundred_clips_with_everything_killed_on_the_way(clip_file, tmp_path):
     finished = edits(manifest)
     assert run(read_manifest(manifest), ModelChoice(), out, workers=2, editor=EDITOR, progress=False).edited == 0
     assert edits(manifest) == finished
+
+
+# What follows needs no Ray: the worker runs in this process.
+
+
+@pytest.fixture
+def job(clip_file, tmp_path, monkeypatch):
+    """start(prompts) makes a manifest; the job's workers are one, here."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(batch_job, "_ray", lambda address: nullcontext())
+    monkeypatch.setattr(batch_job, "_pool", lambda *_, **__: None)
+    monkeypatch.setattr(batch_job, "_stream", in_this_process)
+
+    def start(prompts, corrupt=()):
+        manifest = manifest_of(tmp_path / "clips", clip_file, prompts, corrupt)
+        return lambda choice=ModelChoice(), **options: run(
+            read_manifest(manifest), choice, tmp_path / "out", editor=EDITOR, progress=False, **options
+        )
+
+    start.out = tmp_path / "out"
+    start.manifest = tmp_path / "clips/clips.jsonl"
+    return start
+
+
+def in_this_process(ray, pending, pool, arguments):
+    worker = Worker(*arguments)
+    for clip in pending:
+        yield json.loads(worker({"row": batch_job.row_of(clip)})["row"])
+
+
+def reason_of(out: Path, name: str) -> str:
+    return json.loads((out / f"quarantine/{name}.json").read_text())["reason"]
+
+
+def attempts_that_died(clip: str, out: Path, count: int, file: str | None = None, text: str = ""):
+    """As they are left in the folder of the run that is going."""
+    (run_folder,) = (out / ".batch").glob("run-*")
+    for number in range(1, count + 1):
+        folder = run_folder / clip / str(number)
+        folder.mkdir(parents=True)
+        if file:
+            (folder / file).write_text(text)
+
+
+def test_a_clip_that_keeps_killing_its_worker_is_given_up(job, monkeypatch):
+    def deaths_first(ray, pending, pool, arguments):
+        attempts_that_died("clip_000", job.out, 3)
+        attempts_that_died("clip_001", job.out, 3, "last-words", "CUDA error: an illegal memory access")
+        attempts_that_died("clip_002", job.out, 2)
+        return in_this_process(ray, pending, pool, arguments)
+
+    monkeypatch.setattr(batch_job, "_stream", deaths_first)
+    summary = job(["fine"] * 4)()
+    assert (summary.done, summary.quarantined) == (2, 2)
+    assert "3 workers in turn were killed over this clip" in reason_of(job.out, "clip_000")
+    assert "died over this clip (CUDA error: an illegal memory access)" in reason_of(job.out, "clip_001")
+    assert json.loads((job.out / "records/clip_002.json").read_text())["attempt"] == 3
+
+
+def test_a_model_that_kills_its_workers_stops_the_job_and_no_clip_is_blamed(job, monkeypatch):
+    def deaths_first(ray, pending, pool, arguments):
+        attempts_that_died("clip_000", job.out, 3, "loading")
+        return in_this_process(ray, pending, pool, arguments)
+
+    monkeypatch.setattr(batch_job, "_stream", deaths_first)
+    with pytest.raises(JobError, match="killed while they loaded the model"):
+        job(["fine"] * 2)()
+    assert not names(job.out, "quarantine/*")
+
+
+def test_a_device_that_fails_ends_the_worker_and_leaves_its_words(job, monkeypatch):
+    class Ended(BaseException):
+        pass
+
+    def end(status):
+        (words,) = (job.out / ".batch").glob("run-*/clip_000/1/last-words")
+        assert status == 1 and "illegal memory access" in words.read_text()
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(Ended):
+        job(["device"])()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "model", "sentence"),
+    [
+        (["fine", "full", "fine"], "tiny", "The disk is full: 0 MB are free"),
+        (["fine"], "missing", "The model cannot be loaded: There is no model called missing."),
+        (["fine", "broken", "broken", "broken", "fine"], "tiny", "3 clips in a row failed alike, the last with: KeyError"),
+    ],
+)
+def test_what_would_fail_every_clip_stops_the_job(job, prompts, model, sentence):
+    start = job(prompts)
+    with pytest.raises(JobError, match=sentence):
+        start(ModelChoice(model))
+    assert not names(job.out, "quarantine/*")
+    assert len(names(job.out, "*.mp4")) == len(names(job.out, "records/*")) == (1 if model == "tiny" else 0)
+    summary = json.loads((job.out / "summary.json").read_text())
+    assert summary["pending"] == len(prompts) - summary["done"]
+    assert not list((job.out / ".batch").glob("*run-*"))
+
+
+def test_failures_that_differ_are_each_clips_own(job):
+    summary = job(["broken", "broken", "fine", "broken", "fine"])()
+    assert (summary.done, summary.quarantined) == (2, 3)
+    assert "traceback" in json.loads((job.out / "quarantine/clip_000.json").read_text())
+
+
+def test_a_worker_killed_between_video_and_record_leaves_one_of_each(job):
+    start = job(["fine"])
+    start()
+    (job.out / "records/clip_000.json").unlink()
+    assert start().edited == 1
+    assert names(job.out, "*.mp4") == names(job.out, "records/*.json") == {"clip_000"}
+
+
+def test_a_worker_of_an_earlier_run_can_finish_nothing(clip_file, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    results = Results(tmp_path / "out")
+    (clip,) = read_manifest(manifest_of(tmp_path / "clips", clip_file, ["fine"]))
+    with results.claim({}) as work:
+        worker = Worker(EDITOR, ModelChoice(), str(results.folder), str(work))
+        folder, _ = worker._begin(clip.id)
+        made = write_mp4(folder / "made.mp4", [torch.zeros(1, 32, 32, 3)], Fraction(10))
+    with results.claim({}):
+        with pytest.raises(FileNotFoundError):
+            results.publish(clip.id, made, {}, folder)
+        outcome = json.loads(worker({"row": batch_job.row_of(clip)})["row"])
+    assert outcome["status"] == "stopped" and "taken over by another run" in outcome["reason"]
+    assert everything(results.folder) == [".batch/job.json", ".batch/lock"]
+
+
+def test_quarantine_is_left_alone_until_asked_or_mended(job, clip_file):
+    start = job(["fine"] * 3, corrupt=(0, 1))
+    (job.manifest.parent / "clip_002.mp4").unlink()
+    assert start().quarantined == 3
+    assert reason_of(job.out, "clip_002").startswith("There is no file")
+    begun = edits(job.manifest)
+    assert start().quarantined == 3 and edits(job.manifest) == begun
+    assert start(retry_quarantined=True).quarantined == 3 and edits(job.manifest)["clip_001"] == 2
+    shutil.copy(clip_file, job.manifest.parent / "clip_001.mp4")
+    shutil.copy(clip_file, job.manifest.parent / "clip_002.mp4")
+    summary = start()
+    assert (summary.done, summary.quarantined, edits(job.manifest)["clip_000"]) == (2, 1, 2)
+    assert names(job.out, "quarantine/*") == {"clip_000"}
+
+
+def test_a_changed_row_is_refused_and_redone_on_request(job):
+    job(["fine"] * 2)()
+    first = (job.out / "records/clip_001.json").read_text()
+    start = job(["fine", "fine indeed"])
+    with pytest.raises(JobError, match=r"clip_001 \(line 2\): edited already, but from another row"):
+        start()
+    assert (job.out / "records/clip_001.json").read_text() == first
+    summary = start(redo_changed=True)
+    assert (summary.edited, summary.done) == (1, 2)
+    assert edits(job.manifest) == {"clip_000": 1, "clip_001": 2}
+    assert names(job.out, "*.mp4") == {"clip_000", "clip_001"}
+
+
+def test_a_manifest_may_grow_and_be_done_in_parts(job):
+    assert job(["fine"] * 3)(limit=2).pending == 1
+    summary = job(["fine"] * 5)(limit=2)
+    assert (summary.done, summary.edited, summary.pending) == (4, 2, 1)
+    assert set(edits(job.manifest).values()) == {1}
+
+
+def test_clips_whose_videos_are_gone_stay_done(job):
+    start = job(["fine"] * 2)
+    start()
+    (job.manifest.parent / "clip_000.mp4").unlink()
+    assert start().done == 2
+
+
+def test_another_jobs_folder_is_refused(job, tmp_path):
+    start = job(["fine"])
+    start()
+    with pytest.raises(JobError, match="belongs to a job with other settings .isa keep_ratio 0.125, now 0.25"):
+        start(ModelChoice(isa=ISAConfig(keep_ratio=0.25)))
+    with pytest.raises(JobError, match="belongs to a job with other settings .isa True, now False"):
+        start(ModelChoice(isa=None))
+    start(ModelChoice(device="cpu", offload="model"))  # the same job elsewhere
+    with pytest.raises(JobError, match="holds other files than a batch job's"):
+        Results(job.manifest.parent).check({})
+    with pytest.raises(JobError, match="is a file"):
+        Results(job.manifest).check({})
+
+
+def test_the_command_says_what_happened(job, capsys):
+    job(["fine"] * 3, corrupt=(1,))
+    parser = argparse.ArgumentParser(prog="liveditor batch")
+    command.add_arguments(parser)
+
+    def execute(*arguments):
+        status = command.run(parser.parse_args([str(job.manifest), "--out", str(job.out), *arguments]), EDITOR)
+        return status, capsys.readouterr()
+
+    status, said = execute("--dry-run")
+    assert status == 0 and "3 clips: 3 to edit, 0 done" in said.out and not job.out.exists()
+    status, said = execute()
+    assert status == 1 and said.out.startswith(f"2 of 3 clips are in {job.out}, 2 of them edited now")
+    assert "clip_001: The video cannot be read" in said.err
+    status, said = execute("--no-isa")
+    assert status == 2 and "belongs to a job with other settings" in said.err
+    status, said = execute("--no-isa", "--keep-ratio", "0.2")
+    assert status == 2 and "--keep-ratio is a setting of sparse attention, which --no-isa turns off" in said.err
+    assert "clips.jsonl" in parser.format_help()

@@ -1,0 +1,162 @@
+"""Manifests of batch jobs: what they may say, and the sentence for what they may not."""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from liveditor_isa.batch.manifest import COLUMNS, RANGES, SAFE_ID, Clip, ManifestError, read_manifest
+from liveditor_isa.pipelines.request import Edit
+
+
+def manifest(folder: Path, *rows, name: str = "clips.jsonl") -> Path:
+    path = folder / name
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_row_becomes_an_edit(tmp_path):
+    full = {
+        "video": "a/cat.mp4", "prompt": "Let it snow", "negative_prompt": "rain", "seed": 7, "steps": 20, "guidance": 3,
+        "frames": 0, "fps": 12.5, "width": 832, "height": 480, "references": ["b.png", "/c.png"], "whole_frame": True, "id": "x.1",
+    }  # fmt: skip
+    first, second = read_manifest(manifest(tmp_path, full, "", {"video": "/elsewhere/dog.mp4", "prompt": "夜晚", "seed": None}))
+    assert (first.id, first.line, second.id, second.line) == ("x.1", 1, "dog", 3)
+    expected = Edit(
+        str(tmp_path / "a/cat.mp4"), "Let it snow", "rain", 7, 20, 3.0, 0, 12.5, (832, 480), (str(tmp_path / "b.png"), "/c.png"), True
+    )  # fmt: skip
+    assert first.edit == expected and isinstance(first.edit.guidance, float)
+    assert second.edit == Edit("/elsewhere/dog.mp4", "夜晚")
+
+
+def test_csv_says_the_same(tmp_path):
+    cells = {"guidance": "3", "references": "b.png | c.png", "width": "64", "height": "32", "whole_frame": "True"}
+    row = {"video": "cat.mp4", "prompt": 'Two\nlines, "quoted"', "seed": "", **cells}
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, row)
+    writer.writeheader()
+    writer.writerow(row)
+    writer.writerow({"video": "cat.mp4", "prompt": "again"})
+    path = tmp_path / "clips.csv"
+    path.write_text("\ufeff" + text.getvalue(), encoding="utf-8")
+    same = {"guidance": 3, "references": ["b.png", "c.png"], "width": 64, "height": 32, "whole_frame": True}
+    lines = manifest(tmp_path, {**row, "seed": None, **same}, {"video": "cat.mp4", "prompt": "again"})
+    comma, braces = read_manifest(path), read_manifest(lines)
+    assert [(clip.id, clip.edit, clip.fingerprint) for clip in comma] == [
+        (clip.id, clip.edit, clip.fingerprint) for clip in braces
+    ]
+    assert [clip.line for clip in comma] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"video": "a.mp4"}, "prompt is missing"),
+        ({"video": " ", "prompt": "x"}, "video is missing"),
+        ({"video": "a.mp4", "prompt": "x", "promt": "y"}, "there is no column 'promt'; there are video, prompt, id"),
+        ({"video": "a.mp4", "prompt": 5}, "prompt must be text; got 5"),
+        ({"video": "a.mp4", "prompt": "x", "seed": 1.5}, "seed must be a whole number from 0 to"),
+        ({"video": "a.mp4", "prompt": "x", "seed": True}, "seed must be a whole number from 0 to"),
+        ({"video": "a.mp4", "prompt": "x", "frames": -1}, "frames must be a whole number from 0 to 100000; got -1"),
+        ({"video": "a.mp4", "prompt": "x", "guidance": float("nan")}, "guidance must be a number from 0 to 100; got nan"),
+        ({"video": "a.mp4", "prompt": "x", "steps": "12"}, "steps must be a whole number from 1 to 1000; got '12'"),
+        ({"video": "a.mp4", "prompt": "x", "width": 64}, "width and height go together"),
+        ({"video": "a.mp4", "prompt": "x", "width": 60, "height": 64}, "width must be a multiple of 16; got 60"),
+        ({"video": "a.mp4", "prompt": "x", "references": "b.png"}, "references must be a list of files; got 'b.png'"),
+        ({"video": "a.mp4", "prompt": "x", "whole_frame": 1}, "whole_frame must be true or false; got 1"),
+        ({"video": "a.mp4", "prompt": "x", "id": "../x"}, "the id '../x' cannot name a file"),
+        ({"video": "a.mp4", "prompt": "x", "id": ".x"}, "the id '.x' cannot name a file"),
+        ({"video": "a.mp4", "prompt": "x", "id": "x" * 101}, "cannot name a file: use up to 100 letters"),
+        ({"video": "a.mp4", "prompt": "x", "id": "ONE"}, "the id 'ONE' is line 1's already"),
+        ({"video": "a\0.mp4", "prompt": "x"}, "video holds a zero character"),
+        ('["a.mp4", "x"]', "a row is an object in braces"),
+        ("video,prompt", "this is not JSON"),
+        ("[" * 100_000, "this is not JSON"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line(tmp_path, row, sentence):
+    good = {"video": "a.mp4", "prompt": "x", "id": "one"}
+    with pytest.raises(ManifestError) as error:
+        read_manifest(manifest(tmp_path, good, row))
+    assert str(error.value).startswith("Line 2 of the manifest: ") and sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("video,prompt\na.mp4,Snow, and rain\n", "Line 2 of the manifest: there are 3 cells for 2 columns: put quotes around"),
+        ("video,prompt,seed\na.mp4,x,seven\n", "Line 2 of the manifest: seed must be a whole number; got 'seven'"),
+        ("video,prompt,whole_frame\na.mp4,x,maybe\n", "whole_frame must be true or false; got 'maybe'"),
+        ("video,video,prompt\n", "Line 1 of the manifest: a column is there twice"),
+        ('video,prompt\na.mp4,"x\n', "this is not CSV"),
+        ("video,prompt\n", "clips.csv holds no clip"),
+        ("", "clips.csv holds no clip"),
+    ],
+)
+def test_bad_csv_is_named_by_its_line(tmp_path, text, sentence):
+    (tmp_path / "clips.csv").write_text(text)
+    with pytest.raises(ManifestError) as error:
+        read_manifest(tmp_path / "clips.csv")
+    assert sentence in str(error.value)
+
+
+def test_what_is_no_manifest_gets_a_sentence(tmp_path):
+    (tmp_path / "clips.jsonl").write_bytes(b"\xff\xfe")
+    for path, sentence in [
+        (tmp_path / "clips.jsonl", "is not UTF-8 text"),
+        (tmp_path / "none.jsonl", "cannot be read"),
+        (manifest(tmp_path, name="clips.txt"), "is neither JSON lines"),
+    ]:
+        with pytest.raises(ManifestError, match=sentence):
+            read_manifest(path)
+
+
+def test_clips_of_one_name_are_numbered_and_keep_their_ids(tmp_path):
+    rows = [{"video": f"{folder}/cat.mp4", "prompt": "x"} for folder in "abc"] + [{"video": "CAT.mov", "prompt": "x"}]
+    rows += [{"video": "cat-2.mp4", "prompt": "x"}, {"video": "z.mp4", "prompt": "x", "id": "cat-3"}]
+    assert [clip.id for clip in read_manifest(manifest(tmp_path, *rows))] == [
+        "cat",
+        "cat-2",
+        "cat-4",
+        "CAT-5",
+        "cat-2-2",
+        "cat-3",
+    ]
+    more = [*rows, {"video": "d/cat.mp4", "prompt": "x"}]
+    before, after = read_manifest(manifest(tmp_path, *rows)), read_manifest(manifest(tmp_path, *more))
+    assert after[: len(before)] == before
+
+
+def test_a_fingerprint_is_of_what_is_asked_and_not_of_where_it_lies(tmp_path):
+    row = {"video": "cat.mp4", "prompt": "x"}
+    (tmp_path / "moved").mkdir()
+    (here,), (there,) = read_manifest(manifest(tmp_path, row)), read_manifest(manifest(tmp_path / "moved", row))
+    (named,) = read_manifest(manifest(tmp_path, {**row, "id": "other"}))
+    (changed,) = read_manifest(manifest(tmp_path, {**row, "seed": 1}))
+    assert here.fingerprint == there.fingerprint == named.fingerprint != changed.fingerprint
+
+
+numbers = {
+    name: st.integers(low, high) if COLUMNS[name] is int else st.floats(low, high) for name, (low, high) in RANGES.items()
+}
+numbers |= {name: st.integers(1, 512).map(lambda n: 16 * n) for name in ("width", "height")}
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip)
+
+
+@given(st.lists(st.fixed_dictionaries({"video": text, "prompt": text, "width": numbers["width"], "height": numbers["height"]},
+       optional={name: numbers[name] for name in ("seed", "frames", "fps", "steps", "guidance")}), min_size=1, max_size=6))  # fmt: skip
+def test_any_row_within_the_ranges_is_read_and_travels(tmp_path_factory, rows):
+    """To a worker a clip goes as JSON. Ids are safe as file names and all different, whatever videos are called."""
+    clips = read_manifest(manifest(tmp_path_factory.getbasetemp(), *rows, name="any.jsonl"))
+    assert [(clip.edit.prompt, clip.edit.size) for clip in clips] == [
+        (row["prompt"], (row["width"], row["height"])) for row in rows
+    ]
+    assert len({clip.id.lower() for clip in clips}) == len(clips)
+    assert all(SAFE_ID.fullmatch(clip.id) for clip in clips)
+    assert [Clip.from_dict(json.loads(json.dumps(asdict(clip)))) for clip in clips] == clips
