@@ -14,6 +14,7 @@ from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
 from ..liveditor.checkpoint import Checkpoint, open_checkpoint
 from ..liveditor.keys import CheckpointError, is_quantisation
 from ..liveditor.vocabulary import LONGEST_TEXT, check_texts, unknown_words
+from ..optional import needed
 from .folders import load_part, part_folder, said_of
 
 TEXT_LENGTH = 512
@@ -71,6 +72,8 @@ def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTo
             f"{name} is not a UMT5 text encoder with its tokenizer inside: pick umt5_xxl_fp8_e4m3fn_scaled.safetensors or "
             "umt5_xxl_fp16.safetensors."
         )
+    for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
+        needed(module, package)  # to read the tokenizer
     try:
         own = json.loads(checkpoint.metadata.get("config", "{}")).get("text_encoder", {})
         check_texts(own)
@@ -78,12 +81,10 @@ def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTo
         encoder = _empty_encoder(checkpoint.shapes, own.get("words", []))
         if len(tokenizer) > encoder.config.vocab_size:
             raise ValueError(f"it embeds {encoder.config.vocab_size} of the {len(tokenizer)} tokens of its tokenizer")
-        weights = {each: _weight(checkpoint, each, dtype) for each in _expected(encoder)}
-    except CheckpointError:
-        raise
     except Exception as error:  # protobuf's and tokenizers' own kinds are among what damaged bytes lead to
         words = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{name} does not fit ({words}): it is damaged or another model, download it again.") from error
+    weights = {each: _weight(checkpoint, each, dtype) for each in _expected(encoder)}
     # Its input embedding has a second name.
     encoder.load_state_dict({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, assign=True)
     encoder.tie_weights()

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import sys
 import unicodedata
 import weakref
 
@@ -389,6 +390,13 @@ def test_diffusers_call_gets_its_mask(pairs):
     assert out.input_ids.shape == out.attention_mask.shape == (2, 24)
     used = int(out.attention_mask[0].sum())
     assert out.input_ids[0, used - 1] == 1 and not out.input_ids[0, used:].any() and out.input_ids[1, -1] == 1
+
+
+@pytest.mark.parametrize("missing", ["sentencepiece", "google.protobuf"])
+def test_what_reads_the_tokenizer_may_be_missing(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(RuntimeError, match=f"^{missing.split('.')[-1]} (is missing|cannot be imported)"):
+        load_text_encoder(ENCODERS["included"])
 
 
 def with_metadata(**texts):
