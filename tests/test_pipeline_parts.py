@@ -242,7 +242,7 @@ def xxl_weights() -> tuple[dict, dict]:
         shapes |= {f"{block}.1.DenseReluDense.wi_{index}.weight": (10240, 16) for index in (0, 1)}
         shapes |= {f"{block}.{index}.layer_norm.weight": (16,) for index in (0, 1)}
         shapes[f"{block}.0.SelfAttention.relative_attention_bias.weight"] = (32, 2)
-    weights = random_like(shapes, seed=3)
+    weights = random_like(shapes, seed=3, gain=0.5)
     return weights | {"spiece_model": torch.frombuffer(bytearray(tokenizer()), dtype=torch.uint8)}, config
 
 
