@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from .attend import DenseAttention, attend, dense_attention
@@ -58,14 +60,16 @@ def attend_now(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad,
     dense_name, dense_reason = resolve_dense(dense, name, q.device, config.context_tail, needs_grad)
     dense = {"caller": dense, "sdpa": dense_attention}.get(dense_name, dense_name)
     table = block_table(layout, config.block_size)
-    if name == "triton" and needs_grad:
-        out, plan = attend_with_gradients(q, k, v, table, config, coarse_gate, dense)
-        plans = [plan]
-    elif name == "triton":
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        plans = [attend_triton(q, k, v, out, table, config, coarse_gate, dense)]
-    else:
-        out, plans = _attend_torch(q, k, v, table, config, coarse_gate, dense, return_stats)
+    # Triton launches on the current GPU, wherever the tensors are.
+    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+        if name == "triton" and needs_grad:
+            out, plan = attend_with_gradients(q, k, v, table, config, coarse_gate, dense)
+            plans = [plan]
+        elif name == "triton":
+            out = torch.empty_like(q, memory_format=torch.contiguous_format)
+            plans = [attend_triton(q, k, v, out, table, config, coarse_gate, dense)]
+        else:
+            out, plans = _attend_torch(q, k, v, table, config, coarse_gate, dense, return_stats)
     if not return_stats:
         return out
     return out, _collect_stats(plans, q, table, config, (name, reason), (dense_name, dense_reason))
