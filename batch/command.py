@@ -45,7 +45,8 @@ Stop it with Ctrl-C, or let it be killed: the same command goes on where it was,
 kills its worker is tried {ATTEMPTS} times. Rows may be added to the manifest later.
 
 on a cluster: ray start --head on one machine, ray start --address=... on the others, pip install liveditor-isa[batch] on all,
-and manifest, clips, models and output folder on storage that all of them see under the same path.
+and manifest, clips, models and output folder on storage that all of them see under the same path. Where the cluster wants a
+token (ray get-auth-token), set RAY_AUTH_MODE=token.
 
 exit status: 0 all clips are edited, 1 some are in quarantine or left, 2 the job could not begin or go on, 130 stopped with Ctrl-C.
 """

@@ -6,8 +6,11 @@ import json
 import logging
 import os
 import shutil
+import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -118,7 +121,7 @@ def run(
         edited: set[str] = set()
         try:
             if pending:
-                with _ray(address) as ray:
+                with _ray(address) as ray, _sigterm_as_ctrl_c():
                     pool = _pool(ray, choice, workers, gpus_per_worker, len(pending), is_local=address is None)
                     stream = _stream(ray, pending, pool, (editor, choice, str(results.folder), str(work)))
                     _follow(stream, pending, results, edited, progress)
@@ -192,16 +195,37 @@ def _ray(address: str | None):
             alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder}
             ray.init(address="local", **alone, **quiet)
         else:
-            try:
-                ray.init(address=address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).split("\n")[0]
-                raise JobError(f"There is no Ray cluster at {address} ({reason}): start one with ray start --head.") from None
+            _connect(ray, address, quiet)
         yield ray
     finally:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(ray, address: str, quiet: dict):
+    try:
+        host, colon, port = address.rpartition(":")
+        if colon and port.isdecimal() and "/" not in host:
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself waits for minutes
+        ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        cure = "start one with ray start --head; where it wants a token, set RAY_AUTH_MODE=token"
+        raise JobError(f"The Ray cluster at {address} cannot be reached ({reason}): {cure}.") from None
+
+
+@contextmanager
+def _sigterm_as_ctrl_c():
+    """Schedulers send it some time before they kill. Within Ray, whose own handler aborts the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def row_of(clip: Clip) -> str:
