@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -125,18 +125,25 @@ def run(
                     pool = _pool(ray, choice, workers, gpus_per_worker, len(pending), is_local=address is None)
                     stream = _stream(ray, pending, pool, (editor, choice, str(results.folder), str(work)))
                     _follow(stream, pending, results, edited, progress)
-        finally:
-            rows = [_row(clip, results) for clip in clips]
-            count = Counter(row["status"] for row in rows)
-            summary = Summary(
-                clips=len(rows),
-                done=count["done"],
-                quarantined=count["quarantined"],
-                pending=count["pending"],
-                edited=len(edited),
-                seconds=round(time.monotonic() - begun, 3),
-            )
-            results.write_summary(asdict(summary), rows, work)
+        except BaseException:
+            with suppress(OSError):  # on a full disk
+                _summarise(clips, results, edited, begun, work)
+            raise
+        return _summarise(clips, results, edited, begun, work)
+
+
+def _summarise(clips: list[Clip], results: Results, edited: set[str], begun: float, work: Path) -> Summary:
+    rows = [_row(clip, results) for clip in clips]
+    count = Counter(row["status"] for row in rows)
+    summary = Summary(
+        clips=len(rows),
+        done=count["done"],
+        quarantined=count["quarantined"],
+        pending=count["pending"],
+        edited=len(edited),
+        seconds=round(time.monotonic() - begun, 3),
+    )
+    results.write_summary(asdict(summary), rows, work)
     return summary
 
 

@@ -2,9 +2,11 @@
 
 import argparse
 import csv
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -268,6 +270,17 @@ def test_what_would_fail_every_clip_stops_the_job(job, prompts, model, sentence)
     assert not list((job.out / ".batch").glob("*run-*"))
 
 
+def test_a_full_disk_hides_no_sentence(job, monkeypatch):
+    """Nor can the summary be written then."""
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Results, "write_summary", fail)
+    with pytest.raises(JobError, match="The disk is full: 0 MB are free"):
+        job(["full"])()
+
+
 def test_failures_that_differ_are_each_clips_own(job):
     summary = job(["broken", "broken", "fine", "broken", "fine"])()
     assert (summary.done, summary.quarantined) == (2, 3)
@@ -286,10 +299,13 @@ def test_a_worker_of_an_earlier_run_can_finish_nothing(clip_file, tmp_path, monk
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     results = Results(tmp_path / "out")
     (clip,) = read_manifest(manifest_of(tmp_path / "clips", clip_file, ["fine"]))
-    with results.claim({}) as work:
-        worker = Worker(EDITOR, ModelChoice(), str(results.folder), str(work))
-        folder, _ = worker._begin(clip.id)
-        made = write_mp4(folder / "made.mp4", [torch.zeros(1, 32, 32, 3)], Fraction(10))
+    with results.claim({}):
+        pass
+    work = results.folder / ".batch/run-0"  # what a killed run leaves
+    work.mkdir()
+    worker = Worker(EDITOR, ModelChoice(), str(results.folder), str(work))
+    folder, _ = worker._begin(clip.id)
+    made = write_mp4(folder / "made.mp4", [torch.zeros(1, 32, 32, 3)], Fraction(10))
     with results.claim({}):
         with pytest.raises(FileNotFoundError):
             results.publish(clip.id, made, {}, folder)
