@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import signal
-import socket
+import re
 import sys
-import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from ..optional import needed
 from ..pipelines.request import ModelChoice
+from . import cluster
 from .manifest import Clip
 from .results import JobError, Results
 from .worker import Worker
@@ -29,12 +25,6 @@ EDITOR = f"{ModelChoice.__module__.rpartition('.')[0]}.edit"
 
 SAME_FAILURES = 3
 """After so many clips in a row failed alike, and not by being bad input, the job is taken to be what fails."""
-
-OBJECT_STORE_BYTES = 100 * 2**20
-"""What travels between processes are lines of text; Ray's own default is a third of the memory."""
-
-SOCKET_ROOM = 20
-"""Characters that a temporary folder's path may have: Ray's sockets lie below it, and systems allow theirs about 103."""
 
 WITHOUT_EFFECT = ("device", "offload")
 """Of a model's settings, those under which the job may go on elsewhere."""
@@ -121,8 +111,8 @@ def run(
         edited: set[str] = set()
         try:
             if pending:
-                with _ray(address) as ray, _sigterm_as_ctrl_c():
-                    pool = _pool(ray, choice, workers, gpus_per_worker, len(pending), is_local=address is None)
+                with cluster.connected(address) as ray, cluster.sigterm_as_ctrl_c():
+                    pool = cluster.pool_for(ray, choice, workers, gpus_per_worker, len(pending), is_local=address is None)
                     stream = _stream(ray, pending, pool, (editor, choice, str(results.folder), str(work)))
                     _follow(stream, pending, results, edited, progress)
         except BaseException:
@@ -183,95 +173,15 @@ def _with_absolute_paths(choice: ModelChoice) -> ModelChoice:
     return replace(choice, **paths, loras=tuple(absolute(each) for each in choice.loras))
 
 
-@contextmanager
-def _ray(address: str | None):
-    """Connected to a cluster, or to a Ray of this process alone that leaves nothing behind."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it speaks of its inner life on stderr
-    needed("ray.data", "ray[data]")
-    import ray
-
-    if ray.is_initialized():
-        yield ray
-        return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    folder = None
-    try:
-        if address is None:
-            folder = tempfile.mkdtemp(prefix="liveditor-", dir=None if len(tempfile.gettempdir()) < SOCKET_ROOM else "/tmp")
-            alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder}
-            ray.init(address="local", **alone, **quiet)
-        else:
-            _connect(ray, address, quiet)
-        yield ray
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _connect(ray, address: str, quiet: dict):
-    try:
-        host, colon, port = address.rpartition(":")
-        if colon and port.isdecimal() and "/" not in host:
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself waits for minutes
-        ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        cure = "start one with ray start --head; where it wants a token, set RAY_AUTH_MODE=token"
-        raise JobError(f"The Ray cluster at {address} cannot be reached ({reason}): {cure}.") from None
-
-
-@contextmanager
-def _sigterm_as_ctrl_c():
-    """Schedulers send it some time before they kill. Within Ray, whose own handler aborts the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
 def row_of(clip: Clip) -> str:
     """What a worker is told."""
     return json.dumps(asdict(clip) | {"source_bytes": _size(clip.edit.video)})
 
 
-@dataclass(frozen=True)
-class _Pool:
-    size: int
-    cpus: int
-    gpus: float
-
-
-def _pool(ray, choice: ModelChoice, workers: int | None, gpus_per_worker: float, pending: int, is_local: bool) -> _Pool:
-    if choice.device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"--device {choice.device}: a job gives each worker a GPU of its own; use CUDA_VISIBLE_DEVICES.")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    on_gpus = choice.device == "cuda" or (choice.device == "auto" and any(node.get("GPU") for node in nodes))
-    if on_gpus:
-        rooms = [(node, int(node.get("GPU", 0) / gpus_per_worker)) for node in nodes]
-    else:
-        per_node = -(-(workers or 0) // max(1, len(nodes))) or 1
-        rooms = [(node, min(per_node, int(node.get("CPU", 0)))) for node in nodes]
-    rooms = [(node, room) for node, room in rooms if room]
-    room = sum(room for _, room in rooms)
-    wanted = workers or room
-    # A cluster may grow: Ray waits for the nodes it lacks.
-    if wanted < 1 or (is_local and wanted > room):
-        what = f"{gpus_per_worker:g} of a GPU" if on_gpus else "a CPU core"
-        raise JobError(f"Each worker takes {what}; there is room for {room}, not for {max(1, wanted)}.")
-    cpus = min((int(node.get("CPU", 0)) // room for node, room in rooms), default=1)
-    return _Pool(min(wanted, pending), cpus, gpus_per_worker if on_gpus else 0)
-
-
-def _stream(ray, pending: list[Clip], pool: _Pool, worker: tuple) -> Iterator[dict]:
+def _stream(ray, pending: list[Clip], pool: cluster.Pool, worker: tuple) -> Iterator[dict]:
     """What becomes of each clip, in the order in which they are ready. Closing it stops the workers."""
     rows = [{"row": row_of(clip)} for clip in pending]
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised, too
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -292,10 +202,10 @@ def _stream(ray, pending: list[Clip], pool: _Pool, worker: tuple) -> Iterator[di
                 for row in batch.column("row").to_pylist():
                     yield json.loads(row)
         except ray.exceptions.RayError as error:
-            reason = str(getattr(error, "cause", None) or error).strip().split("\n")[-1]
-            raise JobError(
-                f"Ray's workers cannot work ({reason}): every node needs pip install liveditor-isa[batch]."
-            ) from error
+            lines = str(error).strip().splitlines()
+            reason = lines[-1] if re.match(r"[\w.]+(Error|Exception)\b", lines[-1]) else lines[0]
+            cure = "every node needs liveditor-isa[batch], in the same version"
+            raise JobError(f"Ray gave up ({reason.rstrip('.')}): {cure}.") from error
         finally:
             del batches
 

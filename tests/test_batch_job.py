@@ -5,6 +5,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from collections import Counter
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -22,7 +24,7 @@ import torch
 
 pytest.importorskip("ray", reason="the batch extra is not installed")
 
-from liveditor_isa.batch import command  # noqa: E402
+from liveditor_isa.batch import cluster, command  # noqa: E402
 from liveditor_isa.batch import job as batch_job  # noqa: E402
 from liveditor_isa.batch.job import run  # noqa: E402
 from liveditor_isa.batch.manifest import read_manifest  # noqa: E402
@@ -176,8 +178,8 @@ def test_a_hundred_clips_with_everything_killed_on_the_way(clip_file, tmp_path):
 def job(clip_file, tmp_path, monkeypatch):
     """start(prompts) makes a manifest; the job's workers are one, here."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setattr(batch_job, "_ray", lambda address: nullcontext())
-    monkeypatch.setattr(batch_job, "_pool", lambda *_, **__: None)
+    monkeypatch.setattr(batch_job.cluster, "connected", lambda address: nullcontext())
+    monkeypatch.setattr(batch_job.cluster, "pool_for", lambda *_, **__: None)
     monkeypatch.setattr(batch_job, "_stream", in_this_process)
 
     def start(prompts, corrupt=()):
@@ -389,3 +391,39 @@ def test_the_command_says_what_happened(job, capsys):
     status, said = execute("--no-isa", "--keep-ratio", "0.2")
     assert status == 2 and "--keep-ratio is a setting of sparse attention, which --no-isa turns off" in said.err
     assert "clips.jsonl" in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "expected"),
+    [
+        ([{"CPU": 8}], {}, (1, 8, 0)),
+        ([{"CPU": 8}], {"workers": 3}, (3, 2, 0)),
+        ([{"CPU": 8, "GPU": 2}], {}, (2, 4, 1)),
+        ([{"CPU": 8, "GPU": 2}], {"gpus_per_worker": 0.5}, (4, 2, 0.5)),
+        ([{"CPU": 8, "GPU": 2}], {"device": "cpu"}, (1, 8, 0)),
+        ([{"CPU": 4}, {"CPU": 64, "GPU": 8}, {"CPU": 16, "GPU": 4}], {"is_local": False}, (10, 4, 1)),
+        ([{"CPU": 4}], {"is_local": False, "workers": 6, "device": "cuda"}, (6, 1, 1)),
+        ([{"CPU": 2}], {"workers": 3}, "Each worker takes a CPU core; there is room for 2, not for 3."),
+        ([{"CPU": 8}], {"device": "cuda"}, "Each worker takes 1 of a GPU; there is room for 0, not for 1."),
+        ([{"CPU": 8, "GPU": 2}], {"device": "cuda:1"}, "use CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_workers_take_what_the_machines_have(nodes, options, expected):
+    """Of ten clips: how many workers, the CPU cores and GPUs of each."""
+    ray = SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes] + [{"Alive": False, "Resources": {}}]
+    )
+    options = {"workers": None, "gpus_per_worker": 1.0, "is_local": True, "pending": 10, "device": "auto"} | options
+    choice = ModelChoice(device=options.pop("device"))
+    if isinstance(expected, str):
+        with pytest.raises((JobError, ValueError), match=re.escape(expected)):
+            cluster.pool_for(ray, choice, **options)
+    else:
+        pool = cluster.pool_for(ray, choice, **options)
+        assert (pool.size, pool.cpus, pool.gpus) == expected
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once():
+    with pytest.raises(JobError, match="The Ray cluster at 127.0.0.1:1 cannot be reached"):
+        with cluster.connected("127.0.0.1:1"):
+            pass

@@ -1,0 +1,106 @@
+"""The Ray that a job runs on, and how many workers it has room for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..optional import needed
+from ..pipelines.request import ModelChoice
+from .results import JobError
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""What travels between processes are lines of text; Ray's own default is a third of the memory."""
+
+SOCKET_ROOM = 20
+"""Characters that a temporary folder's path may have: Ray's sockets lie below it, and systems allow theirs about 103."""
+
+
+@contextmanager
+def connected(address: str | None):
+    """Connected to a cluster, or to a Ray of this process alone that leaves nothing behind."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it speaks of its inner life on stderr
+    needed("ray.data", "ray[data]")
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    folder = None
+    try:
+        if address is None:
+            folder = tempfile.mkdtemp(prefix="liveditor-", dir=None if len(tempfile.gettempdir()) < SOCKET_ROOM else "/tmp")
+            alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder}
+            ray.init(address="local", **alone, **quiet)
+        else:
+            _connect(ray, address, quiet)
+        yield ray
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(ray, address: str, quiet: dict):
+    try:
+        host, colon, port = address.rpartition(":")
+        if colon and port.isdecimal() and "/" not in host:
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself waits for minutes
+        ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        cure = "start one with ray start --head; where it wants a token, set RAY_AUTH_MODE=token"
+        raise JobError(f"The Ray cluster at {address} cannot be reached ({reason}): {cure}.") from None
+
+
+@contextmanager
+def sigterm_as_ctrl_c():
+    """Schedulers send it some time before they kill. Within Ray, whose own handler aborts the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Of workers: how many, and what each of them takes."""
+
+    size: int
+    cpus: int
+    gpus: float
+
+
+def pool_for(ray, choice: ModelChoice, workers: int | None, gpus_per_worker: float, pending: int, is_local: bool) -> Pool:
+    """Raises JobError where there is no room for that many, ValueError for a device that workers cannot choose."""
+    if choice.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {choice.device}: a job gives each worker a GPU of its own; use CUDA_VISIBLE_DEVICES.")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    on_gpus = choice.device == "cuda" or (choice.device == "auto" and any(node.get("GPU") for node in nodes))
+    if on_gpus:
+        rooms = [(node, int(node.get("GPU", 0) / gpus_per_worker)) for node in nodes]
+    else:
+        per_node = -(-(workers or 0) // max(1, len(nodes))) or 1
+        rooms = [(node, min(per_node, int(node.get("CPU", 0)))) for node in nodes]
+    rooms = [(node, room) for node, room in rooms if room]
+    room = sum(room for _, room in rooms)
+    wanted = workers or room
+    # A cluster may grow: Ray waits for the nodes it lacks.
+    if wanted < 1 or (is_local and wanted > room):
+        what = f"{gpus_per_worker:g} of a GPU" if on_gpus else "a CPU core"
+        raise JobError(f"Each worker takes {what}; there is room for {room}, not for {max(1, wanted)}.")
+    cpus = min((int(node.get("CPU", 0)) // room for node, room in rooms), default=1)
+    return Pool(min(wanted, pending), cpus, gpus_per_worker if on_gpus else 0)
