@@ -61,6 +61,11 @@ def variants(patcher) -> dict:
 
 def run(patcher, size, steps: int, guidance: float = 1.0) -> tuple[list[float], float]:
     """Seconds between the sampler's calls, and GB allocated at the highest point."""
+    return sampled(patcher, size, steps, guidance)[:2]
+
+
+def sampled(patcher, size, steps: int, guidance: float) -> tuple[list[float], float, torch.Tensor]:
+    """`run`'s, and the latent it ends in."""
     generator = torch.Generator().manual_seed(1)
     noise, source = (torch.randn(1, 16, *size, generator=generator) for _ in range(2))
     text = torch.randn(1, 512, panel.WIDTH["text_dim"], generator=generator)
@@ -72,12 +77,12 @@ def run(patcher, size, steps: int, guidance: float = 1.0) -> tuple[list[float], 
         moments.append(time.perf_counter())
 
     torch.cuda.reset_peak_memory_stats()
-    comfy.sample.sample(
+    latent = comfy.sample.sample(
         patcher, noise, steps, guidance, "euler", "simple", positive, negative, noise * 0, seed=1, disable_pbar=True,
         callback=callback,
     )  # fmt: skip
     torch.cuda.synchronize()
-    return [later - earlier for earlier, later in zip(moments, moments[1:])], torch.cuda.max_memory_allocated() / GB
+    return [later - earlier for earlier, later in zip(moments, moments[1:])], torch.cuda.max_memory_allocated() / GB, latent
 
 
 def measure(patcher, size, turns: int, names: list[str]) -> list[dict]:
