@@ -1,11 +1,7 @@
-"""Converts a LIVEditor checkpoint to safetensors with ComfyUI's names, one tensor at a time.
-
-python -m liveditor_isa.liveditor.convert liveditor_ckpt.bin --dtype bf16
-"""
+"""Converts a LIVEditor checkpoint to safetensors with ComfyUI's names, one tensor at a time: `liveditor convert`."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import hashlib
 import json
@@ -191,39 +187,3 @@ def _require_space(folder: Path, needed: int):
             f"The disk is full: {free / 1e9:.1f} GB are free, {room} needed. Make room and convert again",
             str(folder),
         )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m liveditor_isa.liveditor.convert",
-        description="Convert a LIVEditor checkpoint (official .bin, diffusers or ComfyUI names) to safetensors for ComfyUI. "
-        "Streams tensor by tensor: memory stays far below the size of the file.",
-    )
-    parser.add_argument("source", type=Path, help="the checkpoint, for example liveditor_ckpt.bin")
-    parser.add_argument("destination", type=Path, nargs="?", help="default: the source with the ending .safetensors")
-    parser.add_argument("--dtype", choices=DTYPES, default="keep", help="type of the weights (default: as in the source)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")
-    options = parser.parse_args(arguments)
-
-    from tqdm import tqdm
-
-    destination = options.destination or Path(os.path.splitext(options.source)[0] + ".safetensors")
-    try:
-        with tqdm(unit="B", unit_scale=True, desc=destination.name) as bar:
-
-            def progress(done, total):
-                bar.total = total
-                bar.update(done - bar.n)
-
-            result = convert_checkpoint(options.source, destination, options.dtype, progress, options.overwrite)
-    except (CheckpointError, OSError) as error:
-        print(f"liveditor convert: {error}", file=sys.stderr)
-        return 2
-    for note in result.notes:
-        print(note)
-    print(f"{result.path}: {result.tensors} tensors, {result.bytes / 1e9:.2f} GB; {len(result.dropped)} unused ones left out")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -64,16 +64,29 @@ def add_model_options(parser: argparse.ArgumentParser):
         "--min-tokens", type=int, default=ModelChoice.min_tokens, metavar="N",
         help="shorter videos, in tokens of edit and context, have full attention all the same (default: %(default)s)",
     )  # fmt: skip
+    add_isa_options(isa)
+
+
+def add_isa_options(group):
+    """One option for each field of ISAConfig, to an argparse group or parser; `isa_choice` reads them."""
     for field in fields(ISAConfig):
         shown = "" if field.default is None else f" (default: {field.default})"
         option = ISA_OPTIONS[field.name]
-        isa.add_argument(f"--{field.name.replace('_', '-')}", **{**option, "help": option["help"] + shown})
+        group.add_argument(f"--{field.name.replace('_', '-')}", **{**option, "help": option["help"] + shown})
+
+
+def isa_choice(options: argparse.Namespace) -> ISAConfig:
+    """Raises ValueError for a value out of range."""
+    return ISAConfig(**_given(options))
+
+
+def _given(options: argparse.Namespace) -> dict:
+    return {name: value for name in ISA_OPTIONS if (value := getattr(options, name)) is not None}
 
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:
     """Raises ValueError in one sentence for settings that do not go together."""
-    given = {name: value for name in ISA_OPTIONS if (value := getattr(options, name)) is not None}
-    if given and not options.isa:
+    if (given := _given(options)) and not options.isa:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(f"{names} is a setting of sparse attention, which --no-isa turns off: leave one of the two out.")
     return ModelChoice(
@@ -84,7 +97,7 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
         storage=options.storage,
         offload=options.offload,
         device=options.device,
-        isa=ISAConfig(**given) if options.isa else None,
+        isa=isa_choice(options) if options.isa else None,
         min_tokens=options.min_tokens,
         loras=tuple(options.lora),
     )

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..liveditor.included import path_of
 from ..video.geometry import closest_bucket, fit_frames, size_within
-from .text_encoder import load_text_encoder
+from .text_encoder import load_text_encoder, text_length, unknown_to
 from .transformer import LIVEditorTransformer3DModel
 from .vae import decode_video, encode_video, load_vae
 
@@ -36,7 +37,7 @@ class LIVEditorPipeline(WanPipeline):
     `transformer.enable_layerwise_casting`, `load_lora_weights` (also of files in ComfyUI's names), `save_pretrained`.
     `attach_isa(pipe.transformer)` makes it fast.
 
-    num_inference_steps, guidance_scale, negative_prompt, max_sequence_length: of a call that does not say.
+    num_inference_steps, guidance_scale, negative_prompt: of a call that does not say.
     longest_side: of such a call's size, in pixels; None for the trained size of LIVEditor-14B that is nearest in shape.
     """
 
@@ -53,7 +54,6 @@ class LIVEditorPipeline(WanPipeline):
         num_inference_steps: int = 32,
         guidance_scale: float = 2.5,
         negative_prompt: str = NEGATIVE_PROMPT,
-        max_sequence_length: int = 512,
         longest_side: int | None = None,
     ):
         super(WanPipeline, self).__init__()  # Wan's own would register its second transformer
@@ -64,7 +64,6 @@ class LIVEditorPipeline(WanPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             negative_prompt=negative_prompt,
-            max_sequence_length=max_sequence_length,
             longest_side=longest_side,
         )
         # Frames come and go as they are; sizes are for `fit_frames`.
@@ -88,7 +87,7 @@ class LIVEditorPipeline(WanPipeline):
         transformer = LIVEditorTransformer3DModel.from_single_file(path_of("diffusion_model"), torch_dtype)
         return cls(
             tokenizer, encoder, load_vae(path_of("vae"), torch_dtype), FlowMatchEulerDiscreteScheduler(shift=SHIFT), transformer,
-            num_inference_steps=12, guidance_scale=1.5, negative_prompt="", max_sequence_length=tokenizer.model_max_length,
+            num_inference_steps=12, guidance_scale=1.5, negative_prompt="",
             longest_side=320,
         )  # fmt: skip
 
@@ -148,7 +147,7 @@ class LIVEditorPipeline(WanPipeline):
             self.do_classifier_free_guidance,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
-            max_sequence_length=max_sequence_length or self.config.max_sequence_length,
+            max_sequence_length=max_sequence_length,
             device=device,
         )
         context_latents = [encode_video(self.vae, fit_frames(frames, width, height)[0])]
@@ -191,6 +190,14 @@ class LIVEditorPipeline(WanPipeline):
         result = latents if output_type == "latent" else self._decoded(latents, len(frames), output_type)
         self.maybe_free_model_hooks()
         return WanPipelineOutput(frames=result) if return_dict else (result,)
+
+    def _get_t5_prompt_embeds(self, prompt=None, num_videos_per_prompt=1, max_sequence_length=None, device=None, dtype=None):
+        """As in Wan, but that texts are as long as ComfyUI makes them where `max_sequence_length` does not say."""
+        texts = [prompt_clean(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        for text in texts:
+            unknown_to(self.text_encoder, text)
+        length = max_sequence_length or max(text_length(self.tokenizer, text) for text in texts)
+        return super()._get_t5_prompt_embeds(texts, num_videos_per_prompt, length, device, dtype)
 
     def check_inputs(self, prompt, prompt_embeds, callback_tensors):
         """Raises ValueError for what `encode_prompt` and `fit_frames` would not find wrong."""

@@ -41,7 +41,7 @@ def main():
     once("torch", ROOT / "requirements/torch.txt", unless_importable="torch")
     once("ComfyUI's requirements", COMFYUI / "requirements.txt")
     once("development tools", ROOT / "requirements/dev.txt")
-    once("this pack", ROOT / "pyproject.toml", install=("-e", str(ROOT)))
+    once("this pack", ROOT / "pyproject.toml", install=("-e", f"{ROOT}[batch]"))
     fetch_sample_video()
     make_models()
     if "--browser" in sys.argv:

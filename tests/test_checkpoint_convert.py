@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from liveditor_isa.command import main as liveditor
 from liveditor_isa.liveditor import convert
 from liveditor_isa.liveditor.checkpoint import read_header
-from liveditor_isa.liveditor.convert import convert_checkpoint, main
+from liveditor_isa.liveditor.convert import convert_checkpoint
 from liveditor_isa.liveditor.keys import CheckpointError, core_metadata, expected_shapes, is_dead_weight
 from make_tiny_model import bin_variants, random_like
 from safetensors import safe_open
@@ -26,6 +27,10 @@ VARIANTS = bin_variants()
 SMALL = random_like(expected_shapes(16, 32, 64, 1), seed=0)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MIB = 2**20
+
+
+def main(arguments: list[str]) -> int:
+    return liveditor(["convert", *arguments])
 
 
 @pytest.fixture
@@ -364,20 +369,20 @@ def test_too_little_room_is_told_before_writing(source, target, monkeypatch):
 
 # The second claims room, as a quota or another writer does, so that writing itself fails.
 COMMANDS = {
-    "before": "python -m liveditor_isa.liveditor.convert $SOURCE $FOLDER/out.safetensors",
+    "before": "python -m liveditor_isa convert $SOURCE $FOLDER/out.safetensors",
     "while writing": 'python -c "$CLAIM_ROOM" $SOURCE $FOLDER/out.safetensors',
     "while overwriting": "echo precious > $FOLDER/out.safetensors; "
     'python -c "$CLAIM_ROOM" $SOURCE $FOLDER/out.safetensors --overwrite',
 }
 CLAIM_ROOM = """
 import shutil, sys
-from liveditor_isa.liveditor.convert import main
+from liveditor_isa.command import main
 real, calls = shutil.disk_usage, []
 def claimed(folder):
     calls.append(folder)
     return shutil._ntuple_diskusage(10**9, 0, 10**9) if len(calls) == 1 else real(folder)
 shutil.disk_usage = claimed
-status = main()
+status = main(["convert", *sys.argv[1:]])
 assert len(calls) == 2, "it must fail while it writes"
 sys.exit(status)
 """
@@ -500,7 +505,7 @@ def test_the_command_line_passes_notes_on(tmp_path, target, capsys):
 
 
 def test_the_command_line_as_a_command(source, target):
-    command = [sys.executable, "-m", "liveditor_isa.liveditor.convert", source, target]
+    command = [sys.executable, "-m", "liveditor_isa", "convert", source, target]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and str(target) in done.stdout
     assert load_file(target).keys() == SMALL.keys()
@@ -513,9 +518,9 @@ def test_the_command_line_as_a_command(source, target):
     [
         ("none.bin", "No such file"),
         ("page.bin", "no torch checkpoint"),
-        (".", "directory"),
-        ("..", "directory"),
-        ("", "directory"),
+        (".", "no safetensors file"),
+        ("..", "no safetensors file"),
+        ("", "no safetensors file"),
     ],
 )
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys, name, told):

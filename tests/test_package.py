@@ -15,8 +15,14 @@ try:
 except ModuleNotFoundError:  # before Python 3.11; pytest brings it there
     import tomli as tomllib
 
-PACKAGES = ("isa_core", "kernels", "liveditor", "nodes", "patching", "training", "video")
-SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))] + [ROOT / "__init__.py"]
+PACKAGES = ("batch", "command", "isa_core", "kernels", "liveditor", "nodes", "patching", "pipelines", "training", "video")
+HEADLESS = ("batch", "command", "pipelines", "__main__.py")
+"""Without ComfyUI, with packages that the nodes never need."""
+
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))] + [
+    ROOT / "__init__.py",
+    ROOT / "__main__.py",
+]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 BLOCKER = """
@@ -56,10 +62,10 @@ print(out.shape == q.shape, stats.backend)
 
 def test_the_command_line_converts_without_comfyui(models, tmp_path):
     code = f"""
-from liveditor_isa.liveditor.convert import main
-assert main([{str(models / "diffusion_models/liveditor_tiny.bin")!r}, {str(tmp_path / "out.safetensors")!r}]) == 0
+from liveditor_isa.command import main
+assert main(["convert", {str(models / "diffusion_models/liveditor_tiny.bin")!r}, {str(tmp_path / "out.safetensors")!r}]) == 0
 """
-    run_without({"comfy", "comfy_api", "folder_paths", "triton", "kornia"}, code)
+    run_without({"comfy", "comfy_api", "folder_paths", "triton", "kornia", "diffusers", "av"}, code)
 
 
 def test_a_video_file_is_read_without_comfyui(sample_video):
@@ -91,6 +97,11 @@ def test_imports_keep_to_the_architecture(path):
     package = path.relative_to(ROOT).parts[0]
     absolute = {name.split(".")[0] for level, name in imported(path) if level == 0}
     assert not absolute & {*PACKAGES, "liveditor_isa"}
+    if package in HEADLESS:
+        assert not {name for name in absolute if name.startswith("comfy")} | absolute & {"folder_paths", "node_helpers"}
+    else:
+        within = {name.split(".")[0] for level, name in imported(path) if level == len(path.relative_to(ROOT).parts)}
+        assert not within & {*HEADLESS} and not absolute & {"diffusers", "accelerate", "peft", "ray"}
     if package in ("isa_core", "kernels"):
         assert absolute <= {*sys.stdlib_module_names, "torch", "triton"}
     calls = {

@@ -1,0 +1,57 @@
+"""The command line `liveditor`: LIVEditor without ComfyUI. One module for each command, imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    "edit": ("command.edit", "edit a video as an instruction says"),
+    "batch": ("batch.command", "edit many videos, on this machine or on a Ray cluster"),
+    "convert": ("command.convert", "convert a checkpoint, for ComfyUI or for diffusers"),
+    "benchmark": ("command.benchmark", "measure what sparse attention brings on this machine"),
+}
+"""{name: (module in this package, what it is for)}. A module has `add_arguments(parser)` and `run(options) -> exit status`."""
+
+EPILOG = """\
+examples:
+  liveditor edit holiday.mp4 "Make the video look like sunset"
+  liveditor edit holiday.mp4 "Let it snow" --model liveditor_ckpt.bin --text-encoder umt5_xxl_fp16.safetensors \\
+      --vae wan_2.1_vae.safetensors
+  liveditor batch clips.jsonl --out edited
+  liveditor benchmark
+
+Without --model the included LIVEditor-tiny edits, also without a GPU. `liveditor COMMAND --help` says more.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 0, or 2 with one line on stderr that says what is wrong."""
+    commands = "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="liveditor",
+        usage="liveditor COMMAND ...",
+        description=f"Instruction-driven video editing with LIVEditor and In-context Sparse Attention.\n\ncommands:\n{commands}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+
+    module = importlib.import_module(f"..{COMMANDS[chosen.command][0]}", __name__)
+    own = argparse.ArgumentParser(prog=f"liveditor {chosen.command}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(own)
+    options = own.parse_args(chosen.rest)
+    try:
+        return module.run(options)
+    except (ValueError, RuntimeError, OSError) as error:
+        # Out of memory and the like keep their traceback: a sentence would hide where.
+        if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
+            raise
+        print(f"liveditor {chosen.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nliveditor {chosen.command}: stopped; nothing was written.", file=sys.stderr)
+        return 130

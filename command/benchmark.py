@@ -1,0 +1,88 @@
+"""liveditor benchmark: what ISA brings on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from ..isa_core import TokenLayout, dense_attention, in_context_sparse_attention
+from ..pipelines.options import add_isa_options, isa_choice
+
+EPILOG = """\
+examples:
+  liveditor benchmark                          480p of 81 frames, as LIVEditor-14B attends to it
+  liveditor benchmark --size 960x544 --frames 81
+  liveditor benchmark --size 320x176 --frames 17 --heads 4
+
+One call of attention over a video and its edit, in random numbers: time depends on size and settings, not on content. Both
+take turns in one process; the times are medians, of the calls after the first, in which kernels are compiled.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    parser.description, parser.epilog = "Measure what sparse attention brings on this machine.", EPILOG
+    parser.add_argument("--size", type=_size, default=(832, 480), metavar="WxH", help="of the video (default: 832x480)")
+    parser.add_argument("--frames", type=int, default=81, metavar="N", help="of the video (default: %(default)s)")
+    parser.add_argument("--heads", type=int, default=40, help="attention heads, of 128 channels (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=5, help="how often each is timed (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="default: bf16 on a GPU")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add_isa_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device)
+    named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    dtype = named.get(options.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    width, height = options.size
+    tokens = ((options.frames + 2) // 4 + 1) * (height // 16) * (width // 16)
+    layout = TokenLayout(tokens, (tokens,))
+    config = isa_choice(options)
+    q, k, v = (torch.randn(1, layout.total, options.heads, 128, device=device, dtype=dtype) for _ in range(3))
+    stats = {}
+
+    def isa():
+        stats["isa"] = in_context_sparse_attention(q, k, v, layout=layout, config=config, return_stats=True)[1]
+
+    calls = {"full attention": lambda: dense_attention(q, k, v), "ISA": isa}
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(
+        f"{width}×{height}, {options.frames} frames: {layout.total:,} tokens with the edit, {options.heads} heads, {dtype}, {where}"
+    )
+    first = {name: seconds(call, device) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(options.turns):
+        for name, call in calls.items():
+            times[name].append(seconds(call, device))
+    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    for name, taken in times.items():
+        low, high = 1000 * min(taken), 1000 * max(taken)
+        print(
+            f"  {name:<15}{1000 * medians[name]:10.1f} ms   ({low:.1f} to {high:.1f}; the first call {1000 * first[name]:.0f})"
+        )
+    stats = stats["isa"]
+    ratio = medians["full attention"] / medians["ISA"]
+    print(f"  ISA is {ratio:.2f} times as fast")
+    print(f"  {stats.flop_ratio:.1%} of its arithmetic, on {stats.backend} ({stats.backend_reason})")
+    return 0
+
+
+def seconds(call: Callable, device: torch.device) -> float:
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    begun = now()
+    call()
+    return now() - begun
+
+
+def _size(text: str) -> tuple[int, int]:
+    from .edit import _size as size
+
+    return size(text)

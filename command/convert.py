@@ -1,0 +1,57 @@
+"""liveditor convert: a checkpoint in another of its forms."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ..liveditor.checkpoint import is_safetensors
+from ..liveditor.convert import DTYPES, convert_checkpoint
+
+EPILOG = """\
+examples:
+  liveditor convert liveditor_ckpt.bin --dtype bf16                       liveditor_ckpt.safetensors, for ComfyUI
+  liveditor convert liveditor_ckpt.bin liveditor/transformer --dtype bf16     a folder, for diffusers
+  liveditor convert liveditor/transformer back.safetensors                and back
+
+Reads the official .bin, safetensors files and diffusers' folders. Checks every weight on the way, and streams tensor by tensor:
+memory stays far below the size of the checkpoint.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    parser.description, parser.epilog = "Convert a LIVEditor checkpoint, for ComfyUI or for diffusers.", EPILOG
+    parser.add_argument("source", type=Path, help="the checkpoint: a file, or a folder in diffusers' layout")
+    parser.add_argument(
+        "destination", type=Path, nargs="?",
+        help="NAME.safetensors for ComfyUI, any other name is a folder for diffusers (default: the source, .safetensors)",
+    )  # fmt: skip
+    parser.add_argument("--dtype", choices=DTYPES, default="keep", help="type of the weights (default: as in the source)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")
+
+
+def run(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    source = options.source
+    destination = options.destination or source.resolve().with_suffix(".safetensors")
+    write = convert_checkpoint
+    if not is_safetensors(destination):
+        from ..optional import needed
+
+        for module in ("diffusers", "accelerate"):
+            needed(module, module)
+        from ..pipelines.weights import save_for_diffusers as write
+    with tqdm(unit="B", unit_scale=True, desc=destination.name) as bar:
+
+        def progress(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = write(source, destination, options.dtype, progress, options.overwrite)
+    for note in result.notes:
+        print(note)
+    written = os.path.relpath(result.path) if result.path.is_relative_to(Path.cwd()) else result.path
+    print(f"{written}: {result.tensors} tensors, {result.bytes / 1e9:.2f} GB; {len(result.dropped)} unused ones left out")
+    return 0

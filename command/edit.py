@@ -1,0 +1,84 @@
+"""liveditor edit: one video, one instruction."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..pipelines.options import add_model_options, model_choice
+from ..pipelines.request import Edit
+
+EPILOG = """\
+examples:
+  liveditor edit holiday.mp4 "Make the video look like sunset"
+  liveditor edit holiday.mp4 "Put the hat of the picture on the man" --reference hat.png --model FOLDER --out hat.mp4
+  torchrun --nproc-per-node 2 -m liveditor_isa edit holiday.mp4 "Let it snow" --model FOLDER      on two GPUs
+
+The edit has the video's frame rate and sound. Frames are resized keeping their aspect and centre-cropped to the size of the
+edit; --whole-frame puts it back over the source.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    parser.description, parser.epilog = "Edit a video as an instruction says.", EPILOG
+    parser.add_argument("video", type=Path, help="the video to edit")
+    parser.add_argument("prompt", help="what to change")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the mp4 to write (default: NAME_edited.mp4 beside the video); numbered on if there",
+    )
+    edit = parser.add_argument_group("edit")
+    edit.add_argument(
+        "--frames", type=int, default=Edit.frames, metavar="N", help="the first N, 0 for all (default: %(default)s)"
+    )
+    edit.add_argument(
+        "--fps", type=float, default=Edit.fps, help="edit at this rate, by nearest frame (default: the video's own)"
+    )
+    edit.add_argument(
+        "--size", type=_size, metavar="WxH", help="of the edit, multiples of 16 (default: the model's nearest in shape)"
+    )
+    edit.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    edit.add_argument("--guidance", type=float, help="classifier-free guidance; 1 turns it off (default: the model's)")
+    edit.add_argument("--seed", type=int, default=Edit.seed, help="default: %(default)s")
+    edit.add_argument("--negative-prompt", help="what to avoid (default: the model's)")
+    edit.add_argument(
+        "--reference", action="append", default=[], metavar="FILE",
+        help="an image or video that the instruction may refer to; may be given several times",
+    )  # fmt: skip
+    edit.add_argument("--whole-frame", action="store_true", help="put the edit back over the source's frame, at its size")
+    add_model_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..optional import needed
+
+    needed("av", "av")
+    for module in ("diffusers", "transformers", "accelerate"):
+        needed(module, module)
+    from ..pipelines.edit import edit_file, load
+    from ..pipelines.parallel import is_first
+
+    edit = Edit(
+        str(options.video), options.prompt, options.negative_prompt, options.seed, options.steps, options.guidance,
+        options.frames, options.fps, options.size, tuple(options.reference), options.whole_frame,
+    )  # fmt: skip
+    out = options.out or options.video.with_name(f"{options.video.stem}_edited.mp4")
+    if out.suffix.lower() != ".mp4":
+        raise ValueError(f"{out.name} would be an mp4: give it the ending .mp4.")
+    if not options.video.is_file():
+        raise ValueError(f"There is no video {options.video}: check the name.")
+    path, facts = edit_file(load(model_choice(options)), edit, out)
+    if is_first():
+        print(f"{path}: {facts['width']}×{facts['height']}, {facts['frames']} frames, {facts['fps']:g} fps")
+        print(f"{facts['steps']} steps of {facts['tokens']:,} tokens, {facts['sampling_seconds']:.1f} s")
+        print(*facts.get("isa", ()), sep="\n")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, by, height = text.lower().partition("x")
+    if not (by and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"width and height, as in 832x480; got {text!r}")
+    return int(width), int(height)
