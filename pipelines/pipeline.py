@@ -174,7 +174,8 @@ class LIVEditorPipeline(WanPipeline):
                     velocity = without + self.guidance_scale * (velocity - without)
                 latents = self.scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
-                    told = {name: locals()[name] for name in callback_tensors}
+                    known = dict(zip(self._callback_tensor_inputs, (latents, prompt_embeds, negative_prompt_embeds)))
+                    told = {name: known[name] for name in callback_tensors}
                     told = callback_on_step_end(self, index, timestep, told) or {}
                     latents = told.pop("latents", latents)
                     prompt_embeds = told.pop("prompt_embeds", prompt_embeds)

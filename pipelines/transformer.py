@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
+from diffusers import ModelMixin  # noqa: F401  a pipeline's loader asks the module of a class whether it is one
 from diffusers.configuration_utils import register_to_config
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -64,7 +65,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
     Its configuration is Wan's. `from_single_file` reads the official checkpoint and its conversions.
     """
 
-    ignore_for_config = ["image_dim", "added_kv_proj_dim", "pos_embed_seq_len"]  # of Wan's image-to-video
+    ignore_for_config = ["added_kv_proj_dim", "pos_embed_seq_len"]  # of Wan's image-to-video
     _skip_layerwise_casting_patterns = [*WanTransformer3DModel._skip_layerwise_casting_patterns, MEMORY, "alpha_1"]
     # All groups' tokens are one sequence: it is cut as one, and whole again wherever a token's group matters.
     _cp_plan = {
@@ -90,6 +91,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         qk_norm: str = "rms_norm_across_heads",
         eps: float = 1e-6,
         rope_max_seq_len: int = 1024,
+        image_dim: None = None,  # Wan's loader of LoRAs asks whether this is its image-to-video
     ):
         super().__init__(
             patch_size=patch_size, num_attention_heads=num_attention_heads, attention_head_dim=attention_head_dim,
