@@ -6,12 +6,12 @@ import importlib
 from types import ModuleType
 
 
-def needed(module: str, package: str) -> ModuleType:
-    """Import `module` of `package`. Raises RuntimeError, which says what to do, where that cannot be imported."""
+def needed(module: str, package: str, python: str = "ComfyUI's Python") -> ModuleType:
+    """Import `module` of `package`, for `python`. Raises RuntimeError, which says what to do, where that cannot be imported."""
     try:
         return importlib.import_module(module)
     except Exception as error:
-        cure = f"install it into ComfyUI's Python with pip install {package}"
+        cure = f"install it into {python} with pip install {package}"
         if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
             raise RuntimeError(f"{package} is missing: {cure}.") from None
         raise RuntimeError(f"{package} cannot be imported ({error}): {cure} --force-reinstall.") from error

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..optional import needed
+from ..pipelines import HERE
 from ..pipelines.request import ModelChoice
 from .results import JobError
 
@@ -28,7 +29,7 @@ def connected(address: str | None):
     """Connected to a cluster, or to a Ray of this process alone that leaves nothing behind."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it speaks of its inner life on stderr
-    needed("ray.data", "ray[data]")
+    needed("ray.data", "ray[data]", HERE)
     import ray
 
     if ray.is_initialized():

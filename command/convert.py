@@ -38,10 +38,9 @@ def run(options: argparse.Namespace) -> int:
     destination = options.destination or source.resolve().with_suffix(".safetensors")
     write = convert_checkpoint
     if not is_safetensors(destination):
-        from ..optional import needed
+        from ..pipelines import require
 
-        for module in ("diffusers", "accelerate"):
-            needed(module, module)
+        require()
         from ..pipelines.weights import save_for_diffusers as write
     with tqdm(unit="B", unit_scale=True, desc=destination.name) as bar:
 

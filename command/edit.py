@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..pipelines import require
 from ..pipelines.options import add_model_options, model_choice
 from ..pipelines.request import Edit
 
@@ -52,11 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..optional import needed
-
-    needed("av", "av")
-    for module in ("diffusers", "transformers", "accelerate"):
-        needed(module, module)
+    require("av")
     from ..pipelines.edit import edit_file, load
     from ..pipelines.parallel import is_first
 

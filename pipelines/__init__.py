@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import importlib
 
+from ..optional import needed
+
+HERE = "this Python"
+
 _HOMES = {
     "LIVEditorPipeline": "pipeline",
     "LIVEditorTransformer3DModel": "transformer",
@@ -17,12 +21,15 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
+def require(*more: str):
+    """Raises RuntimeError, which names what to install, unless all packages of this folder can be imported, and `more`."""
+    for package in (*more, "diffusers", "transformers", "accelerate"):
+        needed(package, package, HERE)
+
+
 def __getattr__(name: str):
     # Imported when asked for: diffusers takes seconds, and may be missing.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ..optional import needed
-
-    for module, package in (("diffusers", "diffusers"), ("accelerate", "accelerate"), ("transformers", "transformers")):
-        needed(module, package)
+    require()
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -211,14 +211,15 @@ class StandIn(TorchFunctionMode):
     ) -> torch.Tensor:
         """`scaled_dot_product_attention`, [B, H, S, D]; ours if it is all tokens' of themselves, with nothing that ISA does
         not know."""
+        q, k, v = (x.transpose(-3, -2) for x in (query, key, value))
         plain = attn_mask is None and not dropout_p and not is_causal and query.shape == key.shape == value.shape
         usual = scale is None or abs(scale * query.shape[-1] ** 0.5 - 1) < 1e-6
-        if not (plain and usual and query.ndim == 4 and query.shape[2] == self.state.layout.total + self.state.padding):
-            return F.scaled_dot_product_attention(
-                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-            )
-        self.used = True
-        return self.attend(*(x.transpose(1, 2) for x in (query, key, value))).transpose(1, 2)
+        if plain and usual and q.ndim == 4 and q.shape[1] == self.state.layout.total + self.state.padding:
+            self.used = True
+            out = self.attend(q, k, v)
+        else:
+            out = dispatch_attention_fn(q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend=self.chosen)
+        return out.transpose(-3, -2)
 
     def attend(self, q, k, v) -> torch.Tensor:
         """q, k, v [B, S + padding, H, D] -> [B, S + padding, H, D]."""

@@ -39,6 +39,8 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
     dtype = DTYPES[choice.dtype] or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     pipe = _pipeline(choice, dtype)
     for number, lora in enumerate(choice.loras):
+        if not Path(lora).exists():
+            raise ValueError(f"There is no LoRA {lora}: check the name.")
         pipe.load_lora_weights(lora, adapter_name=f"lora_{number}")
     if choice.storage == "fp8":
         pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
@@ -226,7 +227,8 @@ class LIVEditorPipeline(WanPipeline):
 
     def _timesteps(self, steps: int, sigmas, device) -> torch.Tensor:
         if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
-            self.scheduler.set_timesteps(sigmas=simple_sigmas(steps) if sigmas is None else sigmas, device=device)
+            sigmas = np.array(simple_sigmas(steps) if sigmas is None else sigmas)
+            self.scheduler.set_timesteps(sigmas=sigmas, device=device)
         elif sigmas is not None:
             raise ValueError(f"{type(self.scheduler).__name__} takes no sigmas of its caller's.")
         else:

@@ -15,6 +15,7 @@ from ..liveditor.checkpoint import Checkpoint, open_checkpoint
 from ..liveditor.keys import CheckpointError, is_quantisation
 from ..liveditor.vocabulary import LONGEST_TEXT, check_texts, unknown_words
 from ..optional import needed
+from . import HERE
 from .folders import load_part, part_folder, said_of
 
 TEXT_LENGTH = 512
@@ -73,7 +74,7 @@ def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTo
             "umt5_xxl_fp16.safetensors."
         )
     for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
-        needed(module, package)  # to read the tokenizer
+        needed(module, package, HERE)  # to read the tokenizer
     try:
         own = json.loads(checkpoint.metadata.get("config", "{}")).get("text_encoder", {})
         check_texts(own)
