@@ -43,6 +43,7 @@ class AttachedISA:
     """ISA on one transformer, as `attach_isa` returns it. All but `backend` may be changed between steps, in a callback say.
 
     config: ISAConfig. enabled: False for full attention. dense_blocks, min_tokens: as in `patching.schedule.Schedule`.
+    A copied or pickled transformer has one of its own.
     """
 
     def __init__(self, config: ISAConfig, backend: str, dense_blocks: str, min_tokens: int):
@@ -50,7 +51,11 @@ class AttachedISA:
         self.dense_blocks, self.min_tokens = dense_blocks, min_tokens
         self.blocks = 0
         self._run = RunReport()
-        self._undo: list[Callable] = []
+        self._transformer: torch.nn.Module | None = None
+        self._state: InContext | None = None
+        self._plain: dict[str, object] = {}
+        """Processors that were replaced, by the names of their modules."""
+        self._hook = self._layout = None
 
     def report(self) -> str:
         """What ran since the last report: calls, their cost, the backend, and why calls ran in full; one line per fact."""
@@ -61,8 +66,41 @@ class AttachedISA:
 
     def detach(self):
         """Leave the transformer as it was."""
-        while self._undo:
-            self._undo.pop()()
+        if (transformer := self._transformer) is None:
+            return
+        for name, processor in self._plain.items():
+            transformer.get_submodule(name).processor = processor
+        if self._hook:
+            self._hook.remove()
+        self._state.isa = self._transformer = None
+        del transformer.attached_isa
+
+    def attach(self, transformer: torch.nn.Module, layout):
+        """Once. Raises ValueError where no layout is known, or there is no attention to act on."""
+        self._state = getattr(transformer, "in_context", None)
+        if self._state is None:
+            self._state, self._layout = InContext(), layout if layout is not None else layout_reader(transformer)
+            self._replace_processors(transformer)
+            self._hook = transformer.register_forward_pre_hook(self._tell, with_kwargs=True)
+        self.blocks = len({block_of(name) for name in transformer.attn_processors})
+        self._transformer, self._state.isa, transformer.attached_isa = transformer, self, self
+
+    def _replace_processors(self, transformer: torch.nn.Module):
+        numbers: dict[str, int] = {}
+        for name, module in transformer.named_modules():
+            plain = getattr(module, "processor", None)
+            if hasattr(plain, "_attention_backend"):
+                block = numbers.setdefault(block_of(name), len(numbers))
+                self._plain[name], module.processor = plain, in_context_processor(plain, self._state, block)
+        if not numbers:
+            raise ValueError(
+                f"{type(transformer).__name__} has no attention processor of diffusers' current kind, which ISA could use."
+            )
+
+    def _tell(self, transformer, args, kwargs):
+        """Before each forward call."""
+        named = dict(zip(forward_arguments(type(transformer)), args)) | kwargs
+        self._state.layout = self._layout(named) if callable(self._layout) else self._layout
 
     def reason_for_full(self, layout: TokenLayout, block: int) -> str | None:
         if not layout.context:
@@ -112,13 +150,7 @@ def attach_isa(
     resolve_backend(backend, parameter.device, config=config)
     Schedule(dense_blocks=dense_blocks)  # says what is wrong with it
     isa = AttachedISA(config, backend, dense_blocks, min_tokens)
-    state = getattr(transformer, "in_context", None)
-    if state is None:
-        state = InContext()
-        _wrap(transformer, state, layout if layout is not None else layout_reader(transformer), isa)
-    state.isa = transformer.attached_isa = isa
-    isa.blocks = len({block_of(name) for name in transformer.attn_processors})
-    isa._undo.append(lambda: (setattr(state, "isa", None), delattr(transformer, "attached_isa")))
+    isa.attach(transformer, layout)
     return isa
 
 
@@ -133,28 +165,6 @@ def block_of(name: str) -> str:
     return re.match(r".*?\d+(?=\.)|.*", name)[0]
 
 
-def _wrap(transformer, state: InContext, layout, isa: AttachedISA):
-    """Let the processors of a plain transformer attend in context, and keep `state` told of the layout."""
-    numbers: dict[str, int] = {}
-    for name, module in transformer.named_modules():
-        plain = getattr(module, "processor", None)
-        if not hasattr(plain, "_attention_backend"):
-            continue
-        block = numbers.setdefault(block_of(name), len(numbers))
-        module.processor = in_context_processor(plain, state, block)
-        isa._undo.append(functools.partial(setattr, module, "processor", plain))
-    if not numbers:
-        raise ValueError(
-            f"{type(transformer).__name__} has no attention processor of diffusers' current kind, which ISA could use."
-        )
-
-    def tell(module, args, kwargs):
-        named = dict(zip(forward_arguments(type(module)), args)) | kwargs
-        state.layout = layout(named) if callable(layout) else layout
-
-    isa._undo.append(transformer.register_forward_pre_hook(tell, with_kwargs=True).remove)
-
-
 @functools.lru_cache
 def forward_arguments(kind: type) -> tuple[str, ...]:
     return tuple(inspect.signature(kind.forward).parameters)[1:]
@@ -162,20 +172,32 @@ def forward_arguments(kind: type) -> tuple[str, ...]:
 
 def in_context_processor(plain, state: InContext, block: int):
     """`plain`, a diffusers attention processor, as one that attends in context; it keeps its class's signature and name."""
-    kind = type(plain)
+    processor = _blank_processor(type(plain))
+    vars(processor).update(vars(plain), in_context=state, block=block)
+    return processor
 
+
+def _blank_processor(kind: type):
+    """Without attributes yet: what copies and pickles are made of."""
+    made = _in_context_kind(kind)
+    return made.__new__(made)
+
+
+@functools.lru_cache
+def _in_context_kind(kind: type) -> type:
     # wraps: some attention modules look at the signature to see what their processor takes.
     @functools.wraps(kind.__call__)
     def call(self, *args, **kwargs):
-        if state.layout is None or state.isa is None:
+        if self.in_context.layout is None or self.in_context.isa is None:
             return kind.__call__(self, *args, **kwargs)
-        with in_context_attention(self, state, block):
+        with in_context_attention(self, self.in_context, self.block):
             return kind.__call__(self, *args, **kwargs)
 
-    made = type(f"ISA{kind.__name__}", (kind,), {"__call__": torch.compiler.disable(call)})
-    processor = made.__new__(made)
-    processor.__dict__.update(vars(plain))
-    return processor
+    members = {
+        "__call__": torch.compiler.disable(call),
+        "__reduce__": lambda self: (_blank_processor, (kind,), vars(self)),
+    }
+    return type(f"ISA{kind.__name__}", (kind,), members)
 
 
 @contextmanager

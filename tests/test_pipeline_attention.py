@@ -1,5 +1,8 @@
 """ISA as attention processors: on LIVEditor, and on transformers that diffusers brings for in-context editing."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel, SD3Transformer2DModel, WanTransformer3DModel
@@ -122,6 +125,19 @@ def test_another_attachment_replaces_the_first(case):
     assert f"{blocks} calls with full attention: " in (told := third.report()) and "fewer than min_tokens 12288" in told
     detach_isa(model)
     detach_isa(model)
+
+
+@pytest.mark.parametrize("made", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"])
+def test_a_copy_has_isa_of_its_own(case, made):
+    model, arguments, blocks = case
+    plain = run(model, arguments)
+    isa = attach_isa(model, SPARSE, min_tokens=0)
+    other = made(model)
+    sparse = run(other, arguments)
+    assert isa.report() == "ISA saw no in-context attention" and f"ISA: {blocks} " in other.attached_isa.report()
+    detach_isa(other)
+    assert torch.equal(run(other, arguments), plain) and not hasattr(other, "attached_isa")
+    assert torch.equal(run(model, arguments), sparse) and difference(plain, sparse) > 1e-3
 
 
 def test_the_chosen_backend_attends_for_the_sharp_blocks(case):
