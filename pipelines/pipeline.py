@@ -21,6 +21,7 @@ from .text_encoder import load_text_encoder, text_length, unknown_to
 from .transformer import LIVEditorTransformer3DModel
 from .vae import decode_video, encode_video, load_vae
 
+OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 SHIFT = 6.0
 TRAIN_TIMESTEPS = 1000
 
@@ -128,17 +129,17 @@ class LIVEditorPipeline(WanPipeline):
 
         Raises ValueError for bad input, and where the result holds NaN.
         """
-        steps = num_inference_steps or self.config.num_inference_steps
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
         self._guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         self._attention_kwargs, self._current_timestep, self._interrupt = attention_kwargs, None, False
-        frames = self._frames(video)
+        frames = self._frames(video, "video")
         if (height is None) != (width is None):
             raise ValueError("Give both height and width, or neither.")
         if height is None:
             width, height = self.size_for(frames.shape[2], frames.shape[1])
         callback_tensors = list(getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs))
-        self.check_inputs(prompt, prompt_embeds, callback_tensors)
+        self.check_inputs(prompt, prompt_embeds, callback_tensors, steps if sigmas is None else len(sigmas), output_type)
         device, dtype = self._execution_device, self.transformer.dtype
 
         prompts = [prompt] if isinstance(prompt, str) else prompt
@@ -152,7 +153,8 @@ class LIVEditorPipeline(WanPipeline):
             device=device,
         )
         context_latents = [encode_video(self.vae, fit_frames(frames, width, height)[0])]
-        for reference in map(self._frames, references):
+        for reference in references:
+            reference = self._frames(reference, "references")
             size = size_within(reference.shape[2], reference.shape[1], max(width, height))
             context_latents.append(encode_video(self.vae, fit_frames(reference, *size)[0]))
         shape = len(prompt_embeds), *context_latents[0].shape[1:]
@@ -193,32 +195,47 @@ class LIVEditorPipeline(WanPipeline):
         self.maybe_free_model_hooks()
         return WanPipelineOutput(frames=result) if return_dict else (result,)
 
-    def _get_t5_prompt_embeds(self, prompt=None, num_videos_per_prompt=1, max_sequence_length=None, device=None, dtype=None):
+    def encode_prompt(self, prompt, *args, max_sequence_length: int | None = None, **kwargs):
         """As in Wan, but that texts are as long as ComfyUI makes them where `max_sequence_length` does not say."""
+        return super().encode_prompt(prompt, *args, max_sequence_length=max_sequence_length, **kwargs)
+
+    def _get_t5_prompt_embeds(self, prompt=None, num_videos_per_prompt=1, max_sequence_length=None, device=None, dtype=None):
         texts = [prompt_clean(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
         for text in texts:
             unknown_to(self.text_encoder, text)
         length = max_sequence_length or max(text_length(self.tokenizer, text) for text in texts)
         return super()._get_t5_prompt_embeds(texts, num_videos_per_prompt, length, device, dtype)
 
-    def check_inputs(self, prompt, prompt_embeds, callback_tensors):
-        """Raises ValueError for what `encode_prompt` and `fit_frames` would not find wrong."""
+    def check_inputs(self, prompt, prompt_embeds, callback_tensors, steps, output_type):
+        """Raises ValueError for what `encode_prompt` and `fit_frames` would not find wrong, or only late."""
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("Give either `prompt`, what to change in the video, or `prompt_embeds`.")
-        if prompt is not None and not isinstance(prompt, (str, list)):
-            raise ValueError(f"`prompt` must be a text or a list of texts; got {type(prompt).__name__}.")
+        texts = prompt if isinstance(prompt, list) else [prompt]
+        if prompt is not None and not (texts and all(isinstance(text, str) for text in texts)):
+            raise ValueError(f"`prompt` must be a text or a list of texts; got {prompt!r:.80}.")
+        if steps < 1:
+            raise ValueError(f"An edit takes one denoising step at least; got {steps}.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {', '.join(OUTPUT_TYPES)}; got {output_type!r}.")
         if unknown := [name for name in callback_tensors if name not in self._callback_tensor_inputs]:
             known = ", ".join(self._callback_tensor_inputs)
             raise ValueError(f"A callback may have {known}, not {', '.join(unknown)}.")
 
-    def _frames(self, video) -> torch.Tensor:
-        """[F, H, W, 3] in 0..1."""
+    def _frames(self, video, name: str) -> torch.Tensor:
+        """[F, H, W, 3] in 0..1. name: of the argument."""
         if isinstance(video, (str, Path)):
-            raise ValueError("`video` is frames, not a path: read it with diffusers.utils.load_video, or use `liveditor edit`.")
+            raise ValueError(
+                f"`{name}` is frames, not a path: read it with diffusers.utils.load_video, or use `liveditor edit`."
+            )
+        if hasattr(video, "__len__") and len(video) == 0:
+            raise ValueError(f"`{name}` holds no frame.")
         batch = self.video_processor.preprocess_video(video)
         if len(batch) != 1 or batch.shape[1] != 3:
-            raise ValueError(f"`video` must be one video of three channels; got {[*batch.shape]} as [B, C, F, H, W].")
-        return batch[0].movedim(0, -1).float()
+            raise ValueError(f"`{name}` must be one video of three channels; got {[*batch.shape]} as [B, C, F, H, W].")
+        batch = batch.float()
+        if batch.max() > 2 or batch.min() < -0.5:  # more than a resize overshoots
+            raise ValueError(f"`{name}` must be in 0..1; got {batch.min():.3g} to {batch.max():.3g}. Divide 8-bit ones by 255.")
+        return batch[0].movedim(0, -1)
 
     def size_for(self, width: int, height: int) -> tuple[int, int]:
         """Width and height at which a video of these is edited where a call does not say."""

@@ -180,6 +180,11 @@ def test_several_prompts_are_several_edits(pipe, frames, usual):
     assert difference(usual, both[:1]) < 1e-4 and difference(usual, both[1:]) > 0.1
 
 
+def test_texts_may_be_encoded_before(pipe, frames, usual):
+    texts = dict(zip(("prompt_embeds", "negative_prompt_embeds"), pipe.encode_prompt(PROMPT, NEGATIVE)))
+    assert torch.equal(edited(pipe, frames, prompt=None, **texts), usual)
+
+
 def test_callbacks_see_and_change_each_step(pipe, frames, usual):
     seen = []
 
@@ -226,7 +231,14 @@ def test_weights_kept_in_8_bits_are_computed_in_more(frames, usual):
     "options, told",
     [
         ({"prompt": None}, "Give either `prompt`"),
-        ({"prompt": 7}, "`prompt` must be a text or a list of texts; got int"),
+        ({"prompt": 7}, "`prompt` must be a text or a list of texts; got 7"),
+        ({"prompt": []}, "`prompt` must be a text or a list of texts; got []"),
+        ({"num_inference_steps": 0}, "An edit takes one denoising step at least; got 0"),
+        ({"sigmas": []}, "An edit takes one denoising step at least; got 0"),
+        ({"output_type": "mp4"}, "`output_type` must be one of np, pt, pil, latent; got 'mp4'"),
+        ({"video": []}, "`video` holds no frame"),
+        ({"video": torch.full((5, 3, 64, 96), 255, dtype=torch.uint8)}, "`video` must be in 0..1; got 255 to 255"),
+        ({"references": ["hat.png"]}, "`references` is frames, not a path"),
         ({"video": "holiday.mp4"}, "`video` is frames, not a path"),
         ({"video": torch.rand(2, 5, 3, 16, 16)}, "`video` must be one video"),
         ({"width": 96}, "Give both height and width"),
