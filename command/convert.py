@@ -35,14 +35,15 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     source = options.source
-    destination = options.destination or source.resolve().with_suffix(".safetensors")
+    # Not resolved: a download's name may be a link to where its content lies under another.
+    destination = options.destination or Path(os.path.abspath(source)).with_suffix(".safetensors")
     write = convert_checkpoint
     if not is_safetensors(destination):
         from ..pipelines import require
 
         require()
         from ..pipelines.weights import save_for_diffusers as write
-    with tqdm(unit="B", unit_scale=True, desc=destination.name) as bar:
+    with tqdm(unit="B", unit_scale=True, desc=destination.name, delay=0.5) as bar:
 
         def progress(done, total):
             bar.total = total

@@ -66,6 +66,9 @@ def save_for_diffusers(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(errno.EEXIST, "There is a file where the folder should be; name another", str(folder))
+    # A loader would take these, or both.
+    if others := sorted(path.name for path in folder.glob("*.safetensors*") if path.name != WEIGHTS):
+        raise FileExistsError(errno.EEXIST, f"The folder holds other weights ({others[0]}); name an empty one", str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     result = convert_checkpoint(source, folder / WEIGHTS, dtype, progress, overwrite, diffusers_names(model))
     partial = folder / f".{CONFIG}.partial"
