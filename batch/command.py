@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..pipelines.options import add_model_options, model_choice
+from ..pipelines.sentences import sentence
 from . import job
 from .manifest import COLUMNS, ManifestError, read_manifest
 from .results import JobError, Results
@@ -107,7 +108,7 @@ def run(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
         print(f"\nStopped. What is done is in {options.out}; the same command goes on from there.", file=sys.stderr)
         return 130
     except (ManifestError, JobError, ValueError, RuntimeError, OSError) as error:
-        print(f"liveditor batch: {error}", file=sys.stderr)
+        print(f"liveditor batch: {sentence(error)}", file=sys.stderr)
         return 2
     print(_report(summary, options.out))
     return 0 if summary.done == summary.clips else 1

@@ -11,7 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..pipelines.request import Edit
+from ..pipelines.request import RANGES, Edit
 
 
 class ManifestError(ValueError):
@@ -45,16 +45,6 @@ COLUMNS = {
     "whole_frame": bool,
 }  # fmt: skip
 REQUIRED = ("video", "prompt")
-
-RANGES = {
-    "seed": (0, 2**63 - 1),
-    "frames": (0, 100_000),
-    "fps": (0, 1000),
-    "steps": (1, 1000),
-    "guidance": (0, 100),
-    "width": (16, 8192),
-    "height": (16, 8192),
-}
 
 MULTIPLE = 16
 """Pixels; of width and height, as the model's patches want it."""
@@ -167,8 +157,11 @@ def _check_value(name: str, value, line: int):
             raise _bad(line, f"{name} must be a {whole}number from {low} to {high}; got {value!r}")
     if name in ("width", "height") and value % MULTIPLE:
         raise _bad(line, f"{name} must be a multiple of {MULTIPLE}; got {value}")
-    if isinstance(value, str) and "\0" in value:
-        raise _bad(line, f"{name} holds a zero character")
+    for text in value if kind is list else [value] if kind is str else []:
+        if "\0" in text:
+            raise _bad(line, f"{name} holds a zero character")
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise _bad(line, f"{name} holds half a character, {ascii(text)}: write it as UTF-8")
 
 
 def _ids(rows: list[tuple[int, dict]]) -> list[str]:

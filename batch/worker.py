@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..pipelines.request import ModelChoice
+from ..pipelines.sentences import sentence
 from .manifest import Clip
 from .results import Results
 
@@ -101,7 +102,7 @@ class Worker:
             self._editor = importlib.import_module(self._editor)
             self._pipe = self._editor.load(self._choice)
         except Exception as error:
-            return _stopped(clip, f"The model cannot be loaded: {_sentence(error)}")
+            return _stopped(clip, f"The model cannot be loaded: {sentence(error)}")
         loading.unlink()
         return None
 
@@ -141,13 +142,13 @@ class Worker:
             if not self._work.exists():
                 return _stopped(clip, self._out_of_reach(error))
             if _is_the_disks(error, self._results.folder):
-                return _stopped(clip, _sentence(error))
+                return _stopped(clip, sentence(error))
             if _is_the_devices(error):
-                (folder / "last-words").write_text(_sentence(error), encoding="utf-8")
+                (folder / "last-words").write_text(sentence(error), encoding="utf-8")
                 os._exit(1)  # nothing more can run in this process; Ray starts another one and hands it the clip
             kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
             trace = None if isinstance(error, ValueError) else traceback.format_exc()
-            reason = _sentence(error)
+            reason = sentence(error)
             del error
             _free_memory()
             return self._give_up(clip, source_bytes, reason, kind, attempt, trace)
@@ -174,7 +175,7 @@ class Worker:
     def _out_of_reach(self, error: Exception) -> str:
         folder, host = self._results.folder, socket.gethostname()
         if not isinstance(error, FileNotFoundError):
-            return _sentence(error)
+            return sentence(error)
         if not folder.exists():
             return f"{folder} is not to be found on {host}: choose a folder that every node sees."
         return f"{folder} was taken over by another run, or its folder .batch was removed."
@@ -198,17 +199,6 @@ def _is_the_disks(error: Exception, folder: Path) -> bool:
 def _is_the_devices(error: Exception) -> bool:
     """An error after which CUDA refuses everything in this process; want of memory is none."""
     return type(error).__name__ == "AcceleratorError" or (type(error) is RuntimeError and "CUDA error" in str(error))
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None or str(error.filename) in error.strerror else f": {error.filename}"
-        return f"{error.strerror}{where}."
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"{str(error).split('. ')[0]}: ask for fewer frames or a smaller size, or choose --offload."
-    if isinstance(error, (ValueError, RuntimeError)) and str(error).strip():
-        return str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {error}".split("\n")[0]
 
 
 def _free_memory():

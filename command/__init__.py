@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 
+from ..pipelines.sentences import sentence
+
 COMMANDS = {
     "edit": ("command.edit", "edit a video as an instruction says"),
     "batch": ("batch.command", "edit many videos, on this machine or on a Ray cluster"),
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Out of memory and the like keep their traceback: a sentence would hide where.
         if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
             raise
-        print(f"liveditor {chosen.command}: {error}", file=sys.stderr)
+        print(f"liveditor {chosen.command}: {sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nliveditor {chosen.command}: stopped; nothing was written.", file=sys.stderr)

@@ -54,23 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def run(options: argparse.Namespace) -> int:
     require("av")
-    from ..pipelines.edit import edit_file, load
+    from ..pipelines.edit import check_files, edit_file, load
     from ..pipelines.parallel import is_first
 
     edit = Edit(
         str(options.video), options.prompt, options.negative_prompt, options.seed, options.steps, options.guidance,
         options.frames, options.fps, options.size, tuple(options.reference), options.whole_frame,
     )  # fmt: skip
-    out = options.out or options.video.with_name(f"{options.video.stem}_edited.mp4")
+    out = options.out or options.video.parent / f"{options.video.stem}_edited.mp4"
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"{out.name} would be an mp4: give it the ending .mp4.")
-    if not options.video.is_file():
-        raise ValueError(f"There is no video {options.video}: check the name.")
+    check_files(edit, out)
     path, facts = edit_file(load(model_choice(options)), edit, out)
     if is_first():
         print(f"{path}: {facts['width']}×{facts['height']}, {facts['frames']} frames, {facts['fps']:g} fps")
         print(f"{facts['steps']} steps of {facts['tokens']:,} tokens, {facts['sampling_seconds']:.1f} s")
-        print(*facts.get("isa", ()), sep="\n")
+        for line in facts.get("isa", ()):
+            print(line)
     return 0
 
 

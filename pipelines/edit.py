@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,10 +20,13 @@ from ..video.mp4 import write_mp4
 from ..video.region import Region
 from ..video.source import FileSource
 from .attention import attach_isa
+from .folders import load_part, said_of
 from .parallel import is_first, local_device, share_gpus
 from .pipeline import LIVEditorPipeline
 from .request import Edit, ModelChoice
-from .vae import decode_video
+from .text_encoder import load_text_encoder
+from .transformer import LIVEditorTransformer3DModel
+from .vae import decode_video, load_vae
 
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -41,7 +46,8 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
     for number, lora in enumerate(choice.loras):
         if not Path(lora).exists():
             raise ValueError(f"There is no LoRA {lora}: check the name.")
-        pipe.load_lora_weights(lora, adapter_name=f"lora_{number}")
+        with said_of(Path(lora), "LoRA for this model"):
+            pipe.load_lora_weights(lora, adapter_name=f"lora_{number}")
     if choice.storage == "fp8":
         pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
     if choice.isa is not None:
@@ -56,6 +62,19 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
     return pipe
 
 
+def check_files(edit: Edit, output: str | Path):
+    """Before anything takes time. Raises ValueError for a video or reference that is not there, OSError where the output
+    cannot be written."""
+    for path in (edit.video, *edit.references):
+        if not Path(path).is_file():
+            raise ValueError(f"There is no file {path}: check the name.")
+    folder = Path(output).parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "There is no such folder to write to; make it, or name another", str(folder))
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, "Nothing can be written to this folder; name another", str(folder))
+
+
 def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress: bool = True) -> tuple[Path, dict]:
     """Edit, write an mp4 with the source's frame rate and sound; where it lies, and what is worth knowing of the run.
 
@@ -63,6 +82,7 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     Several processes under torchrun all edit, and the first writes.
     Raises ValueError for bad input (one sentence: cause and cure), OSError for a full disk.
     """
+    check_files(edit, output)
     began = time.perf_counter()
     pipe.set_progress_bar_config(disable=not progress or not is_first(), desc=Path(edit.video).name)
     clip = open_clip(FileSource(edit.video), edit.frames, edit.fps)
@@ -105,14 +125,29 @@ def _pipeline(choice: ModelChoice, dtype: torch.dtype) -> LIVEditorPipeline:
         if choice.text_encoder or choice.vae:
             raise ValueError("LIVEditor-tiny works with its own parts only: leave out text_encoder and vae, or name a model.")
         return LIVEditorPipeline.included(dtype)
+    if not choice.model or not Path(choice.model).exists():
+        raise ValueError(f"There is no model {choice.model}: check the name.")
     if Path(choice.model).is_dir():
-        return LIVEditorPipeline.from_pretrained(choice.model, torch_dtype=dtype)
+        if choice.text_encoder or choice.vae:
+            raise ValueError("A folder has its own parts: leave out text_encoder and vae, or name a checkpoint file.")
+        return _from_folder(Path(choice.model), dtype)
     if not (choice.text_encoder and choice.vae):
         raise ValueError(
             f"{Path(choice.model).name} is the network alone: name its text_encoder (umt5_xxl_fp16.safetensors, say) and its vae "
             "(wan_2.1_vae.safetensors) too, or take a folder in diffusers' layout."
         )
     return LIVEditorPipeline.from_files(choice.model, choice.text_encoder, choice.vae, dtype)
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> LIVEditorPipeline:
+    """`from_pretrained` by itself would fill up what weights a folder lacks with random ones."""
+    tokenizer, encoder = load_text_encoder(folder, dtype)
+    vae = load_vae(folder, dtype)
+    transformer = load_part(LIVEditorTransformer3DModel, folder, "transformer", dtype)
+    with said_of(folder, "LIVEditorPipeline"):
+        return LIVEditorPipeline.from_pretrained(
+            str(folder), tokenizer=tokenizer, text_encoder=encoder, vae=vae, transformer=transformer, local_files_only=True
+        )
 
 
 def _device(name: str) -> torch.device:

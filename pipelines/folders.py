@@ -17,7 +17,7 @@ def load_part(kind: type, folder: Path, part: str, dtype: torch.dtype) -> torch.
     """
     place = part_folder(folder, part)
     with said_of(place, kind.__name__):
-        model, found = kind.from_pretrained(str(place), torch_dtype=dtype, output_loading_info=True, local_files_only=True)
+        model, found = kind.from_pretrained(str(place), dtype=dtype, output_loading_info=True, local_files_only=True)
         if wrong := [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]:
             raise ValueError(f"{len(wrong)} weights are missing, unknown or misshapen, {wrong[0]} for one")
     return model.eval().requires_grad_(False)
@@ -37,5 +37,5 @@ def said_of(place: Path, what: str):
     except Exception as error:  # libraries raise anything here: OSError, SafetensorError, KeyError of a damaged config
         words = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{place} holds no {what} that can be loaded ({words}): pick another folder, or download it again."
+            f"{place} holds no {what} that can be loaded ({words}): pick another, or download it again."
         ) from error

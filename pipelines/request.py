@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from ..isa_core import ISAConfig
 from ..patching.schedule import MIN_TOKENS
+
+RANGES = {
+    "seed": (0, 2**63 - 1),
+    "frames": (0, 100_000),
+    "fps": (0, 1000),
+    "steps": (1, 1000),
+    "guidance": (0, 100),
+    "width": (16, 8192),
+    "height": (16, 8192),
+}
+"""Of the numbers of an edit, both ends included."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class Edit:
     frames: the first so many, 0 for all; fps: 0 for the video's own; size: width and height, multiples of 16.
     references: image or video files the edit may refer to.
     whole_frame: put the edit back over the source's frame, at the source's size.
+
+    Raises ValueError for a number out of RANGES.
     """
 
     video: str
@@ -54,3 +67,10 @@ class Edit:
     size: tuple[int, int] | None = None
     references: tuple[str, ...] = field(default=())
     whole_frame: bool = False
+
+    def __post_init__(self):
+        values = asdict(self) | dict(zip(("width", "height"), self.size or ()))
+        for name, (low, high) in RANGES.items():
+            value = values.get(name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} must be from {low} to {high}; got {value}.")

@@ -74,6 +74,8 @@ def test_csv_says_the_same(tmp_path):
         ({"video": "a.mp4", "prompt": "x", "id": "x" * 101}, "cannot name a file: use up to 100 letters"),
         ({"video": "a.mp4", "prompt": "x", "id": "ONE"}, "the id 'ONE' is line 1's already"),
         ({"video": "a\0.mp4", "prompt": "x"}, "video holds a zero character"),
+        ({"video": "a.mp4", "prompt": "x", "references": ["b\0.png"]}, "references holds a zero character"),
+        ({"video": "a.mp4", "prompt": "moon \ud83c"}, "prompt holds half a character, 'moon \\ud83c'"),
         ('["a.mp4", "x"]', "a row is an object in braces"),
         ("video,prompt", "this is not JSON"),
         ("[" * 100_000, "this is not JSON"),

@@ -114,6 +114,19 @@ def test_other_files_than_the_included_ones_edit(models, sample_video, tmp_path)
     assert pictures(path) == pictures(again)
 
 
+def test_a_folder_that_is_not_whole_edits_nothing(models, tmp_path):
+    """Loaded by diffusers alone it would, with random weights in place of those that are missing."""
+    load(ModelChoice(str(models / MODEL), str(models / ENCODER), str(models / VAE), isa=None)).save_pretrained(tmp_path)
+    for part in ("transformer", "vae", "text_encoder"):
+        (file,) = (tmp_path / part).glob("*.safetensors")
+        weights, metadata = load_file(file), {"format": "pt"}
+        name = next(name for name in weights if "mid_block" in name or "block" in name and ".0." in name)
+        save_file({each: weight for each, weight in weights.items() if each != name}, file, metadata)
+        with pytest.raises(CheckpointError, match=f"1 weights are missing, unknown or misshapen, {name} for one"):
+            load(ModelChoice(str(tmp_path)))
+        save_file(weights, file, metadata)
+
+
 def pictures(path) -> list[bytes]:
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
@@ -122,11 +135,24 @@ def pictures(path) -> list[bytes]:
 @pytest.mark.parametrize(
     "options, told",
     [
-        (["missing.mp4", "p"], "There is no video missing.mp4"),
+        (["missing.mp4", "p"], "There is no file missing.mp4"),
+        (["VIDEO", "p", "--reference", "hat.png"], "There is no file hat.png"),
+        (["VIDEO", "p", "--out", "nowhere/x.mp4"], "There is no such folder to write to; make it, or name another: nowhere."),
+        (["VIDEO", "p", "--seed", "-1"], "seed must be from 0 to"),
+        (["VIDEO", "p", "--fps", "inf"], "fps must be from 0 to 1000; got inf"),
+        (["VIDEO", "p", "--guidance", "nan"], "guidance must be from 0 to 100; got nan"),
+        (["VIDEO", "p", "--size", "16x9000000"], "height must be from 16 to 8192"),
         (["VIDEO", "p", "--out", "x.avi"], "x.avi would be an mp4: give it the ending .mp4"),
         (["VIDEO", "p", "--size", "100x64"], "multiples of 16; got 100×64"),
-        (["VIDEO", "p", "--model", "model.bin"], "model.bin is the network alone: name its text_encoder"),
-        (["VIDEO", "p", "--model", "no.bin", "--text-encoder", "no", "--vae", "no"], "No such file"),
+        (["VIDEO", "p", "--model", "NOVIDEO"], "broken.mp4 is the network alone: name its text_encoder"),
+        (["VIDEO", "p", "--model", "NOVIDEO", "--text-encoder", "no", "--vae", "no"], "No such file or directory: no."),
+        (["VIDEO", "p", "--model", "no.bin"], "There is no model no.bin"),
+        (
+            ["VIDEO", "p", "--model", ".", "--vae", "vae.safetensors"],
+            "A folder has its own parts: leave out text_encoder and vae",
+        ),
+        (["VIDEO", "p", "--model", "."], ". holds no UMT5EncoderModel that can be loaded"),
+        (["VIDEO", "p", "--lora", "NOVIDEO"], "broken.mp4 holds no LoRA for this model that can be loaded"),
         (["VIDEO", "p", "--vae", "vae.safetensors"], "LIVEditor-tiny works with its own parts only"),
         (["VIDEO", "p", "--device", "cuda"], "device 'cuda' cannot be used"),
         (["VIDEO", "p", "--offload", "model"], "the device is the CPU"),
@@ -172,6 +198,25 @@ def test_to_diffusers_and_back(tmp_path, capsys):
     assert all(torch.equal(again[name], weight) and again[name].dtype == weight.dtype for name, weight in original.items())
     assert "297 tensors" in capsys.readouterr().out
     assert "exists already" in refused(["convert", source, folder], capsys)
+
+
+def test_a_folder_with_other_weights_is_refused(tmp_path, capsys):
+    """A loader would take those."""
+    model = LIVEditorTransformer3DModel.from_single_file(path_of("diffusion_model"), torch.float32)
+    model.save_pretrained(tmp_path, max_shard_size="10MB")
+    before = sorted(tmp_path.iterdir())
+    sentence = refused(["convert", path_of("diffusion_model"), tmp_path, "--overwrite"], capsys)
+    assert "The folder holds other weights (diffusion_pytorch_model-00001-of-" in sentence
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_a_link_names_is_converted_beside_the_link(tmp_path):
+    """Downloads lie in folders of such links."""
+    (tmp_path / "files").mkdir()
+    torch.save(bin_variants()["module"], tmp_path / "files/0123")
+    (tmp_path / "liveditor_ckpt.bin").symlink_to("files/0123")
+    assert main(["convert", str(tmp_path / "liveditor_ckpt.bin")]) == 0
+    assert (tmp_path / "liveditor_ckpt.safetensors").is_file() and len(list((tmp_path / "files").iterdir())) == 1
 
 
 @pytest.mark.parametrize("wrapping", ["module", "ema"])
