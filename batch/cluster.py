@@ -29,6 +29,7 @@ def connected(address: str | None):
     """Connected to a cluster, or to a Ray of this process alone that leaves nothing behind."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it speaks of its inner life on stderr
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves them, and the GPU, beside anything else
     needed("ray.data", "ray[data]", HERE)
     import ray
 

@@ -45,7 +45,7 @@ def edit_file(pipe, edit, output, progress=True):
             os.kill(os.getpid(), signal.SIGKILL)
         yield frames[2:]
 
-    return write_mp4(output, chunks(), Fraction(10)), {"frames": len(frames), "backend": "none"}
+    return write_mp4(output, chunks(), Fraction(10)), {"frames": len(frames), "backend": "none", "nice": os.nice(0)}
 
 
 def _frames(path: str) -> torch.Tensor:

@@ -147,7 +147,8 @@ def test_a_hundred_clips_with_everything_killed_on_the_way(clip_file, tmp_path):
     assert names(out, "*.mp4") == names(out, "records/*.json") == good
     assert names(out, "quarantine/*.json") == {"clip_040", "clip_090"}
     assert (tmp_path / "killed").exists()
-    assert json.loads((out / "records/clip_070.json").read_text())["attempt"] == 2
+    again = json.loads((out / "records/clip_070.json").read_text())
+    assert again["attempt"] == 2 and again["run"]["nice"] == os.nice(0)
     # What was done before is not done again; only what was at work when it was killed is begun twice.
     again = edits(manifest) - first
     assert not set(again) & before
