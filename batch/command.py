@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..pipelines.options import add_model_options, model_choice
+from ..pipelines.options import add_model_options, model_choice, whole_number
 from ..pipelines.sentences import sentence
 from . import job
 from .manifest import COLUMNS, ManifestError, read_manifest
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the results; made where it is missing"
     )
-    parser.add_argument("--limit", type=_whole, metavar="N", help="edit no more than N clips now")
+    parser.add_argument("--limit", type=whole_number, metavar="N", help="edit no more than N clips now")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument(
         "--retry-quarantined", action="store_true", help="try again what was given up (what has changed since is anyway)"
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     where = parser.add_argument_group("where it runs")
     where.add_argument("--address", help="of a Ray cluster, or auto (default: this machine alone)")
     where.add_argument(
-        "--workers", type=_whole, metavar="N", help="clips at a time (default: one per GPU, or one per machine without)"
+        "--workers", type=whole_number, metavar="N", help="clips at a time (default: one per GPU, or one per machine without)"
     )
     where.add_argument(
         "--gpus-per-worker",
@@ -140,12 +140,6 @@ def _report(summary: job.Summary, out: Path) -> str:
     if summary.pending:
         text += f" {summary.pending} are left: the same command goes on."
     return text
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on; got {text!r}")
-    return int(text)
 
 
 def _share(text: str) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from ..isa_core import TokenLayout, dense_attention, in_context_sparse_attention
-from ..pipelines.options import add_isa_options, isa_choice
+from ..pipelines.options import add_isa_options, frame_size, isa_choice, whole_number
 
 EPILOG = """\
 examples:
@@ -25,10 +25,14 @@ take turns in one process; the times are medians, of the calls after the first, 
 
 def add_arguments(parser: argparse.ArgumentParser):
     parser.description, parser.epilog = "Measure what sparse attention brings on this machine.", EPILOG
-    parser.add_argument("--size", type=_size, default=(832, 480), metavar="WxH", help="of the video (default: 832x480)")
-    parser.add_argument("--frames", type=int, default=81, metavar="N", help="of the video (default: %(default)s)")
-    parser.add_argument("--heads", type=int, default=40, help="attention heads, of 128 channels (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=5, help="how often each is timed (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=frame_size, default=(832, 480), metavar="WxH", help="of the video, multiples of 16 (default: 832x480)"
+    )
+    parser.add_argument("--frames", type=whole_number, default=81, metavar="N", help="of the video (default: %(default)s)")
+    parser.add_argument(
+        "--heads", type=whole_number, default=40, help="attention heads, of 128 channels (default: %(default)s)"
+    )
+    parser.add_argument("--turns", type=whole_number, default=5, help="how often each is timed (default: %(default)s)")
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="default: bf16 on a GPU")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add_isa_options(parser)
@@ -80,9 +84,3 @@ def seconds(call: Callable, device: torch.device) -> float:
     begun = now()
     call()
     return now() - begun
-
-
-def _size(text: str) -> tuple[int, int]:
-    from .edit import _size as size
-
-    return size(text)

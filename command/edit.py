@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..pipelines import require
-from ..pipelines.options import add_model_options, model_choice
+from ..pipelines.options import add_model_options, frame_size, model_choice
 from ..pipelines.request import Edit
 
 EPILOG = """\
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         "--fps", type=float, default=Edit.fps, help="edit at this rate, by nearest frame (default: the video's own)"
     )
     edit.add_argument(
-        "--size", type=_size, metavar="WxH", help="of the edit, multiples of 16 (default: the model's nearest in shape)"
+        "--size", type=frame_size, metavar="WxH", help="of the edit, multiples of 16 (default: the model's nearest in shape)"
     )
     edit.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
     edit.add_argument("--guidance", type=float, help="classifier-free guidance; 1 turns it off (default: the model's)")
@@ -72,10 +72,3 @@ def run(options: argparse.Namespace) -> int:
         for line in facts.get("isa", ()):
             print(line)
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, by, height = text.lower().partition("x")
-    if not (by and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"width and height, as in 832x480; got {text!r}")
-    return int(width), int(height)

@@ -24,6 +24,24 @@ ISA_OPTIONS = {
 }
 
 
+def whole_number(text: str) -> int:
+    """For argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on; got {text!r}")
+    return int(text)
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """Width and height, for argparse."""
+    width, by, height = text.lower().partition("x")
+    if not (by and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"width and height, as in 832x480; got {text!r}")
+    size = int(width), int(height)
+    if not all(size) or any(side % 16 for side in size):
+        raise argparse.ArgumentTypeError(f"multiples of 16; got {size[0]}×{size[1]}")
+    return size
+
+
 def add_model_options(parser: argparse.ArgumentParser):
     """Two groups of options; `model_choice` reads them."""
     model = parser.add_argument_group("model")

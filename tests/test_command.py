@@ -143,7 +143,6 @@ def pictures(path) -> list[bytes]:
         (["VIDEO", "p", "--guidance", "nan"], "guidance must be from 0 to 100; got nan"),
         (["VIDEO", "p", "--size", "16x9000000"], "height must be from 16 to 8192"),
         (["VIDEO", "p", "--out", "x.avi"], "x.avi would be an mp4: give it the ending .mp4"),
-        (["VIDEO", "p", "--size", "100x64"], "multiples of 16; got 100×64"),
         (["VIDEO", "p", "--model", "NOVIDEO"], "broken.mp4 is the network alone: name its text_encoder"),
         (["VIDEO", "p", "--model", "NOVIDEO", "--text-encoder", "no", "--vae", "no"], "No such file or directory: no."),
         (["VIDEO", "p", "--model", "no.bin"], "There is no model no.bin"),
@@ -267,6 +266,21 @@ def test_comfyuis_quantised_files_are_not_for_diffusers(tmp_path, capsys):
 
 
 # Benchmark.
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (["--heads", "0"], "--heads: a whole number from 1 on; got '0'"),
+        (["--frames", "-1"], "--frames: a whole number from 1 on; got '-1'"),
+        (["--size", "100x64"], "--size: multiples of 16; got 100×64"),
+        (["--size", "big"], "--size: width and height, as in 832x480; got 'big'"),
+    ],
+)
+def test_bad_numbers_are_refused(options, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["benchmark", *options])
+    assert ended.value.code == 2 and told in capsys.readouterr().err
 
 
 def test_the_benchmark_tells_both_times(capsys):
