@@ -13,6 +13,7 @@ All files are written elsewhere on the same disk and get their names when they a
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import logging
 import os
@@ -85,7 +86,8 @@ class Results:
                 raise JobError(f"{self.folder} holds other files than a batch job's: name a new or an empty folder.")
             return
         other = [name for name in settings if name in there and settings[name] != there[name]]
-        if other:
+        outcomes = itertools.chain(*((self.folder / name).glob("*.json") for name in ("records", "quarantine")))
+        if other and any(outcomes):  # before there are any, what was wrong may be corrected
             changes = ", ".join(f"{name} {there[name]!r}, now {settings[name]!r}" for name in other)
             raise JobError(f"{self.folder} belongs to a job with other settings ({changes}): name another folder.")
 

@@ -70,9 +70,11 @@ def check_files(edit: Edit, output: str | Path):
             raise ValueError(f"There is no file {path}: check the name.")
     folder = Path(output).parent
     if not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "There is no such folder to write to; make it, or name another", str(folder))
+        raise NotADirectoryError(
+            errno.ENOTDIR, f"There is no folder {folder} to write to; make it, or name another", str(folder)
+        )
     if not os.access(folder, os.W_OK):
-        raise PermissionError(errno.EACCES, "Nothing can be written to this folder; name another", str(folder))
+        raise PermissionError(errno.EACCES, f"Nothing can be written to {folder}; name another folder", str(folder))
 
 
 def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress: bool = True) -> tuple[Path, dict]:

@@ -137,7 +137,7 @@ def pictures(path) -> list[bytes]:
     [
         (["missing.mp4", "p"], "There is no file missing.mp4"),
         (["VIDEO", "p", "--reference", "hat.png"], "There is no file hat.png"),
-        (["VIDEO", "p", "--out", "nowhere/x.mp4"], "There is no such folder to write to; make it, or name another: nowhere."),
+        (["VIDEO", "p", "--out", "nowhere/x.mp4"], "There is no folder nowhere to write to; make it, or name another."),
         (["VIDEO", "p", "--seed", "-1"], "seed must be from 0 to"),
         (["VIDEO", "p", "--fps", "inf"], "fps must be from 0 to 1000; got inf"),
         (["VIDEO", "p", "--guidance", "nan"], "guidance must be from 0 to 100; got nan"),
