@@ -10,7 +10,7 @@ import comfy.utils
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.liveditor.architecture import register
 from liveditor_isa.liveditor.included import path_of
@@ -196,6 +196,25 @@ def test_callbacks_see_and_change_each_step(pipe, frames, usual):
 
     found = edited(pipe, frames, callback_on_step_end=callback)
     assert seen == [(0, 1000), (1, 923)] and difference(usual, found) > 0.1
+
+
+def test_callbacks_change_the_texts(pipe, frames, usual):
+    """Either one by itself."""
+    for name in ("prompt_embeds", "negative_prompt_embeds"):
+
+        def callback(pipe, step, timestep, tensors, name=name):
+            return {name: torch.zeros_like(tensors[name])}
+
+        changed = {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": [name]}
+        assert difference(usual, edited(pipe, frames, **changed)) > 1e-5, name
+
+
+def test_diffusers_caches_tell_the_passes_of_guidance_apart(pipe, frames, usual):
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
+    try:
+        assert difference(usual, edited(pipe, frames)) < 1e-4
+    finally:
+        pipe.transformer.disable_cache()
 
 
 def test_progress_is_shown(pipe, frames, capsys):

@@ -2,13 +2,17 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel, SD3Transformer2DModel, WanTransformer3DModel
+from diffusers.models.attention_dispatch import AttentionBackendName
 from liveditor_isa.isa_core import BackendUnavailable, ISAConfig, TokenLayout
 from liveditor_isa.liveditor.included import path_of
-from liveditor_isa.pipelines.attention import attach_isa, detach_isa
+from liveditor_isa.pipelines import attention
+from liveditor_isa.pipelines.attention import AttachedISA, InContext, attach_isa, detach_isa
 from liveditor_isa.pipelines.transformer import LIVEditorTransformer3DModel
 
 FULL = ISAConfig(keep_ratio=1, dense_query_ratio=1)
@@ -170,6 +174,27 @@ def test_attention_that_is_not_of_all_tokens_is_left_alone():
     isa = attach_isa(model, SPARSE, layout=TokenLayout(8, (8,)), min_tokens=0)
     run(model, arguments)
     assert "ISA: 2 attention calls" in isa.report()
+
+
+def test_attention_of_another_kind_is_left_as_it_was_chosen(monkeypatch):
+    """Causal, masked or scaled otherwise, though over all tokens: ISA knows none of these."""
+    q, k, v = (noise(1, 2, 16, 8, seed=seed) for seed in range(3))
+    state = InContext(TokenLayout(8, (8,)), isa=AttachedISA(SPARSE, "torch", "", 16))
+    chosen = []
+    dispatch = attention.dispatch_attention_fn
+    monkeypatch.setattr(attention, "dispatch_attention_fn", lambda *args, backend: chosen.append(backend) or dispatch(*args))
+    processor = SimpleNamespace(_attention_backend=AttentionBackendName._NATIVE_MATH)
+    for options in ({"is_causal": True}, {"scale": 0.5}, {"attn_mask": torch.ones(16, 16).tril().bool()}):
+        expected = F.scaled_dot_product_attention(q, k, v, **options)
+        with attention.in_context_attention(processor, state, 0) as stand_in:
+            found = F.scaled_dot_product_attention(q, k, v, **options)
+        assert difference(expected, found) < 1e-6 and not stand_in.used, options
+    assert chosen == [AttentionBackendName._NATIVE_MATH] * 3
+
+
+def test_min_tokens_are_enough():
+    isa = AttachedISA(SPARSE, "torch", "", 16)
+    assert isa.reason_for_full(TokenLayout(8, (8,)), 0) is None and isa.reason_for_full(TokenLayout(8, (7,)), 0)
 
 
 def test_gradients_flow_as_without_it():
