@@ -29,7 +29,7 @@ from liveditor_isa.batch import job as batch_job  # noqa: E402
 from liveditor_isa.batch.job import run  # noqa: E402
 from liveditor_isa.batch.manifest import read_manifest  # noqa: E402
 from liveditor_isa.batch.results import JobError, Results  # noqa: E402
-from liveditor_isa.batch.worker import Worker  # noqa: E402
+from liveditor_isa.batch.worker import Worker, _is_the_disks  # noqa: E402
 from liveditor_isa.isa_core import ISAConfig  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
@@ -284,6 +284,13 @@ def test_a_full_disk_hides_no_sentence(job, monkeypatch):
     monkeypatch.setattr(Results, "write_summary", fail)
     with pytest.raises(JobError, match="The disk is full: 0 MB are free"):
         job(["full"])()
+
+
+def test_the_folder_of_the_results_is_no_clips_fault(tmp_path):
+    inside, outside = (
+        OSError(errno.EACCES, "Permission denied", str(folder / "a.mp4")) for folder in (tmp_path / "out", tmp_path)
+    )
+    assert _is_the_disks(inside, tmp_path / "out") and not _is_the_disks(outside, tmp_path / "out")
 
 
 def test_failures_that_differ_are_each_clips_own(job):

@@ -1,5 +1,6 @@
 """The command line `liveditor`, end to end with LIVEditor-tiny, and what it says when it cannot."""
 
+import argparse
 import itertools
 import json
 import re
@@ -14,6 +15,7 @@ from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.liveditor.included import path_of
 from liveditor_isa.liveditor.keys import CheckpointError
 from liveditor_isa.pipelines.edit import Edit, edit_file, load
+from liveditor_isa.pipelines.options import add_model_options, model_choice
 from liveditor_isa.pipelines.request import ModelChoice
 from liveditor_isa.pipelines.transformer import LIVEditorTransformer3DModel
 from liveditor_isa.pipelines.weights import save_for_diffusers
@@ -150,6 +152,15 @@ def test_all_that_an_edit_says_counts(models, sample_video, tmp_path):
         {"references": references},
     ):  # fmt: skip
         assert not np.array_equal(made(**changed), usual), changed
+
+
+def test_every_option_of_a_model_is_read():
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    asked = ModelChoice("m", "t", "v", "fp16", "fp8", "model", "cuda:1", ISAConfig(keep_ratio=0.5), 7, ("a", "b"))
+    options = "--model m --text-encoder t --vae v --dtype fp16 --storage fp8 --offload model --device cuda:1 --keep-ratio 0.5"
+    assert model_choice(parser.parse_args([*options.split(), *"--min-tokens 7 --lora a --lora b".split()])) == asked
+    assert model_choice(parser.parse_args([])) == ModelChoice()
 
 
 def test_a_model_is_held_as_chosen():
