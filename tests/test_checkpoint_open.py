@@ -249,7 +249,7 @@ def test_a_missing_file_is_called_missing(tmp_path, name):
 @pytest.mark.parametrize("name", ["folder", "folder.bin", "folder.safetensors"])
 def test_a_folder_is_called_a_folder(tmp_path, name):
     (tmp_path / name).mkdir()
-    with pytest.raises(IsADirectoryError, match=name):
+    with pytest.raises(CheckpointError, match=f"The folder .*{name} holds no safetensors file"):
         open_checkpoint(tmp_path / name)
 
 
