@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from importlib import metadata
 
 from ..pipelines.sentences import sentence
 
@@ -40,6 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        parser.print_help()
+        return 2
     chosen = parser.parse_args(arguments)
 
     module = importlib.import_module(f"..{COMMANDS[chosen.command][0]}", __name__)
@@ -57,3 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nliveditor {chosen.command}: stopped; nothing was written.", file=sys.stderr)
         return 130
+
+
+def _version() -> str:
+    try:
+        return metadata.version("liveditor-isa")
+    except metadata.PackageNotFoundError:
+        return "of a folder that is not installed"

@@ -37,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
     source = options.source
     # Not resolved: a download's name may be a link to where its content lies under another.
     destination = options.destination or Path(os.path.abspath(source)).with_suffix(".safetensors")
+    if destination.suffix.lower() in (".bin", ".pt", ".pth", ".ckpt"):
+        raise ValueError(f"{destination.name} would be a pickle, which is not written: name a .safetensors file, or a folder.")
     write = convert_checkpoint
     if not is_safetensors(destination):
         from ..pipelines import require

@@ -78,6 +78,8 @@ class AttachedISA:
     def attach(self, transformer: torch.nn.Module, layout):
         """Once. Raises ValueError where no layout is known, or there is no attention to act on."""
         self._state = getattr(transformer, "in_context", None)
+        if self._state is not None and layout is not None:
+            raise ValueError(f"{type(transformer).__name__} tells its token groups itself: leave layout out.")
         if self._state is None:
             self._state, self._layout = InContext(), layout if layout is not None else layout_reader(transformer)
             self._replace_processors(transformer)

@@ -21,7 +21,7 @@ from ..video.region import Region
 from ..video.source import FileSource
 from .attention import attach_isa
 from .folders import load_part, said_of
-from .parallel import is_first, local_device, share_gpus
+from .parallel import check_processes, is_first, local_device, share_gpus
 from .pipeline import LIVEditorPipeline
 from .request import Edit, ModelChoice
 from .text_encoder import load_text_encoder
@@ -36,6 +36,7 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
 
     Raises ValueError, CheckpointError, OSError or BackendUnavailable in one sentence.
     """
+    check_processes()
     device = _device(choice.device)
     if choice.offload != "none" and device.type == "cpu":
         raise ValueError(
@@ -90,7 +91,7 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     clip = open_clip(FileSource(edit.video), edit.frames, edit.fps)
     width, height = edit.size or pipe.size_for(*clip.size)
     frames = torch.cat([fit_frames(chunk, width, height)[0] for chunk in clip.chunks()])
-    references = [_reference(path, max(width, height)) for path in edit.references]
+    references = [_reference(path, edit.frames, max(width, height)) for path in edit.references]
     read = time.perf_counter()
     latents = pipe(
         frames.movedim(-1, 1), edit.prompt, edit.negative_prompt, [each.movedim(-1, 1) for each in references], height, width,
@@ -164,9 +165,9 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _reference(path: str, longest: int) -> torch.Tensor:
-    """[F, H, W, 3] in 0..1 of a reference image or video, no side longer than the edit's."""
-    clip = open_clip(FileSource(path), 0, 0)
+def _reference(path: str, frames: int, longest: int) -> torch.Tensor:
+    """[F, H, W, 3] in 0..1 of a reference image or video, no longer than the edit, and no side longer than its sides."""
+    clip = open_clip(FileSource(path), frames, 0)
     size = size_within(*clip.size, longest)
     return torch.cat([fit_frames(chunk, *size)[0] for chunk in clip.chunks()])
 

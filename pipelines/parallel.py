@@ -27,19 +27,24 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def check_processes() -> int:
+    """How many processes torchrun started; 1 without it. Raises ValueError for more than there are GPUs."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1 and torch.cuda.device_count() < count:
+        raise ValueError(
+            f"torchrun started {count} processes, but there are {torch.cuda.device_count()} GPUs here: start as many as GPUs."
+        )
+    return count
+
+
 def share_gpus(transformer):
     """Share `transformer`'s work with all processes that torchrun started; nothing where it started one or none.
 
     Every process has all the weights on its GPU already, and calls with the same inputs.
     Raises ValueError where they cannot share: more processes than GPUs, or heads that they do not divide.
     """
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count == 1:
+    if (count := check_processes()) == 1:
         return
-    if torch.cuda.device_count() < count:
-        raise ValueError(
-            f"torchrun started {count} processes, but there are {torch.cuda.device_count()} GPUs here: start as many as GPUs."
-        )
     if transformer.config.num_attention_heads % count:
         raise ValueError(f"{transformer.config.num_attention_heads} attention heads cannot be shared by {count} GPUs equally.")
     if not dist.is_initialized():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -69,8 +70,15 @@ def save_for_diffusers(
     # A loader would take these, or both.
     if others := sorted(path.name for path in folder.glob("*.safetensors*") if path.name != WEIGHTS):
         raise FileExistsError(errno.EEXIST, f"The folder holds other weights ({others[0]}); name an empty one", str(folder))
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    result = convert_checkpoint(source, folder / WEIGHTS, dtype, progress, overwrite, diffusers_names(model))
+    try:
+        result = convert_checkpoint(source, folder / WEIGHTS, dtype, progress, overwrite, diffusers_names(model))
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     partial = folder / f".{CONFIG}.partial"
     partial.write_text(model.to_json_string(), encoding="utf-8")
     os.replace(partial, folder / CONFIG)

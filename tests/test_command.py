@@ -71,6 +71,13 @@ def test_help_of_each_has_examples_that_it_understands(command, capsys):
     }
 
 
+def test_without_a_command_it_helps(capsys):
+    assert main([]) == 2 and "commands:\n  edit " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert re.fullmatch(r"liveditor \d.*\n", capsys.readouterr().out)
+
+
 def test_an_unknown_command_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["paint"])
@@ -302,6 +309,15 @@ def test_no_checkpoint_leaves_nothing(make, told, tmp_path, capsys):
     make(tmp_path)
     assert told in refused(["convert", tmp_path / "source", tmp_path / "folder"], capsys)
     assert not list(tmp_path.glob("folder/*"))
+
+
+def test_a_damaged_weight_leaves_no_folder(tmp_path, capsys):
+    weights = load_file(path_of("diffusion_model"))
+    weights["head.head.bias"][3] = torch.nan
+    save_file(weights, tmp_path / "nan.safetensors")
+    assert "head.head.bias holds NaN" in refused(["convert", tmp_path / "nan.safetensors", tmp_path / "folder"], capsys)
+    assert "new.bin would be a pickle" in refused(["convert", path_of("diffusion_model"), tmp_path / "new.bin"], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.safetensors"]
 
 
 def test_comfyuis_quantised_files_are_not_for_diffusers(tmp_path, capsys):

@@ -215,6 +215,8 @@ def test_what_cannot_be_attached_gets_a_sentence():
                                     caption_projection_dim=16, pooled_projection_dim=8, sample_size=8)  # fmt: skip
     with pytest.raises(ValueError, match="does not know where SD3Transformer2DModel keeps its context: pass layout="):
         attach_isa(unknown)
+    with pytest.raises(ValueError, match="LIVEditorTransformer3DModel tells its token groups itself: leave layout out"):
+        attach_isa(liveditor()[0], layout=LAYOUT)
     with pytest.raises(BackendUnavailable, match="The Triton backend cannot run"):
         attach_isa(model, backend="triton")
     with pytest.raises(ValueError, match="dense_blocks is a list of block numbers"):
