@@ -224,16 +224,16 @@ def test_what_is_wrong_is_told_in_one_line(options, told, sample_video, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]
 
 
-def test_missing_packages_are_named(sample_video):
+def test_missing_packages_are_named(sample_video, tmp_path):
     code = f"""
+import sys; sys.stderr = sys.stdout
 from liveditor_isa.command import main
 assert main(["edit", {str(sample_video)!r}, "Make it night"]) == 2
+assert main(["convert", {path_of("diffusion_model")!r}, {str(tmp_path / "folder")!r}]) == 2
 """
-    for package in ("diffusers", "av"):
-        done = run_without({package, "comfy"}, "import sys; sys.stderr = sys.stdout" + code)
-        assert (
-            f"liveditor edit: {package} cannot be imported" in done and f"into this Python with pip install {package}" in done
-        )
+    edit, convert = run_without({"av", "diffusers", "comfy"}, code).splitlines()
+    assert edit.startswith("liveditor edit: av cannot be imported") and "into this Python with pip install av" in edit
+    assert convert.startswith("liveditor convert: diffusers cannot be imported") and not list(tmp_path.iterdir())
 
 
 # Convert.
