@@ -45,6 +45,9 @@ SHOW = """([margin, above]) => {
     app.canvas.setDirty(true, true);
     for (const part of ['.side-tool-bar-container', '[class*=minimap]', '.graph-canvas-menu', '.p-buttongroup', '.actionbar-container', '.workflow-tabs-container'])
         for (const element of document.querySelectorAll(part)) element.style.visibility = 'hidden';
+    // The bar that says "Graph" lies over the canvas, and its parts have no names of their own.
+    for (const button of document.querySelectorAll('button'))
+        if (button.textContent.trim() === 'Graph') button.parentElement.style.visibility = 'hidden';
     const corner = app.canvas.canvas.getBoundingClientRect();
     return { x: corner.x, y: corner.y + above, width: (box[0][1] - box[0][0]) * view.scale + 2 * margin, height: (box[1][1] - box[1][0]) * view.scale + 2 * margin };
 }"""
