@@ -181,9 +181,9 @@ def _slices(name: str, tensor: torch.Tensor, dtype: torch.dtype, before_reading:
 def _require_space(folder: Path, needed: int):
     free = shutil.disk_usage(folder).free
     if free < needed:
-        room = "more" if needed == sys.maxsize else f"{needed / 1e9:.1f} GB"
+        room = "more" if needed == sys.maxsize else f"{needed / 1e6:,.0f} MB"
         raise OSError(
             errno.ENOSPC,
-            f"The disk is full: {free / 1e9:.1f} GB are free, {room} needed. Make room and convert again",
+            f"The disk is full: {free / 1e6:,.0f} MB are free, {room} needed. Make room and convert again",
             str(folder),
         )

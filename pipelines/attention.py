@@ -25,6 +25,8 @@ from ..patching.schedule import MIN_TOKENS, Schedule
 from .layouts import layout_reader
 
 NATIVE = AttentionBackendName.NATIVE
+OURS = ("in_context", "block")
+"""What our processors have beside what those they replace had."""
 
 
 @dataclass
@@ -65,11 +67,13 @@ class AttachedISA:
         return run.summary(self.config)
 
     def detach(self):
-        """Leave the transformer as it was."""
+        """Leave the transformer as it was, but for what was set on its processors meanwhile, a backend say."""
         if (transformer := self._transformer) is None:
             return
-        for name, processor in self._plain.items():
-            transformer.get_submodule(name).processor = processor
+        for name, plain in self._plain.items():
+            module = transformer.get_submodule(name)
+            vars(plain).update({key: value for key, value in vars(module.processor).items() if key not in OURS})
+            module.processor = plain
         if self._hook:
             self._hook.remove()
         self._state.isa = self._transformer = None

@@ -215,6 +215,11 @@ class LIVEditorPipeline(WanPipeline):
             raise ValueError(f"`prompt` must be a text or a list of texts; got {prompt!r:.80}.")
         if steps < 1:
             raise ValueError(f"An edit takes one denoising step at least; got {steps}.")
+        if not solves_flows(self.scheduler):
+            raise ValueError(
+                f"{type(self.scheduler).__name__} as it is set does not solve a flow, the video would be noise: make it with "
+                '`prediction_type="flow_prediction", use_flow_sigmas=True`, or take FlowMatchEulerDiscreteScheduler.'
+            )
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {', '.join(OUTPUT_TYPES)}; got {output_type!r}.")
         if unknown := [name for name in callback_tensors if name not in self._callback_tensor_inputs]:
@@ -270,6 +275,12 @@ class LIVEditorPipeline(WanPipeline):
         videos = [torch.cat(list(decode_video(self.vae, latent[None])))[:frames] for latent in latents]
         batch = torch.stack(videos).movedim(-1, 1) * 2 - 1  # as a VAE gives them
         return VideoProcessor().postprocess_video(batch, output_type=output_type)
+
+
+def solves_flows(scheduler) -> bool:
+    """Unless its settings say that it is for models that predict something else than a flow's velocity."""
+    settings = scheduler.config
+    return settings.get("prediction_type", "flow_prediction") == "flow_prediction" and settings.get("use_flow_sigmas", True)
 
 
 def simple_sigmas(steps: int) -> list[float]:

@@ -361,7 +361,7 @@ def test_a_pickle_is_not_replaced_by_safetensors_under_its_name(source):
 
 def test_too_little_room_is_told_before_writing(source, target, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 0))
-    with pytest.raises(OSError, match="The disk is full: 0.0 GB are free") as caught:
+    with pytest.raises(OSError, match="The disk is full: 0 MB are free") as caught:
         convert_checkpoint(source, target, progress=lambda *_: pytest.fail("it wrote"))
     assert caught.value.errno == errno.ENOSPC
     assert files_in(target.parent) == []
@@ -410,7 +410,7 @@ def test_a_disk_that_is_really_full(tmp_path, when):
     assert done.stdout == f"status 2\n{left}", done.stderr
     # Above it stands at most the progress bar, which shares the stream.
     *bar, sentence = done.stderr.strip().split("\n")
-    assert re.search(r"^liveditor convert: .*The disk is full: 0\.0 GB are free, .* needed\. Make room", sentence)
+    assert re.search(r"^liveditor convert: .*The disk is full: 0 MB are free, .* needed\. Make room", sentence)
     assert all("out.safetensors: " in line for line in bar) and "Traceback" not in done.stderr
 
 

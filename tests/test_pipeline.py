@@ -10,7 +10,7 @@ import comfy.utils
 import numpy as np
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler
+from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.liveditor.architecture import register
 from liveditor_isa.liveditor.included import path_of
@@ -273,6 +273,17 @@ def test_bad_input_gets_a_sentence(pipe, options, told):
     with pytest.raises(ValueError) as caught:
         pipe(**options)
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{}, {"prediction_type": "flow_prediction"}, {"use_flow_sigmas": True}])
+def test_samplers_of_other_models_are_refused(pipe, frames, settings):
+    """They would run, and make noise."""
+    own, pipe.scheduler = pipe.scheduler, UniPCMultistepScheduler(**settings)
+    try:
+        with pytest.raises(ValueError, match="UniPCMultistepScheduler as it is set does not solve a flow"):
+            edited(pipe, frames)
+    finally:
+        pipe.scheduler = own
 
 
 def test_a_black_video_is_not_made(pipe, frames):

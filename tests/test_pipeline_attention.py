@@ -158,6 +158,10 @@ def test_the_chosen_backend_attends_for_the_sharp_blocks(case):
     isa.enabled = True
     run(model, arguments)
     assert "PyTorch's attention" in isa.report()
+    model.set_attention_backend("_native_math")
+    isa.detach()
+    chosen = {processor._attention_backend for processor in model.attn_processors.values()}
+    assert chosen == {"_native_math"}, "what was chosen meanwhile stays"
 
 
 def test_attention_that_is_not_of_all_tokens_is_left_alone():
