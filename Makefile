@@ -19,7 +19,7 @@ demo: setup
 
 test:
 	@python3 scripts/setup.py --browser
-	@# Files in their order: by number of tests, the few long ones of the page would come last, and alone.
+	@# Files in the order that tests/conftest.py puts them into.
 	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 matrix: setup

@@ -65,7 +65,9 @@ def once(what: str, listed_in: Path, install: tuple[str, ...] = (), unless_impor
         unless_importable and subprocess.run([PYTHON, "-c", f"import {unless_importable}"], capture_output=True).returncode == 0
     )
     if not present:
-        step(f"installing {what}", str(PYTHON), "-m", "pip", "install", "-q", *(install or ("-r", str(listed_in))))
+        # Python compiles what it imports, which is a small part of what is installed.
+        pip = (str(PYTHON), "-m", "pip", "install", "-q", "--no-compile")
+        step(f"installing {what}", *pip, *(install or ("-r", str(listed_in))))
     stamp.write_text(content)
 
 

@@ -18,6 +18,27 @@ if (COMFYUI / "main.py").exists():
     import_comfy()
 
 
+def is_of_the_page(node: str) -> bool:
+    return Path(node.partition("::")[0]).name.startswith("test_page")
+
+
+def pytest_collection_modifyitems(items):
+    """First the page's, which take longest: other workers have something to do beside them until the end."""
+    items.sort(key=lambda item: not is_of_the_page(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests on one worker, and the page's on the same: two browsers at once are too much for two cores."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneBrowser(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "the page" if is_of_the_page(nodeid) else super()._split_scope(nodeid)
+
+    return OneBrowser(config, log)
+
+
 @pytest.fixture(scope="session")
 def sample_video() -> Path:
     """1280×720, 25 fps, 132 frames, AAC 5.1 sound."""

@@ -14,6 +14,14 @@ from workflow_api import Workflow
 pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
 
 
+STILL = """addEventListener('DOMContentLoaded', () => {
+    const style = document.createElement('style');
+    style.textContent = '*, *::before, *::after { animation: none !important; transition: none !important }';
+    document.head.append(style);
+})"""
+"""Drawn without a GPU, what moves while a workflow runs takes most of a core, and nothing of it is tested."""
+
+
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
@@ -38,6 +46,7 @@ def open_page(browser, server, vue: bool, on_error=lambda error: None):
     """Without its first-run dialogs."""
     server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue})
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.add_init_script(STILL)
     page.on("pageerror", on_error)
     page.goto(server.url)
     page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management
@@ -185,7 +186,8 @@ def test_the_schedule_of_the_full_run():
     assert sum(weight.numel() for weight in new_editor(settings).parameters()) * 2 < 22 * 2**20
 
 
-def test_the_whole_command_from_nothing(tmp_path):
+def test_the_whole_command_from_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("liveditor_isa.training.__main__.edit", partial(edit, steps=1))
     vae_settings = vae.VAESettings(dim=8, steps=2, clips=4, frames=5, size=32)
     decoder_settings = decoder.DecoderSettings(steps=1, frames=5, size=32)
     settings = replace(SETTINGS, phases=tuple(replace(phase, steps=1) for phase in SETTINGS.phases))
