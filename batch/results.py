@@ -115,7 +115,7 @@ class Results:
     def _locked(self):
         try:
             self._inner.mkdir(parents=True, exist_ok=True)
-            lock = open(self._inner / "lock", "a+")
+            lock = open(self._inner / "lock", "a+", encoding="utf-8")
         except OSError as error:
             raise JobError(f"Nothing can be written to {self.folder} ({error.strerror}): name another folder.") from None
         with lock:

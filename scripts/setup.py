@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,15 @@ BROWSER = "chromium"
 def main():
     if sys.version_info < (3, 10):
         sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
+    with ThreadPoolExecutor(1) as pool:
+        # Debian's packages and Python's have nothing to wait for in each other.
+        browser = pool.submit(install_browser) if "--browser" in sys.argv else None
+        install_packages()
+        if browser:
+            browser.result()
+
+
+def install_packages():
     if not PYTHON.exists():
         step("making .venv", sys.executable, "-m", "venv", str(ROOT / ".venv"))
     fetch_comfyui()
@@ -44,8 +54,6 @@ def main():
     once("this pack", ROOT / "pyproject.toml", install=("-e", f"{ROOT}[batch]"))
     fetch_sample_video()
     make_models()
-    if "--browser" in sys.argv:
-        install_browser()
 
 
 def step(what: str, *command: str):

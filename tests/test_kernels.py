@@ -19,7 +19,7 @@ WORST = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 
 LAYOUTS = [
     TokenLayout(192, (128,)),
-    TokenLayout(200, (130, 70)),
+    TokenLayout(136, (130, 70)),
     TokenLayout(65, (63,)),
     TokenLayout(1, (1,)),
     TokenLayout(120),
@@ -154,7 +154,7 @@ def test_the_dense_kernel(layout, name):
     assert relative_error(out, in_context_sparse_attention(q, k, v, backend="torch", **common)) < WORST[torch.float32]
 
 
-@pytest.mark.parametrize("layout", [TokenLayout(200, (130, 70)), TokenLayout(320)], ids=lambda layout: str(layout.segments))
+@pytest.mark.parametrize("layout", [TokenLayout(136, (130, 70)), TokenLayout(320)], ids=lambda layout: str(layout.segments))
 @pytest.mark.parametrize("block_size", [16, 64])
 def test_the_8_bit_kernel(layout, block_size):
     """Common parts of keys and values must cost nothing: they are taken away before rounding."""

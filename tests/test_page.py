@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import time
+from contextlib import contextmanager
 
 import pytest
 from screenshots import QUIET
@@ -32,14 +33,31 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(params=["canvas nodes", "Vue nodes"])
-def page(browser, server, request):
-    """The page in both ways of drawing nodes; any uncaught error fails the test."""
+@contextmanager
+def opened_page(browser, server, way: str):
+    """Any uncaught error fails the test."""
     errors = []
-    page = open_page(browser, server, request.param == "Vue nodes", lambda error: errors.append(str(error)))
+    page = open_page(browser, server, way == "Vue nodes", lambda error: errors.append(str(error)))
     yield page
     page.close()
     assert not errors
+
+
+WAYS = ["canvas nodes", "Vue nodes"]
+"""Of drawing nodes."""
+
+
+@pytest.fixture(params=WAYS)
+def page(browser, server, request):
+    with opened_page(browser, server, request.param) as page:
+        yield page
+
+
+@pytest.fixture(params=WAYS, scope="module")
+def page_of_many(browser, server, request):
+    """One for all workflows that are opened, one after the other, as users do."""
+    with opened_page(browser, server, request.param) as page:
+        yield page
 
 
 def open_page(browser, server, vue: bool, on_error=lambda error: None):
@@ -115,11 +133,12 @@ CORES_OWN = ("ComfyApp graph accessed before initialization", "Failed to execute
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
-def test_example_workflow_loads_and_means_what_the_demo_runs(page, info, path):  # noqa: F811
-    errors = []
+def test_example_workflow_loads_and_means_what_the_demo_runs(page_of_many, info, path):  # noqa: F811
+    page, errors = page_of_many, []
     page.on("console", lambda message: errors.append(said_of(message)) if message.type == "error" else None)
     saved = json.loads(path.read_text(encoding="utf-8"))
     drop(page, path, "application/json")
+    page.wait_for_function("id => window.app.graph.id === id", arg=saved["id"], timeout=20_000)
     wait_for_nodes(page, len(saved["nodes"]))
     assert node_types(page) == sorted(node["type"] for node in saved["nodes"])
     assert not page.evaluate("() => window.app.graph.nodes.some(node => node.has_errors && !node.constructor.nodeData)")
