@@ -537,16 +537,41 @@ def test_another_workflow_that_is_opened_in_mid_run_is_left_alone(graph):
     assert [event for event in events if event["type"] == "step"][-1]["values"]["keep_ratio"] == 0.75
     graph.wait_for_timeout(500)
     assert widget(graph, "live_changes") == "" and graph.evaluate("() => document.querySelector('.isa-now').textContent") == ""
-    graph.evaluate(
+    go_back(graph, mine)
+    graph.wait_for_function(f"() => {ISA}?.widgets.find(widget => widget.name === 'live_changes').value", timeout=20_000)
+    end = next(event for event in events if event["type"] == "ended")
+    assert widget(graph, "live_changes") == end["changes"] and widget(graph, "keep_ratio") == 0.75
+
+
+def go_back(page, path: str):  # noqa: F811
+    """To a workflow that is open, as its tab does."""
+    page.evaluate(
         """async path => {
             const { workflow } = window.app.extensionManager;
             await window.app.loadGraphData(JSON.parse(JSON.stringify(workflow.getWorkflowByPath(path).activeState)), true, true, workflow.getWorkflowByPath(path));
         }""",
-        mine,
+        path,
     )
-    graph.wait_for_function(f"() => {ISA}?.widgets.find(widget => widget.name === 'live_changes').value", timeout=20_000)
-    end = next(event for event in events if event["type"] == "ended")
-    assert widget(graph, "live_changes") == end["changes"] and widget(graph, "keep_ratio") == 0.75
+
+
+@one_way
+def test_the_record_of_a_run_that_ends_while_another_workflow_is_opened_is_not_lost(graph):
+    """The page has noted already what the workflow is like that it leaves, and its panel still gets the record."""
+    queue(graph)
+    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.75}})
+    graph.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
+    graph.wait_for_function(KEPT, arg=0.75, timeout=20_000)
+    graph.evaluate(
+        """async () => {
+            const { activeWorkflow } = window.app.extensionManager.workflow, noted = JSON.stringify(activeWorkflow.activeState);
+            if (!window.seen.some(event => event.type === 'ended'))
+                await new Promise(done => window.app.api.addEventListener('liveditor_isa.run', ({ detail }) => detail.type === 'ended' && done()));
+            await window.app.loadGraphData(JSON.parse(noted), true, true, activeWorkflow);
+        }"""
+    )
+    end = next(event for event in ended(graph) if event["type"] == "ended")
+    changed = f"changes => {ISA}?.widgets.find(widget => widget.name === 'live_changes').value === changes"
+    graph.wait_for_function(changed, arg=end["changes"], timeout=20_000)
 
 
 @one_way

@@ -8,6 +8,7 @@ import { t } from "./isa_text.js";
 import { differing, read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 136;
+const SETTLED_AFTER = 1000; // ms in which a page that is opening another workflow has replaced this one's
 
 export class Panel {
     // moved: called when the widgets were moved and no run took it.
@@ -18,6 +19,7 @@ export class Panel {
         this.row = null; // what its last step reported
         this.pending = null; // the widgets' values, moved and not yet with the server
         this.offered = null; // the "ended" event of a run that was changed live and that the widgets do not repeat
+        this.taken = null; // one that the widgets repeat, {event, at}, until it is sure that the workflow holds it
         this.seen = null; // the widgets' values at the last look
         this.measured = null; // the last step of a run in which ISA acted
         Object.assign(this, tokensAhead(node)); // tokens: [target, context ...]; about: not quite known
@@ -175,8 +177,14 @@ export class Panel {
     }
 
     forget() {
+        this.rememberTaken();
         if (this.changes?.value) this.changes.value = "";
         this.drawReplay();
+    }
+
+    rememberTaken() {
+        if (this.taken) remember(this.taken.event);
+        this.taken = null;
     }
 
     // The server's events, for the node of the workflow that is open.
@@ -214,7 +222,7 @@ export class Panel {
         if (same && instances(this.node) === 1) {
             this.changes.value = event.changes;
             this.offered = null;
-            remember(event);
+            this.taken = { event, at: Date.now() };
         } else if (event.changes !== this.changes.value) {
             // Moved for the next run, too late for this one, refused, or not the node's alone: the record must not be lost.
             this.offered = event;
@@ -226,6 +234,7 @@ export class Panel {
     look(live) {
         const values = read(this.node);
         if (!values) return;
+        if (this.taken && Date.now() - this.taken.at > SETTLED_AFTER) this.rememberTaken();
         const ahead = tokensAhead(this.node);
         if (JSON.stringify(ahead) !== this.ahead) {
             // Until a run says how many there really are.
