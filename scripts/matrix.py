@@ -29,6 +29,13 @@ REQUIREMENTS = ROOT / "requirements/matrix.txt"
 PIP = (sys.executable, "-m", "pip")
 
 TESTS = ("core_attention", "core_config", "release_faults", "video_geometry", "checkpoint_keys", "checkpoint_open")
+
+VERSIONS = """
+import sys, numpy, torch, liveditor_isa.isa_core, liveditor_isa.liveditor.convert, liveditor_isa.video.mp4
+assert "triton" not in sys.modules
+print(f"numpy {numpy.__version__}, torch {torch.__version__}")
+"""
+
 NOT = "memory or plain_wan_of_core"
 """Memory is as large under every Python; the other needs ComfyUI."""
 
@@ -132,9 +139,11 @@ def test(version: str, python: Path, wheel: Path) -> tuple[int, str]:
     alone = {"COMFYUI_PATH": str(ENVIRONMENTS / "no-comfyui"), "OMP_NUM_THREADS": "1"}
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"not ({NOT})", *files]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | alone, capture_output=True, text=True)
-    with_ = _output(str(python), "-c", "import numpy, torch; print(f'numpy {numpy.__version__}, torch {torch.__version__}')")
+    with_ = _output(str(python), "-c", VERSIONS)
     if done.returncode:
         print(done.stdout, done.stderr)
+    if not with_:
+        return 1, f"Python {version}: the pack's parts without ComfyUI cannot be imported, or bring Triton in"
     return done.returncode, f"Python {version}, {with_}, without Triton: {done.stdout.strip().splitlines()[-1]}"
 
 

@@ -29,7 +29,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests on one worker, and the page's on the same: two browsers at once are too much for two cores."""
+    """For `--dist loadfile`, and the page's files on the same worker: two browsers at once are too much for two cores."""
+    if config.getoption("dist") != "loadfile":
+        return None
     from xdist.scheduler import LoadFileScheduling
 
     class OneBrowser(LoadFileScheduling):
