@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..pipelines.request import ModelChoice
-from ..pipelines.sentences import sentence
+from ..runtime.sentences import sentence
 from .manifest import Clip
 from .results import Results
 

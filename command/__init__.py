@@ -7,11 +7,11 @@ import importlib
 import sys
 from importlib import metadata
 
-from ..pipelines.sentences import sentence
+from ..runtime.sentences import sentence
 
 COMMANDS = {
     "edit": ("command.edit", "edit a video as an instruction says"),
-    "batch": ("batch.command", "edit many videos, on this machine or on a Ray cluster"),
+    "batch": ("command.batch", "edit many videos, on this machine or on a Ray cluster"),
     "convert": ("command.convert", "convert a checkpoint, for ComfyUI or for diffusers"),
     "benchmark": ("command.benchmark", "measure what sparse attention brings on this machine"),
 }

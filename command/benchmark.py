@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from ..isa_core import TokenLayout, dense_attention, in_context_sparse_attention
-from ..pipelines.options import add_isa_options, frame_size, isa_choice, whole_number
+from .options import add_isa_options, frame_size, isa_choice, whole_number
 
 EPILOG = """\
 examples:

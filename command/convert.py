@@ -6,8 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from ..liveditor.checkpoint import is_safetensors
-from ..liveditor.convert import DTYPES, convert_checkpoint
+from ..checkpoint.convert import DTYPES, convert_checkpoint
+from ..checkpoint.opening import is_safetensors
 
 EPILOG = """\
 examples:

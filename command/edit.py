@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..pipelines import require
-from ..pipelines.options import add_model_options, frame_size, model_choice
 from ..pipelines.request import Edit
+from .options import add_model_options, frame_size, model_choice
 
 EPILOG = """\
 examples:

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .config import ISAConfig
 from .layout import BlockTable
-from .route import RoutingPlan
+from .plan import RoutingPlan
 
 DenseAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Exact attention: q [B, Sq, H, D], k and v [B, Sk, H, D] -> [B, Sq, H, D]."""

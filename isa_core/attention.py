@@ -7,16 +7,16 @@ from contextlib import nullcontext
 import torch
 
 from .attend import DenseAttention, attend, dense_attention
-from .attend_training import attend_with_gradients
-from .attend_triton import attend_triton
 from .backend import resolve_backend, resolve_dense
 from .compiled import compiled_attention
 from .config import ISAConfig
+from .gpu.attend import attend_triton
+from .gpu.training import attend_with_gradients
 from .layout import BlockTable, TokenLayout, block_table
 from .memory import head_chunks
+from .plan import coarse_scores, route
 from .pool import block_variances, pool_blocks
 from .residual import residual
-from .route import coarse_scores, route
 from .stats import ISAStats, measure
 
 

@@ -8,7 +8,7 @@ import torch
 
 from .config import ISAConfig, blocks_for
 from .layout import BlockTable, TokenLayout, block_table
-from .route import RoutingPlan
+from .plan import RoutingPlan
 
 
 @dataclass(frozen=True)

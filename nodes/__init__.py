@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..liveditor.architecture import register
+from ..comfyui.architecture import register
 from .attach import AttachISA
 from .decode import DecodeVideo
 from .load import LoadLIVEditor

@@ -7,10 +7,10 @@ import logging
 import comfy.model_management
 from comfy_api.latest import io
 
+from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
-from ..patching.attach import EIGHT_BIT, attach_isa, can_attach, implementation
-from ..patching.live import LiveSettings, Settings, read_changes
-from ..patching.schedule import MIN_TOKENS, Schedule
+from ..runtime.live import LiveSettings, Settings, read_changes
+from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
 from .node_text import show_on_node
 

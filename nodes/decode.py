@@ -12,10 +12,10 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 from comfy_execution.utils import get_executing_context
 
+from ..comfyui.vae_decode import decode_chunks
 from ..video.clip import SOURCE_CLIP, SourceClip, cut_audio
 from ..video.colour import match_colours
 from ..video.composite import put_back
-from ..video.decode import decode_chunks
 from ..video.mp4 import write_mp4
 from ..video.region import Region
 from .live import with_live_changes

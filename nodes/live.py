@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..patching.attach import Watcher
-from ..patching.heatmap import MEAN, OFF, THUMBNAIL, EncodedMap, encode
-from ..patching.live import LiveSettings, write_changes
-from ..patching.scene import Part
+from ..comfyui.attach import Watcher
+from ..comfyui.scene import Part
+from ..runtime.heatmap import MEAN, OFF, THUMBNAIL, EncodedMap, encode
+from ..runtime.live import LiveSettings, write_changes
 
 EVENT = "liveditor_isa.run"
 LIVE_CHANGES = "live_changes"

@@ -8,8 +8,8 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
-from ..liveditor import included
-from ..liveditor.loaders import WEIGHT_OPTIONS, load_diffusion_model, load_text_encoder, load_vae
+from ..checkpoint import included
+from ..comfyui.loaders import WEIGHT_OPTIONS, load_diffusion_model, load_text_encoder, load_vae
 from .node_text import show_on_node
 
 CONVERT, DIRECT = "convert once to safetensors", "load directly"

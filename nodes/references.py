@@ -7,11 +7,11 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
-from ..liveditor.loaders import is_wan_vae
-from ..patching.scene import FRAMES, shown_frames
+from ..comfyui.loaders import is_wan_vae
+from ..comfyui.scene import FRAMES, shown_frames
+from ..comfyui.vae_encode import encode_groups
+from ..comfyui.video_source import open_video
 from ..video.clip import SOURCE_CLIP, SourceClip
-from ..video.comfy_source import open_video
-from ..video.encode import encode_groups
 from ..video.geometry import SIZE_STEP, closest_bucket, crop_box, fit_frames, latent_groups, size_within
 
 CONTEXT = "context_latents"

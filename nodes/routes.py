@@ -15,8 +15,8 @@ from PIL import Image
 from server import PromptServer
 
 from ..isa_core import ISAConfig, TokenLayout, estimate_cost
-from ..patching.heatmap import DETAILS
-from ..patching.live import Settings
+from ..runtime.heatmap import DETAILS
+from ..runtime.live import Settings
 from .live import DETAIL, RUNS, Run, events_of
 
 LARGEST_BODY = 8192

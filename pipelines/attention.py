@@ -20,8 +20,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from torch.overrides import TorchFunctionMode
 
 from ..isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention, resolve_backend
-from ..patching.report import RunReport
-from ..patching.schedule import MIN_TOKENS, Schedule
+from ..runtime.report import RunReport
+from ..runtime.schedule import MIN_TOKENS, Schedule
 from .layouts import layout_reader
 
 NATIVE = AttentionBackendName.NATIVE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..liveditor.keys import CheckpointError
+from ..checkpoint.keys import CheckpointError
 
 
 def load_part(kind: type, folder: Path, part: str, dtype: torch.dtype) -> torch.nn.Module:

@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
-from ..liveditor.included import path_of
+from ..checkpoint.included import path_of
 from ..video.geometry import closest_bucket, fit_frames, size_within
 from .text_encoder import load_text_encoder, text_length, unknown_to
 from .transformer import LIVEditorTransformer3DModel

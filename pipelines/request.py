@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from ..isa_core import ISAConfig
-from ..patching.schedule import MIN_TOKENS
+from ..runtime.schedule import MIN_TOKENS
 
 RANGES = {
     "seed": (0, 2**63 - 1),

@@ -11,9 +11,9 @@ from tokenizers import normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
 
-from ..liveditor.checkpoint import Checkpoint, open_checkpoint
-from ..liveditor.keys import CheckpointError, is_quantisation
-from ..liveditor.vocabulary import LONGEST_TEXT, check_texts, unknown_words
+from ..checkpoint.keys import CheckpointError, is_quantisation
+from ..checkpoint.opening import Checkpoint, open_checkpoint
+from ..checkpoint.vocabulary import LONGEST_TEXT, check_texts, unknown_words
 from ..optional import needed
 from . import HERE
 from .folders import load_part, part_folder, said_of

@@ -21,8 +21,8 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanR
 from diffusers.utils.peft_utils import apply_lora_scale
 from torch import nn
 
+from ..checkpoint.keys import MEMORY
 from ..isa_core import TokenLayout
-from ..liveditor.keys import MEMORY
 from .attention import InContext, in_context_attention
 from .weights import configuration, diffusers_names, open_liveditor
 

@@ -12,8 +12,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import get_module_execution_device
 
-from ..liveditor.checkpoint import open_checkpoint
-from ..liveditor.keys import CheckpointError
+from ..checkpoint.keys import CheckpointError
+from ..checkpoint.opening import open_checkpoint
 from ..video.geometry import FRAMES_AT_A_TIME, latent_groups
 from .folders import load_part
 

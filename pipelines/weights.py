@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from ..liveditor.checkpoint import Checkpoint, open_checkpoint
-from ..liveditor.convert import Conversion, convert_checkpoint
-from ..liveditor.keys import CheckpointError, block_count, check_keys, is_quantisation, official_names
+from ..checkpoint.convert import Conversion, convert_checkpoint
+from ..checkpoint.keys import CheckpointError, block_count, check_keys, is_quantisation, official_names
+from ..checkpoint.opening import Checkpoint, open_checkpoint
 
 HEAD_DIM = 128
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"

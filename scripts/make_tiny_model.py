@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from liveditor_isa.liveditor.keys import MEMORY, expected_shapes
+from liveditor_isa.checkpoint.keys import MEMORY, expected_shapes
 from safetensors.torch import save_file
 
 DIM, FFN_DIM, TEXT_DIM, BLOCKS = 256, 512, 64, 4

@@ -28,10 +28,10 @@ REQUIREMENTS = ROOT / "requirements/matrix.txt"
 
 PIP = (sys.executable, "-m", "pip")
 
-TESTS = ("core_attention", "core_config", "release_faults", "video_geometry", "checkpoint_keys", "checkpoint_open")
+TESTS = ("isa_core", "video/test_geometry.py", "checkpoint/test_keys.py", "checkpoint/test_opening.py")
 
 VERSIONS = """
-import sys, numpy, torch, liveditor_isa.isa_core, liveditor_isa.liveditor.convert, liveditor_isa.video.mp4
+import sys, numpy, torch, liveditor_isa.isa_core, liveditor_isa.checkpoint.convert, liveditor_isa.video.mp4
 assert "triton" not in sys.modules
 print(f"numpy {numpy.__version__}, torch {torch.__version__}")
 """
@@ -134,7 +134,7 @@ def build_wheel(folder: Path) -> Path:
 def test(version: str, python: Path, wheel: Path) -> tuple[int, str]:
     """(pytest's exit code, what it was and how it ended)."""
     pip_install(python, "--no-deps", "--force-reinstall", str(wheel))
-    files = [f"tests/test_{name}.py" for name in TESTS]
+    files = [f"tests/{name}" for name in TESTS]
     # One thread each: they run beside each other.
     alone = {"COMFYUI_PATH": str(ENVIRONMENTS / "no-comfyui"), "OMP_NUM_THREADS": "1"}
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"not ({NOT})", *files]

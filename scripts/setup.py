@@ -81,7 +81,7 @@ def once(what: str, listed_in: Path, install: tuple[str, ...] = (), unless_impor
 
 def make_models():
     script = ROOT / "scripts/make_tiny_model.py"
-    content = script.read_text() + (ROOT / "liveditor/keys.py").read_text()
+    content = script.read_text() + (ROOT / "checkpoint/keys.py").read_text()
     if _is_done(MODELS / "made-by.txt", content):
         return
     step("making a tiny model", str(PYTHON), str(script), str(MODELS))

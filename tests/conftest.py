@@ -19,7 +19,7 @@ if (COMFYUI / "main.py").exists():
 
 
 def is_of_the_page(node: str) -> bool:
-    return Path(node.partition("::")[0]).name.startswith("test_page")
+    return "web/" in node.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items):
@@ -64,7 +64,7 @@ def weights() -> dict:
 @pytest.fixture(scope="session")
 def liveditor_file(models, tmp_path_factory) -> Path:
     """The stand-in diffusion model as safetensors, converted from the official wrapping."""
-    from liveditor_isa.liveditor.convert import convert_checkpoint
+    from liveditor_isa.checkpoint.convert import convert_checkpoint
     from make_tiny_model import MODEL
 
     target = tmp_path_factory.mktemp("converted") / "liveditor.safetensors"

@@ -8,14 +8,27 @@ import sys
 
 import pytest
 from comfy_headless import ROOT
-from liveditor_isa.liveditor import included
+from liveditor_isa.checkpoint import included
 
 try:
     import tomllib
 except ModuleNotFoundError:  # before Python 3.11; pytest brings it there
     import tomli as tomllib
 
-PACKAGES = ("batch", "command", "isa_core", "kernels", "liveditor", "nodes", "patching", "pipelines", "training", "video")
+PACKAGES = (
+    "batch",
+    "checkpoint",
+    "comfyui",
+    "command",
+    "data",
+    "isa_core",
+    "kernels",
+    "nodes",
+    "pipelines",
+    "runtime",
+    "training",
+    "video",
+)
 HEADLESS = ("batch", "command", "pipelines", "__main__.py")
 """Without ComfyUI, with packages that the nodes never need."""
 
@@ -114,7 +127,8 @@ def test_imports_keep_to_the_architecture(path):
 
 def test_every_package_is_shipped_and_torch_is_nobodys_dependency():
     shipped = {name.removeprefix("liveditor_isa").lstrip(".") for name in PYPROJECT["tool"]["setuptools"]["packages"]}
-    assert shipped == {"", *PACKAGES}
+    folders = {path.parent.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert shipped == {"", *(".".join(folder.parts) for folder in folders)}
     required = {line.split(">")[0].split("=")[0] for line in PYPROJECT["project"]["dependencies"]}
     assert not required & {"torch", "triton", "torchvision"}
     # ComfyUI-Manager reads this file only.

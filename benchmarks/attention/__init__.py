@@ -1,0 +1,1 @@
+"""Attention alone: time, memory and error of ISA beside its rivals."""

@@ -1,0 +1,1 @@
+"""Whole clips: long videos, colours, memory of reading, many clips."""

@@ -1,0 +1,119 @@
+"""What the fidelity study compares with full attention: the paper's ISA, sweeps of one thing at a time, and a few combinations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+
+from ...isa_core import ISAConfig, ISAStats, TokenLayout, add_coarse_residual, in_context_sparse_attention
+from ...runtime.in_context import IN_CONTEXT
+
+FULL, PAPER, ALL_DENSE = "full", "isa-paper", "isa-all-dense"
+
+TILE = (4, 4, 4)
+"""Tokens of a compact tile in time, height and width: one block of 64."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to attend; config None is full attention.
+
+    tiles: blocks are cut from compact tiles of tokens instead of from raster order.
+    tiled_residual: so are those of the coarse residual, which otherwise stays as the weights were trained with it.
+    """
+
+    config: ISAConfig | None = None
+    tiles: bool = False
+    tiled_residual: bool = False
+
+
+def settings(threshold: float, block_size: int = 64) -> dict[str, Setting]:
+    """{name: Setting}, full attention first. threshold: the sharpness above which "isa-threshold" has a query block dense."""
+    isa = partial(ISAConfig, block_size=block_size)
+    keep_all = partial(isa, keep_ratio=1)
+    # Those of equal cost have fewer dense query blocks than the paper's half, for what else they add.
+    with_tail = isa(dense_query_ratio=0.47, context_tail="taylor")
+    second_order = keep_all(dense_query_ratio=0.125, exact_ratio=0.17, tail_order=2)
+    return {
+        FULL: Setting(),
+        PAPER: Setting(isa()),
+        ALL_DENSE: Setting(isa(keep_ratio=1, dense_query_ratio=1)),
+        **{f"isa-keep-{ratio:g}": Setting(isa(keep_ratio=ratio)) for ratio in (0.0625, 0.25, 0.5, 1)},
+        **{f"isa-dense-{ratio:g}": Setting(isa(dense_query_ratio=ratio)) for ratio in (0, 0.25, 0.75, 1)},
+        **{f"isa-exact-{ratio:g}": Setting(isa(exact_ratio=ratio)) for ratio in (0.03125, 0.125, 0.25)},
+        "isa-top-mass": Setting(isa(sharpness="top_mass")),
+        "isa-threshold": Setting(isa(sharpness_threshold=threshold)),
+        "isa-taylor-tail": Setting(isa(context_tail="taylor")),
+        "isa-second-order": Setting(isa(tail_order=2)),
+        "isa-tiles": Setting(isa(), tiles=True),
+        "isa-tiles-residual": Setting(isa(), tiles=True, tiled_residual=True),
+        "isa-equal-taylor-tail": Setting(with_tail),
+        "isa-equal-taylor-tail-tiles": Setting(with_tail, tiles=True),
+        "isa-equal-keep-half": Setting(isa(keep_ratio=0.5, dense_query_ratio=0.31, exact_ratio=0.125)),
+        "isa-equal-keep-all": Setting(keep_all(dense_query_ratio=0.125, exact_ratio=0.1875)),
+        "isa-equal-keep-all-second-order": Setting(second_order),
+        "isa-equal-keep-all-second-order-tiles": Setting(second_order, tiles=True),
+        "isa-equal-keep-all-no-dense": Setting(keep_all(dense_query_ratio=0, exact_ratio=0.28)),
+        "isa-half-keep-all-no-dense": Setting(keep_all(dense_query_ratio=0, exact_ratio=0.125)),
+    }
+
+
+def attend(setting: Setting, q, k, v, layout: TokenLayout, grid: tuple[int, int, int]) -> tuple[torch.Tensor, ISAStats]:
+    """A setting's sparse attention, without the residual: q, k, v [B, S, H, D] in raster order -> ([B, S, H, D], stats)."""
+    sparse = partial(in_context_sparse_attention, layout=layout, config=setting.config, return_stats=True)
+    if not setting.tiles:
+        return sparse(q, k, v)
+    order = tile_order(grid, layout, q.device)
+    out, stats = sparse(*(x[:, order] for x in (q, k, v)))
+    return out[:, order.argsort()], stats
+
+
+class Override:
+    """An attention override for core's `transformer_options`: in-context self-attention as a setting says, and what it costs.
+
+    The network adds its own residual, so that a setting differs from full attention by its attention alone.
+    """
+
+    def __init__(self, setting: Setting):
+        self.setting = setting
+        self.flop_ratios: list[torch.Tensor] = []
+        """Of every sparse call, still on the device."""
+
+    def __call__(self, func, q, k, v, heads, mask=None, **kwargs):
+        options = kwargs["transformer_options"]
+        call = options.get(IN_CONTEXT)
+        if call is None or self.setting.config is None:
+            return func(q, k, v, heads, mask=mask, **kwargs)
+        tokens, grid = [x.unflatten(2, (heads, -1)) for x in (q, k, v)], tuple(options["grid_sizes"])
+        out, stats = attend(self.setting, *tokens, call.layout, grid)
+        self.flop_ratios.append(stats.mean_flop_ratio)
+        if self.setting.tiled_residual:
+            order = tile_order(grid, call.layout, q.device)
+            out, *tokens, gate = (x[:, order] for x in (out, *tokens, call.coarse_gate))
+            out = add_coarse_residual(out, *tokens, gate, call.layout)[:, order.argsort()]
+            call.residual_added = True
+        return out.flatten(2)
+
+    @property
+    def flop_ratio(self) -> float:
+        """Multiply-adds of attention's matrix products / those of full attention, averaged over all calls so far."""
+        return float(torch.stack(self.flop_ratios).mean()) if self.flop_ratios else 1.0
+
+
+@lru_cache
+def tile_order(grid: tuple[int, int, int], layout: TokenLayout, device, tile: tuple[int, int, int] = TILE) -> torch.Tensor:
+    """[S] raster token numbers, tile after tile within each group: `x[:, order]`, and back by `[:, order.argsort()]`.
+
+    grid: patches of every group in time, height and width. RoPE is in q and k by then, so their order is free.
+    Tiles at the far edges are as small as the grid leaves them.
+    """
+    places = torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing="ij")
+    tiles = [-(-size // side) for size, side in zip(grid, tile)]
+    number = torch.zeros((), dtype=torch.long, device=device)
+    for place, side, count in zip(places, tile, tiles):
+        number = number * count + place // side
+    within = number.flatten().argsort(stable=True)
+    starts = torch.arange(0, layout.total, len(within), device=device)
+    return (starts[:, None] + within).flatten()

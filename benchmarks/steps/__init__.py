@@ -1,0 +1,1 @@
+"""Whole denoising steps: one GPU, several GPUs, the panel."""

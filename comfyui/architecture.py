@@ -1,0 +1,63 @@
+"""Makes ComfyUI's own loaders recognise LIVEditor checkpoints."""
+
+from __future__ import annotations
+
+import math
+
+import comfy.model_base
+import comfy.supported_models
+import torch
+
+from ..checkpoint.keys import is_dead_weight
+from .network import LIVEditorModel
+
+MEMORY_OF_WANS = 0.49
+"""Share of core's estimate for Wan that a step takes here, and a little more; weights get the rest (tests/test_memory.py)."""
+
+
+class LIVEditorBase(comfy.model_base.WAN21):
+    """Wan 2.1 family whose memory estimate counts the context videos."""
+
+    def __init__(self, model_config, model_type=comfy.model_base.ModelType.FLOW, device=None):
+        # Past WAN21.__init__, which fixes the network class.
+        comfy.model_base.BaseModel.__init__(self, model_config, model_type, device=device, unet_model=LIVEditorModel)
+        self.image_to_video = False
+        self.memory_usage_factor_conds = ("context_latents",)
+
+    def extra_conds_shapes(self, **kwargs):
+        shapes = super().extra_conds_shapes(**kwargs)
+        latents = kwargs.get("context_latents")
+        if latents:
+            shapes["context_latents"] = [1, 16, sum(math.prod(latent.shape[2:]) for latent in latents)]
+        return shapes
+
+    def resize_cond_for_context_window(self, cond_key, cond_value, *args, **kwargs):
+        # Core would cut the text where it is as wide as the video is long: LIVEditor-tiny's at 1,021 frames.
+        if cond_key == "c_crossattn":
+            return cond_value
+        return super().resize_cond_for_context_window(cond_key, cond_value, *args, **kwargs)
+
+
+class LIVEditor(comfy.supported_models.WAN21_T2V):
+    """Detected by its second patch embedding; everything else is Wan 2.1/2.2 text-to-video."""
+
+    required_keys = {"{}source_video_embedding_more_memory.weight": None}
+    sampling_settings = {"shift": 6.0}
+    # Wan's order has fp16 first; LIVEditor was trained in bf16, whose range cannot overflow. An fp16 file stays fp16.
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+
+    def __init__(self, unet_config):
+        super().__init__(unet_config)
+        self.memory_usage_factor *= MEMORY_OF_WANS
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return LIVEditorBase(self, device=device)
+
+    def process_unet_state_dict(self, state_dict):
+        return {key: weight for key, weight in state_dict.items() if not is_dead_weight(key)}
+
+
+def register():
+    """Put LIVEditor in front of plain Wan in core's list of architectures; once, however often the pack is loaded."""
+    models = comfy.supported_models.models
+    models[:] = [LIVEditor] + [model for model in models if model.__qualname__ != LIVEditor.__qualname__]

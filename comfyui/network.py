@@ -1,0 +1,165 @@
+"""The LIVEditor network on ComfyUI's WanModel: a second patch embedding, RoPE reset per token group, a gated residual.
+
+Facts: arXiv 2605.04569, section 3 and appendix B, and the key names of its released checkpoint.
+"""
+
+from __future__ import annotations
+
+import comfy.ldm.common_dit
+import comfy.ops
+import torch
+from comfy.ldm.flux.math import apply_rope1
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.wan.model import WanAttentionBlock, WanModel, WanSelfAttention, sinusoidal_embedding_1d
+
+from ..isa_core import TokenLayout, add_coarse_residual
+from ..runtime.finite import GUARDED, require_finite
+from ..runtime.in_context import IN_CONTEXT, LAYOUT, InContextCall, InContextNetwork
+
+TOKENS_AT_A_TIME = 8192
+
+
+def gate_projection(dim: int, operation_settings: dict) -> torch.nn.Module:
+    """The one output of which `coarse_gate` makes a token's factor; a layer of core's, so that LoRA, offload and any kind of
+    quantised weight work as they do elsewhere."""
+    operations = operation_settings["operations"]
+    if isinstance(operations, type) and issubclass(operations, comfy.ops.fp8_ops):
+        operations = comfy.ops.manual_cast  # fp8 matrix products need at least 16 outputs
+    return operations.Linear(dim, 1, bias=False, **{name: operation_settings.get(name) for name in ("device", "dtype")})
+
+
+def coarse_gate(projected: torch.Tensor) -> torch.Tensor:
+    """`0.5 (sigmoid(x·alpha) - 0.5)`, in -0.25..0.25 (section 3.4): [B, S, 1] -> [B, S, 1, 1]."""
+    return (0.5 * torch.sigmoid(projected) - 0.25)[..., None]
+
+
+def rotate(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
+    """Core's RoPE of x [B, S, H, D], which is written over, by freqs over all S tokens.
+
+    A part at a time: where core has no kernel of its own for it, it computes in fp32, which for a whole video would be
+    the highest point of a step's memory.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return apply_rope1(x, freqs)
+    for start in range(0, x.shape[1], TOKENS_AT_A_TIME):
+        part = slice(start, start + TOKENS_AT_A_TIME)
+        x[:, part] = apply_rope1(x[:, part], freqs[:, part])
+    return x
+
+
+class LIVEditorSelfAttention(WanSelfAttention):
+    """Self-attention over target and context tokens, plus the coarse residual, in front of the output projection."""
+
+    def __init__(self, dim, *args, operation_settings, **kwargs):
+        super().__init__(dim, *args, operation_settings=operation_settings, **kwargs)
+        self.alpha_1 = gate_projection(dim, operation_settings)
+
+    def forward(self, x, freqs, transformer_options={}):
+        """x [B, S, dim], freqs over all S tokens -> [B, S, dim]. The layout comes in `transformer_options[LAYOUT]`."""
+        split = (self.num_heads, self.head_dim)
+        q = rotate(self.norm_q(self.q(x)).unflatten(2, split), freqs)
+        k = rotate(self.norm_k(self.k(x)).unflatten(2, split), freqs)
+        v = self.v(x)
+
+        call = InContextCall(transformer_options[LAYOUT], coarse_gate(self.alpha_1(x)))
+        options = {**transformer_options, IN_CONTEXT: call}
+        out = optimized_attention(q.flatten(2), k.flatten(2), v, heads=self.num_heads, transformer_options=options)
+        if not call.residual_added:
+            heads = (out.unflatten(2, split), q, k, v.unflatten(2, split))
+            out = add_coarse_residual(*heads, call.coarse_gate, call.layout).flatten(2)
+
+        for patch in transformer_options.get("patches", {}).get("attn1_patch", []):
+            out = patch({"x": out, "q": q, "k": k, "transformer_options": transformer_options})
+        return self.o(out)
+
+
+class LIVEditorBlock(WanAttentionBlock):
+    """A Wan block with LIVEditor's self-attention."""
+
+    def __init__(
+        self, cross_attn_type, dim, ffn_dim, num_heads, window_size, qk_norm, cross_attn_norm, eps, operation_settings
+    ):
+        super().__init__(
+            cross_attn_type, dim, ffn_dim, num_heads, window_size, qk_norm, cross_attn_norm, eps,
+            operation_settings=operation_settings,
+        )  # fmt: skip
+        self.self_attn = LIVEditorSelfAttention(
+            dim, num_heads, window_size, qk_norm, eps, operation_settings=operation_settings
+        )
+
+
+class LIVEditorModel(InContextNetwork, WanModel):
+    """Wan 2.2 T2V with context videos: tokens are [target | context 1 | context 2 ...], the head sees the target only."""
+
+    def __init__(self, *args, device=None, operations=None, **kwargs):
+        super().__init__(*args, device=device, operations=operations, wan_attn_block_class=LIVEditorBlock, **kwargs)
+        # In fp32 like Wan's own patch embedding.
+        self.source_video_embedding_more_memory = operations.Conv3d(
+            self.in_dim, self.dim, kernel_size=self.patch_size, stride=self.patch_size, device=device, dtype=torch.float32
+        )
+
+    def _forward(self, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs):
+        """x [B, 16, T, h, w], context (text) [B, L, C], kwargs["context_latents"] list of [B, 16, T', h', w'] -> like x."""
+        frames, height, width = x.shape[2:]
+        groups = [
+            comfy.ldm.common_dit.pad_to_patch_size(latent, self.patch_size)
+            for latent in (x, *kwargs.get("context_latents", ()))
+        ]
+        # Every group's positions start at (0, 0, 0).
+        freqs = torch.cat(
+            [
+                self.rope_encode(*group.shape[2:], device=x.device, dtype=x.dtype, transformer_options=transformer_options)
+                for group in groups
+            ],
+            dim=1,
+        )
+        out = self.forward_orig(
+            groups[0], timestep, context, freqs=freqs, transformer_options=transformer_options, context_latents=groups[1:]
+        )
+        # A training loop watches its own loss, and need not wait for the GPU here.
+        if not out.requires_grad and GUARDED not in transformer_options:
+            require_finite(out, self, x)
+        return out[:, :, :frames, :height, :width]
+
+    def forward_orig(self, x, t, context, clip_fea=None, freqs=None, transformer_options={}, context_latents=(), **kwargs):
+        """Groups already padded to whole patches: x [B, 16, T, h, w], freqs over all tokens -> [B, 16, T, h, w]."""
+        hidden, grid, layout = self._embed(x, context_latents)
+
+        # One timestep for all groups: [B, 1, ...] broadcasts over the tokens.
+        with t.device:  # core makes the frequencies where tensors are made by default; a CUDA graph cannot hold the copy
+            waves = sinusoidal_embedding_1d(self.freq_dim, t.flatten())
+        time = self.time_embedding(waves.to(hidden.dtype))[:, None]
+        modulation = self.time_projection(time).unflatten(2, (6, self.dim))
+        text = self.text_embedding(context)
+
+        options = transformer_options
+        options.update(grid_sizes=grid, total_blocks=len(self.blocks), block_type="double", **{LAYOUT: layout})
+        replacements = options.get("patches_replace", {}).get("dit", {})
+        for index, block in enumerate(self.blocks):
+            options["block_index"] = index
+            hidden = self._run_block(block, index, replacements, hidden, text, modulation, freqs, options)
+            for patch in options.get("patches", {}).get("double_block", []):
+                args = {"img": hidden, "x": x, "vec": time, "block_index": index, "img_offset": 0}
+                hidden = patch({**args, "transformer_options": options})["img"]
+
+        return self.unpatchify(self.head(hidden[:, : layout.target], time), grid)
+
+    def _embed(self, x, context_latents) -> tuple[torch.Tensor, torch.Size, TokenLayout]:
+        """(tokens of all groups [B, S, dim], the target's grid, the layout); the fp32 embeddings do not outlive it."""
+        embedded = [self.patch_embedding(x.float())]
+        embedded += [self.source_video_embedding_more_memory(latent.float()) for latent in context_latents]
+        tokens = [group.flatten(2).transpose(1, 2).to(x.dtype) for group in embedded]
+        layout = TokenLayout(tokens[0].shape[1], tuple(group.shape[1] for group in tokens[1:]))
+        return torch.cat(tokens, dim=1), embedded[0].shape[2:], layout
+
+    @staticmethod
+    def _run_block(block, index, replacements, hidden, text, modulation, freqs, options):
+        """Run a block, or what another node put in its place through core's `patches_replace`."""
+
+        def original(args):
+            inputs = {"e": args["vec"], "freqs": args["pe"], "context": args["txt"]}
+            return {"img": block(args["img"], **inputs, transformer_options=args["transformer_options"])}
+
+        args = {"img": hidden, "txt": text, "vec": modulation, "pe": freqs, "transformer_options": options}
+        replace = replacements.get(("double_block", index))
+        return (replace(args, {"original_block": original}) if replace else original(args))["img"]

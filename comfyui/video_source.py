@@ -1,0 +1,51 @@
+"""ComfyUI's VIDEO objects as what a clip is read from: frame by frame, which core gives only all at once."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import torch
+from comfy.model_management import is_oom, throw_exception_if_processing_interrupted
+from comfy_api.latest import InputImpl
+
+from ..video.clip import Clip, open_clip
+from ..video.source import FileSource, Source, cut_audio, readable, whole
+
+
+def open_video(video, max_frames: int, fps: float) -> Clip:
+    """`open_clip` of a VIDEO of any kind; reading it can be interrupted on ComfyUI's page."""
+    return open_clip(source_of(video), max_frames, fps)
+
+
+def source_of(video) -> Source:
+    """For a VIDEO of any kind; one that is not core's own file is asked for its frames at once, and they are kept."""
+    if type(video) is not InputImpl.VideoFromFile:
+        return ImagesSource(video)
+    file = video.get_stream_source()
+    with readable():
+        start, duration = video.get_active_trim_window()
+    file = file.getvalue() if isinstance(file, io.BytesIO) else file
+    return FileSource(file, start, duration, each_frame=throw_exception_if_processing_interrupted)
+
+
+class ImagesSource:
+    """A VIDEO that holds its images already."""
+
+    def __init__(self, video):
+        with readable(passes=is_oom):
+            components = video.get_components()
+        self.rate = whole(components.frame_rate)
+        self._images, self._audio = components.images, components.audio
+
+    def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
+        height, width = self._images.shape[1:3]
+        for index in range(len(self._images)):
+            yield index / self.rate, (width, height)
+
+    def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
+        return (self._images[index, ..., :3] for index in indices)
+
+    def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
+        return cut_audio(self._audio, seconds)

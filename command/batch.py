@@ -1,0 +1,152 @@
+"""liveditor batch: the edits of a manifest, on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..batch import job
+from ..batch.manifest import COLUMNS, ManifestError, read_manifest
+from ..batch.results import JobError, Results
+from ..batch.worker import ATTEMPTS
+from ..runtime.sentences import sentence
+from .options import add_model_options, model_choice, whole_number
+
+DESCRIPTION = "Edit many clips. A manifest says which and how; each clip becomes one mp4 in the output folder."
+
+EPILOG = f"""\
+a manifest, JSON lines (clips.jsonl):
+  {{"video": "beach.mp4", "prompt": "Let it snow"}}
+  {{"video": "street.mp4", "prompt": "Make it night", "id": "street_night", "seed": 7, "frames": 49}}
+
+the same as CSV (clips.csv; a cell may be empty, references are separated by |):
+  video,prompt,id,seed,frames
+  beach.mp4,Let it snow,,,
+  street.mp4,Make it night,street_night,7,49
+
+columns: {", ".join(COLUMNS)}.
+Only video and prompt have to be there. Paths are relative to the manifest. Without an id the clip is called as its video.
+frames are the first so many, 0 for all; width and height are multiples of 16.
+
+in the output folder:
+  beach.mp4                  the edited clip
+  records/beach.json         how it was made: seconds, frames, settings, worker
+  quarantine/street.json     why a clip was given up; the others go on
+  metrics.csv, summary.json  all clips in one table
+
+examples:
+  liveditor batch clips.jsonl --out edited --dry-run      look whether the manifest is right; edits nothing
+  liveditor batch clips.jsonl --out edited --limit 3      edit three clips, to see what comes out
+  liveditor batch clips.jsonl --out edited                edit the others too
+  liveditor batch clips.jsonl --out edited --retry-quarantined
+  liveditor batch clips.csv --out /shared/edited --address 10.0.0.1:6379 --workers 16
+
+Stop it with Ctrl-C, or let it be killed: the same command goes on where it was, and no clip is edited twice. A clip that
+kills its worker is tried {ATTEMPTS} times. Rows may be added to the manifest later.
+
+on a cluster: ray start --head on one machine, ray start --address=... on the others, pip install liveditor-isa[batch] on all,
+and manifest, clips, models and output folder on storage that all of them see under the same path. Where the cluster wants a
+token (ray get-auth-token), set RAY_AUTH_MODE=token.
+
+exit status: 0 all clips are edited, 1 some are in quarantine or left, 2 the job could not begin or go on, 130 stopped with Ctrl-C.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="the clips, .jsonl or .csv (see below)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the results; made where it is missing"
+    )
+    parser.add_argument("--limit", type=whole_number, metavar="N", help="edit no more than N clips now")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument(
+        "--retry-quarantined", action="store_true", help="try again what was given up (what has changed since is anyway)"
+    )
+    parser.add_argument(
+        "--redo-changed",
+        action="store_true",
+        help="edit clips again whose row or video has changed since, and replace their results; refused otherwise",
+    )
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--address", help="of a Ray cluster, or auto (default: this machine alone)")
+    where.add_argument(
+        "--workers", type=whole_number, metavar="N", help="clips at a time (default: one per GPU, or one per machine without)"
+    )
+    where.add_argument(
+        "--gpus-per-worker",
+        type=_share,
+        default=1.0,
+        metavar="N",
+        help="0.5 puts two workers on each GPU: for small models (default: 1)",
+    )
+    add_model_options(parser)
+
+
+def run(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
+    """The exit status. Says what is wrong in one line on stderr."""
+    try:
+        choice = model_choice(options)
+        clips = read_manifest(options.manifest)
+        if options.dry_run:
+            return _dry_run(clips, job.settings_of(choice, editor), options)
+        summary = job.run(
+            clips,
+            choice,
+            options.out,
+            address=options.address,
+            workers=options.workers,
+            gpus_per_worker=options.gpus_per_worker,
+            retry_quarantined=options.retry_quarantined,
+            redo_changed=options.redo_changed,
+            limit=options.limit,
+            editor=editor,
+        )
+    except KeyboardInterrupt:
+        print(f"\nStopped. What is done is in {options.out}; the same command goes on from there.", file=sys.stderr)
+        return 130
+    except (ManifestError, JobError, ValueError, RuntimeError, OSError) as error:
+        print(f"liveditor batch: {sentence(error)}", file=sys.stderr)
+        return 2
+    print(_report(summary, options.out))
+    return 0 if summary.done == summary.clips else 1
+
+
+def _dry_run(clips, settings, options) -> int:
+    results = Results(options.out)
+    results.check(settings)
+    planned = job.plan(clips, results, options.retry_quarantined)
+    for clip in planned.pending:
+        if not Path(clip.edit.video).is_file():
+            print(f"line {clip.line}, {clip.id}: there is no file {clip.edit.video}; it would be put in quarantine")
+    for clip in planned.changed:
+        print(f"line {clip.line}, {clip.id}: edited already, but from another row or video; needs --redo-changed, or a new id")
+    counts = {name: len(getattr(planned, name)) for name in ("pending", "done", "quarantined", "changed")}
+    print(
+        f"{len(clips)} clips: {counts['pending']} to edit, {counts['done']} done, {counts['quarantined']} in quarantine, "
+        f"{counts['changed']} changed. Nothing was done."
+    )
+    return 0
+
+
+def _report(summary: job.Summary, out: Path) -> str:
+    text = (
+        f"{summary.done} of {summary.clips} clips are in {out}, {summary.edited} of them edited now in {summary.seconds:.0f} s."
+    )
+    if summary.quarantined:
+        text += f" {summary.quarantined} are in quarantine: {out / 'quarantine'} says why."
+    if summary.pending:
+        text += f" {summary.pending} are left: the same command goes on."
+    return text
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"a share of a GPU, from 0.01 to 1; got {text!r}")
+    return value

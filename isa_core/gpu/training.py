@@ -1,0 +1,134 @@
+"""ISA on the Triton kernels where gradients are needed: our backward for the sparse group, the library's own for the dense one.
+
+Routing is constant: no gradient flows through which blocks meet.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ..attend import DenseAttention, dense_with_tail
+from ..config import ISAConfig
+from ..layout import BlockTable
+from ..plan import RoutingPlan
+from .attend import (
+    Blocks,
+    TritonPlan,
+    begin_counts,
+    blocks_on,
+    head_groups,
+    heads_per_turn,
+    listed_offsets,
+    make_plan,
+    tail_means,
+)
+
+
+def attend_with_gradients(
+    q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention
+) -> tuple[torch.Tensor, RoutingPlan]:
+    """q, k, v [B, S, H, D], gate [B, S, 1, 1] or None -> (out like q, plan), differentiable once in all four."""
+    plans = []
+    out, *pooled = _Attend.apply(q, k, v, table, config, dense, plans)
+    if gate is not None:
+        coarse = F.scaled_dot_product_attention(*pooled).unflatten(0, (q.shape[0], q.shape[2]))
+        added = gate * table.spread(coarse.flatten(0, 1)).unflatten(0, coarse.shape[:2]).transpose(1, 2)
+        out = out + added.to(out.dtype)
+    return out, plans[0]
+
+
+class _Attend(torch.autograd.Function):
+    """(q, k, v) -> (attention without the residual, block means of q, k, v [B*H, N, D] fp32)."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, table, config, dense, plans):
+        from ...kernels.pool import pool_blocks
+        from ...kernels.sparse import sparse_attention
+
+        ctx.set_materialize_grads(False)
+        blocks = blocks_on(table, q.device)
+        pooled = [pool_blocks(x, *blocks) for x in (q, k, v)]
+        made = make_plan(*pooled[:2], table, config)
+        counts = begin_counts(made, table, config, exact=True)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        log_sum = torch.empty(q.shape[0] * q.shape[2], q.shape[1], device=q.device, dtype=torch.float32)
+        sparse_attention(
+            q, k, v, *tail_means(made, *pooled[1:], blocks, k.dtype), made.plan.dense_queries, made.plan.exact_blocks,
+            made.full, made.taken, blocks.starts, blocks.lengths, out, block_size=blocks.size, log_sum=log_sum,
+        )  # fmt: skip
+        ctx.turns = list(_dense_turns(q, k, v, pooled[1:], out, made, counts, table, config, blocks, dense))
+        ctx.made, ctx.blocks = made, blocks
+        ctx.save_for_backward(q, k, v, out, log_sum, *(x.to(k.dtype) for x in pooled[1:]))
+        plans.append(made.plan)
+        return out, *pooled
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_out, *d_pooled):
+        from ...kernels.backward import sparse_attention_backward, spread_means
+
+        q, k, v, out, log_sum, *means = ctx.saved_tensors
+        made, blocks = ctx.made, ctx.blocks
+        if d_out is None:
+            d_out = torch.zeros_like(out)
+        *d_tokens, d_mean_k, d_mean_v = sparse_attention_backward(
+            q, k, v, *means, made.plan.dense_queries, made.plan.exact_blocks, made.taken, made.tail.contiguous(),
+            blocks.starts, blocks.lengths, out, log_sum, d_out, blocks.size,
+        )  # fmt: skip
+        d_means = [None, d_mean_k, d_mean_v]
+        for turn in ctx.turns:
+            turn.add_gradients(d_out, d_tokens, d_means, blocks)
+        for d_x, d_mean, d_pool in zip(d_tokens, d_means, d_pooled):
+            total = d_pool if d_mean is None else d_mean if d_pool is None else d_mean + d_pool
+            if total is not None:
+                spread_means(total, d_x, blocks.starts, blocks.lengths, blocks.size)
+        return *d_tokens, None, None, None, None
+
+
+class _DenseTurn:
+    """The dense group of a few heads, with the graph that PyTorch recorded of its attention."""
+
+    def __init__(self, q, k, v, means, heads, sharp, tokens, made: TritonPlan, table, config, blocks: Blocks, dense):
+        from ...kernels.compact import gather_blocks
+
+        self.number, self.heads, self.sharp = heads.int(), heads, sharp
+        self.listed, self.offsets = listed_offsets(made.plan.kv_blocks[heads], blocks)
+        query = gather_blocks(q, self.number, sharp, None, sharp.shape[1] * blocks.size, *blocks)
+        key, value = (gather_blocks(x, self.number, self.listed, self.offsets, tokens, *blocks) for x in (k, v))
+        self.inputs = [query, key, value]
+        if config.context_tail == "taylor":
+            self.inputs += [x[heads].to(k.dtype) for x in means]
+        with torch.enable_grad():
+            self.inputs = [x.detach().requires_grad_() for x in self.inputs]
+            query, key, value = (x[None] for x in self.inputs[:3])
+            if config.context_tail == "taylor":
+                result = dense_with_tail(query, key, value, *self.inputs[3:], self.listed.long(), table)
+            else:
+                result = dense(query, key, value)
+            self.result = result[0]
+
+    def add_gradients(self, d_out, d_tokens, d_means, blocks: Blocks):
+        from ...kernels.compact import gather_blocks, scatter_blocks
+
+        rows = self.sharp.shape[1] * blocks.size
+        d_result = gather_blocks(d_out, self.number, self.sharp, None, rows, *blocks)
+        d_query, d_key, d_value, *d_tail = torch.autograd.grad(self.result, self.inputs, d_result.to(self.result.dtype))
+        # Rows of dense query blocks are zero so far; keys and values were met by the sparse group too.
+        scatter_blocks(d_query, d_tokens[0], self.number, self.sharp, *blocks)
+        for d_compact, d_x in zip((d_key, d_value), d_tokens[1:]):
+            scatter_blocks(d_compact, d_x, self.number, self.listed, *blocks, offsets=self.offsets, add=True)
+        for d_mean, d_part in zip(d_means[1:], d_tail):
+            d_mean.index_add_(0, self.heads, d_part.to(d_mean.dtype))
+        self.result = self.inputs = None
+
+
+def _dense_turns(q, k, v, means, out, made, counts, table, config, blocks, dense):
+    from ...kernels.compact import scatter_blocks
+
+    for heads, rows, tokens in head_groups(made, table, counts):
+        for part in heads.split(heads_per_turn(q, len(heads), rows, made.plan, blocks)):
+            sharp = made.sharp[part, :rows].contiguous()
+            turn = _DenseTurn(q, k, v, means, part, sharp, tokens, made, table, config, blocks, dense)
+            scatter_blocks(turn.result.detach(), out, turn.number, sharp, *blocks)
+            yield turn

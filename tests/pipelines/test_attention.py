@@ -1,0 +1,239 @@
+"""ISA as attention processors: on LIVEditor, and on transformers that diffusers brings for in-context editing."""
+
+import copy
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel, SD3Transformer2DModel, WanTransformer3DModel
+from diffusers.models.attention_dispatch import AttentionBackendName
+from liveditor_isa.checkpoint.included import path_of
+from liveditor_isa.isa_core import BackendUnavailable, ISAConfig, TokenLayout
+from liveditor_isa.pipelines import attention
+from liveditor_isa.pipelines.attention import AttachedISA, InContext, attach_isa, detach_isa
+from liveditor_isa.pipelines.transformer import LIVEditorTransformer3DModel
+
+FULL = ISAConfig(keep_ratio=1, dense_query_ratio=1)
+SPARSE = ISAConfig(keep_ratio=0.3, dense_query_ratio=0.3, block_size=16)
+LAYOUT = TokenLayout(9 + 64, (64, 24))
+"""Text and target, and two pictures, of the models below."""
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def grid_ids(number, height, width):
+    ids = torch.zeros(height, width, 3)
+    ids[..., 0] = number
+    ids[..., 1] += torch.arange(height)[:, None]
+    ids[..., 2] += torch.arange(width)
+    return ids.reshape(-1, 3)
+
+
+def flux():
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=8, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    arguments = {
+        "hidden_states": noise(1, 152, 16), "encoder_hidden_states": noise(1, 9, 32), "pooled_projections": noise(1, 8),
+        "timestep": torch.tensor([0.5]), "txt_ids": torch.zeros(9, 3),
+        "img_ids": torch.cat([grid_ids(0, 8, 8), grid_ids(1, 8, 8), grid_ids(2, 4, 6)]),
+    }  # fmt: skip
+    return model.eval(), arguments, 3
+
+
+def qwen():
+    torch.manual_seed(0)
+    model = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
+        axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    arguments = {
+        "hidden_states": noise(1, 152, 16), "encoder_hidden_states": noise(1, 9, 32), "timestep": torch.tensor([0.5]),
+        "encoder_hidden_states_mask": None, "img_shapes": [[(1, 8, 8), (1, 8, 8), (1, 4, 6)]],
+    }  # fmt: skip
+    return model.eval(), arguments, 2
+
+
+def liveditor():
+    model = LIVEditorTransformer3DModel.from_single_file(path_of("diffusion_model"), torch.float32)
+    latents = [noise(1, 16, 2, 8, 10, seed=seed) for seed in range(2)]
+    arguments = {
+        "hidden_states": latents[0], "timestep": torch.tensor([700.0]), "encoder_hidden_states": noise(1, 12, 256),
+        "context_latents": [latents[1], noise(1, 16, 1, 6, 8)],
+    }  # fmt: skip
+    return model, arguments, 10
+
+
+@pytest.fixture(params=[flux, qwen, liveditor], ids=lambda make: make.__name__)
+def case(request):
+    return request.param()
+
+
+def run(model, arguments):
+    with torch.no_grad():
+        return model(**arguments).sample
+
+
+def difference(one, other) -> float:
+    return ((one - other).norm() / one.norm()).item()
+
+
+def test_it_stands_in_for_full_attention_and_leaves_no_trace(case):
+    model, arguments, blocks = case
+    plain, processors = run(model, arguments), dict(model.attn_processors)
+    isa = attach_isa(model, FULL, min_tokens=0)
+    assert difference(plain, run(model, arguments)) < 1e-5
+    assert f"{blocks} attention calls at 100.0% density" in isa.report()
+    isa.config = SPARSE  # from now on
+    assert difference(plain, run(model, arguments)) > 1e-3
+    isa.enabled = False
+    assert torch.equal(run(model, arguments), plain)
+    assert f"{blocks} calls with full attention: switched off" in isa.report()
+    isa.detach()
+    assert torch.equal(run(model, arguments), plain) and model.attn_processors == processors
+    assert not hasattr(model, "attached_isa")
+
+
+def test_layouts_are_read_from_the_call(case):
+    """[text and target | contexts], which the statistics count."""
+    model, arguments, _ = case
+    isa = attach_isa(model, SPARSE, min_tokens=0)
+    run(model, arguments)
+    if isinstance(model, LIVEditorTransformer3DModel):
+        assert model.in_context.layout == TokenLayout(40, (40, 12))
+    else:
+        expected = attach_isa(model, SPARSE, layout=LAYOUT, min_tokens=0)
+        run(model, arguments)
+        assert expected.report() == isa.report()
+        other = attach_isa(model, SPARSE, layout=lambda call: TokenLayout(9, (152,)), min_tokens=0)
+        run(model, arguments)
+        assert other.report() != isa.report()
+
+
+def test_another_attachment_replaces_the_first(case):
+    model, arguments, blocks = case
+    first = attach_isa(model, SPARSE, min_tokens=0)
+    second = attach_isa(model, SPARSE, min_tokens=0, dense_blocks="0,-1")
+    run(model, arguments)
+    assert (
+        first.report() == "ISA saw no in-context attention" and "2 calls with full attention: dense_blocks" in second.report()
+    )
+    third = attach_isa(model, SPARSE)
+    run(model, arguments)
+    assert f"{blocks} calls with full attention: " in (told := third.report()) and "fewer than min_tokens 12288" in told
+    detach_isa(model)
+    detach_isa(model)
+
+
+@pytest.mark.parametrize("made", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"])
+def test_a_copy_has_isa_of_its_own(case, made):
+    model, arguments, blocks = case
+    plain = run(model, arguments)
+    isa = attach_isa(model, SPARSE, min_tokens=0)
+    other = made(model)
+    sparse = run(other, arguments)
+    assert isa.report() == "ISA saw no in-context attention" and f"ISA: {blocks} " in other.attached_isa.report()
+    detach_isa(other)
+    assert torch.equal(run(other, arguments), plain) and not hasattr(other, "attached_isa")
+    assert torch.equal(run(model, arguments), sparse) and difference(plain, sparse) > 1e-3
+
+
+def test_the_chosen_backend_attends_for_the_sharp_blocks(case):
+    """And for all others that are not ours."""
+    model, arguments, _ = case
+    plain = run(model, arguments)
+    isa = attach_isa(model, FULL, min_tokens=0)
+    model.set_attention_backend("_native_math")
+    assert difference(plain, run(model, arguments)) < 1e-5
+    assert "PyTorch's attention" not in isa.report(), "the caller's own is not ours to name"
+    isa.enabled = False
+    assert difference(plain, run(model, arguments)) < 1e-5
+    model.set_attention_backend("native")
+    isa.enabled = True
+    run(model, arguments)
+    assert "PyTorch's attention" in isa.report()
+    model.set_attention_backend("_native_math")
+    isa.detach()
+    chosen = {processor._attention_backend for processor in model.attn_processors.values()}
+    assert chosen == {"_native_math"}, "what was chosen meanwhile stays"
+
+
+def test_attention_that_is_not_of_all_tokens_is_left_alone():
+    """Wan's text-to-video: no context, and a layout that is never met."""
+    torch.manual_seed(0)
+    model = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=24, text_dim=16, ffn_dim=32, num_layers=2).eval()
+    arguments = {
+        "hidden_states": noise(1, 16, 1, 8, 8), "timestep": torch.tensor([500]), "encoder_hidden_states": noise(1, 7, 16),
+    }  # fmt: skip
+    plain = run(model, arguments)
+    isa = attach_isa(model, SPARSE, layout=TokenLayout(8, (9,)), min_tokens=0)
+    assert torch.equal(run(model, arguments), plain)
+    assert isa.report() == "ISA saw no in-context attention"
+    isa = attach_isa(model, SPARSE, layout=TokenLayout(8, (8,)), min_tokens=0)
+    run(model, arguments)
+    assert "ISA: 2 attention calls" in isa.report()
+
+
+def test_attention_of_another_kind_is_left_as_it_was_chosen(monkeypatch):
+    """Causal, masked or scaled otherwise, though over all tokens: ISA knows none of these."""
+    q, k, v = (noise(1, 2, 16, 8, seed=seed) for seed in range(3))
+    state = InContext(TokenLayout(8, (8,)), isa=AttachedISA(SPARSE, "torch", "", 16))
+    chosen = []
+    dispatch = attention.dispatch_attention_fn
+    monkeypatch.setattr(attention, "dispatch_attention_fn", lambda *args, backend: chosen.append(backend) or dispatch(*args))
+    processor = SimpleNamespace(_attention_backend=AttentionBackendName._NATIVE_MATH)
+    for options in ({"is_causal": True}, {"scale": 0.5}, {"attn_mask": torch.ones(16, 16).tril().bool()}):
+        expected = F.scaled_dot_product_attention(q, k, v, **options)
+        with attention.in_context_attention(processor, state, 0) as stand_in:
+            found = F.scaled_dot_product_attention(q, k, v, **options)
+        assert difference(expected, found) < 1e-6 and not stand_in.used, options
+    assert chosen == [AttentionBackendName._NATIVE_MATH] * 3
+
+
+def test_min_tokens_are_enough():
+    isa = AttachedISA(SPARSE, "torch", "", 16)
+    assert isa.reason_for_full(TokenLayout(8, (8,)), 0) is None and isa.reason_for_full(TokenLayout(8, (7,)), 0)
+
+
+def test_gradients_flow_as_without_it():
+    model, arguments, _ = liveditor()
+    gradients = []
+    for attached in (False, True):
+        if attached:
+            attach_isa(model, FULL, min_tokens=0)
+        model.zero_grad()
+        model(**arguments).sample.square().mean().backward()
+        gradients.append(model.blocks[3].attn1.to_q.weight.grad.clone())
+    assert gradients[0].norm() > 0 and difference(*gradients) < 1e-3
+
+
+def test_what_cannot_be_attached_gets_a_sentence():
+    model, _, _ = flux()
+    unknown = SD3Transformer2DModel(num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=16,
+                                    caption_projection_dim=16, pooled_projection_dim=8, sample_size=8)  # fmt: skip
+    with pytest.raises(ValueError, match="does not know where SD3Transformer2DModel keeps its context: pass layout="):
+        attach_isa(unknown)
+    with pytest.raises(ValueError, match="LIVEditorTransformer3DModel tells its token groups itself: leave layout out"):
+        attach_isa(liveditor()[0], layout=LAYOUT)
+    with pytest.raises(BackendUnavailable, match="The Triton backend cannot run"):
+        attach_isa(model, backend="triton")
+    with pytest.raises(ValueError, match="dense_blocks is a list of block numbers"):
+        attach_isa(model, dense_blocks="first")
+    assert not hasattr(model, "attached_isa") and all("ISA" not in str(each) for each in model.attn_processors.values())
+
+
+def test_several_contexts_of_any_size_are_padded_as_in_comfyui():
+    model, arguments, _ = liveditor()
+    odd = {**arguments, "hidden_states": noise(1, 16, 2, 7, 9), "context_latents": [noise(1, 16, 1, 5, 5)]}
+    assert run(model, odd).shape == (1, 16, 2, 7, 9)
+    assert model.in_context.layout == TokenLayout(2 * 4 * 5, (9,))
+    alone = {**arguments, "context_latents": []}
+    isa = attach_isa(model, min_tokens=0)
+    run(model, alone)
+    assert "10 calls with full attention: no context tokens" in isa.report()

@@ -1,0 +1,1 @@
+"""The training of LIVEditor-tiny: VAE, decoder, text encoder and network."""
