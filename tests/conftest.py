@@ -72,6 +72,31 @@ def liveditor_file(models, tmp_path_factory) -> Path:
     return target
 
 
+@pytest.fixture(scope="module")
+def liveditor(liveditor_file):
+    """The stand-in in ComfyUI; a module's own, because tests patch weights."""
+    from liveditor_isa.comfyui.architecture import register
+    from liveditor_isa.comfyui.loaders import load_diffusion_model
+
+    register()
+    return load_diffusion_model(str(liveditor_file))
+
+
+@pytest.fixture(scope="module")
+def plain_wan(models):
+    """Plain Wan in ComfyUI, as Bernini is."""
+    import comfy.sd
+    from make_tiny_model import PLAIN_WAN
+
+    return comfy.sd.load_diffusion_model(str(models / PLAIN_WAN))
+
+
+@pytest.fixture(params=["liveditor", "plain_wan"])
+def in_context_model(request):
+    """Both kinds of in-context attention: LIVEditor's and core's own (Bernini)."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="session")
 def server_models(models, tmp_path_factory) -> Path:
     """A models folder of the server's own, so that tests may add files to it."""
@@ -86,3 +111,17 @@ def server(server_models, sample_video) -> ComfyServer:
     with ComfyServer(server_models.parent, server_models) as running:
         running.add_input(sample_video)
         yield running
+
+
+@pytest.fixture(scope="session")
+def info(server) -> dict:
+    """What the server says of its nodes."""
+    return server.get("/object_info")
+
+
+@pytest.fixture(scope="session")
+def schemas() -> list:
+    """The nodes' own."""
+    from node_inputs import all_schemas
+
+    return all_schemas()

@@ -1,14 +1,14 @@
 """The pack as a package: what importing it needs, and that what ComfyUI looks for is there."""
 
 import ast
-import asyncio
 import json
-import subprocess
 import sys
 
 import pytest
 from comfy_headless import ROOT
 from liveditor_isa.checkpoint import included
+from node_inputs import all_inputs
+from without_packages import run_without
 
 try:
     import tomllib
@@ -37,21 +37,6 @@ SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglo
     ROOT / "__main__.py",
 ]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-BLOCKER = """
-import importlib.abc, sys
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked}:
-            raise ImportError(name + " is blocked")
-sys.meta_path.insert(0, Blocker())
-"""
-
-
-def run_without(blocked: set[str], code: str) -> str:
-    result = subprocess.run([sys.executable, "-c", BLOCKER.format(blocked=blocked) + code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 def test_the_pack_imports_with_nothing_installed():
@@ -135,24 +120,6 @@ def test_every_package_is_shipped_and_torch_is_nobodys_dependency():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == PYPROJECT["project"]["dependencies"]
     assert "ComfyUI" not in PYPROJECT["project"]["name"]
-
-
-@pytest.fixture(scope="module")
-def schemas():
-    import liveditor_isa
-
-    async def collect():
-        extension = await liveditor_isa.comfy_entrypoint()
-        return [node.GET_SCHEMA() for node in await extension.get_node_list()]
-
-    return asyncio.run(collect())
-
-
-def all_inputs(inputs):
-    for entry in inputs:
-        yield entry
-        for option in getattr(entry, "options", None) or []:
-            yield from all_inputs(getattr(option, "inputs", []))
 
 
 def test_nodes_are_documented_where_users_look(schemas):

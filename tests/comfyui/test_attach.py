@@ -7,64 +7,17 @@ import comfy.model_base
 import comfy.model_patcher
 import comfy.ops
 import comfy.sample
-import comfy.sd
 import comfy.supported_models
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from liveditor_isa.comfyui.architecture import register
-from liveditor_isa.comfyui.attach import OVERRIDE, attach_isa, can_attach
-from liveditor_isa.comfyui.loaders import load_diffusion_model
+from in_context import BLOCKS, FULL, STEPS, TEXT, attached, latent, relative_error, sample
+from liveditor_isa.comfyui.attach import OVERRIDE, can_attach
 from liveditor_isa.comfyui.native_context import native_layout
 from liveditor_isa.isa_core import BackendUnavailable, ISAConfig
-from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.report import RunReport
 from liveditor_isa.runtime.schedule import Schedule
-from make_tiny_model import PLAIN_WAN
-
-FULL = ISAConfig(keep_ratio=1, dense_query_ratio=1)
-TEXT = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(5))
-STEPS, BLOCKS = 5, 4
-
-
-@pytest.fixture(scope="module")
-def liveditor(liveditor_file):
-    register()
-    return load_diffusion_model(str(liveditor_file))
-
-
-@pytest.fixture(scope="module")
-def plain_wan(models):
-    return comfy.sd.load_diffusion_model(str(models / PLAIN_WAN))
-
-
-@pytest.fixture(params=["liveditor", "plain_wan"])
-def in_context_model(request):
-    """Both kinds of in-context attention: LIVEditor's and core's own (Bernini)."""
-    return request.getfixturevalue(request.param)
-
-
-def latent(frames=3, height=16, width=24, seed=0):
-    return torch.randn(1, 16, frames, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def sample(model, contexts=(latent(seed=1),), steps=STEPS, sampler="euler", cfg=2.5):
-    noise = latent(seed=9)
-    context = {"context_latents": list(contexts)} if contexts else {}
-    positive, negative = [[TEXT, dict(context)]], [[TEXT * 0, dict(context)]]
-    return comfy.sample.sample(model, noise, steps, cfg, sampler, "simple", positive, negative, noise * 0, seed=1)
-
-
-def attached(model, config=ISAConfig(), schedule=Schedule(), backend="torch"):
-    """(model, lines the node would show after each run)."""
-    shown = []
-    return attach_isa(model, LiveSettings(Settings(config)), schedule, backend, shown.append), shown
-
-
-def relative_error(out, reference):
-    return float((out - reference).norm() / reference.norm())
-
 
 # What it computes
 

@@ -29,14 +29,12 @@ from comfy_extras.nodes_nag import NAGuidance
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT, SkipLayerGuidanceDiTSimple
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from liveditor_isa.comfyui import network as liveditor_network
-from liveditor_isa.comfyui.architecture import register
 from liveditor_isa.comfyui.attach import OVERRIDE, Watcher, attach_isa
 from liveditor_isa.comfyui.loaders import load_diffusion_model
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.report import RunReport
 from liveditor_isa.runtime.schedule import Schedule
-from make_tiny_model import PLAIN_WAN
 from safetensors.torch import load_file, save_file
 
 import nodes as core
@@ -57,17 +55,6 @@ CONTEXT = (noise(1),)
 PARTS = (96, 96)
 TOKENS = sum(PARTS)
 CALLS = STEPS * BLOCKS
-
-
-@pytest.fixture(scope="module")
-def liveditor(liveditor_file):
-    register()
-    return load_diffusion_model(str(liveditor_file))
-
-
-@pytest.fixture(scope="module")
-def plain_wan(models):
-    return comfy.sd.load_diffusion_model(str(models / PLAIN_WAN))
 
 
 @pytest.fixture(params=["liveditor", "plain_wan"])

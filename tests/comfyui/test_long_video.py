@@ -9,12 +9,12 @@ import pytest
 import torch
 from comfy.context_windows import IndexListContextWindow
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
+from in_context import TEXT
 from liveditor_isa.benchmarks.clips import long_video
 from liveditor_isa.comfyui.attach import attach_isa
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.schedule import Schedule
-from test_attach import TEXT, in_context_model, liveditor, plain_wan  # noqa: F401
 
 STEPS, BLOCKS = 1, 4
 WINDOW, OVERLAP = 17, 8
@@ -56,7 +56,7 @@ class Calls:
         return executor(x, *args, **kwargs)
 
 
-def test_each_window_sees_its_part_of_the_source_and_references_whole(in_context_model):  # noqa: F811
+def test_each_window_sees_its_part_of_the_source_and_references_whole(in_context_model):
     source, image, short = latent(12, seed=1), latent(1, 6, 4, seed=2), latent(3, seed=3)
     calls = Calls(attached(windowed(in_context_model))[0])
     sample(calls.model, [source, image, short], 12)
@@ -70,7 +70,7 @@ def test_each_window_sees_its_part_of_the_source_and_references_whole(in_context
             torch.testing.assert_close(seen[:1].float(), process(whole))
 
 
-def test_isa_at_ratios_of_one_is_full_attention_in_every_window_whichever_node_comes_first(in_context_model):  # noqa: F811
+def test_isa_at_ratios_of_one_is_full_attention_in_every_window_whichever_node_comes_first(in_context_model):
     contexts = [latent(12, seed=1), latent(1, 6, 4, seed=2)]
     expected = sample(windowed(in_context_model), contexts, 12)
     full = ISAConfig(keep_ratio=1, dense_query_ratio=1)
@@ -83,7 +83,7 @@ def test_isa_at_ratios_of_one_is_full_attention_in_every_window_whichever_node_c
     assert shown[0].startswith(f"ISA: {4 * STEPS * BLOCKS} attention calls at 100.0% density")
 
 
-def test_windows_change_the_result_and_isa_is_sparse_in_them(in_context_model):  # noqa: F811
+def test_windows_change_the_result_and_isa_is_sparse_in_them(in_context_model):
     contexts = [latent(12, seed=1)]
     model, shown = attached(windowed(in_context_model))
     out, whole = sample(model, contexts, 12), sample(in_context_model, contexts, 12)
@@ -92,7 +92,7 @@ def test_windows_change_the_result_and_isa_is_sparse_in_them(in_context_model): 
     assert 10 < density < 60
 
 
-def test_what_the_network_attends_over_does_not_grow_with_the_video(liveditor):  # noqa: F811
+def test_what_the_network_attends_over_does_not_grow_with_the_video(liveditor):
     most = []
     for frames in (12, 24):
         calls = Calls(attached(windowed(liveditor, "standard_uniform"))[0])
@@ -102,7 +102,7 @@ def test_what_the_network_attends_over_does_not_grow_with_the_video(liveditor): 
 
 
 @pytest.mark.parametrize("windows_first", [True, False])
-def test_memory_is_asked_for_a_window_not_for_the_video(in_context_model, monkeypatch, windows_first):  # noqa: F811
+def test_memory_is_asked_for_a_window_not_for_the_video(in_context_model, monkeypatch, windows_first):
     class Asked(Exception):
         pass
 
@@ -119,7 +119,7 @@ def test_memory_is_asked_for_a_window_not_for_the_video(in_context_model, monkey
     assert asked[0] == asked[1] > 0
 
 
-def test_a_video_as_long_as_the_text_is_wide_keeps_its_text(liveditor):  # noqa: F811
+def test_a_video_as_long_as_the_text_is_wide_keeps_its_text(liveditor):
     text = comfy.conds.CONDCrossAttn(TEXT)
     window = IndexListContextWindow([3, 4, 5], dim=2, total_frames=64)
     cut = liveditor.model.resize_cond_for_context_window("c_crossattn", text, window, latent(64, 2, 2), None)

@@ -7,9 +7,9 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy_headless import ROOT
+from in_context import attached, latent, sample
 from liveditor_isa.comfyui.architecture import LIVEditor
 from liveditor_isa.comfyui.memory import with_context
-from test_attach import attached, latent, liveditor, plain_wan, sample  # noqa: F401
 
 SIZES = {"832x480": (21, 60, 104), "960x544": (21, 68, 120)}
 WIDTH = {"dim": 5120}
@@ -34,7 +34,7 @@ def on_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("row", rows("memory"), ids=lambda row: f"{row['weights']} {row['size']} {row['variant']}")
-def test_liveditor_within_15_percent(liveditor, on_a_gpu, row):  # noqa: F811
+def test_liveditor_within_15_percent(liveditor, on_a_gpu, row):
     base = on_a_gpu(liveditor.model, LIVEditor)
     size = SIZES[row["size"]]
     shapes = base.extra_conds_shapes(context_latents=[torch.empty(1, 16, *size, device="meta")])
@@ -43,14 +43,14 @@ def test_liveditor_within_15_percent(liveditor, on_a_gpu, row):  # noqa: F811
 
 
 @pytest.mark.parametrize("row", rows("native"), ids=lambda row: f"{row['size']} {row['variant']}")
-def test_bernini_within_15_percent(plain_wan, on_a_gpu, row):  # noqa: F811
+def test_bernini_within_15_percent(plain_wan, on_a_gpu, row):
     base = on_a_gpu(plain_wan.model, comfy.supported_models.WAN21_T2V)
     size = SIZES[row["size"]]
     shape = with_context([1, 16, *size], {"positive": [{"context_latents": [torch.empty(1, 16, *size, device="meta")]}]})
     assert 1 <= base.memory_required(shape) / 1e9 / row["step_gb"] < 1.15
 
 
-def test_core_asks_for_the_context_when_it_loads_and_when_it_batches(plain_wan, monkeypatch):  # noqa: F811
+def test_core_asks_for_the_context_when_it_loads_and_when_it_batches(plain_wan, monkeypatch):
     """At core's own estimate: how much of it a step takes is above."""
     monkeypatch.setattr("liveditor_isa.comfyui.memory.TAKEN", 1)
     model, _ = attached(attached(plain_wan)[0])

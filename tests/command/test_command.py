@@ -23,7 +23,7 @@ from liveditor_isa.pipelines.weights import save_for_diffusers
 from liveditor_isa.video.mp4 import write_mp4
 from make_tiny_model import BLOCKS, ENCODER, MODEL, VAE, bin_variants
 from safetensors.torch import load_file, save_file
-from test_package import run_without
+from without_packages import run_without
 
 QUICK = ["--frames", "5", "--size", "96x64", "--steps", "2"]
 

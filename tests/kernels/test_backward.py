@@ -7,15 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_device import DEVICE, DTYPES, GPU
 from liveditor_isa import kernels
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.kernels.backward import _listed_by, _sparse_rows, sparse_attention_backward, spread_means
 
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if GPU else "cpu")
-# In the interpreter bf16 products are wrong (Triton 3.6), fp16 and fp32 right.
-DTYPES = [torch.float32, torch.float16, torch.bfloat16] if GPU else [torch.float32, torch.float16]
 WORST = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
 GRADIENTS = "dq", "dk", "dv", "d_mean_k", "d_mean_v"
 

@@ -5,16 +5,13 @@ import torch
 import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_device import DEVICE, DTYPES, GPU
 from liveditor_isa import kernels
 from liveditor_isa.isa_core import BackendUnavailable, ISAConfig, TokenLayout, in_context_sparse_attention, resolve_backend
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.isa_core.plan import coarse_scores, query_sharpness, route
 from liveditor_isa.isa_core.reference import reference_attention
 
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if GPU else "cpu")
-# In the interpreter bf16 products are wrong (Triton 3.6), fp16 and fp32 right.
-DTYPES = [torch.float32, torch.float16, torch.bfloat16] if GPU else [torch.float32, torch.float16]
 WORST = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 
 LAYOUTS = [

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_device import DEVICE, DTYPES, GPU
 from liveditor_isa import kernels
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, dense_attention, in_context_sparse_attention
-from test_kernels import DEVICE, DTYPES, GPU
 
 LARGEST = 5e4
 """Little less than fp16 holds."""

@@ -19,11 +19,11 @@ import psutil
 import pytest
 import torch
 from comfy_headless import ComfyServer, PromptRefused
+from examples import EXAMPLES, SMALL
 from liveditor_isa.checkpoint.convert import convert_checkpoint
 from liveditor_isa.checkpoint.keys import CheckpointError
 from liveditor_isa.video.mp4 import ABANDONED_SECONDS, write_mp4
 from make_tiny_model import MODEL, bin_variants, diffusion_weights
-from test_server import EXAMPLES, SMALL
 from workflow_api import Workflow
 
 SUPPORT = Path(__file__).parents[1] / "support"

@@ -8,11 +8,11 @@ import folder_paths
 import pytest
 import torch
 from comfy_headless import ROOT
+from examples import fails_with, video_file
 from liveditor_isa.checkpoint.included import FILES, FOLDER, NAME, check_parts
 from liveditor_isa.checkpoint.vocabulary import unknown_words, words
 from liveditor_isa.data.procedural.styles import STYLES
 from liveditor_isa.nodes.load import LoadLIVEditor
-from test_server import fails_with, info, video_file  # noqa: F401
 from workflow_api import Workflow
 
 SMALL = {
@@ -23,7 +23,7 @@ SMALL = {
 
 
 @pytest.fixture
-def workflow(info) -> Workflow:  # noqa: F811
+def workflow(info) -> Workflow:
     return Workflow(json.loads((ROOT / "example_workflows/liveditor_tiny_edit_video.json").read_text(encoding="utf-8")), info)
 
 

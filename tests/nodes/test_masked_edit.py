@@ -3,7 +3,7 @@
 import av
 import numpy as np
 import pytest
-from test_server import changed, fails_with, info, saved, video_file, workflow  # noqa: F401
+from examples import changed, fails_with, video_file
 
 BOX = {"x": 500, "y": 200, "width": 400, "height": 304}
 
@@ -32,7 +32,7 @@ def with_mask(prompt: dict, decode: str) -> dict:
 
 
 @pytest.mark.parametrize("by", ["mask", "box"])
-def test_outside_of_the_region_the_video_is_the_source(server, workflow, sample_video, by):  # noqa: F811
+def test_outside_of_the_region_the_video_is_the_source(server, workflow, sample_video, by):
     """The stand-in's edit is noise, far from its source everywhere."""
     decode = str(workflow.find("LIVEditorDecodeVideo")["id"])
     prompt = workflow.prompt(changed(LIVEditorDecodeVideo={"feather": 8, "crf": 10}))
@@ -58,7 +58,7 @@ def test_outside_of_the_region_the_video_is_the_source(server, workflow, sample_
     assert decibels(made[:, inside], source[:, inside]) < 20
 
 
-def test_an_odd_sized_source_comes_back_without_its_last_row_and_column(server, workflow, tmp_path):  # noqa: F811
+def test_an_odd_sized_source_comes_back_without_its_last_row_and_column(server, workflow, tmp_path):
     path = tmp_path / "odd_masked.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24)
@@ -76,7 +76,7 @@ def test_an_odd_sized_source_comes_back_without_its_last_row_and_column(server, 
 
 
 @pytest.mark.parametrize("asked", [{"whole_frame": True}, {"match_colors": True}, "mask"])
-def test_without_a_source_there_is_nothing_to_put_back_into(server, workflow, asked):  # noqa: F811
+def test_without_a_source_there_is_nothing_to_put_back_into(server, workflow, asked):
     decode = str(workflow.find("LIVEditorDecodeVideo")["id"])
     prompt = workflow.prompt(changed())
     prompt["latent"] = {
@@ -91,7 +91,7 @@ def test_without_a_source_there_is_nothing_to_put_back_into(server, workflow, as
     fails_with(server, prompt, "Nothing is known of the source video", "comes from In-Context References")
 
 
-def test_an_empty_mask_is_refused_before_anything_is_written(server, workflow):  # noqa: F811
+def test_an_empty_mask_is_refused_before_anything_is_written(server, workflow):
     decode = str(workflow.find("LIVEditorDecodeVideo")["id"])
     prompt = workflow.prompt(changed())
     prompt["mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 64}}
@@ -99,7 +99,7 @@ def test_an_empty_mask_is_refused_before_anything_is_written(server, workflow): 
     fails_with(server, prompt, "The mask is empty", "Paint the mask white")
 
 
-def test_a_mask_of_another_shape_is_stretched_and_says_so(server, workflow):  # noqa: F811
+def test_a_mask_of_another_shape_is_stretched_and_says_so(server, workflow):
     decode = str(workflow.find("LIVEditorDecodeVideo")["id"])
     prompt = workflow.prompt(changed())
     prompt["mask"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 64}}
@@ -109,7 +109,7 @@ def test_a_mask_of_another_shape_is_stretched_and_says_so(server, workflow):  # 
     assert run.texts[decode] == ["The mask, 64×64, was stretched over the source's frame, 1280×720."]
 
 
-def test_a_workflow_saved_before_there_were_masks_still_runs(server, workflow):  # noqa: F811
+def test_a_workflow_saved_before_there_were_masks_still_runs(server, workflow):
     decode = str(workflow.find("LIVEditorDecodeVideo")["id"])
     prompt = workflow.prompt(changed())
     for name in ("whole_frame", "feather", "match_colors"):

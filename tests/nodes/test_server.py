@@ -9,54 +9,16 @@ import av
 import numpy as np
 import pytest
 import torch
-from comfy_headless import ROOT, PromptRefused
+from comfy_headless import PromptRefused
+from examples import EXAMPLES, SMALL, changed, fails_with, video_file
 from make_tiny_model import ENCODER, PLAIN_WAN, VAE, diffusion_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from workflow_api import BYPASSED, Workflow
 
-EXAMPLES = ROOT / "example_workflows"
-SMALL = {
-    "LIVEditorLoad": {
-        "diffusion_model": "liveditor_tiny.bin",
-        "text_encoder": "umt5_tiny.safetensors",
-        "vae": "wan_tiny_vae.safetensors",
-    },
-    "LoadVideo": {"file": "bigbuckbunny.mp4"},
-    "LIVEditorInContextReferences": {"size": "custom", "size.width": 160, "size.height": 96, "length": 9},
-    "LIVEditorAttachISA": {"min_tokens": 0},
-    "KSampler": {"steps": 2},
-}
-"""What the tests change in the workflow: the stand-in's files, and a size that takes seconds."""
-
-
-@pytest.fixture(scope="session")
-def info(server) -> dict:
-    return server.get("/object_info")
-
-
-@pytest.fixture(scope="session")
-def saved() -> dict:
-    return json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def workflow(saved, info) -> Workflow:
-    return Workflow(copy.deepcopy(saved), info)
-
-
-def changed(**by_type) -> dict:
-    """SMALL with further changes: changed(KSampler={"seed": 1})."""
-    return {kind: {**SMALL.get(kind, {}), **by_type.get(kind, {})} for kind in {**SMALL, **by_type}}
-
 
 def types(prompt, nodes) -> set[str]:
     return {prompt[node]["class_type"] for node in nodes}
-
-
-def video_file(server, run):
-    saved = next(output["images"][0] for output in run.outputs.values() if "images" in output)
-    return server.base / "output" / saved["subfolder"] / saved["filename"]
 
 
 def latent_of(server, prompt, name: str) -> torch.Tensor:
@@ -297,18 +259,6 @@ def test_metadata_can_be_disabled(server_models, sample_video, workflow, tmp_pat
 
 
 # Bad input
-
-
-def fails_with(server, prompt, *words):
-    """The run ends in one sentence that holds all `words`; afterwards the server runs a good prompt."""
-    outputs = sorted((server.base / "output").rglob("*.mp4"))
-    run = server.run(prompt)
-    assert run.error, "the run should have failed"
-    for word in words:
-        assert word in run.error, run.error
-    assert "\n" not in run.error and run.error.rstrip().endswith((".", ")"))
-    assert sorted((server.base / "output").rglob("*.mp4")) == outputs
-    assert not list((server.base / "output").rglob("*.partial*"))
 
 
 @pytest.fixture(scope="session")

@@ -3,21 +3,11 @@
 import logging
 
 import pytest
+from in_context import BLOCKS, FULL, STEPS, attached, relative_error, sample
 from liveditor_isa.comfyui import attach
 from liveditor_isa.comfyui.loaders import load_diffusion_model
 from liveditor_isa.runtime import finite
 from safetensors.torch import save_file
-from test_attach import (  # noqa: F401
-    BLOCKS,
-    FULL,
-    STEPS,
-    attached,
-    in_context_model,
-    liveditor,
-    plain_wan,
-    relative_error,
-    sample,
-)
 
 BAD_BLOCK, BAD_CALL = 2, 3
 
@@ -47,7 +37,7 @@ def spoil(monkeypatch, when):
     return calls
 
 
-def test_a_sound_run_is_looked_at_once_per_model_call(in_context_model, looks):  # noqa: F811
+def test_a_sound_run_is_looked_at_once_per_model_call(in_context_model, looks):
     model, shown = attached(in_context_model)
     sample(model)
     # The two passes of guidance may be one call.
@@ -55,7 +45,7 @@ def test_a_sound_run_is_looked_at_once_per_model_call(in_context_model, looks): 
     assert "not finite" not in shown[0]
 
 
-def test_one_bad_attention_is_named_once_and_mended(in_context_model, monkeypatch, caplog):  # noqa: F811
+def test_one_bad_attention_is_named_once_and_mended(in_context_model, monkeypatch, caplog):
     """At ratios of one ISA is full attention, so the mended run must be too."""
     clean = sample(in_context_model)
     calls = spoil(monkeypatch, lambda call: call in (BAD_CALL * BLOCKS + BAD_BLOCK, (BAD_CALL + 1) * BLOCKS + BAD_BLOCK))
@@ -70,7 +60,7 @@ def test_one_bad_attention_is_named_once_and_mended(in_context_model, monkeypatc
     assert len(calls) == (STEPS + 1) * BLOCKS - (STEPS - BAD_CALL - 1)
 
 
-def test_the_next_run_starts_afresh(liveditor, monkeypatch):  # noqa: F811
+def test_the_next_run_starts_afresh(liveditor, monkeypatch):
     spoil(monkeypatch, lambda call: call in (1, BLOCKS + 1))
     model, shown = attached(liveditor)
     sample(model), sample(model)
@@ -86,14 +76,14 @@ def test_damaged_weights_are_named_with_isa_too(weights, tmp_path):
     assert shown == []
 
 
-def test_a_network_that_overflows_by_itself_stops_the_run(in_context_model):  # noqa: F811
+def test_a_network_that_overflows_by_itself_stops_the_run(in_context_model):
     model, _ = attached(in_context_model)
     model.set_model_patch(lambda args: {"img": args["img"] * float("inf")}, "double_block")
     with pytest.raises(ValueError, match="not finite although its weights are"):
         sample(model)
 
 
-def test_a_sampler_that_runs_away_is_not_the_models_fault(in_context_model):  # noqa: F811
+def test_a_sampler_that_runs_away_is_not_the_models_fault(in_context_model):
     model, _ = attached(in_context_model)
     model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * float("inf"))
     with pytest.raises(ValueError, match="sampler gave to the model is not finite: lower the guidance"):

@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from comfy.latent_formats import Wan21
+from examples import EXAMPLES, SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_context import BLOCKS, STEPS, latent, sample
 from liveditor_isa.comfyui.attach import Watcher, attach_isa
 from liveditor_isa.comfyui.scene import FRAMES, scene, shown_frames
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
@@ -21,9 +23,7 @@ from liveditor_isa.runtime.heatmap import EVERY_BLOCK, HEADS, MEAN, OFF, THUMBNA
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.schedule import Schedule
 from PIL import Image
-from test_attach import BLOCKS, STEPS, latent, liveditor, sample  # noqa: F401
-from test_live import ask
-from test_server import EXAMPLES, SMALL, info  # noqa: F401
+from routes_client import ask
 from workflow_api import Workflow
 
 
@@ -103,7 +103,7 @@ def looked(model, detail: str, **options):
     return sample(attached, **options), looker
 
 
-def test_a_run_gives_a_map_at_every_model_call_and_is_the_same_without(liveditor):  # noqa: F811
+def test_a_run_gives_a_map_at_every_model_call_and_is_the_same_without(liveditor):
     contexts = [latent(seed=1), latent(frames=1, height=10, width=8, seed=2)]
     plain, looker = looked(liveditor, OFF, contexts=contexts)
     assert looker.maps == {}
@@ -150,7 +150,7 @@ def test_one_small_frame_for_each_latent_frame(groups, height, width):
 
 
 @pytest.fixture(scope="module")
-def execution(server, info) -> dict:  # noqa: F811
+def execution(server, info) -> dict:
     """A run that the server has maps of, every block's."""
     assert ask(server, "detail", {"client": server.client, "maps": EVERY_BLOCK})[0] == 200
     saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))

@@ -1,17 +1,17 @@
 """Settings that change while a run is going: what takes effect when, the record that repeats it, and the page's routes."""
 
 import asyncio
-import http.client
 import json
 import threading
 from collections import OrderedDict
 from types import SimpleNamespace
-from urllib.parse import urlsplit
 
 import pytest
 import torch
+from examples import EXAMPLES, SMALL
 from hypothesis import given
 from hypothesis import strategies as st
+from in_context import STEPS, sample
 from liveditor_isa.comfyui.attach import Watcher, attach_isa
 from liveditor_isa.comfyui.scene import Part
 from liveditor_isa.isa_core import ISAConfig
@@ -23,8 +23,7 @@ from liveditor_isa.runtime.heatmap import OFF
 from liveditor_isa.runtime.live import LiveSettings, Settings, read_changes, write_changes
 from liveditor_isa.runtime.read_back import ReadBack
 from liveditor_isa.runtime.schedule import Schedule
-from test_attach import STEPS, liveditor, sample  # noqa: F401
-from test_server import EXAMPLES, SMALL, info  # noqa: F401
+from routes_client import ask
 from workflow_api import Workflow
 
 PAPER = Settings(ISAConfig())
@@ -224,7 +223,7 @@ def run(model, live, told={}, **options):  # noqa: B006
     return sample(attached, **options), teller, lines[0]
 
 
-def test_a_change_takes_effect_at_the_next_step_and_the_record_repeats_it_bit_by_bit(liveditor):  # noqa: F811
+def test_a_change_takes_effect_at_the_next_step_and_the_record_repeats_it_bit_by_bit(liveditor):
     told = {2: {"keep_ratio": 1.0, "dense_query_ratio": 1.0}, 4: {"enabled": False}}
     live = LiveSettings(PAPER)
     changed, teller, summary = run(liveditor, live, told)
@@ -241,7 +240,7 @@ def test_a_change_takes_effect_at_the_next_step_and_the_record_repeats_it_bit_by
     assert not torch.equal(changed, plain)
 
 
-def test_what_each_step_reports(liveditor):  # noqa: F811
+def test_what_each_step_reports(liveditor):
     _, teller, _ = run(liveditor, LiveSettings(PAPER))
     row = teller.rows[-1]
     assert [each["step"] for each in teller.rows] == list(range(STEPS))
@@ -252,7 +251,7 @@ def test_what_each_step_reports(liveditor):  # noqa: F811
     assert row["kept"] == 0.2
 
 
-def test_only_comparable_evaluations_share_a_pace(liveditor, monkeypatch):  # noqa: F811
+def test_only_comparable_evaluations_share_a_pace(liveditor, monkeypatch):
     monkeypatch.setattr(monitor, "PACES", OrderedDict())
     attached = attach_isa(liveditor, LiveSettings(PAPER), Schedule(), "torch", print)
     for kind in (attached, attached.clone()):
@@ -286,7 +285,7 @@ def test_numbers_read_back_are_on_the_cpu_whatever_the_device():
     assert torch.equal(ReadBack(Elsewhere()).tensor(), torch.ones(2))
 
 
-def test_a_sampler_that_evaluates_the_model_twice_a_step(liveditor):  # noqa: F811
+def test_a_sampler_that_evaluates_the_model_twice_a_step(liveditor):
     live = LiveSettings(PAPER)
     _, teller, _ = run(liveditor, live, {5: {"keep_ratio": 1.0}}, sampler="heun")
     assert [row["at"] for row in teller.rows] == list(range(2 * STEPS - 1)) and teller.steps == STEPS
@@ -295,7 +294,7 @@ def test_a_sampler_that_evaluates_the_model_twice_a_step(liveditor):  # noqa: F8
     assert live.happened == [(5, {"keep_ratio": 1.0})]
 
 
-def test_a_run_that_fails_ends_for_its_watcher(liveditor):  # noqa: F811
+def test_a_run_that_fails_ends_for_its_watcher(liveditor):
     class Stopper(Watcher):
         rows, over = 0, False
 
@@ -342,16 +341,6 @@ def test_the_videos_workflow_repeats_the_changed_run(monkeypatch):
 # The routes
 
 
-def ask(server, path: str, body, headers={}, raw: bytes | None = None):  # noqa: B006
-    url = urlsplit(server.url)
-    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=20)
-    content = json.dumps(body).encode() if raw is None else raw
-    connection.request("POST", f"/liveditor_isa/{path}", content, {"Content-Type": "application/json", **headers})
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    return answer.status, json.loads(text) if text.startswith("{") else text
-
-
 GOOD = {"execution": "none", "node": "3", "values": {"keep_ratio": 0.5}}
 
 
@@ -380,7 +369,7 @@ def test_bad_requests_get_a_status_and_a_sentence(server, body, raw, headers, st
         assert list(answer) == ["error"] and "Traceback" not in answer["error"] and len(answer["error"]) < 300
 
 
-def test_the_estimate_is_what_a_run_measures(server, liveditor):  # noqa: F811
+def test_the_estimate_is_what_a_run_measures(server, liveditor):
     _, teller, _ = run(liveditor, LiveSettings(PAPER))
     status, found = ask(server, "estimate", {"values": PAPER.values(), "tokens": [288, 288]})
     assert status == 200 and found["flop_ratio"] == pytest.approx(teller.rows[0]["flop_ratio"], rel=0.1)
@@ -401,7 +390,7 @@ def test_frames_are_encoded_beside_the_servers_own_thread(monkeypatch):
     assert len(threads) == 1 and threads[0] is not threading.main_thread()
 
 
-def test_a_recorded_run_through_the_server(server, info):  # noqa: F811
+def test_a_recorded_run_through_the_server(server, info):
     saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
     sampler = next(str(node["id"]) for node in saved["nodes"] if node["type"] == "KSampler")
     changes = json.dumps({sampler: [[0, {"keep_ratio": 0.5}], [1, {"enabled": False}]]})

@@ -9,7 +9,7 @@ from liveditor_isa.training.tiny import decoder, vae
 from liveditor_isa.training.tiny.decoder import DecoderSettings, DecoderTrainer, train_decoder
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_vae import clips
+from waves import clips
 
 SETTINGS = DecoderSettings(steps=12, clips=4, frames=5, size=32, warm_up=2, learning_rate=2e-3)
 

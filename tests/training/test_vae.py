@@ -9,6 +9,7 @@ from comfy.latent_formats import Wan21
 from liveditor_isa.training.tiny import vae as training
 from liveditor_isa.training.tiny.vae import VAESettings, VAETrainer, decode, encode, evaluate, fold_statistics, new_network
 from safetensors.torch import load_file
+from waves import clips
 
 TINY = VAESettings(dim=8, steps=25, frames=5, size=32, warm_up=5)
 
@@ -22,14 +23,6 @@ def random_network(dim: int = 8):
             weight, mean=float(weight.ndim in (3, 4) and weight.numel() == len(weight)), std=0.1, generator=generator
         )
     return network.requires_grad_(False)
-
-
-def clips(index: int, frames: int = 5, size: int = 32) -> torch.Tensor:
-    """[2, 3, T, H, W] in 0..1: colour waves that move."""
-    generator = torch.Generator().manual_seed(index)
-    speed, phase = torch.rand(2, 3, 3, generator=generator) * 0.4, torch.rand(2, 3, generator=generator) * 6
-    grid = torch.stack(torch.meshgrid(torch.arange(frames), torch.arange(size), torch.arange(size), indexing="ij")).float()
-    return 0.5 + 0.5 * torch.sin(torch.einsum("bcd,dthw->bcthw", speed, grid) + phase[..., None, None, None])
 
 
 @pytest.mark.parametrize("frames", [1, 5, 9, 17, 21])

@@ -1,16 +1,12 @@
 """Decode Video's comparison on the real page: source and edit over each other, in step."""
 
 import io
-import shutil
 
 import numpy as np
 import pytest
+from browser_page import drop, set_widgets, wait_for_nodes
+from examples import EXAMPLES, fresh
 from PIL import Image
-from setup import BROWSER
-from test_page import browser, drop, fresh, page, set_widgets, wait_for_nodes  # noqa: F401
-from test_server import EXAMPLES, info  # noqa: F401
-
-pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
 
 one_way = pytest.mark.parametrize("page", ["canvas nodes"], indirect=True)
 VIDEOS = "[...document.querySelectorAll('.isa-compare video')]"
@@ -20,7 +16,7 @@ FRAME = 1 / 25
 
 
 @pytest.fixture
-def compared(page):  # noqa: F811
+def compared(page):
     """The comparison after a run of the stand-in, whose edit is noise, so that it differs from its source everywhere."""
     drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
     wait_for_nodes(page, 12)
@@ -35,13 +31,13 @@ def compared(page):  # noqa: F811
     return page
 
 
-def picture(page) -> np.ndarray:  # noqa: F811
+def picture(page) -> np.ndarray:
     page.wait_for_function(f"() => {VIDEOS}.every(video => !video.seeking && video.readyState >= 2)")
     page.wait_for_timeout(300)
     return np.asarray(Image.open(io.BytesIO(page.locator(".isa-stage").screenshot())).convert("RGB")).astype(float)
 
 
-def at(page, share: float) -> np.ndarray:  # noqa: F811
+def at(page, share: float) -> np.ndarray:
     """The stage with the line at a share of its width."""
     box = page.locator(".isa-stage").bounding_box()
     page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
@@ -81,7 +77,7 @@ def test_both_step_and_seek_together(compared):
     compared.wait_for_function("() => !document.querySelector('.isa-compare')")
 
 
-def open_again(page, path: str):  # noqa: F811
+def open_again(page, path: str):
     page.evaluate(
         """async path => {
             const { workflow } = window.app.extensionManager, found = workflow.getWorkflowByPath(path);

@@ -6,12 +6,9 @@ import shutil
 import time
 
 import pytest
+from browser_page import drop, open_page, set_widgets, wait_for_nodes
 from comfy_headless import ComfyServer
-from setup import BROWSER
-from test_page import browser, drop, fresh, open_page, page, set_widgets, wait_for_nodes  # noqa: F401
-from test_server import EXAMPLES, info  # noqa: F401
-
-pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
+from examples import EXAMPLES, fresh
 
 ISA = "window.app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA')"
 STEPS = 24
@@ -20,11 +17,11 @@ one_way = pytest.mark.parametrize("page", ["canvas nodes"], indirect=True)
 """Where it matters little how the page draws nodes."""
 
 
-def widget(page, name: str):  # noqa: F811
+def widget(page, name: str):
     return page.evaluate(f"name => {ISA}.widgets.find(widget => widget.name === name)?.value", name)
 
 
-def load_example(page):  # noqa: F811
+def load_example(page):
     """The example workflow with the stand-in's values, many short steps, and every event about its runs in `window.seen`."""
     drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
     wait_for_nodes(page, 12)
@@ -38,28 +35,28 @@ def load_example(page):  # noqa: F811
 
 
 @pytest.fixture
-def graph(page):  # noqa: F811
+def graph(page):
     load_example(page)
     return page
 
 
-def queue(page):  # noqa: F811
+def queue(page):
     """Run, and come back at its third step."""
     page.evaluate("() => { window.seen.length = 0 }")
     page.get_by_test_id("queue-button").dispatch_event("click")
     page.wait_for_function("() => window.seen.filter(e => e.type === 'step').length >= 3", timeout=120_000)
 
 
-def ended(page) -> list[dict]:  # noqa: F811
+def ended(page) -> list[dict]:
     page.wait_for_function("() => window.seen.some(e => e.type === 'ended')", timeout=120_000)
     return page.evaluate("() => window.seen")
 
 
-def press(page, name: str):  # noqa: F811
+def press(page, name: str):
     page.locator(".isa-presets button", has_text=name).first.dispatch_event("click")
 
 
-def cost(page) -> str:  # noqa: F811
+def cost(page) -> str:
     return page.locator(".isa-cost span").first.text_content()
 
 
@@ -463,7 +460,7 @@ INSIDE = """() => {
 }"""
 
 
-def to_subgraph(page):  # noqa: F811
+def to_subgraph(page):
     page.evaluate(f"() => {{ window.app.graph.convertToSubgraph(new Set([{ISA}])) }}")
     page.wait_for_function("() => window.app.rootGraph.nodes.some(node => node.subgraph)")
     return page.evaluate("() => window.app.rootGraph.nodes.find(node => node.subgraph).id")
@@ -543,7 +540,7 @@ def test_another_workflow_that_is_opened_in_mid_run_is_left_alone(graph):
     assert widget(graph, "live_changes") == end["changes"] and widget(graph, "keep_ratio") == 0.75
 
 
-def go_back(page, path: str):  # noqa: F811
+def go_back(page, path: str):
     """To a workflow that is open, as its tab does."""
     page.evaluate(
         """async path => {
@@ -575,7 +572,7 @@ def test_the_record_of_a_run_that_ends_while_another_workflow_is_opened_is_not_l
 
 
 @one_way
-def test_two_tabs(graph, server, browser):  # noqa: F811
+def test_two_tabs(graph, server, browser):
     other = open_page(browser, server, vue=False)
     drop(other, EXAMPLES / "liveditor_edit_video.json", "application/json")
     wait_for_nodes(other, 12)
@@ -590,7 +587,7 @@ def test_two_tabs(graph, server, browser):  # noqa: F811
     other.close()
 
 
-def test_a_server_that_is_restarted_in_mid_run(browser, server_models, sample_video, tmp_path):  # noqa: F811
+def test_a_server_that_is_restarted_in_mid_run(browser, server_models, sample_video, tmp_path):
     """The page finds the new one: no run is going on there, and the next one is told of as ever."""
     with ComfyServer(tmp_path, server_models) as first:
         first.add_input(sample_video)

@@ -2,16 +2,13 @@
 
 import json
 import re
-import shutil
 import urllib.request
 from collections import Counter
 
 import pytest
+from browser_page import drop, open_page, wait_for_nodes
 from comfy_headless import ROOT
-from setup import BROWSER
-from test_package import all_inputs, schemas  # noqa: F401
-from test_page import browser, drop, open_page, wait_for_nodes  # noqa: F401
-from test_server import EXAMPLES
+from examples import EXAMPLES
 
 LANGUAGES = ("en", "zh", "ja", "ko", "fr", "es")
 translated = pytest.mark.parametrize("language", LANGUAGES[1:])
@@ -54,7 +51,7 @@ def in_english(schema) -> dict:
     }
 
 
-def test_english_is_what_the_code_says(schemas):  # noqa: F811
+def test_english_is_what_the_code_says(schemas):
     assert locale("en", "nodeDefs") == {schema.node_id: in_english(schema) for schema in schemas}
     script = SCRIPTS["attach_isa.js"]
     for key, entry in (locale("en", "settings") | locale("en", "commands")).items():
@@ -138,8 +135,7 @@ def test_the_page_can_read_them_all(language):
         assert not [text for text in texts(locale(language, name)) if re.search(r"[@{}|]", text)]
 
 
-@pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
-def test_the_page_in_japanese(browser, server):  # noqa: F811
+def test_the_page_in_japanese(browser, server):
     server.post("/settings", {"Comfy.Locale": "ja"})
     try:
         page = open_page(browser, server, vue=False)

@@ -1,129 +1,13 @@
 """The real page in a real Chromium: workflows load, the API form is the page's own, an mp4 restores its graph."""
 
-import base64
 import json
 import shutil
 import time
-from contextlib import contextmanager
 
 import pytest
-from screenshots import QUIET
-from setup import BROWSER
-from test_server import EXAMPLES, SMALL, info, video_file  # noqa: F401
+from browser_page import drop, node_types, prompt_of, set_widgets, wait_for_nodes
+from examples import EXAMPLES, SMALL, fresh, video_file
 from workflow_api import Workflow
-
-pytestmark = pytest.mark.skipif(not shutil.which(BROWSER), reason=f"needs {BROWSER}")
-
-
-STILL = """addEventListener('DOMContentLoaded', () => {
-    const style = document.createElement('style');
-    style.textContent = '*, *::before, *::after { animation: none !important; transition: none !important }';
-    document.head.append(style);
-})"""
-"""Drawn without a GPU, what moves while a workflow runs takes most of a core, and nothing of it is tested."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which(BROWSER), args=QUIET)
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def opened_page(browser, server, way: str):
-    """Any uncaught error fails the test."""
-    errors = []
-    page = open_page(browser, server, way == "Vue nodes", lambda error: errors.append(str(error)))
-    yield page
-    page.close()
-    assert not errors
-
-
-WAYS = ["canvas nodes", "Vue nodes"]
-"""Of drawing nodes."""
-
-
-@pytest.fixture(params=WAYS)
-def page(browser, server, request):
-    with opened_page(browser, server, request.param) as page:
-        yield page
-
-
-@pytest.fixture(params=WAYS, scope="module")
-def page_of_many(browser, server, request):
-    """One for all workflows that are opened, one after the other, as users do."""
-    with opened_page(browser, server, request.param) as page:
-        yield page
-
-
-def open_page(browser, server, vue: bool, on_error=lambda error: None):
-    """Without its first-run dialogs."""
-    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue})
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.add_init_script(STILL)
-    page.on("pageerror", on_error)
-    page.goto(server.url)
-    page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)
-    page.wait_for_selector("canvas")
-    return page
-
-
-def drop(page, path, mime: str):
-    """Drop a file on the canvas, as from the desktop."""
-    content = base64.b64encode(path.read_bytes()).decode()
-    page.evaluate(
-        """([content, name, type]) => {
-            const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0));
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], name, { type }));
-            const target = document.querySelector('#graph-canvas') ?? document.querySelector('canvas');
-            for (const kind of ['dragenter', 'dragover', 'drop'])
-                target.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: transfer }));
-        }""",
-        [content, path.name, mime],
-    )
-
-
-def node_types(page) -> list[str]:
-    return sorted(page.evaluate("() => window.app.graph.nodes.map(node => node.type)"))
-
-
-def wait_for_nodes(page, count: int):
-    page.wait_for_function("count => window.app.graph.nodes.length === count", arg=count, timeout=20_000)
-
-
-def set_widgets(page, changes: dict):
-    """changes: {node type: {widget: value}}."""
-    page.evaluate(
-        """changes => {
-            for (const [type, values] of Object.entries(changes)) {
-                const node = window.app.graph.nodes.find(node => node.type === type);
-                for (const [name, value] of Object.entries(values)) {
-                    const widget = node.widgets.find(widget => widget.name === name);
-                    widget.value = value;
-                    widget.callback?.(value);
-                }
-            }
-        }""",
-        changes,
-    )
-
-
-def prompt_of(page) -> dict:
-    prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
-    for node in prompt.values():
-        node["inputs"].pop("video-preview", None)  # the page's own, unknown to the server
-    return prompt
-
-
-def fresh() -> dict:
-    """The stand-in's changes with a seed that no run before had, so that the server has nothing cached."""
-    return {**SMALL, "KSampler": {**SMALL["KSampler"], "seed": time.time_ns() % 2**32}}
-
 
 NO_NETWORK = ("Failed to load resource", "Content Security Policy", "Fetch API cannot load")
 """The page asks for the sizes of missing models."""
@@ -133,7 +17,7 @@ CORES_OWN = ("ComfyApp graph accessed before initialization", "Failed to execute
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
-def test_example_workflow_loads_and_means_what_the_demo_runs(page_of_many, info, path):  # noqa: F811
+def test_example_workflow_loads_and_means_what_the_demo_runs(page_of_many, info, path):
     page, errors = page_of_many, []
     page.on("console", lambda message: errors.append(said_of(message)) if message.type == "error" else None)
     saved = json.loads(path.read_text(encoding="utf-8"))
@@ -204,7 +88,7 @@ def test_the_blueprint_edits_a_video(page, server):
     assert SMALL["LoadVideo"]["file"] in page.evaluate("() => document.querySelector('.isa-before').src")
 
 
-def test_dropping_the_mp4_restores_the_workflow(page, server, info, tmp_path):  # noqa: F811
+def test_dropping_the_mp4_restores_the_workflow(page, server, info, tmp_path):
     saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
     video = tmp_path / "dropped.mp4"
     shutil.copy(video_file(server, server.run(Workflow(saved, info).prompt(fresh()), saved)), video)
@@ -214,7 +98,7 @@ def test_dropping_the_mp4_restores_the_workflow(page, server, info, tmp_path):  
     assert prompt_of(page) == Workflow(saved, info).prompt()
 
 
-def test_the_whole_job_from_the_page(page, server, info):  # noqa: F811
+def test_the_whole_job_from_the_page(page, server, info):
     """Set the stand-in's values in the widgets, press Run, and see the video on the node."""
     drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
     wait_for_nodes(page, 12)

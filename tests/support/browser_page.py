@@ -1,0 +1,85 @@
+"""ComfyUI's page in a real Chromium: opening it, workflows in it, and what its nodes hold."""
+
+import base64
+from contextlib import contextmanager
+
+WAYS = ["canvas nodes", "Vue nodes"]
+"""Of drawing nodes."""
+
+STILL = """addEventListener('DOMContentLoaded', () => {
+    const style = document.createElement('style');
+    style.textContent = '*, *::before, *::after { animation: none !important; transition: none !important }';
+    document.head.append(style);
+})"""
+"""Drawn without a GPU, what moves while a workflow runs takes most of a core, and nothing of it is tested."""
+
+
+@contextmanager
+def opened_page(browser, server, way: str):
+    """Any uncaught error fails the test."""
+    errors = []
+    page = open_page(browser, server, way == "Vue nodes", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    assert not errors
+
+
+def open_page(browser, server, vue: bool, on_error=lambda error: None):
+    """Without its first-run dialogs."""
+    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue})
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.add_init_script(STILL)
+    page.on("pageerror", on_error)
+    page.goto(server.url)
+    page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)
+    page.wait_for_selector("canvas")
+    return page
+
+
+def drop(page, path, mime: str):
+    """Drop a file on the canvas, as from the desktop."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    page.evaluate(
+        """([content, name, type]) => {
+            const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, { type }));
+            const target = document.querySelector('#graph-canvas') ?? document.querySelector('canvas');
+            for (const kind of ['dragenter', 'dragover', 'drop'])
+                target.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: transfer }));
+        }""",
+        [content, path.name, mime],
+    )
+
+
+def node_types(page) -> list[str]:
+    return sorted(page.evaluate("() => window.app.graph.nodes.map(node => node.type)"))
+
+
+def wait_for_nodes(page, count: int):
+    page.wait_for_function("count => window.app.graph.nodes.length === count", arg=count, timeout=20_000)
+
+
+def set_widgets(page, changes: dict):
+    """changes: {node type: {widget: value}}."""
+    page.evaluate(
+        """changes => {
+            for (const [type, values] of Object.entries(changes)) {
+                const node = window.app.graph.nodes.find(node => node.type === type);
+                for (const [name, value] of Object.entries(values)) {
+                    const widget = node.widgets.find(widget => widget.name === name);
+                    widget.value = value;
+                    widget.callback?.(value);
+                }
+            }
+        }""",
+        changes,
+    )
+
+
+def prompt_of(page) -> dict:
+    """The prompt that the page would queue."""
+    prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    for node in prompt.values():
+        node["inputs"].pop("video-preview", None)  # the page's own, unknown to the server
+    return prompt
