@@ -18,12 +18,22 @@ if (COMFYUI / "main.py").exists():
     import_comfy()
 
 
+NEEDS = {"browser": {"browser"}, "server": {"server", "server_models"}}
+"""Markers by the fixtures that a test uses, itself or through others."""
+
+
 def is_of_the_page(node: str) -> bool:
     return "web/" in node.partition("::")[0]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """First the page's, which take longest: other workers have something to do beside them until the end."""
+    """Marks what needs a server or a browser. First come the page's tests, which take longest: other workers have something
+    to do beside them until the end."""
+    for item in items:
+        for marker, fixtures in NEEDS.items():
+            if fixtures & {*item.fixturenames}:
+                item.add_marker(marker)
     items.sort(key=lambda item: not is_of_the_page(item.nodeid))
 
 
