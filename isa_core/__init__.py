@@ -1,11 +1,12 @@
 """In-context Sparse Attention without any host program. Read in this order:
 
-layout (token groups, blocks) -> pool (block means) -> route (who meets whom) -> attend (dense and sparse groups)
--> residual (gated coarse output); `attention` ties them together and `reference` states the same in fp64 loops.
+layout (token groups, blocks) -> pool (block means) -> plan (who meets whom; `policies` decide) -> attend (dense and sparse
+query blocks) -> residual (gated coarse output). `call` ties them together, `attention` is the door, `gpu` has the same steps
+on Triton kernels, and `reference` states them in fp64 loops.
 """
 
 from .attend import dense_attention
-from .attention import in_context_sparse_attention, warm_up
+from .attention import in_context_sparse_attention
 from .backend import BACKENDS, DENSE_BACKENDS, BackendUnavailable, resolve_backend, resolve_dense
 from .config import CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
 from .layout import TokenLayout
@@ -27,5 +28,4 @@ __all__ = [
     "in_context_sparse_attention",
     "resolve_backend",
     "resolve_dense",
-    "warm_up",
 ]

@@ -32,7 +32,7 @@ def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.
     return _sdpa(q, k, v, bias=None)
 
 
-def attend(
+def attend_blocks(
     q, k, v, pooled_k, pooled_v, variance_k, plan: RoutingPlan, table: BlockTable, config: ISAConfig, dense: DenseAttention
 ):  # fmt: skip
     """ISA over G heads (algorithm steps 5 and 6 of section 3): blocks q, k, v -> output blocks [G, N, block_size, D].

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import torch
 
+from .call import run_call
 from .config import ISAConfig
 from .layout import TokenLayout
 
@@ -22,13 +23,11 @@ def _attention(
     keep_ratio: float, dense_query_ratio: float, exact_ratio: float, sharpness: str, sharpness_threshold: float | None,
     context_tail: str, block_size: int, tail_order: int, backend: str, dense: str,
 ) -> torch.Tensor:  # fmt: skip
-    from .attention import attend_now
-
     config = ISAConfig(
         keep_ratio, dense_query_ratio, exact_ratio, sharpness, sharpness_threshold, context_tail, block_size, tail_order
     )
     layout = TokenLayout(segments[0], tuple(segments[1:]))
-    return attend_now(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad=False, return_stats=False)
+    return run_call(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad=False, return_stats=False)
 
 
 @_attention.register_fake

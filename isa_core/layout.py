@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
+
+from .config import blocks_for
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,23 @@ class BlockTable:
         return self.count - self.target_blocks
 
     def lengths_on(self, device) -> torch.Tensor:
-        """[N] block lengths as int64."""
-        return torch.tensor(self.lengths, device=device)
+        """[N] block lengths as int64; one tensor a device, which is not to be changed."""
+        return _lengths_on(self, torch.device(device))
+
+    def kept_blocks(self, keep_ratio: float) -> int:
+        """Context blocks that each head keeps."""
+        return blocks_for(keep_ratio, self.context_blocks)
+
+    def lists_differ(self, keep_ratio: float) -> bool:
+        """Whether heads that keep equally many context blocks may keep different numbers of tokens."""
+        ragged = any(length % self.block_size for length in self.layout.context)
+        return ragged and self.kept_blocks(keep_ratio) < self.context_blocks
+
+    def listed_tokens(self, kept_blocks: int) -> int:
+        """Tokens of a KV list with so many context blocks; at most so many where lists differ."""
+        if kept_blocks == self.context_blocks:
+            return self.layout.total
+        return self.layout.target + kept_blocks * self.block_size
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -106,3 +124,18 @@ def block_table(layout: TokenLayout, block_size: int) -> BlockTable:
         if index == 0:
             target_blocks = len(lengths)
     return BlockTable(layout, block_size, tuple(lengths), target_blocks)
+
+
+@lru_cache(maxsize=64)
+def _lengths_on(table: BlockTable, device: torch.device) -> torch.Tensor:
+    return upload(table.lengths, device)
+
+
+def upload(values: Sequence, device: torch.device | str, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """`values` as a tensor on `device`, without the host waiting for what is queued there."""
+    # An inference tensor, kept for later calls, could not be saved for a backward pass.
+    with torch.inference_mode(False):
+        tensor = torch.tensor(values, dtype=dtype)
+        if torch.device(device).type != "cuda":
+            return tensor.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)

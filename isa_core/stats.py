@@ -15,8 +15,8 @@ from .plan import RoutingPlan
 class ISAStats:
     """One call. Shares are of the whole call; tensors cover B batch elements, H heads, N query blocks.
 
-    backend: what ran, and backend_reason why that one; dense_backend, dense_reason: the same of the sharp query group's
-        attention, "caller", "sdpa", "triton" or "8bit".
+    backend: what ran, and backend_reason why that one; dense_backend, dense_reason: the same of the attention of
+        dense query blocks, "caller", "sdpa", "triton" or "8bit".
     kept_context: [B, H, K] block numbers of the context blocks each head kept.
     dense_queries: [B, H, N] bool, True where a query block attended its KV list exactly.
     sharpness: [B, H, N].
@@ -61,7 +61,7 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Te
 def estimate_cost(layout: TokenLayout, config: ISAConfig) -> tuple[float, float]:
     """(density, flop_ratio) before running, for ratio routing; an absolute threshold is taken as `dense_query_ratio`."""
     table = block_table(layout, config.block_size)
-    listed_blocks = table.target_blocks + blocks_for(config.keep_ratio, table.context_blocks)
+    listed_blocks = table.target_blocks + table.kept_blocks(config.keep_ratio)
     exact_blocks = blocks_for(config.exact_ratio, listed_blocks)
     dense = blocks_for(config.dense_query_ratio, table.count) / table.count
     context = layout.total - layout.target

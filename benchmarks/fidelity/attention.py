@@ -12,7 +12,8 @@ from scipy.stats import spearmanr
 from ...data.procedural.stream import EditBatch
 from ...isa_core import SHARPNESS_METRICS, ISAConfig, TokenLayout, in_context_sparse_attention
 from ...isa_core.layout import block_table
-from ...isa_core.plan import RoutingPlan, coarse_scores, route
+from ...isa_core.plan import RoutingPlan, coarse_scores
+from ...isa_core.policies.paper import route
 from ...isa_core.pool import pool_blocks
 from ..attention.errors import relative
 from .model import Call, Editor, watch

@@ -1,4 +1,4 @@
-"""ISA on the Triton kernels where gradients are needed: our backward for the sparse group, the library's own for the dense one.
+"""ISA on the Triton kernels with gradients: our backward for sparse query blocks, the library's own for dense ones.
 
 Routing is constant: no gradient flows through which blocks meet.
 """
@@ -6,61 +6,52 @@ Routing is constant: no gradient flows through which blocks meet.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from ..attend import DenseAttention, dense_with_tail
 from ..config import ISAConfig
 from ..layout import BlockTable
 from ..plan import RoutingPlan
-from .attend import (
-    Blocks,
-    TritonPlan,
-    begin_counts,
-    blocks_on,
-    head_groups,
-    heads_per_turn,
-    listed_offsets,
-    make_plan,
-    tail_means,
-)
+from ..residual import coarse_output
+from .dense_group import begin_counts, gathered, turns
+from .plan import Blocks, KernelPlan, blocks_on, make_plan, tail_means
 
 
-def attend_with_gradients(
+def attention_with_gradients(
     q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention
 ) -> tuple[torch.Tensor, RoutingPlan]:
-    """q, k, v [B, S, H, D], gate [B, S, 1, 1] or None -> (out like q, plan), differentiable once in all four."""
-    plans = []
-    out, *pooled = _Attend.apply(q, k, v, table, config, dense, plans)
+    """q, k, v [B, S, H, D], gate [B, S, 1, 1] or None -> (out like q, decisions), differentiable once in all four."""
+    routings = []
+    out, *pooled = _Attention.apply(q, k, v, table, config, dense, routings)
     if gate is not None:
-        coarse = F.scaled_dot_product_attention(*pooled).unflatten(0, (q.shape[0], q.shape[2]))
+        coarse = coarse_output(*pooled).unflatten(0, (q.shape[0], q.shape[2]))
         added = gate * table.spread(coarse.flatten(0, 1)).unflatten(0, coarse.shape[:2]).transpose(1, 2)
         out = out + added.to(out.dtype)
-    return out, plans[0]
+    return out, routings[0]
 
 
-class _Attend(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
     """(q, k, v) -> (attention without the residual, block means of q, k, v [B*H, N, D] fp32)."""
 
     @staticmethod
-    def forward(ctx, q, k, v, table, config, dense, plans):
+    def forward(ctx, q, k, v, table, config, dense, routings):
         from ...kernels.pool import pool_blocks
         from ...kernels.sparse import sparse_attention
 
         ctx.set_materialize_grads(False)
         blocks = blocks_on(table, q.device)
         pooled = [pool_blocks(x, *blocks) for x in (q, k, v)]
-        made = make_plan(*pooled[:2], table, config)
-        counts = begin_counts(made, table, config, exact=True)
+        plan = make_plan(*pooled[:2], table, config)
+        counts = begin_counts(plan, table, config, exact=True)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         log_sum = torch.empty(q.shape[0] * q.shape[2], q.shape[1], device=q.device, dtype=torch.float32)
         sparse_attention(
-            q, k, v, *tail_means(made, *pooled[1:], blocks, k.dtype), made.plan.dense_queries, made.plan.exact_blocks,
-            made.full, made.taken, blocks.starts, blocks.lengths, out, block_size=blocks.size, log_sum=log_sum,
+            q, k, v, *tail_means(plan, *pooled[1:], blocks, k.dtype), plan.routing.dense_queries, plan.routing.exact_blocks,
+            plan.full, plan.taken, blocks.starts, blocks.lengths, out, block_size=blocks.size, log_sum=log_sum,
         )  # fmt: skip
-        ctx.turns = list(_dense_turns(q, k, v, pooled[1:], out, made, counts, table, config, blocks, dense))
-        ctx.made, ctx.blocks = made, blocks
+        ctx.turns = list(_dense_turns(q, k, v, pooled[1:], out, plan, counts, table, config, blocks, dense))
+        ctx.plan, ctx.blocks = plan, blocks
         ctx.save_for_backward(q, k, v, out, log_sum, *(x.to(k.dtype) for x in pooled[1:]))
-        plans.append(made.plan)
+        routings.append(plan.routing)
         return out, *pooled
 
     @staticmethod
@@ -69,11 +60,11 @@ class _Attend(torch.autograd.Function):
         from ...kernels.backward import sparse_attention_backward, spread_means
 
         q, k, v, out, log_sum, *means = ctx.saved_tensors
-        made, blocks = ctx.made, ctx.blocks
+        plan, blocks = ctx.plan, ctx.blocks
         if d_out is None:
             d_out = torch.zeros_like(out)
         *d_tokens, d_mean_k, d_mean_v = sparse_attention_backward(
-            q, k, v, *means, made.plan.dense_queries, made.plan.exact_blocks, made.taken, made.tail.contiguous(),
+            q, k, v, *means, plan.routing.dense_queries, plan.routing.exact_blocks, plan.taken, plan.tail.contiguous(),
             blocks.starts, blocks.lengths, out, log_sum, d_out, blocks.size,
         )  # fmt: skip
         d_means = [None, d_mean_k, d_mean_v]
@@ -87,20 +78,15 @@ class _Attend(torch.autograd.Function):
 
 
 class _DenseTurn:
-    """The dense group of a few heads, with the graph that PyTorch recorded of its attention."""
+    """The dense query blocks of a few heads, with the graph that PyTorch recorded of their attention."""
 
-    def __init__(self, q, k, v, means, heads, sharp, tokens, made: TritonPlan, table, config, blocks: Blocks, dense):
-        from ...kernels.compact import gather_blocks
-
-        self.number, self.heads, self.sharp = heads.int(), heads, sharp
-        self.listed, self.offsets = listed_offsets(made.plan.kv_blocks[heads], blocks)
-        query = gather_blocks(q, self.number, sharp, None, sharp.shape[1] * blocks.size, *blocks)
-        key, value = (gather_blocks(x, self.number, self.listed, self.offsets, tokens, *blocks) for x in (k, v))
-        self.inputs = [query, key, value]
+    def __init__(self, q, k, v, means, heads, dense_rows, tokens, plan: KernelPlan, table, config, blocks: Blocks, dense):
+        self.number, self.heads, self.dense_rows = heads.int(), heads, dense_rows
+        *inputs, self.listed, self.offsets = gathered(q, k, v, heads, dense_rows, plan.routing, tokens, blocks)
         if config.context_tail == "taylor":
-            self.inputs += [x[heads].to(k.dtype) for x in means]
+            inputs += [x[heads].to(k.dtype) for x in means]
         with torch.enable_grad():
-            self.inputs = [x.detach().requires_grad_() for x in self.inputs]
+            self.inputs = [x.detach().requires_grad_() for x in inputs]
             query, key, value = (x[None] for x in self.inputs[:3])
             if config.context_tail == "taylor":
                 result = dense_with_tail(query, key, value, *self.inputs[3:], self.listed.long(), table)
@@ -111,11 +97,11 @@ class _DenseTurn:
     def add_gradients(self, d_out, d_tokens, d_means, blocks: Blocks):
         from ...kernels.compact import gather_blocks, scatter_blocks
 
-        rows = self.sharp.shape[1] * blocks.size
-        d_result = gather_blocks(d_out, self.number, self.sharp, None, rows, *blocks)
+        rows = self.dense_rows.shape[1] * blocks.size
+        d_result = gather_blocks(d_out, self.number, self.dense_rows, None, rows, *blocks)
         d_query, d_key, d_value, *d_tail = torch.autograd.grad(self.result, self.inputs, d_result.to(self.result.dtype))
         # Rows of dense query blocks are zero so far; keys and values were met by the sparse group too.
-        scatter_blocks(d_query, d_tokens[0], self.number, self.sharp, *blocks)
+        scatter_blocks(d_query, d_tokens[0], self.number, self.dense_rows, *blocks)
         for d_compact, d_x in zip((d_key, d_value), d_tokens[1:]):
             scatter_blocks(d_compact, d_x, self.number, self.listed, *blocks, offsets=self.offsets, add=True)
         for d_mean, d_part in zip(d_means[1:], d_tail):
@@ -123,12 +109,11 @@ class _DenseTurn:
         self.result = self.inputs = None
 
 
-def _dense_turns(q, k, v, means, out, made, counts, table, config, blocks, dense):
+def _dense_turns(q, k, v, means, out, plan, counts, table, config, blocks, dense):
     from ...kernels.compact import scatter_blocks
 
-    for heads, rows, tokens in head_groups(made, table, counts):
-        for part in heads.split(heads_per_turn(q, len(heads), rows, made.plan, blocks)):
-            sharp = made.sharp[part, :rows].contiguous()
-            turn = _DenseTurn(q, k, v, means, part, sharp, tokens, made, table, config, blocks, dense)
-            scatter_blocks(turn.result.detach(), out, turn.number, sharp, *blocks)
-            yield turn
+    for heads, rows, tokens in turns(q, plan, table, counts):
+        dense_rows = plan.dense_rows[heads, :rows].contiguous()
+        turn = _DenseTurn(q, k, v, means, heads, dense_rows, tokens, plan, table, config, blocks, dense)
+        scatter_blocks(turn.result.detach(), out, turn.number, dense_rows, *blocks)
+        yield turn

@@ -12,9 +12,9 @@ import torch
 from liveditor_isa import kernels
 from liveditor_isa.benchmarks.attention import inputs as benchmark_inputs
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
-from liveditor_isa.isa_core.attend import attend, dense_attention
-from liveditor_isa.isa_core.gpu.attend import attend_triton
-from liveditor_isa.isa_core.gpu.training import attend_with_gradients
+from liveditor_isa.isa_core.attend import attend_blocks, dense_attention
+from liveditor_isa.isa_core.gpu.attend import attention_on_gpu
+from liveditor_isa.isa_core.gpu.training import attention_with_gradients
 from liveditor_isa.isa_core.layout import BlockTable, block_table
 from liveditor_isa.isa_core.plan import RoutingPlan, coarse_scores
 from liveditor_isa.isa_core.pool import block_variances, pool_blocks
@@ -99,11 +99,9 @@ def poisoned(empty):
     return make
 
 
-def run(case: Case, dense="sdpa", out=None) -> tuple[torch.Tensor, RoutingPlan]:
+def run(case: Case, dense="sdpa") -> tuple[torch.Tensor, RoutingPlan]:
     """The kernels' output, into NaNs, and the lists they took."""
-    if out is None:
-        out = torch.full(case.q.shape, math.nan, device=DEVICE, dtype=DTYPE)
-    plan = attend_triton(case.q, case.k, case.v, out, case.table, case.config, case.gate, DENSE[dense])
+    out, plan = attention_on_gpu(case.q, case.k, case.v, case.table, case.config, case.gate, DENSE[dense])
     assert out.isfinite().all(), dense
     return out, plan
 
@@ -115,7 +113,7 @@ def in_torch(case: Case, plan: RoutingPlan) -> torch.Tensor:
     plan = RoutingPlan(plan.kv_blocks.long(), plan.dense_queries, plan.exact_blocks.long(), plan.sharpness)
     blocks = (case.table.to_blocks(x) for x in (q, k, v))
     variance_k = block_variances(k, pooled_k, case.table) if case.config.tail_order == 2 else None
-    out = case.table.to_tokens(attend(*blocks, pooled_k, pooled_v, variance_k, plan, case.table, case.config, dense_attention))
+    out = case.table.to_tokens(attend_blocks(*blocks, pooled_k, pooled_v, variance_k, plan, case.table, case.config, dense_attention))
     if case.gate is not None:
         gate = case.gate[:, None, :, 0].expand(-1, case.q.shape[2], -1, -1).flatten(0, 1)
         out = out + residual(coarse_scores(pooled_q, pooled_k).softmax(-1), pooled_v, gate, case.table)
@@ -367,16 +365,16 @@ def test_offsets_beyond_32_bits(pointers, monkeypatch):
     tokens, heads, dim = plain.q.shape[1:]
     # A row of 1 MB holds a token's q, k, v and output, so that the last tokens' elements have numbers beyond 2^31.
     rows = torch.empty(1, tokens, 2**19 // dim, dim, device=DEVICE, dtype=DTYPE)
-    q, k, v, out = (rows[:, :, i * heads : (i + 1) * heads] for i in range(4))
+    q, k, v = (rows[:, :, i * heads : (i + 1) * heads] for i in range(3))
     assert q.stride(1) * (tokens - 1) > 2**31
     for part, x in zip((q, k, v), (plain.q, plain.k, plain.v)):
         part.copy_(x)
     case = replace(plain, q=q, k=k, v=v)
     for kind in DENSE:
         expected, _ = run(plain, kind)
-        assert torch.equal(run(case, kind, out.fill_(math.nan))[0], expected), kind
-    rest = rows[:, :, 4 * heads :]
-    assert rest[:, -64:].isnan().all(), "written beside the output"
+        assert torch.equal(run(case, kind)[0], expected), kind
+    rest = rows[:, :, 3 * heads :]
+    assert rest[:, -64:].isnan().all(), "written beside the inputs"
 
 
 GRAPHS = {
@@ -420,7 +418,7 @@ def test_gradients(name):
     case = random_case(TokenLayout(319, (300, 77)), replace(CONFIGS[name], exact_ratio=0.3, keep_ratio=0.5), batch=2, dim=128)
     weight = random_case(case.layout, case.config, batch=2, dim=128, seed=1).q
     leaves = [x.detach().requires_grad_() for x in (case.q, case.k, case.v, case.gate)]
-    out, plan = attend_with_gradients(*leaves[:3], case.table, case.config, leaves[3], dense_attention)
+    out, plan = attention_with_gradients(*leaves[:3], case.table, case.config, leaves[3], dense_attention)
     found = {"triton": torch.autograd.grad(out, leaves, weight)}
 
     plain = Case(*leaves, case.layout, case.config)

@@ -9,7 +9,8 @@ from kernel_device import DEVICE, DTYPES, GPU
 from liveditor_isa import kernels
 from liveditor_isa.isa_core import BackendUnavailable, ISAConfig, TokenLayout, in_context_sparse_attention, resolve_backend
 from liveditor_isa.isa_core.layout import block_table
-from liveditor_isa.isa_core.plan import coarse_scores, query_sharpness, route
+from liveditor_isa.isa_core.plan import coarse_scores
+from liveditor_isa.isa_core.policies.paper import query_sharpness, route
 from liveditor_isa.isa_core.reference import reference_attention
 
 WORST = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}

@@ -1,0 +1,111 @@
+"""One call of ISA, whatever runs it: check -> choose a backend -> layout, pool, plan, attend, residual -> statistics."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+
+from .attend import DenseAttention, attend_blocks, dense_attention
+from .backend import resolve_backend, resolve_dense
+from .config import ISAConfig
+from .gpu.attend import attention_on_gpu
+from .gpu.training import attention_with_gradients
+from .layout import BlockTable, TokenLayout, block_table
+from .memory import head_chunks
+from .plan import RoutingPlan, coarse_scores
+from .policies.paper import route
+from .pool import block_variances, pool_blocks
+from .residual import residual
+from .stats import ISAStats, measure
+
+
+# What a compiler cannot see through ends its graph here; `compiled.compiled_attention` is the way without a break.
+@torch.compiler.disable
+def run_call(
+    q, k, v, layout: TokenLayout, config: ISAConfig, coarse_gate, backend: str, dense: DenseAttention | str,
+    needs_grad: bool, return_stats: bool,
+):  # fmt: skip
+    """As `attention.in_context_sparse_attention`, which documents the arguments; needs_grad: whether autograd records it."""
+    _check(q, k, v, layout, coarse_gate)
+    name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config, needs_grad)
+    dense_name, dense_reason = resolve_dense(dense, name, q.device, config.context_tail, needs_grad)
+    dense = {"caller": dense, "sdpa": dense_attention}.get(dense_name, dense_name)
+    table = block_table(layout, config.block_size)
+    # Triton launches on the current GPU, wherever the tensors are.
+    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+        if name == "triton":
+            on_gpu = attention_with_gradients if needs_grad else attention_on_gpu
+            out, plan = on_gpu(q, k, v, table, config, coarse_gate, dense)
+            plans = [plan]
+        else:
+            out, plans = _attention_on_torch(q, k, v, table, config, coarse_gate, dense, return_stats)
+    if not return_stats:
+        return out
+    return out, _collect_stats(plans, q, table, config, (name, reason), (dense_name, dense_reason))
+
+
+def _attention_on_torch(q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention, keep_plans: bool):
+    """[B, S, H, D] each -> ([B, S, H, D], the plans of a few heads each)."""
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    plans = []
+    for b, heads in head_chunks(q, table):
+        factor = None if gate is None else gate[b, :, 0]
+        chunk, plan = _heads_on_torch(*(x[b, :, heads].transpose(0, 1) for x in (q, k, v)), table, config, factor, dense)
+        out[b, :, heads] = chunk.transpose(0, 1)
+        if keep_plans:
+            plans.append(plan)
+    return out, plans
+
+
+def _heads_on_torch(
+    q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention
+) -> tuple[torch.Tensor, RoutingPlan]:
+    """[G, S, D] each -> ([G, S, D], RoutingPlan)."""
+    pooled_q, pooled_k, pooled_v = (pool_blocks(x, table) for x in (q, k, v))
+    scores = coarse_scores(pooled_q, pooled_k)
+    probabilities = scores.softmax(-1)
+    plan = route(scores, probabilities, table, config)
+    blocks = (table.to_blocks(x) for x in (q, k, v))
+    variance_k = block_variances(k, pooled_k, table) if config.tail_order == 2 else None
+    out = table.to_tokens(attend_blocks(*blocks, pooled_k, pooled_v, variance_k, plan, table, config, dense))
+    if gate is not None:
+        out = out + residual(probabilities, pooled_v, gate.to(out.dtype), table)
+    return out, plan
+
+
+def _collect_stats(plans, q, table, config, backend, dense) -> ISAStats:
+    batch_and_heads = (q.shape[0], q.shape[2])
+
+    def joined(field):
+        return torch.cat([field(plan) for plan in plans]).unflatten(0, batch_and_heads)
+
+    density, flop_ratio = torch.cat([measure(plan, table, config) for plan in plans]).mean(0)
+    return ISAStats(
+        backend=backend[0],
+        backend_reason=backend[1],
+        dense_backend=dense[0],
+        dense_reason=dense[1],
+        kept_context=joined(lambda plan: plan.kv_blocks[:, table.target_blocks :]),
+        dense_queries=joined(lambda plan: plan.dense_queries),
+        sharpness=joined(lambda plan: plan.sharpness),
+        mean_density=density,
+        mean_flop_ratio=flop_ratio,
+    )
+
+
+def _check(q, k, v, layout, gate):
+    if q.ndim != 4 or q.shape != k.shape or q.shape != v.shape:
+        raise ValueError(f"q, k and v must be [B, S, H, D] of one shape; got {[*q.shape]}, {[*k.shape]}, {[*v.shape]}.")
+    if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
+        raise ValueError(
+            "q, k and v must share one floating-point dtype and one device; "
+            f"got {q.dtype} on {q.device}, {k.dtype} on {k.device}, {v.dtype} on {v.device}."
+        )
+    if q.shape[1] != layout.total:
+        raise ValueError(
+            f"the layout describes {layout.total} tokens ({' + '.join(map(str, layout.segments))}), "
+            f"but q, k and v hold {q.shape[1]}."
+        )
+    if gate is not None and gate.shape != (q.shape[0], q.shape[1], 1, 1):
+        raise ValueError(f"coarse_gate must be [B, S, 1, 1] = {[q.shape[0], q.shape[1], 1, 1]}; got {[*gate.shape]}.")

@@ -1,0 +1,152 @@
+"""Step *attend*, dense query blocks: exact attention over compact copies of their queries and of the listed keys and values.
+
+Heads whose lists hold equally many tokens go through one call of plain attention together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from ..attend import DenseAttention
+from ..config import ISAConfig
+from ..layout import BlockTable
+from ..memory import heads_at_once
+from ..plan import RoutingPlan
+from .plan import Blocks, KernelPlan, blocks_on
+
+Counts = Callable[[], list]
+"""Waits for [dense query blocks, listed tokens] of every head, [2][G]."""
+
+
+def attend_dense_group(
+    q, k, v, means, out, plan: KernelPlan, counts: Counts | None, table: BlockTable, config: ISAConfig, gate, coarse,
+    dense: DenseAttention | str,
+):  # fmt: skip
+    """Fill the rows of dense query blocks in out [B, S, H, D], the gated residual included.
+
+    means: block means of keys and values, [G, N, D] each. gate [B, S, 1, 1] and coarse [G, N, D], or None.
+    dense: a function, or "triton" or "8bit" for our kernels.
+    """
+    from ...kernels.compact import scatter_blocks
+
+    blocks = blocks_on(table, q.device)
+    for heads, rows, tokens in turns(q, plan, table, counts):
+        dense_rows = plan.dense_rows[heads, :rows].contiguous()
+        if callable(dense):
+            result = _by_function(q, k, v, heads, dense_rows, plan, tokens, blocks, dense)
+        else:
+            result = _by_kernel(q, k, v, heads, dense_rows, plan, means, config, blocks, dense)
+        scatter_blocks(result, out, heads.int(), dense_rows, *blocks, gate, coarse)
+
+
+def begin_counts(plan: KernelPlan, table: BlockTable, config: ISAConfig, exact: bool) -> Counts | None:
+    """Start reading back how many dense query blocks and listed tokens each head has; None where the host knows.
+
+    The host knows unless a layout or a threshold makes heads differ. Heads that differ only in tokens count as alike unless
+    `exact`; while a CUDA graph is recorded, in which nothing can be read, the most there can be stands in.
+    """
+    routing = plan.routing
+    if config.sharpness_threshold is None and not (exact and table.lists_differ(config.keep_ratio)):
+        return None
+    if routing.kv_blocks.is_cuda and torch.cuda.is_current_stream_capturing():
+        if exact:
+            raise RuntimeError(
+                "a CUDA graph cannot hold this call: heads list different numbers of tokens, which must be read back for "
+                "the attention that was given. Choose dense 'auto' or 'triton', or contexts of whole blocks."
+            )
+        return None
+    tokens = blocks_on(table, routing.kv_blocks.device).lengths[routing.kv_blocks].sum(1)
+    counts = torch.stack([routing.dense_queries.sum(1), tokens if exact else torch.zeros_like(tokens)])
+    if not counts.is_cuda:
+        return counts.tolist
+    host = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True).copy_(counts, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def finish() -> list:
+        arrived.synchronize()
+        return host.tolist()
+
+    return finish
+
+
+def turns(q, plan: KernelPlan, table: BlockTable, counts: Counts | None) -> Iterator[tuple[torch.Tensor, int, int]]:
+    """(heads, dense query blocks, listed tokens) of every call of plain attention; a call's copies fit the workspace."""
+    for heads, rows, tokens in _groups(plan, table, counts):
+        copied = 2 * (rows + plan.routing.kv_blocks.shape[1]) * table.block_size
+        step = heads_at_once(len(heads), copied * q.shape[3] * q.element_size())
+        yield from ((part, rows, tokens) for part in heads.split(step))
+
+
+def _groups(plan: KernelPlan, table: BlockTable, counts: Counts | None) -> Iterator[tuple[torch.Tensor, int, int]]:
+    routing = plan.routing
+    heads = torch.arange(len(routing.kv_blocks), device=routing.kv_blocks.device)
+    if counts is None:
+        groups = [(heads, plan.dense_rows.shape[1], table.listed_tokens(routing.kv_blocks.shape[1] - table.target_blocks))]
+    else:
+        rows, tokens = counts()
+        same = {size: [head for head, count in enumerate(tokens) if count == size] for size in sorted(set(tokens))}
+        groups = [(heads[group], max(rows[head] for head in group), size) for size, group in same.items()]
+    yield from (group for group in groups if group[1])
+
+
+def gathered(q, k, v, heads, dense_rows, routing: RoutingPlan, tokens: int, blocks: Blocks):
+    """(query, key, value, listed, offsets): compact [tokens, C, D] of the heads [C], and where each listed block begins."""
+    from ...kernels.compact import gather_blocks
+
+    listed = routing.kv_blocks[heads]
+    sizes = blocks.lengths[listed]
+    offsets, heads = (sizes.cumsum(1) - sizes).int(), heads.int()
+    query = gather_blocks(q, heads, dense_rows, None, dense_rows.shape[1] * blocks.size, *blocks)
+    key, value = (gather_blocks(x, heads, listed, offsets, tokens, *blocks) for x in (k, v))
+    return query, key, value, listed, offsets
+
+
+def _by_function(q, k, v, heads, dense_rows, plan: KernelPlan, tokens, blocks, dense) -> torch.Tensor:
+    """Plain attention of the dense query blocks `dense_rows` [C, R] of `heads` -> [R * block_size, C, D]."""
+    query, key, value, *_ = gathered(q, k, v, heads, dense_rows, plan.routing, tokens, blocks)
+    # Heads become one batch element: [1, tokens, heads, D].
+    return dense(query[None], key[None], value[None])[0]
+
+
+def _by_kernel(q, k, v, heads, dense_rows, plan: KernelPlan, means, config, blocks, dense: str) -> torch.Tensor:
+    """As `_by_function`, by our kernels: no two heads need lists of the same length."""
+    from ...kernels import dense as kernel
+    from ...kernels.compact import gather_blocks
+    from ...kernels.quantize import TILE, quantize_keys, quantize_queries, quantize_values
+
+    ordered, bias, unbiased = _ragged_last(plan.routing.kv_blocks[heads], blocks)
+    tokens = ordered.shape[1] * blocks.size
+    number = heads.int()
+    if dense == "8bit":
+        bias = F.pad(bias, (0, -tokens % TILE), value=float("-inf"))
+        weight = blocks.lengths[ordered] / blocks.lengths[ordered].sum(1, keepdim=True)
+        centres = [torch.einsum("cl,cld->cd", weight, x[heads].take_along_dim(ordered.long()[..., None], 1)) for x in means]
+        query, q_scale = quantize_queries(q, number, dense_rows, *blocks)
+        key, k_scale = quantize_keys(k, centres[0], number, ordered, *blocks)
+        value, v_scale = quantize_values(v, centres[1], number, ordered, *blocks)
+        return kernel.dense_attention_8bit(
+            query, key, value, q_scale, k_scale, v_scale, centres[1], bias, unbiased, q.dtype
+        )  # fmt: skip
+    query = gather_blocks(q, number, dense_rows, None, dense_rows.shape[1] * blocks.size, *blocks)
+    key, value = (gather_blocks(x, number, ordered, None, tokens, *blocks) for x in (k, v))
+    if config.context_tail == "taylor":
+        weight = blocks.lengths.float().log2().expand(len(heads), -1)
+        bias = torch.cat([bias, weight.scatter(1, ordered.long(), float("-inf"))], dim=1)
+        tail = (x[heads].transpose(0, 1).to(k.dtype) for x in means)
+        key, value = (torch.cat([x, mean]) for x, mean in zip((key, value), tail))
+    bias = F.pad(bias, (0, -bias.shape[1] % TILE), value=float("-inf"))
+    return kernel.dense_attention(query, key, value, bias, unbiased)
+
+
+def _ragged_last(listed, blocks: Blocks):
+    """listed [C, L] -> (the same blocks with ragged ones last, bias [C, L * size] of their slots, tokens in full ones [C])."""
+    ragged = blocks.lengths[listed] < blocks.size
+    ordered = listed.gather(1, ragged.byte().sort(dim=1, stable=True).indices)
+    slot = torch.arange(blocks.size, device=listed.device)
+    empty = slot >= blocks.lengths[ordered][..., None]
+    bias = torch.zeros(empty.shape, device=listed.device).masked_fill_(empty, float("-inf")).flatten(1)
+    return ordered, bias, ((~ragged).sum(1) * blocks.size).int()

@@ -1,0 +1,73 @@
+"""The paper's router: context pre-selection -> sharpness -> dense and sparse query blocks -> exact lists (section 3)."""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import ISAConfig, blocks_for
+from ..layout import BlockTable
+from ..plan import RoutingPlan
+
+
+@torch.no_grad()
+def route(scores: torch.Tensor, probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> RoutingPlan:
+    """Decide from coarse logits and their softmax, both [G, N, N], who attends what. No gradient flows through it."""
+    saliency = probabilities[:, : table.target_blocks, table.target_blocks :].sum(1)
+    kv_blocks = list_blocks(saliency, table, config.keep_ratio)
+    sharpness = query_sharpness(probabilities, table, config)
+    return RoutingPlan(
+        kv_blocks=kv_blocks,
+        dense_queries=group_queries(sharpness, config),
+        exact_blocks=exact_lists(scores, kv_blocks, config.exact_ratio),
+        sharpness=sharpness,
+    )
+
+
+def list_blocks(saliency: torch.Tensor, table: BlockTable, keep_ratio: float) -> torch.Tensor:
+    """[G, L] KV blocks, ascending: every target block, and the context blocks that the target looks at most.
+
+    saliency: [G, context blocks] column sums of P over target query blocks.
+    """
+    kept = _highest(saliency, table.kept_blocks(keep_ratio)).sort(dim=1).values + table.target_blocks
+    target = torch.arange(table.target_blocks, device=kept.device).expand(kept.shape[0], -1)
+    return torch.cat([target, kept], dim=1)
+
+
+def query_sharpness(probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> torch.Tensor:
+    """[G, N] how peaked each query block's attention is over the target's columns of P (section 3.3).
+
+    "variance" of those probabilities, or "top_mass", the sum of their largest `exact_ratio` share.
+    """
+    over_target = probabilities[:, :, : table.target_blocks]
+    if config.sharpness == "variance":
+        return over_target.var(dim=2, correction=0)
+    return over_target.topk(top_mass_blocks(table, config), dim=2).values.sum(2)
+
+
+def top_mass_blocks(table: BlockTable, config: ISAConfig) -> int:
+    """How many target columns top_mass sums; at least one, or it would tell no two query blocks apart."""
+    return max(1, blocks_for(config.exact_ratio, table.target_blocks))
+
+
+def group_queries(sharpness: torch.Tensor, config: ISAConfig) -> torch.Tensor:
+    """[G, N] bool, True for the dense group: the sharpest share, or all above the absolute threshold."""
+    if config.sharpness_threshold is not None:
+        return sharpness > config.sharpness_threshold
+    sharpest = _highest(sharpness, blocks_for(config.dense_query_ratio, sharpness.shape[1]))
+    return torch.zeros_like(sharpness, dtype=torch.bool).scatter_(1, sharpest, True)
+
+
+def exact_lists(scores: torch.Tensor, kv_blocks: torch.Tensor, exact_ratio: float) -> torch.Tensor:
+    """[G, N, E] the KV blocks of each head's list with the highest coarse logit, per query block."""
+    heads, queries, _ = scores.shape
+    listed = kv_blocks[:, None].expand(heads, queries, -1)
+    best = scores.gather(2, listed).topk(blocks_for(exact_ratio, kv_blocks.shape[1]), dim=2).indices
+    return listed.gather(2, best).sort(dim=2).values
+
+
+def _highest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """[G, count] positions of the highest values; ties go to the earlier block, so that a plan is reproducible.
+
+    Ties are real here: with a single target block every variance is zero.
+    """
+    return values.sort(dim=1, descending=True, stable=True).indices[:, :count]
