@@ -1,53 +1,94 @@
-"""What ComfyUI sets aside for a step, context and all, against what steps took on a GPU (benchmarks/steps/whole_step.py)."""
+"""What ComfyUI sets aside for a step, context and all, against what a step allocates."""
 
-import json
-
+import comfy.ldm.wan.model
 import comfy.model_management
+import comfy.ops
 import comfy.supported_models
 import pytest
 import torch
-from comfy_headless import ROOT
+from allocations import Allocations
 from in_context import attached, latent, sample
 from liveditor_isa.comfyui.architecture import LIVEditor
+from liveditor_isa.comfyui.attach import OVERRIDE
 from liveditor_isa.comfyui.memory import with_context
+from liveditor_isa.comfyui.network import LIVEditorModel
+from liveditor_isa.runtime import finite
+
+WIDTH = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "text_dim": 4096}
+"""The real one. Transformer blocks run one after the other: two of the forty take as much as all."""
 
 SIZES = {"832x480": (21, 60, 104), "960x544": (21, 68, 120)}
-WIDTH = {"dim": 5120}
+"""Latents of 81 frames."""
+
+KINDS = {"LIVEditor": (LIVEditorModel, LIVEditor), "Bernini": (comfy.ldm.wan.model.WanModel, comfy.supported_models.WAN21_T2V)}
 
 
-def rows(name: str) -> list[dict]:
-    found = sorted((ROOT / "benchmarks/results").glob(f"whole-step-{name}-*.json"))
-    return json.loads(found[-1].read_text(encoding="utf-8"))["rows"]
+def fused(func, q, k, v, heads, mask=None, **kwargs):
+    """Attention as the GPU's kernels do it: they allocate their output and little more."""
+    return torch.empty_like(q)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def network(request):
+    """(kind, network of the real width in bf16 that holds no numbers)."""
+    options = {"num_layers": 2, "operations": comfy.ops.disable_weight_init, "device": "meta", "dtype": torch.bfloat16}
+    return request.param, KINDS[request.param][0](**options, **WIDTH)
+
+
+def on_meta(*shape):
+    return torch.empty(*shape, device="meta", dtype=torch.bfloat16)
+
+
+def step_takes(network, size, contexts: int) -> int:
+    """Bytes at the highest point of a call of the network."""
+    given = {"context_latents": [on_meta(1, 16, *size) for _ in range(contexts)]} if contexts else {}
+    x, text, time = on_meta(1, 16, *size), on_meta(1, 512, WIDTH["text_dim"]), torch.empty(1, device="meta")
+    with torch.inference_mode(), Allocations("meta") as seen:
+        network(x, time, context=text, transformer_options={OVERRIDE: fused}, **given)
+    return seen.peak
 
 
 @pytest.fixture
-def on_a_gpu(monkeypatch):
-    """Core's formula for one, in bf16 and the real width."""
+def planned(monkeypatch, request):
+    """Bytes that core sets aside on a GPU, in bf16 and at the real width, by (kind, size, number of contexts)."""
     monkeypatch.setattr(comfy.model_management, "pytorch_attention_flash_attention", lambda: True)
 
-    def ready(base, config):
-        monkeypatch.setattr(base, "memory_usage_factor", config(dict(WIDTH)).memory_usage_factor)
+    def plan(kind: str, size, contexts: int) -> float:
+        base = request.getfixturevalue("liveditor" if kind == "LIVEditor" else "plain_wan").model
+        monkeypatch.setattr(base, "memory_usage_factor", KINDS[kind][1](dict(WIDTH)).memory_usage_factor)
         monkeypatch.setattr(base, "get_dtype_inference", lambda: torch.bfloat16)
-        return base
+        given = [on_meta(1, 16, *size) for _ in range(contexts)]
+        if kind == "Bernini":
+            return base.memory_required(with_context([1, 16, *size], {"positive": [{"context_latents": given}]}))
+        shapes = base.extra_conds_shapes(context_latents=given)
+        return base.memory_required([1, 16, *size], {name: [shape] for name, shape in shapes.items()})
 
-    return ready
-
-
-@pytest.mark.parametrize("row", rows("memory"), ids=lambda row: f"{row['weights']} {row['size']} {row['variant']}")
-def test_liveditor_within_15_percent(liveditor, on_a_gpu, row):
-    base = on_a_gpu(liveditor.model, LIVEditor)
-    size = SIZES[row["size"]]
-    shapes = base.extra_conds_shapes(context_latents=[torch.empty(1, 16, *size, device="meta")])
-    planned = base.memory_required([1, 16, *size], {name: [shape] for name, shape in shapes.items()})
-    assert 1 <= planned / 1e9 / row["step_gb"] < 1.15
+    return plan
 
 
-@pytest.mark.parametrize("row", rows("native"), ids=lambda row: f"{row['size']} {row['variant']}")
-def test_bernini_within_15_percent(plain_wan, on_a_gpu, row):
-    base = on_a_gpu(plain_wan.model, comfy.supported_models.WAN21_T2V)
-    size = SIZES[row["size"]]
-    shape = with_context([1, 16, *size], {"positive": [{"context_latents": [torch.empty(1, 16, *size, device="meta")]}]})
-    assert 1 <= base.memory_required(shape) / 1e9 / row["step_gb"] < 1.15
+@pytest.mark.parametrize("contexts", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_set_aside_is_what_a_step_takes_and_no_more_than_a_quarter_beyond(
+    network, planned, monkeypatch, size, contexts
+):
+    """No number is computed: the step runs at its real size on tensors without content. On an H200 the same steps with one
+    context take 2 % more than what is counted here (benchmarks/results/whole-step-*)."""
+    monkeypatch.setattr(finite, "is_finite", lambda x: True)
+    kind, model = network
+    taken = step_takes(model, SIZES[size], contexts)
+    assert 1 <= planned(kind, SIZES[size], contexts) / taken < 1.25
+
+
+def test_what_a_run_takes_grows_with_the_context_as_the_estimate_does(in_context_model, monkeypatch):
+    """Through core's sampler, from one context to three: twice as many tokens."""
+    model, noise = attached(in_context_model)[0], latent(5, seed=9)
+    taken, estimated = [], []
+    for contexts in (1, 3):
+        with Allocations("cpu") as seen:
+            estimated.append(max(asked(monkeypatch, model, contexts, noise)))
+        taken.append(seen.peak)
+    assert taken[1] / taken[0] == pytest.approx(estimated[1] / estimated[0], rel=0.15)
+    assert estimated[1] > 1.8 * estimated[0]
 
 
 def test_core_asks_for_the_context_when_it_loads_and_when_it_batches(plain_wan, monkeypatch):
@@ -60,8 +101,8 @@ def test_core_asks_for_the_context_when_it_loads_and_when_it_batches(plain_wan, 
     assert max(asked(monkeypatch, plain_wan, 2)) == max(without), "the model that was given in is as it was"
 
 
-def asked(monkeypatch, model, contexts: int) -> list[float]:
-    """Bytes, every time that core asks in a run."""
+def asked(monkeypatch, model, contexts: int, noise=latent(seed=9)) -> list[float]:
+    """Bytes, every time that core asks in a run over as many contexts of the noise's size."""
     seen, base = [], type(model.model)
     required = base.memory_required
 
@@ -71,7 +112,7 @@ def asked(monkeypatch, model, contexts: int) -> list[float]:
 
     with monkeypatch.context() as patch:
         patch.setattr(base, "memory_required", memory_required)
-        sample(model, [latent(seed=seed) for seed in range(contexts)], steps=1)
+        sample(model, [latent(*noise.shape[2:], seed=seed) for seed in range(contexts)], steps=1, noise=noise)
     return seen
 
 

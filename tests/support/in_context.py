@@ -16,8 +16,7 @@ def latent(frames=3, height=16, width=24, seed=0):
     return torch.randn(1, 16, frames, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def sample(model, contexts=(latent(seed=1),), steps=STEPS, sampler="euler", cfg=2.5):
-    noise = latent(seed=9)
+def sample(model, contexts=(latent(seed=1),), steps=STEPS, sampler="euler", cfg=2.5, noise=latent(seed=9)):
     context = {"context_latents": list(contexts)} if contexts else {}
     positive, negative = [[TEXT, dict(context)]], [[TEXT * 0, dict(context)]]
     return comfy.sample.sample(model, noise, steps, cfg, sampler, "simple", positive, negative, noise * 0, seed=1)
