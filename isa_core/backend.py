@@ -43,8 +43,7 @@ def resolve_dense(
     """(what attends for the dense query group, why): "caller", "sdpa", "triton" or "8bit".
 
     requested: a function of the caller or one of DENSE_BACKENDS. "auto" is PyTorch's attention, which is faster than
-    the Triton kernel wherever both were measured (docs/kernels.md), except where it would need a bias per key or a
-    count that only the device knows.
+    the Triton kernel wherever both were measured (docs/kernels.md), except where it would need a bias per key.
 
     Raises ValueError for an unknown name, BackendUnavailable when an explicit choice cannot run.
     """
@@ -64,9 +63,6 @@ def resolve_dense(
         return ("sdpa", reason) if backend == "torch" or needs_grad else ("triton", reason)
     if callable(requested):
         return "caller", "the caller's attention"
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if requested == "auto" and backend == "triton" and capturing and not needs_grad:
-        return "triton", "a CUDA graph is being recorded, in which nothing can be read back"
     return "sdpa", "chosen" if requested == "sdpa" else "fastest measured"
 
 

@@ -71,20 +71,27 @@ class BlockTable:
         """[N] block lengths as int64; one tensor a device, which is not to be changed."""
         return _lengths_on(self, torch.device(device))
 
+    @property
+    def ragged_context(self) -> tuple[int, ...]:
+        """Numbers of the context blocks that are ragged, at most one a context."""
+        return tuple(i for i in range(self.target_blocks, self.count) if self.lengths[i] < self.block_size)
+
     def kept_blocks(self, keep_ratio: float) -> int:
-        """Context blocks that each head keeps."""
-        return blocks_for(keep_ratio, self.context_blocks)
+        """Context blocks that each head keeps: a share of all, which every ragged one belongs to unless the share is zero.
 
-    def lists_differ(self, keep_ratio: float) -> bool:
-        """Whether heads that keep equally many context blocks may keep different numbers of tokens."""
-        ragged = any(length % self.block_size for length in self.layout.context)
-        return ragged and self.kept_blocks(keep_ratio) < self.context_blocks
+        So all heads list equally many tokens: they attend in one call, of a size that the host knows without asking the GPU.
+        """
+        return max(blocks_for(keep_ratio, self.context_blocks), len(self.ragged_context)) if keep_ratio > 0 else 0
 
-    def listed_tokens(self, kept_blocks: int) -> int:
-        """Tokens of a KV list with so many context blocks; at most so many where lists differ."""
-        if kept_blocks == self.context_blocks:
-            return self.layout.total
-        return self.layout.target + kept_blocks * self.block_size
+    def listed_tokens(self, keep_ratio: float) -> int:
+        """Tokens of each head's KV list: the target's and those of the kept context blocks."""
+        kept = self.kept_blocks(keep_ratio)
+        missing = sum(self.block_size - self.lengths[i] for i in self.ragged_context) if kept else 0
+        return self.layout.target + kept * self.block_size - missing
+
+    def ragged_first(self, device) -> torch.Tensor:
+        """[context blocks] fp32 to add to their saliency, which is below it: more than any, where a block is ragged."""
+        return _ragged_first(self, torch.device(device))
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -129,6 +136,12 @@ def block_table(layout: TokenLayout, block_size: int) -> BlockTable:
 @lru_cache(maxsize=64)
 def _lengths_on(table: BlockTable, device: torch.device) -> torch.Tensor:
     return upload(table.lengths, device)
+
+
+@lru_cache(maxsize=64)
+def _ragged_first(table: BlockTable, device: torch.device) -> torch.Tensor:
+    ragged = set(table.ragged_context)
+    return upload([float(i in ragged) * 1e30 for i in range(table.target_blocks, table.count)], device, torch.float32)
 
 
 def upload(values: Sequence, device: torch.device | str, dtype: torch.dtype | None = None) -> torch.Tensor:

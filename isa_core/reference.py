@@ -28,7 +28,7 @@ def reference_attention(q, k, v, layout: TokenLayout, config: ISAConfig, coarse_
             variance_k = torch.stack([((head_k[block] - head_k[block].mean(0)) ** 2).mean(0) for block in blocks])
             scores = mean_q @ mean_k.T / math.sqrt(q.shape[-1])
             probabilities = torch.softmax(scores, dim=1)
-            routing = lists[b, h] if lists else route_head(scores, probabilities, is_target, config)
+            routing = lists[b, h] if lists else route_head(scores, probabilities, blocks, is_target, config)
             used[b, h] = routing
             for i, block in enumerate(blocks):
                 exact = routing["kv"] if i in routing["dense"] else routing["exact"][i]
@@ -55,13 +55,16 @@ def cut_into_blocks(layout: TokenLayout, size: int):
     return blocks, is_target
 
 
-def route_head(scores, probabilities, is_target, config: ISAConfig):
+def route_head(scores, probabilities, blocks, is_target, config: ISAConfig):
     """One head's lists: {"kv": blocks everyone may see, "dense": query blocks, "exact": {query block: kv blocks}}."""
     target = [j for j, yes in enumerate(is_target) if yes]
     context = [j for j, yes in enumerate(is_target) if not yes]
     saliency = probabilities[target].sum(0)
-    kept = sorted(context, key=lambda j: -saliency[j])[: blocks_for(config.keep_ratio, len(context))]
-    kv = target + sorted(kept)
+    # The ragged end of a context is kept by every head, so that all lists hold equally many tokens.
+    ragged = [j for j in context if blocks[j].stop - blocks[j].start < config.block_size]
+    whole = sorted((j for j in context if j not in ragged), key=lambda j: -saliency[j])
+    wanted = max(blocks_for(config.keep_ratio, len(context)), len(ragged)) if config.keep_ratio > 0 else 0
+    kv = target + sorted((ragged + whole)[:wanted])
 
     sharpness = []
     for row in probabilities[:, target]:

@@ -64,8 +64,7 @@ def estimate_cost(layout: TokenLayout, config: ISAConfig) -> tuple[float, float]
     listed_blocks = table.target_blocks + table.kept_blocks(config.keep_ratio)
     exact_blocks = blocks_for(config.exact_ratio, listed_blocks)
     dense = blocks_for(config.dense_query_ratio, table.count) / table.count
-    context = layout.total - layout.target
-    listed = layout.target + context * (listed_blocks - table.target_blocks) / max(table.context_blocks, 1)
+    listed = table.listed_tokens(config.keep_ratio)
     means = _means_seen(table, config, listed_blocks, exact_blocks)
     density = (dense * listed + (1 - dense) * listed * exact_blocks / listed_blocks) / layout.total
     pooled = (dense * means[0] + (1 - dense) * means[1]) / layout.total

@@ -74,7 +74,7 @@ def measure(bench: Bench, kind: str, tokens: int, turns: int, kernel_errors: dic
 def sparse_flops(layout, config: ISAConfig = ISAConfig()) -> float:
     """Multiply-adds, twice, of both products of the sparse kernel: exact blocks and a mean per listed block."""
     table = block_table(layout, config.block_size)
-    listed = table.target_blocks + blocks_for(config.keep_ratio, table.context_blocks)
+    listed = table.target_blocks + table.kept_blocks(config.keep_ratio)
     keys = blocks_for(config.exact_ratio, listed) * config.block_size + listed
     queries = (table.count - blocks_for(config.dense_query_ratio, table.count)) * config.block_size
     return 4.0 * DIM * HEADS * queries * keys

@@ -9,7 +9,7 @@ from ..config import ISAConfig
 from ..layout import BlockTable
 from ..plan import RoutingPlan
 from ..residual import coarse_output
-from .dense_group import attend_dense_group, begin_counts
+from .dense_group import attend_dense_group, begin_count
 from .plan import blocks_on, make_plan, of_tail, tail_means
 
 
@@ -27,8 +27,8 @@ def attention_on_gpu(
     pooled_q, pooled_k, pooled_v, variance_k = _pool(q, k, v, blocks, config)
 
     plan = make_plan(pooled_q, pooled_k, table, config)
-    # Begun before the sparse kernel is queued and waited for after it: the wait is for the plan alone.
-    counts = begin_counts(plan, table, config, exact=callable(dense))
+    # With a threshold, begun before the sparse kernel is queued and waited for after it: the wait is for the plan alone.
+    rows = begin_count(plan, config)
 
     # The kernels add the residual to what they write.
     coarse = None if gate is None else coarse_output(pooled_q, pooled_k, pooled_v)
@@ -39,7 +39,7 @@ def attention_on_gpu(
         plan.full, plan.taken, blocks.starts, blocks.lengths, out, gate, coarse, blocks.size,
         variance_k=None if variance_k is None else of_tail(plan, variance_k, k.dtype),
     )  # fmt: skip
-    attend_dense_group(q, k, v, (pooled_k, pooled_v), out, plan, counts, table, config, gate, coarse, dense)
+    attend_dense_group(q, k, v, (pooled_k, pooled_v), out, plan, rows(), table, config, gate, coarse, dense)
     return out, routing
 
 

@@ -1,6 +1,6 @@
 """Step *attend*, dense query blocks: exact attention over compact copies of their queries and of the listed keys and values.
 
-Heads whose lists hold equally many tokens go through one call of plain attention together.
+All heads list equally many tokens (`BlockTable.kept_blocks`), so any number of them go through one call of plain attention.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from ..memory import heads_at_once
 from ..plan import RoutingPlan
 from .plan import Blocks, KernelPlan, blocks_on
 
-Counts = Callable[[], list]
-"""Waits for [dense query blocks, listed tokens] of every head, [2][G]."""
+Rows = Callable[[], int]
+"""Waits for a number of dense query blocks."""
 
 
 def attend_dense_group(
-    q, k, v, means, out, plan: KernelPlan, counts: Counts | None, table: BlockTable, config: ISAConfig, gate, coarse,
+    q, k, v, means, out, plan: KernelPlan, rows: int, table: BlockTable, config: ISAConfig, gate, coarse,
     dense: DenseAttention | str,
 ):  # fmt: skip
     """Fill the rows of dense query blocks in out [B, S, H, D], the gated residual included.
 
-    means: block means of keys and values, [G, N, D] each. gate [B, S, 1, 1] and coarse [G, N, D], or None.
+    means: block means of keys and values, [G, N, D] each. rows: dense query blocks of a head, at most. gate [B, S, 1, 1] and coarse [G, N, D], or None.
     dense: a function, or "triton" or "8bit" for our kernels.
     """
     from ...kernels.compact import scatter_blocks
 
-    blocks = blocks_on(table, q.device)
-    for heads, rows, tokens in turns(q, plan, table, counts):
+    blocks, tokens = blocks_on(table, q.device), table.listed_tokens(config.keep_ratio)
+    for heads in turns(q, plan, table, rows):
         dense_rows = plan.dense_rows[heads, :rows].contiguous()
         if callable(dense):
             result = _by_function(q, k, v, heads, dense_rows, plan, tokens, blocks, dense)
@@ -42,55 +42,34 @@ def attend_dense_group(
         scatter_blocks(result, out, heads.int(), dense_rows, *blocks, gate, coarse)
 
 
-def begin_counts(plan: KernelPlan, table: BlockTable, config: ISAConfig, exact: bool) -> Counts | None:
-    """Start reading back how many dense query blocks and listed tokens each head has; None where the host knows.
+def begin_count(plan: KernelPlan, config: ISAConfig) -> Rows:
+    """How many dense query blocks the head with most of them has; a threshold leaves that to the GPU, else the host knows.
 
-    The host knows unless a layout or a threshold makes heads differ. Heads that differ only in tokens count as alike unless
-    `exact`; while a CUDA graph is recorded, in which nothing can be read, the most there can be stands in.
+    While a CUDA graph is recorded, in which nothing can be read back, the most there can be stands in.
     """
-    routing = plan.routing
-    if config.sharpness_threshold is None and not (exact and table.lists_differ(config.keep_ratio)):
-        return None
-    if routing.kv_blocks.is_cuda and torch.cuda.is_current_stream_capturing():
-        if exact:
-            raise RuntimeError(
-                "a CUDA graph cannot hold this call: heads list different numbers of tokens, which must be read back for "
-                "the attention that was given. Choose dense 'auto' or 'triton', or contexts of whole blocks."
-            )
-        return None
-    tokens = blocks_on(table, routing.kv_blocks.device).lengths[routing.kv_blocks].sum(1)
-    counts = torch.stack([routing.dense_queries.sum(1), tokens if exact else torch.zeros_like(tokens)])
+    most = plan.dense_rows.shape[1]
+    counts = plan.routing.dense_queries.sum(1).amax()
+    if config.sharpness_threshold is None or (counts.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return lambda: most
     if not counts.is_cuda:
-        return counts.tolist
-    host = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True).copy_(counts, non_blocking=True)
+        return lambda: int(counts)
+    host = torch.empty((), dtype=counts.dtype, pin_memory=True).copy_(counts, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
 
-    def finish() -> list:
+    def finish() -> int:
         arrived.synchronize()
-        return host.tolist()
+        return int(host)
 
     return finish
 
 
-def turns(q, plan: KernelPlan, table: BlockTable, counts: Counts | None) -> Iterator[tuple[torch.Tensor, int, int]]:
-    """(heads, dense query blocks, listed tokens) of every call of plain attention; a call's copies fit the workspace."""
-    for heads, rows, tokens in _groups(plan, table, counts):
-        copied = 2 * (rows + plan.routing.kv_blocks.shape[1]) * table.block_size
-        step = heads_at_once(len(heads), copied * q.shape[3] * q.element_size())
-        yield from ((part, rows, tokens) for part in heads.split(step))
-
-
-def _groups(plan: KernelPlan, table: BlockTable, counts: Counts | None) -> Iterator[tuple[torch.Tensor, int, int]]:
-    routing = plan.routing
-    heads = torch.arange(len(routing.kv_blocks), device=routing.kv_blocks.device)
-    if counts is None:
-        groups = [(heads, plan.dense_rows.shape[1], table.listed_tokens(routing.kv_blocks.shape[1] - table.target_blocks))]
-    else:
-        rows, tokens = counts()
-        same = {size: [head for head, count in enumerate(tokens) if count == size] for size in sorted(set(tokens))}
-        groups = [(heads[group], max(rows[head] for head in group), size) for size, group in same.items()]
-    yield from (group for group in groups if group[1])
+def turns(q, plan: KernelPlan, table: BlockTable, rows: int) -> Iterator[torch.Tensor]:
+    """The heads of every call of plain attention; a call's copies, with `rows` dense query blocks a head, fit the workspace."""
+    heads = torch.arange(len(plan.dense_rows), device=q.device)
+    copied = 2 * (rows + plan.routing.kv_blocks.shape[1]) * table.block_size
+    step = heads_at_once(len(heads), copied * q.shape[3] * q.element_size())
+    return heads.split(step) if rows else ()
 
 
 def gathered(q, k, v, heads, dense_rows, routing: RoutingPlan, tokens: int, blocks: Blocks):

@@ -47,7 +47,7 @@ def make_plan(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable,
     top = top_mass_blocks(table, config) if config.sharpness == "top_mass" else None
     lengths = blocks_on(table, pooled_q.device).lengths
     every = torch.arange(table.count, device=pooled_q.device, dtype=torch.int32)
-    kept = table.kept_blocks(config.keep_ratio)
+    kept, ragged_first = table.kept_blocks(config.keep_ratio), table.ragged_first(pooled_q.device)
     count = blocks_for(config.exact_ratio, table.target_blocks + kept)
     parts = []
     step = heads_at_once(len(pooled_q), 4 * table.count**2)
@@ -55,7 +55,8 @@ def make_plan(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable,
         logits = coarse_logits(part_q, part_k)
         saliency, sharpness = coarse_statistics(logits, table.target_blocks, top)
         target = every[: table.target_blocks].expand(len(logits), -1)
-        listed = torch.cat([target, top_blocks(saliency, kept)[1] + table.target_blocks], dim=1)
+        kept_context = top_blocks(saliency + ragged_first, kept)[1] + table.target_blocks
+        listed = torch.cat([target, kept_context], dim=1)
         if config.sharpness_threshold is None:
             dense, dense_rows = top_blocks(sharpness, blocks_for(config.dense_query_ratio, table.count))
         else:

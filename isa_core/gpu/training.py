@@ -12,7 +12,7 @@ from ..config import ISAConfig
 from ..layout import BlockTable
 from ..plan import RoutingPlan
 from ..residual import coarse_output
-from .dense_group import begin_counts, gathered, turns
+from .dense_group import begin_count, gathered, turns
 from .plan import Blocks, KernelPlan, blocks_on, make_plan, tail_means
 
 
@@ -41,14 +41,14 @@ class _Attention(torch.autograd.Function):
         blocks = blocks_on(table, q.device)
         pooled = [pool_blocks(x, *blocks) for x in (q, k, v)]
         plan = make_plan(*pooled[:2], table, config)
-        counts = begin_counts(plan, table, config, exact=True)
+        rows = begin_count(plan, config)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         log_sum = torch.empty(q.shape[0] * q.shape[2], q.shape[1], device=q.device, dtype=torch.float32)
         sparse_attention(
             q, k, v, *tail_means(plan, *pooled[1:], blocks, k.dtype), plan.routing.dense_queries, plan.routing.exact_blocks,
             plan.full, plan.taken, blocks.starts, blocks.lengths, out, block_size=blocks.size, log_sum=log_sum,
         )  # fmt: skip
-        ctx.turns = list(_dense_turns(q, k, v, pooled[1:], out, plan, counts, table, config, blocks, dense))
+        ctx.turns = list(_dense_turns(q, k, v, pooled[1:], out, plan, rows(), table, config, blocks, dense))
         ctx.plan, ctx.blocks = plan, blocks
         ctx.save_for_backward(q, k, v, out, log_sum, *(x.to(k.dtype) for x in pooled[1:]))
         routings.append(plan.routing)
@@ -109,10 +109,11 @@ class _DenseTurn:
         self.result = self.inputs = None
 
 
-def _dense_turns(q, k, v, means, out, plan, counts, table, config, blocks, dense):
+def _dense_turns(q, k, v, means, out, plan, rows, table, config, blocks, dense):
     from ...kernels.compact import scatter_blocks
 
-    for heads, rows, tokens in turns(q, plan, table, counts):
+    tokens = table.listed_tokens(config.keep_ratio)
+    for heads in turns(q, plan, table, rows):
         dense_rows = plan.dense_rows[heads, :rows].contiguous()
         turn = _DenseTurn(q, k, v, means, heads, dense_rows, tokens, plan, table, config, blocks, dense)
         scatter_blocks(turn.result.detach(), out, turn.number, dense_rows, *blocks)

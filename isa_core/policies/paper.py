@@ -26,9 +26,12 @@ def route(scores: torch.Tensor, probabilities: torch.Tensor, table: BlockTable, 
 def list_blocks(saliency: torch.Tensor, table: BlockTable, keep_ratio: float) -> torch.Tensor:
     """[G, L] KV blocks, ascending: every target block, and the context blocks that the target looks at most.
 
+    Ragged context blocks are kept first (`BlockTable.kept_blocks`).
+
     saliency: [G, context blocks] column sums of P over target query blocks.
     """
-    kept = _highest(saliency, table.kept_blocks(keep_ratio)).sort(dim=1).values + table.target_blocks
+    kept = _highest(saliency + table.ragged_first(saliency.device), table.kept_blocks(keep_ratio))
+    kept = kept.sort(dim=1).values + table.target_blocks
     target = torch.arange(table.target_blocks, device=kept.device).expand(kept.shape[0], -1)
     return torch.cat([target, kept], dim=1)
 

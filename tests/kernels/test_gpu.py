@@ -393,11 +393,11 @@ def test_in_a_cuda_graph(dense, config):
     first, *others = (random_case(layout, config, dim=128, seed=seed) for seed in range(3))
     held = Case(*(x.clone() for x in (first.q, first.k, first.v, first.gate)), layout, config)
 
-    def call(case, dense=dense):
+    def call(case):
         common = {"layout": layout, "config": config, "backend": "triton", "dense": dense}
         return in_context_sparse_attention(case.q, case.k, case.v, coarse_gate=case.gate, **common)
 
-    call(held, "8bit" if dense == "8bit" else "triton")
+    call(held)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -407,8 +407,7 @@ def test_in_a_cuda_graph(dense, config):
             getattr(held, name).copy_(getattr(case, name))
         out.fill_(math.nan)
         graph.replay()
-        # While a graph is recorded "auto" means Triton's kernel.
-        eager = call(case, "triton" if dense == "auto" else dense)
+        eager = call(case)
         assert out.isfinite().all() and torch.equal(out, eager)
 
 
