@@ -1,15 +1,59 @@
-"""What an error says to a user."""
+"""Errors told apart, and put into one sentence for a user. Needs no host program."""
 
 from __future__ import annotations
 
+import errno
 
-def sentence(error: Exception) -> str:
-    """Of an error that ends an edit, in one line."""
+import torch
+
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch's CPU allocator, which raises a plain RuntimeError
+    "not enough memory",  # the same on Windows
+    "cannot allocate memory",  # a file that cannot be mapped
+    "out of memory",
+    "std::bad_alloc",
+    "cublas_status_alloc_failed",
+)
+"""In lower case, what libraries say when memory ran out, in exceptions that have other causes too."""
+
+AMBIGUOUS = ("RuntimeError", "AcceleratorError", "SafetensorError")
+"""Those exceptions: torch's and safetensors'."""
+
+CURE = "ask for fewer frames or a smaller size; on a GPU, --offload keeps less there"
+
+
+class NotFiniteError(ValueError):
+    """A result that holds NaN or infinity: one sentence with cause and cure. The input is sound; other inputs may fail alike."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the machine or on a GPU, also where a library has raised another exception over it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if _says_out_of_memory(error):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # By its own name: a subclass of RuntimeError, such as this project's, may quote another error's words.
+    return type(error).__name__ in AMBIGUOUS and any(words in str(error).lower() for words in OUT_OF_MEMORY)
+
+
+def sentence(error: BaseException) -> str:
+    """What an error that ends an edit says to a user, in one line."""
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None or str(error.filename) in error.strerror else f": {error.filename}"
         return f"{error.strerror}{where}."
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"{str(error).split('. ')[0]}: ask for fewer frames or a smaller size, or choose --offload."
+    if is_out_of_memory(error):
+        words = str(error).strip().split("\n")[0].split(". ")[0] or "no memory is left"
+        return f"Out of memory ({words}): {CURE}."
     if isinstance(error, (ValueError, RuntimeError)) and str(error).strip():
         return str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {error}".split("\n")[0]

@@ -16,8 +16,8 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 
+from ..errors import sentence
 from ..pipelines.request import ModelChoice
-from ..runtime.sentences import sentence
 from .manifest import Clip
 from .results import Results
 

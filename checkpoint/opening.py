@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..errors import is_out_of_memory
 from .keys import CheckpointError, official_names
 from .pickles import DAMAGED, HOLDS_CODE, Unsound, check_pickle
 
@@ -119,8 +120,9 @@ def files_of(path) -> list[Path]:
 def open_checkpoint(path) -> Checkpoint:
     """A file, or a folder in diffusers' layout whose safetensors files are one checkpoint.
 
-    Raises CheckpointError when a file is truncated, no checkpoint, or a pickle that holds more than weights.
-    OSError when there is no such file, or it may not be read.
+    Raises CheckpointError when a file is truncated, no checkpoint, or a pickle that holds more than weights; OSError when
+    there is no such file, or it may not be read. Where memory runs out, the library's own exception comes out
+    (`errors.is_out_of_memory`).
     """
     path, files = Path(path), files_of(path)
     if path.is_dir():
@@ -202,6 +204,8 @@ class _SafetensorsFile(Mapping):
         try:
             self._file = safe_open(path, framework="pt", device="cpu")
         except SafetensorError as error:  # gaps between weights, say, or bytes behind the last
+            if is_out_of_memory(error):
+                raise
             raise _unreadable(path.name, error) from None
 
     def __getitem__(self, name):
@@ -240,8 +244,10 @@ def _load_pickle(path: Path) -> dict:
     except Unsound as error:
         raise CheckpointError(f"{path.name} {error}.") from None
     except Exception as error:  # whatever torch's unpickler stumbles on first; struct.error and AssertionError are among it
-        told = str(error) if isinstance(error, pickle.UnpicklingError) else ""
-        code = "unsupported global" in told.lower() or "weights_only" in told and mapped
+        if is_out_of_memory(error):
+            raise
+        words = str(error) if isinstance(error, pickle.UnpicklingError) else ""
+        code = "unsupported global" in words.lower() or "weights_only" in words and mapped
         raise CheckpointError(f"{path.name} {HOLDS_CODE if code else DAMAGED}.") from None
     for _ in CONTAINERS:  # no endless loop: a pickle may contain itself
         if isinstance(content, dict) and (key := next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)):

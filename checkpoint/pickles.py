@@ -9,6 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import is_out_of_memory
+
 LARGEST_STRUCTURE = 8 * 2**20
 """Bytes of names and shapes, the weights lie elsewhere; torch takes about as many steps to read them."""
 
@@ -46,7 +48,9 @@ def check_pickle(path: Path) -> bool:
         return False
     except Unsound:
         raise
-    except Exception:  # whatever zipfile and pickletools stumble on first
+    except Exception as error:  # whatever zipfile and pickletools stumble on first
+        if is_out_of_memory(error):
+            raise
         raise Unsound(DAMAGED) from None
 
 
@@ -99,7 +103,7 @@ def _check_structure(stream: io.BytesIO):
             if name == "DUP":
                 stack += taken * 2
             elif "TUPLE" in name:
-                stack.append(_Tuple(1 + sum(each.items for each in taken), 1 + max((each.depth for each in taken), default=0)))
+                stack.append(_Tuple(1 + sum(item.items for item in taken), 1 + max((item.depth for item in taken), default=0)))
                 if stack[-1].items > LARGEST_TUPLE or stack[-1].depth > DEEPEST_TUPLE:
                     raise Unsound(UNLIKE.format("nests without an end"))
             else:

@@ -20,9 +20,10 @@ import folder_paths
 import torch
 
 from ..checkpoint.convert import SOURCE_FILE, SOURCE_FINGERPRINT, convert_checkpoint, fingerprint
-from ..checkpoint.keys import CheckpointError, check_keys, core_metadata
+from ..checkpoint.keys import CheckpointError, check_keys, core_metadata, is_quantisation
 from ..checkpoint.opening import is_safetensors, open_checkpoint, read_header
 from ..checkpoint.vocabulary import check_texts, unknown_words
+from ..errors import is_out_of_memory
 from ..optional import needed
 
 WEIGHT_OPTIONS = {
@@ -35,17 +36,27 @@ WEIGHT_OPTIONS = {
 
 
 @contextmanager
-def _named(path: str):
-    """What core stumbles on in a damaged file becomes a sentence that names the file; core's own words stay in the log."""
+def _named(path: str, whole: bool = False):
+    """What core stumbles on becomes a sentence that names the file; core's own words stay in the log.
+
+    whole: the file's names and shapes are known to be right, so that it is not to blame.
+    Raises CheckpointError, RuntimeError for a file that is whole; where memory runs out, core's own exception comes out.
+    """
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, CheckpointError) or comfy.model_management.is_oom(error):
+        if isinstance(error, CheckpointError) or is_out_of_memory(error) or comfy.model_management.is_oom(error):
             raise
-        words = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{Path(path).name} does not fit ({words}): it is damaged or another model, download it again."
-        ) from error
+        name, words = Path(path).name, " ".join(str(error).split())[:200]
+        if not whole:
+            raise CheckpointError(
+                f"{name} does not fit ({words}): it is damaged or another model, download it again."
+            ) from error
+        if comfy.model_management.force_channels_last():
+            cure = "video models cannot be laid out as --force-channels-last asks, start ComfyUI without it"
+        else:
+            cure = "the file itself is whole, so look at ComfyUI's start options, its version and other custom nodes"
+        raise RuntimeError(f"ComfyUI cannot build the model of {name} ({words}): {cure}.") from error
 
 
 def load_diffusion_model(path: str, weight_dtype: str = "default", convert: bool = True, disable_dynamic: bool = False):
@@ -58,7 +69,8 @@ def load_diffusion_model(path: str, weight_dtype: str = "default", convert: bool
         path = converted(path)
     state_dict, metadata = read_diffusion_model(path)
     options = WEIGHT_OPTIONS[weight_dtype]
-    with _named(path):
+    # `check_keys` knows every weight but not what a quantised one is packed into.
+    with _named(path, whole=not any(map(is_quantisation, state_dict))):
         model = comfy.sd.load_diffusion_model_state_dict(state_dict, options, metadata, disable_dynamic=disable_dynamic)
     # How core makes fresh copies, for torch.compile, weight hooks and several GPUs.
     model.cached_patcher_init = (load_diffusion_model, (path, weight_dtype, False))

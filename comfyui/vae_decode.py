@@ -7,15 +7,20 @@ from collections.abc import Iterator
 
 import torch
 
-FRAMES_AT_A_TIME = 16
+from ..errors import NotFiniteError, is_out_of_memory
+from ..video.geometry import FRAMES_AT_A_TIME
+
+CORE_CHANGED = (ImportError, AttributeError, TypeError, LookupError)
+"""What a call of core's inner functions ends in where another version of core names or calls them otherwise."""
 
 
 def decode_chunks(vae, latent: torch.Tensor) -> Iterator[torch.Tensor]:
     """[1, C, T, h, w] -> chunks [f, H, W, 3] in 0..1 on the CPU, together exactly what `vae.decode` gives.
 
-    Streams core's causal Wan VAE. Another VAE is decoded whole, with a log line, and so is this one, in tiles, when
-    memory does not suffice for a single chunk.
-    Raises ValueError for a batch of several videos, or a latent that is not this VAE's.
+    Streams core's causal Wan VAE. Each of these is logged: another VAE is decoded whole; so is this one where core's inner
+    functions, by which it is streamed, are not those that this code knows; and where memory does not suffice for a single
+    chunk, it is decoded in tiles.
+    Raises ValueError for a batch of several videos, or a latent that is not this VAE's; NotFiniteError for one with NaN.
     """
     from comfy.ldm.wan.vae import WanVAE
     from comfy.model_management import is_oom, throw_exception_if_processing_interrupted
@@ -33,10 +38,17 @@ def decode_chunks(vae, latent: torch.Tensor) -> Iterator[torch.Tensor]:
             yield chunk
         return
     except Exception as error:
-        if started or not is_oom(error):
+        out_of_memory = is_out_of_memory(error) or is_oom(error)
+        if started or not (out_of_memory or isinstance(error, CORE_CHANGED)):
             raise
-    logging.warning("Not enough memory to decode at full size; decoding in tiles")
-    yield from vae.decode_tiled(latent)[0].split(FRAMES_AT_A_TIME)
+        if not out_of_memory:
+            logging.warning("This ComfyUI's VAE cannot be decoded in chunks; decoding the whole video at once", exc_info=True)
+    # Beyond the handler, whose exception would keep what memory the first attempt took.
+    if out_of_memory:
+        logging.warning("Not enough memory to decode at full size; decoding in tiles")
+        yield from vae.decode_tiled(latent)[0].split(FRAMES_AT_A_TIME)
+    else:
+        yield from vae.decode(latent)[0].split(FRAMES_AT_A_TIME)
 
 
 @torch.inference_mode()
@@ -68,7 +80,7 @@ def _check(vae, latent):
     if latent.shape[0] != 1:
         raise ValueError(f"Decode Video takes one video; the latent holds {latent.shape[0]}. Pick one with Latent From Batch.")
     if not torch.isfinite(latent).all():
-        raise ValueError(
+        raise NotFiniteError(
             "The latent holds NaN or infinity, the video would be black. The model overflowed or its weights are damaged: "
             "load it in bf16, lower the guidance, or remove LoRAs and patches one by one."
         )

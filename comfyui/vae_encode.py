@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from ..errors import is_out_of_memory
+from .vae_decode import CORE_CHANGED
+
 TILE, OVERLAP = 256, 64
 """Pixels; what core falls back to."""
 
@@ -17,8 +20,9 @@ def encode_groups(vae, groups: Callable[[], Iterator[torch.Tensor]]) -> torch.Te
 
     groups: gives T groups of frames, [1, H, W, 3] and then [4, H, W, 3] in 0..1, and does so again when asked again.
 
-    Streams core's causal Wan VAE. Another VAE encodes all at once, with a log line, and so does this one, in tiles, when
-    memory does not suffice for a single group.
+    Streams core's causal Wan VAE. Each of these is logged: another VAE encodes all at once; so does this one where core's
+    inner functions, by which it is streamed, are not those that this code knows; and where memory does not suffice for a
+    single group, it encodes in tiles.
     """
     from comfy.ldm.wan.vae import WanVAE
     from comfy.model_management import is_oom
@@ -30,8 +34,14 @@ def encode_groups(vae, groups: Callable[[], Iterator[torch.Tensor]]) -> torch.Te
     try:
         return _stream(vae, groups())
     except Exception as error:
-        if not is_oom(error):
+        out_of_memory = is_out_of_memory(error) or is_oom(error)
+        if not (out_of_memory or isinstance(error, CORE_CHANGED)):
             raise
+        if not out_of_memory:
+            logging.warning("This ComfyUI's VAE cannot encode in chunks; encoding the whole video at once", exc_info=True)
+    # Beyond the handler, whose exception would keep what memory the first attempt took.
+    if not out_of_memory:
+        return vae.encode(torch.cat([*groups()]))
     logging.warning("Not enough memory to encode at full size; encoding in tiles")
     return vae.encode_tiled(torch.cat([*groups()]), tile_x=TILE, tile_y=TILE, overlap=OVERLAP)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import torch
-from comfy.model_management import is_oom, throw_exception_if_processing_interrupted
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import InputImpl
 
 from ..video.clip import Clip, open_clip
@@ -34,7 +34,7 @@ class ImagesSource:
     """A VIDEO that holds its images already."""
 
     def __init__(self, video):
-        with readable(passes=is_oom):
+        with readable():
             components = video.get_components()
         self.rate = whole(components.frame_rate)
         self._images, self._audio = components.images, components.audio

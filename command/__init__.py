@@ -7,7 +7,7 @@ import importlib
 import sys
 from importlib import metadata
 
-from ..runtime.sentences import sentence
+from ..errors import sentence
 
 COMMANDS = {
     "edit": ("command.edit", "edit a video as an instruction says"),

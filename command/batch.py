@@ -10,7 +10,7 @@ from ..batch import job
 from ..batch.manifest import COLUMNS, ManifestError, read_manifest
 from ..batch.results import JobError, Results
 from ..batch.worker import ATTEMPTS
-from ..runtime.sentences import sentence
+from ..errors import sentence
 from .options import add_model_options, model_choice, whole_number
 
 DESCRIPTION = "Edit many clips. A manifest says which and how; each clip becomes one mp4 in the output folder."

@@ -7,7 +7,6 @@ import json
 from fractions import Fraction
 
 import comfy.utils
-import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 from comfy_execution.utils import get_executing_context
@@ -16,6 +15,7 @@ from ..comfyui.vae_decode import decode_chunks
 from ..video.clip import SOURCE_CLIP, SourceClip, cut_audio
 from ..video.colour import match_colours
 from ..video.composite import put_back
+from ..video.geometry import VAE_STRIDE, first_frames
 from ..video.mp4 import write_mp4
 from ..video.region import Region
 from .live import with_live_changes
@@ -91,7 +91,7 @@ class DecodeVideo(io.ComfyNode):
             show_on_node(cls.hidden.unique_id, "The sound is left out: it does not fit this fps. 0 keeps the source's.")
             audio = None
 
-        size = latent.shape[-1] * 8, latent.shape[-2] * 8
+        size = latent.shape[-1] * VAE_STRIDE, latent.shape[-2] * VAE_STRIDE
         chunks = _with_progress(decode_chunks(vae, latent), frames)
         whole_frame = whole_frame or mask is not None or box is not None
         if whole_frame or match_colors:
@@ -160,14 +160,9 @@ def _with_source(chunks, source: SourceClip, region: Region, whole_frame: bool, 
 
 
 def _with_progress(chunks, frames: int):
-    """Chunks up to exactly `frames` frames, moving the node's progress bar."""
+    """The first `frames` frames, moving the node's progress bar."""
     bar, done = comfy.utils.ProgressBar(frames), 0
-    for chunk in chunks:
-        chunk = chunk[: frames - done]
-        if len(chunk) == 0:
-            return
-        if not torch.isfinite(chunk).all():
-            raise ValueError("The VAE decoded NaN, the video would be black: start ComfyUI with --fp32-vae.")
+    for chunk in first_frames(chunks, frames, "start ComfyUI with --fp32-vae"):
         yield chunk
         done += len(chunk)
         bar.update_absolute(done, frames)

@@ -7,22 +7,22 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from ..errors import is_out_of_memory
 from ..video.clip import open_clip
 from ..video.composite import put_back
-from ..video.geometry import crop_box, fit_frames, size_within
+from ..video.geometry import crop_box, first_frames, fit_frames, size_within
 from ..video.mp4 import write_mp4
 from ..video.region import Region
 from ..video.source import FileSource
 from .attention import attach_isa
 from .folders import load_part, said_of
 from .parallel import check_processes, is_first, local_device, share_gpus
-from .pipeline import LIVEditorPipeline
+from .pipeline import VAE_OVERFLOW, LIVEditorPipeline
 from .request import Edit, ModelChoice
 from .text_encoder import load_text_encoder
 from .transformer import LIVEditorTransformer3DModel
@@ -100,7 +100,7 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     sampled = time.perf_counter()
     path = Path(output)
     if is_first():
-        chunks = _first(decode_video(pipe.vae, latents), clip.frames)
+        chunks = first_frames(decode_video(pipe.vae, latents), clip.frames, VAE_OVERFLOW)
         if edit.whole_frame:
             crop = crop_box(clip.size, width, height)
             pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(clip.chunks(1)))
@@ -160,6 +160,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         words = " ".join(str(error).split())[:120]
         raise ValueError(f"device '{name}' cannot be used ({words}): take auto, cpu, cuda or cuda:1.") from None
     return device
@@ -170,15 +172,3 @@ def _reference(path: str, frames: int, longest: int) -> torch.Tensor:
     clip = open_clip(FileSource(path), frames, 0)
     size = size_within(*clip.size, longest)
     return torch.cat([fit_frames(chunk, *size)[0] for chunk in clip.chunks()])
-
-
-def _first(chunks: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
-    """The first so many frames."""
-    for chunk in chunks:
-        chunk = chunk[:count]
-        count -= len(chunk)
-        if len(chunk) == 0:
-            return
-        if not torch.isfinite(chunk).all():
-            raise ValueError("The VAE decoded NaN, the video would be black: use dtype fp32.")
-        yield chunk

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.keys import CheckpointError
+from ..errors import is_out_of_memory
 
 
 def load_part(kind: type, folder: Path, part: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -17,8 +18,8 @@ def load_part(kind: type, folder: Path, part: str, dtype: torch.dtype) -> torch.
     """
     place = part_folder(folder, part)
     with said_of(place, kind.__name__):
-        model, found = kind.from_pretrained(str(place), dtype=dtype, output_loading_info=True, local_files_only=True)
-        if wrong := [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]:
+        model, loading = kind.from_pretrained(str(place), dtype=dtype, output_loading_info=True, local_files_only=True)
+        if wrong := [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]:
             raise ValueError(f"{len(wrong)} weights are missing, unknown or misshapen, {wrong[0]} for one")
     return model.eval().requires_grad_(False)
 
@@ -29,12 +30,12 @@ def part_folder(folder: Path, part: str) -> Path:
 
 @contextmanager
 def said_of(place: Path, what: str):
-    """What a library stumbles on in a folder becomes one sentence."""
+    """What a library stumbles on in a folder becomes one CheckpointError; where memory runs out, its own exception comes out."""
     try:
         yield
-    except MemoryError:
-        raise
     except Exception as error:  # libraries raise anything here: OSError, SafetensorError, KeyError of a damaged config
+        if is_out_of_memory(error):
+            raise
         words = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{place} holds no {what} that can be loaded ({words}): pick another, or download it again."

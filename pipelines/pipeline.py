@@ -16,7 +16,8 @@ from diffusers.video_processor import VideoProcessor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..checkpoint.included import path_of
-from ..video.geometry import closest_bucket, fit_frames, size_within
+from ..errors import NotFiniteError
+from ..video.geometry import closest_bucket, first_frames, fit_frames, size_within
 from .text_encoder import load_text_encoder, text_length, unknown_to
 from .transformer import LIVEditorTransformer3DModel
 from .vae import decode_video, encode_video, load_vae
@@ -24,6 +25,9 @@ from .vae import decode_video, encode_video, load_vae
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 SHIFT = 6.0
 TRAIN_TIMESTEPS = 1000
+
+VAE_OVERFLOW = "use dtype fp32"
+"""What to do where the VAE decodes NaN."""
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，"
@@ -127,7 +131,7 @@ class LIVEditorPipeline(WanPipeline):
         output_type: "np", "pt", "pil" or "latent".
         The rest as in diffusers' WanPipeline.
 
-        Raises ValueError for bad input, and where the result holds NaN.
+        Raises ValueError for bad input, and NotFiniteError, which is one, where the result holds NaN or infinity.
         """
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
@@ -163,7 +167,7 @@ class LIVEditorPipeline(WanPipeline):
         elif latents.shape != shape:
             raise ValueError(f"latents must be {[*shape]} for this video at {width}×{height}; got {[*latents.shape]}.")
         latents = latents.to(device, torch.float32)
-        context_latents = [each.to(device, dtype).expand(shape[0], *each.shape[1:]) for each in context_latents]
+        context_latents = [latent.to(device, dtype).expand(shape[0], *latent.shape[1:]) for latent in context_latents]
 
         timesteps = self._timesteps(steps, sigmas, device)
         with self.progress_bar(total=len(timesteps)) as bar:
@@ -178,16 +182,16 @@ class LIVEditorPipeline(WanPipeline):
                 latents = self.scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     known = dict(zip(self._callback_tensor_inputs, (latents, prompt_embeds, negative_prompt_embeds)))
-                    told = {name: known[name] for name in callback_tensors}
-                    told = callback_on_step_end(self, index, timestep, told) or {}
-                    latents = told.pop("latents", latents)
-                    prompt_embeds = told.pop("prompt_embeds", prompt_embeds)
-                    negative_prompt_embeds = told.pop("negative_prompt_embeds", negative_prompt_embeds)
+                    tensors = {name: known[name] for name in callback_tensors}
+                    changed = callback_on_step_end(self, index, timestep, tensors) or {}
+                    latents = changed.pop("latents", latents)
+                    prompt_embeds = changed.pop("prompt_embeds", prompt_embeds)
+                    negative_prompt_embeds = changed.pop("negative_prompt_embeds", negative_prompt_embeds)
                 bar.update()
         self._current_timestep = None
 
         if not torch.isfinite(latents).all():
-            raise ValueError(
+            raise NotFiniteError(
                 "The latent holds NaN or infinity, the video would be black: use bf16 or fp32 instead of fp16, lower the "
                 "guidance, or remove LoRAs one by one."
             )
@@ -272,7 +276,7 @@ class LIVEditorPipeline(WanPipeline):
             )[0]
 
     def _decoded(self, latents: torch.Tensor, frames: int, output_type: str):
-        videos = [torch.cat(list(decode_video(self.vae, latent[None])))[:frames] for latent in latents]
+        videos = [torch.cat([*first_frames(decode_video(self.vae, latent[None]), frames, VAE_OVERFLOW)]) for latent in latents]
         batch = torch.stack(videos).movedim(-1, 1) * 2 - 1  # as a VAE gives them
         return VideoProcessor().postprocess_video(batch, output_type=output_type)
 

@@ -14,6 +14,7 @@ from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
 from ..checkpoint.keys import CheckpointError, is_quantisation
 from ..checkpoint.opening import Checkpoint, open_checkpoint
 from ..checkpoint.vocabulary import LONGEST_TEXT, check_texts, unknown_words
+from ..errors import is_out_of_memory
 from ..optional import needed
 from . import HERE
 from .folders import load_part, part_folder, said_of
@@ -83,9 +84,11 @@ def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTo
         if len(tokenizer) > encoder.config.vocab_size:
             raise ValueError(f"it embeds {encoder.config.vocab_size} of the {len(tokenizer)} tokens of its tokenizer")
     except Exception as error:  # protobuf's and tokenizers' own kinds are among what damaged bytes lead to
+        if is_out_of_memory(error):
+            raise
         words = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{name} does not fit ({words}): it is damaged or another model, download it again.") from error
-    weights = {each: _weight(checkpoint, each, dtype) for each in _expected(encoder)}
+    weights = {weight: _weight(checkpoint, weight, dtype) for weight in _expected(encoder)}
     # Its input embedding has a second name.
     encoder.load_state_dict({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, assign=True)
     encoder.tie_weights()
@@ -156,7 +159,7 @@ def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tens
     """Read when it is asked for, with its scale if it is stored in fp8."""
     weight = checkpoint.tensor(name)
     stem = name.removesuffix("weight")
-    scale = next((checkpoint.tensor(stem + each) for each in SCALES if stem + each in checkpoint.shapes), None)
+    scale = next((checkpoint.tensor(stem + ending) for ending in SCALES if stem + ending in checkpoint.shapes), None)
     if not weight.is_floating_point() or scale is not None and scale.numel() != 1:
         raise CheckpointError(
             f"{checkpoint.path.name} is quantised in a way that only ComfyUI reads: pick "

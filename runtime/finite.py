@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from ..errors import NotFiniteError
+
 GUARDED = "liveditor_isa.guarded"
 """Key in `transformer_options`: somebody outside looks at the network's output, which need not do so itself. Its value says
 whether every sparse attention is to be looked at, too."""
@@ -21,20 +23,20 @@ def is_finite(x: torch.Tensor) -> bool:
 def require_finite(out: torch.Tensor, network: torch.nn.Module, x: torch.Tensor | None = None):
     """Stop a run that would end in black frames. x: what the network was given.
 
-    Raises ValueError naming the damaged weight, or what else it must be when the weights are sound.
+    Raises NotFiniteError naming the damaged weight, or what else it must be when the weights are sound.
     """
     if is_finite(out):
         return
     if x is not None and not is_finite(x):
-        raise ValueError(
+        raise NotFiniteError(
             "The latent that the sampler gave to the model is not finite: lower the guidance, or take another sampler or scheduler."
         )
     for name, weight in network.named_parameters():
         if not weight.is_meta and not is_finite(weight.float()):
-            raise ValueError(
+            raise NotFiniteError(
                 f"The model's weight {name} holds NaN or infinity: the checkpoint is damaged. Download or convert it again."
             )
-    raise ValueError(
+    raise NotFiniteError(
         f"The model's output is not finite although its weights are, in {out.dtype}: most likely an overflow. "
         "Load the model in bf16, or remove LoRAs and other model patches one by one."
     )
@@ -54,7 +56,7 @@ class FiniteGuard:
     def run(self, call: Callable[[bool], torch.Tensor], network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
         """`call(False)`, or when that is not finite `call(True)`, which is to pass its attentions through `checked`.
 
-        Raises ValueError where full attention does not help.
+        Raises NotFiniteError where full attention does not help.
         """
         out = call(False)
         if out.requires_grad:  # a training loop watches its own loss, and need not wait for the GPU here

@@ -1,4 +1,10 @@
-"""Frame sizes: LIVEditor's trained buckets, resize and centre crop, grouping to 4n+1 frames."""
+"""Frame sizes: LIVEditor's trained buckets, resize and centre crop; and frames as the VAE and the network count them.
+
+The Wan 2.1 VAE is causal: the first frame has a latent frame of its own, every other latent frame stands for
+LATENT_STEP frames. So n latent frames are 4(n - 1) + 1 frames; any other number is filled up by repeating the last frame, and
+cut off after decoding. A latent is VAE_STRIDE times smaller than the picture in both directions, and the network's tokens are
+PATCH of its places over time, height and width.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +14,23 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import NotFiniteError
 from ..optional import needed
 
 BUCKETS = ((544, 960), (720, 720), (960, 544), (480, 960), (960, 480))
 """Trained sizes, width × height."""
 
-SIZE_STEP = 16
-"""VAE stride 8 times patch size 2."""
+LATENT_STEP = 4
+"""Frames that a latent frame stands for, but the first, which stands for one."""
+
+VAE_STRIDE = 8
+"""Pixels along a side of a place of the latent."""
+
+PATCH = (1, 2, 2)
+"""Latent frames, rows and columns of one token."""
+
+SIZE_STEP = VAE_STRIDE * PATCH[1]
+"""Pixels along a side of a token, in whose multiples the model takes width and height."""
 
 FRAMES_AT_A_TIME = 16
 
@@ -75,8 +91,28 @@ def size_within(width: int, height: int, longest: int) -> tuple[int, int]:
     return tuple(max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in (width, height))
 
 
+def latent_frames(frames: int) -> int:
+    """How many latent frames a video of `frames` >= 1 frames has, once it is filled up to 4n+1."""
+    return (frames + LATENT_STEP - 2) // LATENT_STEP + 1
+
+
+def decoded_frames(latent: int) -> int:
+    """How many frames `latent` >= 1 latent frames decode to."""
+    return LATENT_STEP * (latent - 1) + 1
+
+
+def latent_shape(frames: int, width: int, height: int) -> tuple[int, int, int]:
+    """(latent frames, rows, columns) of a video; width and height in pixels, multiples of SIZE_STEP."""
+    return latent_frames(frames), height // VAE_STRIDE, width // VAE_STRIDE
+
+
+def token_count(frames: int, width: int, height: int) -> int:
+    """Tokens of one video, without any context; width and height in pixels, multiples of SIZE_STEP."""
+    return math.prod(side // patch for side, patch in zip(latent_shape(frames, width, height), PATCH))
+
+
 def latent_groups(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Chunks of frames, [f, ...] each, as groups of 1, 4, 4, ... frames: what becomes one latent frame of a Wan VAE.
+    """Chunks of frames, [f, ...] each, as groups of 1, 4, 4, ... frames: each becomes one latent frame.
 
     The last frame is repeated to fill the last group.
     """
@@ -85,6 +121,22 @@ def latent_groups(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         rest = chunk if rest is None else torch.cat([rest, chunk])
         while len(rest) >= size:
             yield rest[:size]
-            rest, size = rest[size:], 4
+            rest, size = rest[size:], LATENT_STEP
     if rest is not None and len(rest):
         yield torch.cat([rest, rest[-1:].expand(size - len(rest), *rest.shape[1:])])
+
+
+def first_frames(chunks: Iterable[torch.Tensor], count: int, cure: str) -> Iterator[torch.Tensor]:
+    """Decoded chunks, [f, H, W, 3] each, cut to the first `count` frames: what was filled up to 4n+1 goes.
+
+    cure: what to do where the VAE overflowed.
+    Raises NotFiniteError at a chunk that holds NaN or infinity, rather than write black frames.
+    """
+    for chunk in chunks:
+        chunk = chunk[:count]
+        count -= len(chunk)
+        if len(chunk) == 0:
+            return
+        if not torch.isfinite(chunk).all():
+            raise NotFiniteError(f"The VAE decoded NaN, the video would be black: {cure}.")
+        yield chunk

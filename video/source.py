@@ -18,6 +18,8 @@ import av
 import numpy as np
 import torch
 
+from ..errors import is_out_of_memory
+
 EIGHT_BIT_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")
 """What core converts through 8 bits a channel; everything else it converts to floats."""
 
@@ -87,7 +89,8 @@ class FileSource:
         """ComfyUI's AUDIO from `start` on, which is the first frame's time; silence where the sound begins later."""
         with readable(), self._opened() as container:
             # Streams that ffmpeg cannot decode have no codec context; core takes the last of the others.
-            stream = next((each for each in reversed(container.streams.audio) if each.codec_context is not None), None)
+            decodable = (track for track in reversed(container.streams.audio) if track.codec_context is not None)
+            stream = next(decodable, None)
             if stream is None:
                 return None
             if self._start > 0:
@@ -213,12 +216,12 @@ class _Converter:
 
 
 @contextmanager
-def readable(passes: Callable[[Exception], bool] = lambda error: False):
-    """Whatever goes wrong in reading, but for want of memory and what `passes`, becomes one sentence."""
+def readable():
+    """Whatever goes wrong in reading becomes one ValueError; where memory runs out, the library's own exception comes out."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or passes(error):
+        if is_out_of_memory(error):
             raise
         raise ValueError(f"The video cannot be read ({error}). Convert it to an mp4 with H.264 and load that.") from error
 
