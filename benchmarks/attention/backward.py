@@ -2,7 +2,8 @@
 
     python -m liveditor_isa.benchmarks.attention.backward [--tokens 16384 65520] [--out FILE]
 
-bf16, B = 1, H = 40, D = 128, half of the tokens target, half context, random inputs, the paper's ratios. rel_err: ISA's
+bf16, B = 1, H = 40, D = 128, half of the tokens target, half context, random inputs, the paper's ratios; ISA with
+its gated residual, full attention without. rel_err: ISA's
 gradients against fp64 autograd of the PyTorch path on a small ragged layout, the worst of q, k, v and the gate.
 """
 
@@ -27,21 +28,22 @@ def isa(q, k, v, layout, **options):
     return in_context_sparse_attention(q, k, v, layout=layout, config=ISAConfig(), **options)
 
 
-def full(q, k, v, layout):
+def full(q, k, v, layout, coarse_gate):
     return dense_attention(q, k, v)
 
 
 def measure(tokens: int, turns: int) -> list[dict]:
     layout = inputs.half_context(tokens)
-    q, k, v = (x.requires_grad_() for x in inputs.random(layout, HEADS))
+    leaves = q, k, v, gate = [x.requires_grad_() for x in (*inputs.random(layout, HEADS), inputs.gate(layout))]
     d_out = torch.randn_like(q)
     times = {name: ([], []) for name in ("full", "isa-paper-bf16")}
     for turn in range(turns + 1):
         for name, attention in zip(times, (full, isa)):
             with torch.no_grad():
-                forward = once(lambda run=attention: run(q, k, v, layout), SLEEP_CYCLES)
-            out = attention(q, k, v, layout)
-            backward = once(lambda out=out: torch.autograd.grad(out, (q, k, v), d_out), SLEEP_CYCLES)
+                forward = once(lambda run=attention: run(q, k, v, layout, coarse_gate=gate), SLEEP_CYCLES)
+            out = attention(q, k, v, layout, coarse_gate=gate)
+            wanted = leaves if attention is isa else leaves[:3]
+            backward = once(lambda out=out, wanted=wanted: torch.autograd.grad(out, wanted, d_out), SLEEP_CYCLES)
             del out
             if turn:  # the first one warms up
                 times[name][0].append(forward)
@@ -83,7 +85,8 @@ def main():
     result = {
         "gpu": torch.cuda.get_device_name(),
         "versions": versions(),
-        "command": " ".join(["python", "benchmarks/attention/backward.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
+        "gate": True,
         "rows": rows,
     }
     if options.out:

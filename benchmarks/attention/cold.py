@@ -54,7 +54,7 @@ def main():
     for layout, case in zip(layouts, cases):
         torch.cuda.synchronize()
         start = time.perf_counter()
-        attention(*case, layout)
+        attention(*case, layout, inputs.gate(layout))
         torch.cuda.synchronize()
         seconds.append(round(time.perf_counter() - start, 3))
         binaries.append(len(list(cache.rglob("*.cubin"))))

@@ -1,6 +1,6 @@
 """Three errors, all relative L2, none of which stands for another:
 
-- `kernel_error`: rounding alone. ISA against the fp64 oracle, which takes the same decisions, on a small ragged layout.
+- `kernel_error`: rounding alone. ISA with its gated residual against the fp64 oracle, which takes the same decisions, on a small ragged layout.
 - `relative(out[rows], exact_rows(...))`: what the method leaves out as well. Any variant against exact attention in fp32,
   at full size, for the queries of a sample of blocks.
 - `relative(out, other)` of two variants with one routing: what 8-bit arithmetic adds.
@@ -33,15 +33,16 @@ def relative(out: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def oracle(kind: str, device="cuda"):
-    """(q, k, v, exact ISA output) on the small layout, two heads, the paper's ratios."""
+    """(q, k, v, gate, exact ISA output) on the small layout, two heads, the paper's ratios."""
     q, k, v = getattr(inputs, kind)(SMALL, heads=2, device=device)
-    exact = reference_attention(q.cpu(), k.cpu(), v.cpu(), layout=SMALL, config=ISAConfig())[0]
-    return q, k, v, exact.to(device)
+    gate = inputs.gate(SMALL, device)
+    exact = reference_attention(q.cpu(), k.cpu(), v.cpu(), SMALL, ISAConfig(), gate.cpu())[0]
+    return q, k, v, gate, exact.to(device)
 
 
 def kernel_error(attention, case) -> float:
-    q, k, v, exact = case
-    return relative(attention(q, k, v, SMALL), exact)
+    q, k, v, gate, exact = case
+    return relative(attention(q, k, v, SMALL, gate), exact)
 
 
 def sample_rows(layout: TokenLayout, blocks: int = 64, size: int = 64) -> torch.Tensor:

@@ -42,6 +42,11 @@ def random(layout: TokenLayout, heads: int, dim: int = 128, seed: int = 0, devic
     return [torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3)]
 
 
+def gate(layout: TokenLayout, device="cuda", dtype=torch.bfloat16) -> torch.Tensor:
+    """[1, S, 1, 1] over the whole range that LIVEditor's gate has, -0.25..0.25."""
+    return torch.linspace(-0.25, 0.25, layout.total, device=device).to(dtype).view(1, -1, 1, 1)
+
+
 def structured(layout: TokenLayout, heads: int, dim: int = 128, seed: int = 0, device="cuda", dtype=torch.bfloat16):
     """q, k, v [1, S, H, D] like those of an in-context video editor's self-attention.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ...isa_core import ISAConfig
-from . import timing
+from . import inputs, timing
 from .errors import errors_vs_full
 from .variants import Bench, isa, sol_attn
 
@@ -65,7 +65,8 @@ def sweep(q, k, v, layout, rows, exact, turns: int = 3) -> tuple[list[dict], dic
             found[name] = chosen[name][0] | {"tokens": layout.total, "inputs": "structured"}
             found[name] |= {key: float(f"{value:.3g}") for key, value in errors_vs_full(out, exact, rows, layout).items()}
         del out
-    calls = {name: lambda run=bench.running[name]: run(q, k, v, layout) for name in found}
+    gate = inputs.gate(layout)
+    calls = {name: lambda run=bench.running[name]: run(q, k, v, layout, gate) for name in found}
     for name, times in timing.alternate(calls, turns, alone=False).items():
         found[name] |= times
     return list(found.values()), bench.skipped

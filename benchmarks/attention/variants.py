@@ -1,5 +1,8 @@
 """The attention implementations that are compared. Each takes q, k, v [B, S, H, D] and a layout, and returns [B, S, H, D].
 
+ISA's take a gate too, [B, S, 1, 1], and then add LIVEditor's coarse residual. Rivals have no residual: theirs are times of
+attention alone.
+
 A variant is made by a function without arguments, which raises where the variant cannot run; the reason is printed
 and stored with the results.
 """
@@ -19,7 +22,7 @@ Attention = Callable[..., torch.Tensor]
 
 
 def sdpa(kind: SDPBackend) -> Attention:
-    def run(q, k, v, layout):
+    def run(q, k, v, layout, gate=None):
         with sdpa_kernel(kind):
             return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
@@ -27,10 +30,12 @@ def sdpa(kind: SDPBackend) -> Attention:
 
 
 def isa(config: ISAConfig = ISAConfig(), backend: str = "triton", dense: str = "sdpa") -> Attention:
-    """dense: the sharp group's attention; "sdpa" is cuDNN's on Hopper."""
+    """dense: the attention of dense query blocks; "sdpa" is cuDNN's on Hopper."""
 
-    def run(q, k, v, layout):
-        return in_context_sparse_attention(q, k, v, layout=layout, config=config, backend=backend, dense=dense)
+    def run(q, k, v, layout, gate=None):
+        return in_context_sparse_attention(
+            q, k, v, layout=layout, config=config, coarse_gate=gate, backend=backend, dense=dense
+        )  # fmt: skip
 
     return run
 
@@ -41,7 +46,7 @@ def flex() -> Attention:
     # One compilation per length, as fixed shapes give it its fastest code.
     compiled = torch.compile(flex_attention, dynamic=False)
 
-    def run(q, k, v, layout):
+    def run(q, k, v, layout, gate=None):
         return compiled(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
     return run
@@ -49,12 +54,12 @@ def flex() -> Attention:
 
 def sol_attn(tau: float) -> Attention:
     attention = comfy_kitchen("sol_attn")
-    return lambda q, k, v, layout: attention(q, k, v, tau=tau)
+    return lambda q, k, v, layout, gate=None: attention(q, k, v, tau=tau)
 
 
 def kitchen_int8() -> Attention:
     attention = comfy_kitchen("int8_attention")
-    return lambda q, k, v, layout: attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+    return lambda q, k, v, layout, gate=None: attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
 
 def comfy_kitchen(name: str) -> Callable:
@@ -72,7 +77,7 @@ def comfy_kitchen(name: str) -> Callable:
 def sage() -> Attention:
     from sageattention import sageattn
 
-    def run(q, k, v, layout):
+    def run(q, k, v, layout, gate=None):
         # Left to itself SageAttention 1 subtracts the mean of K in place: the caller's K, which others are measured on.
         centred = k - k.mean(dim=1, keepdim=True)
         return sageattn(q, centred, v, tensor_layout="NHD", smooth_k=False)

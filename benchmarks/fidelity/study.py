@@ -166,7 +166,7 @@ def about(options, folders: dict[str, Path]) -> dict:
     return {
         "gpu": torch.cuda.get_device_name() if on_gpu else "CPU",
         "versions": versions(),
-        "command": " ".join(["python", "benchmarks/fidelity/study.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
         "weights": {name: hashlib.sha256((folder / EDITOR).read_bytes()).hexdigest() for name, folder in folders.items()},
         "size": dict(zip(("frames", "height", "width"), options.size))
         | {name: getattr(options, name) for name in ("steps", "clips", "block_size")},

@@ -159,7 +159,7 @@ def main():
     result = {
         "gpu": gpu,
         "versions": versions(),
-        "command": " ".join(["python", "benchmarks/steps/panel.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
         "blocks": options.blocks,
         "latent": SIZE,
         "rows": rows,

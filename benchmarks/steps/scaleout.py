@@ -163,7 +163,7 @@ def main():
         "gpu": gpu,
         "versions": {**versions(), "diffusers": diffusers.__version__},
         "command": shlex.join(
-            ["torchrun", "--nproc-per-node", str(dist.get_world_size()), "benchmarks/steps/scaleout.py", *sys.argv[1:]]
+            ["torchrun", "--nproc-per-node", str(dist.get_world_size()), "-m", __spec__.name, *sys.argv[1:]]
         ),
         "blocks": options.blocks,
         "rows": [],

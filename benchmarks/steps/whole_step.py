@@ -148,7 +148,7 @@ def main():
     result = {
         "gpu": gpu,
         "versions": versions(),
-        "command": shlex.join(["python", "benchmarks/steps/whole_step.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", __spec__.name, *sys.argv[1:]]),
         "model": "Wan with context (Bernini)" if options.native else "LIVEditor",
         "blocks": options.blocks,
         "rows": [],

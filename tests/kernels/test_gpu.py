@@ -113,7 +113,9 @@ def in_torch(case: Case, plan: RoutingPlan) -> torch.Tensor:
     plan = RoutingPlan(plan.kv_blocks.long(), plan.dense_queries, plan.exact_blocks.long(), plan.sharpness)
     blocks = (case.table.to_blocks(x) for x in (q, k, v))
     variance_k = block_variances(k, pooled_k, case.table) if case.config.tail_order == 2 else None
-    out = case.table.to_tokens(attend_blocks(*blocks, pooled_k, pooled_v, variance_k, plan, case.table, case.config, dense_attention))
+    out = case.table.to_tokens(
+        attend_blocks(*blocks, pooled_k, pooled_v, variance_k, plan, case.table, case.config, dense_attention)
+    )
     if case.gate is not None:
         gate = case.gate[:, None, :, 0].expand(-1, case.q.shape[2], -1, -1).flatten(0, 1)
         out = out + residual(coarse_scores(pooled_q, pooled_k).softmax(-1), pooled_v, gate, case.table)
