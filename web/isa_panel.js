@@ -2,10 +2,12 @@
 import { app } from "/scripts/app.js";
 import { instances, root, tokensAhead } from "./isa_graph.js";
 import { Thumbnail } from "./isa_heatmap.js";
+import { costOf, differing, estimatedCost, listed, stepLines } from "./isa_lines.js";
 import { PRESETS, matches, ownPresets } from "./isa_presets.js";
+import { fateOf, isRemembered, remember } from "./isa_record.js";
 import { post } from "./isa_requests.js";
 import { t } from "./isa_text.js";
-import { differing, read, schedule, write } from "./isa_widgets.js";
+import { read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 136;
 const SETTLED_AFTER = 1000; // ms in which a page that is opening another workflow has replaced this one's
@@ -88,53 +90,24 @@ export class Panel {
 
     async drawCost(values = read(this.node)) {
         if (!values) return; // the page still makes the node
-        const { tokens, about } = this;
-        const { least, from, to, dense } = schedule(this.node);
+        const { tokens, about, measured } = this;
         const asked = (this.asked = {});
-        const count = tokens.reduce((sum, part) => sum + part);
-        const rounded = about ? t("about {total}", { total: count.toLocaleString("en") }) : count.toLocaleString("en");
-        const show = (share, text, title = "") => {
+        const show = ({ share, text, title }) => {
             const [bar, label] = this.cost.children;
             bar.style.width = `${Math.min(100, 100 * share)}%`;
             label.textContent = text;
             this.cost.title = [text, title].filter(Boolean).join("\n");
         };
-        if (count < least) {
-            return show(1, t("Full attention: {total} tokens, fewer than min_tokens {least}", { total: rounded, least }),
-                t("Lower min_tokens on Attach ISA, or take a longer or larger video."));
-        }
-        const limits = [];
-        if (values.enabled && (from > 0 || to < 1)) limits.push(t("Between start_percent {from} and end_percent {to} alone; full attention before and after.", { from, to }));
-        if (values.enabled && dense) limits.push(t("Not in dense_blocks {blocks}, which attend in full.", { blocks: dense }));
-        if (values.enabled && "sharpness_threshold" in values) {
-            // How many queries are sharper, no one knows before a run.
-            const measured = this.measured && !differing(values, this.measured.values).length ? this.measured.flop_ratio : null;
-            const label = measured === null ? t("By threshold: depends on the video, {total} tokens", { total: rounded })
-                : t("By threshold: {share} of full attention's arithmetic measured, {total} tokens", { share: percent(measured), total: rounded });
-            return show(measured ?? 0, label, limits.join("\n"));
-        }
+        const cost = costOf({ values, tokens, about, measured, ...schedule(this.node) });
+        if (cost.text) return show(cost);
         const found = await post("estimate", { values, tokens });
-        if (asked !== this.asked) return; // moved on meanwhile
-        const share = found.flop_ratio;
-        show(share ?? 0, found.error ?? t("{share} of full attention's arithmetic, {total} tokens", { share: percent(share), total: rounded }),
-            limits.join("\n"));
+        if (asked === this.asked) show(estimatedCost(found, cost)); // or it has moved on meanwhile
     }
 
     drawNow() {
         const { row, run } = this;
-        const lines = [];
-        if (row) {
-            const full = Object.keys(row.full)[0];
-            const shares = () => ({ share: percent(row.density), kept: percent(row.kept), cost: percent(row.flop_ratio) });
-            const kind = row.density !== undefined ? t("density {share}, kept context {kept}, arithmetic {cost}", shares())
-                : row.tokens.length ? t("full attention ({reason})", { reason: full ?? "-" }) : t("no attention (a cache skipped it)");
-            lines.push(run ? `${t("step {step} of {steps}", { step: row.step + 1, steps: run.steps })}: ${kind}` : `${t("last step")}: ${kind}`);
-            const pace = [["ISA", row.pace.isa], [t("full"), row.pace.full]].filter(([, seconds]) => seconds);
-            const paces = pace.map(([name, seconds]) => `${name} ${seconds.toPrecision(3)} s`).join(", ");
-            if (paces) lines.push(`${paces} ${t("per model call")}${row.backend ? `, ${row.backend[0]}` : ""}`);
-            if (full && row.density !== undefined) lines.push(t("partly full attention ({reason})", { reason: full }));
-            this.now.title = row.backend?.join(": ") ?? "";
-        }
+        const lines = row ? stepLines(row, run) : [];
+        if (row) this.now.title = row.backend?.join(": ") ?? "";
         if (this.said) lines.push(this.said);
         else if (run && !this.pending) {
             const mine = read(this.node);
@@ -171,7 +144,7 @@ export class Panel {
 
     // Taken or not wanted.
     settled() {
-        remember(this.offered);
+        remember(this.offered, root().id, sessionStorage);
         this.offered = null;
         this.drawReplay();
     }
@@ -183,7 +156,7 @@ export class Panel {
     }
 
     rememberTaken() {
-        if (this.taken) remember(this.taken.event);
+        if (this.taken) remember(this.taken.event, root().id, sessionStorage);
         this.taken = null;
     }
 
@@ -217,14 +190,13 @@ export class Panel {
     onEnded(event) {
         Object.assign(this, { run: null, said: null, pending: null, toldAt: undefined });
         const mine = read(this.node);
-        if (!event.changes || !this.changes || isRemembered(event)) return;
-        const same = mine && Object.entries(mine).every(([name, value]) => event.values[name] === value);
-        if (same && instances(this.node) === 1) {
+        if (!event.changes || !this.changes || isRemembered(event, root().id, sessionStorage)) return;
+        const fate = fateOf(event, mine, instances(this.node), this.changes.value);
+        if (fate === "taken") {
             this.changes.value = event.changes;
             this.offered = null;
             this.taken = { event, at: Date.now() };
-        } else if (event.changes !== this.changes.value) {
-            // Moved for the next run, too late for this one, refused, or not the node's alone: the record must not be lost.
+        } else if (fate === "offered") {
             this.offered = event;
         }
         this.drawReplay();
@@ -294,12 +266,3 @@ export class Panel {
         this.drawNow();
     }
 }
-
-// An end is told again to a page that was reloaded; its record may have been taken and forgotten since.
-const keyOf = (event) => `isa-ended ${root().id} ${event.node}`;
-const endOf = (event) => `${event.execution} ${event.changes}`;
-const isRemembered = (event) => sessionStorage.getItem(keyOf(event)) === endOf(event);
-const remember = (event) => sessionStorage.setItem(keyOf(event), endOf(event));
-
-const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
-const listed = (values, names) => names.map((name) => `${name} ${values[name]}`).join(", ");

@@ -1,5 +1,5 @@
 // Presets of Attach ISA. docs/fidelity.md has what they were measured to cost; "Paper" is the paper's, exactly.
-import { t } from "./isa_text.js";
+import { t } from "./isa_words.js";
 
 export const PRESETS = {
     Lossless: {

@@ -6,7 +6,7 @@ import { t } from "./isa_text.js";
 const NODE = "LIVEditorAttachISA";
 
 const say = (severity, detail, life) => app.extensionManager.toast.add({ severity, summary: t("ISA speed test"), detail, life });
-const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
+export const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
 
 export async function speedTest() {
     const { output, workflow } = await app.graphToPrompt();
@@ -27,7 +27,7 @@ export async function speedTest() {
 }
 
 // A new seed, or the server would have the result already.
-function variant(output, enabled, seed) {
+export function variant(output, enabled, seed) {
     const changed = structuredClone(output);
     for (const { class_type, inputs } of Object.values(changed)) {
         if (class_type === NODE) Object.assign(inputs, { enabled, live_changes: "" });
@@ -60,7 +60,7 @@ async function paceOf(output, workflow, counts) {
     return median(seconds.slice(seconds.length > 1 ? 1 : 0));
 }
 
-function whyNone(steps) {
+export function whyNone(steps) {
     const reason = steps.map((step) => Object.keys(step.full)[0]).find(Boolean);
     if (!reason) return t("No model call went through Attach ISA.");
     const cure = reason.includes("min_tokens") ? t("Lower min_tokens on Attach ISA, or take a longer or larger video.")

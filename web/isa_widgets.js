@@ -41,8 +41,3 @@ function set(node, name, value) {
     widget.value = value;
     widget.callback?.(value);
 }
-
-// The names whose values in `theirs` are others than those that `mine` has.
-export function differing(mine, theirs) {
-    return Object.keys(mine).filter((name) => name in theirs && mine[name] !== theirs[name]);
-}

@@ -1,0 +1,84 @@
+// What the panel says of settings and steps.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { web } from "./comfyui.mjs";
+
+const { costOf, differing, estimatedCost, listed, percent, stepLines } = await web("isa_lines.js");
+
+const PAPER = { enabled: true, keep_ratio: 0.125, dense_query_ratio: 0.5, exact_ratio: 0.0625 };
+const { dense_query_ratio, ...REST } = PAPER;
+const BY_THRESHOLD = { ...REST, sharpness_threshold: 0.01 };
+const SETTINGS = { values: PAPER, tokens: [180, 180], about: false, measured: null, least: 0, from: 0, to: 1, dense: "" };
+const cost = (changed) => costOf({ ...SETTINGS, ...changed });
+
+test("shares have one decimal below ten percent", () => {
+    const shares = [[0, "0.0 %"], [0.0042, "0.4 %"], [0.0994, "9.9 %"], [0.0995, "10 %"], [0.1, "10 %"], [0.124, "12 %"], [1, "100 %"], [1.2, "120 %"]];
+    for (const [share, text] of shares) assert.equal(percent(share), text);
+});
+
+test("what differs is named in the order of the node's settings, and only what both have", () => {
+    assert.deepEqual(differing(PAPER, { exact_ratio: 0.5, keep_ratio: 1, enabled: true, block_size: 3 }), ["keep_ratio", "exact_ratio"]);
+    assert.deepEqual(differing(PAPER, BY_THRESHOLD), []);
+    assert.equal(listed({ keep_ratio: 1, exact_ratio: 0.5 }, ["keep_ratio", "exact_ratio"]), "keep_ratio 1, exact_ratio 0.5");
+    assert.equal(listed({}, []), "");
+});
+
+test("fewer tokens than min_tokens attend in full", () => {
+    const { share, text, title } = cost({ least: 12288 });
+    assert.equal(share, 1);
+    assert.equal(text, "Full attention: 360 tokens, fewer than min_tokens 12288");
+    assert.match(title, /Lower min_tokens/);
+    assert.equal(cost({ least: 360 }).text, undefined, "as many as min_tokens are enough");
+});
+
+test("ratios are for the server to estimate", () => {
+    const asked = cost({ tokens: [32760, 32760] });
+    assert.deepEqual(asked, { total: "65,520", title: "" });
+    assert.deepEqual(estimatedCost({ flop_ratio: 0.234 }, asked), {
+        share: 0.234, text: "23 % of full attention's arithmetic, 65,520 tokens", title: "",
+    });
+    assert.deepEqual(estimatedCost({ error: "The server does not answer." }, asked), {
+        share: 0, text: "The server does not answer.", title: "",
+    });
+    assert.equal(cost({ about: true }).total, "about 360");
+});
+
+test("limits of the schedule are in the title, unless ISA is off", () => {
+    const limited = { from: 0.1, to: 0.5, dense: "0-1,-1" };
+    assert.deepEqual(cost(limited).title.split("\n"), [
+        "Between start_percent 0.1 and end_percent 0.5 alone; full attention before and after.",
+        "Not in dense_blocks 0-1,-1, which attend in full.",
+    ]);
+    assert.equal(cost({ ...limited, values: { ...PAPER, enabled: false } }).title, "");
+});
+
+test("what a threshold costs is known from a run with the same settings", () => {
+    assert.deepEqual(cost({ values: BY_THRESHOLD }), { share: 0, text: "By threshold: depends on the video, 360 tokens", title: "" });
+    const measured = { flop_ratio: 0.3, values: { ...BY_THRESHOLD } };
+    assert.equal(cost({ values: BY_THRESHOLD, measured }).text, "By threshold: 30 % of full attention's arithmetic measured, 360 tokens");
+    assert.equal(cost({ values: BY_THRESHOLD, measured }).share, 0.3);
+    const moved = { ...BY_THRESHOLD, keep_ratio: 1 };
+    assert.match(cost({ values: moved, measured }).text, /depends on the video/);
+    assert.equal(cost({ values: { ...BY_THRESHOLD, enabled: false } }).text, undefined, "off, the server says what it costs");
+});
+
+const ROW = { step: 2, tokens: [180, 180], full: {}, pace: { isa: 0.12345 }, density: 0.25, kept: 0.125, flop_ratio: 0.3, backend: ["torch", "no GPU"] };
+
+test("a step in which ISA acted", () => {
+    assert.deepEqual(stepLines(ROW, { steps: 24 }), [
+        "step 3 of 24: density 25 %, kept context 13 %, arithmetic 30 %",
+        "ISA 0.123 s per model call, torch",
+    ]);
+    assert.match(stepLines(ROW, null)[0], /^last step: /);
+    const partly = stepLines({ ...ROW, full: { "dense_blocks 0-1": 2 }, pace: { isa: 1.5, full: 20 } }, null);
+    assert.deepEqual(partly.slice(1), ["ISA 1.50 s, full 20.0 s per model call, torch", "partly full attention (dense_blocks 0-1)"]);
+});
+
+test("a step in which it did not", () => {
+    const { density, kept, flop_ratio, backend, ...row } = ROW;
+    assert.deepEqual(stepLines({ ...row, pace: {}, full: { "switched off": 4 } }, { steps: 4 }), [
+        "step 3 of 4: full attention (switched off)",
+    ]);
+    assert.deepEqual(stepLines({ ...row, pace: {} }, null), ["last step: full attention (-)"]);
+    assert.deepEqual(stepLines({ ...row, pace: {}, tokens: [] }, null), ["last step: no attention (a cache skipped it)"]);
+});

@@ -1,0 +1,55 @@
+// The panel's words.
+import assert from "node:assert/strict";
+import { afterEach, test } from "node:test";
+import { web } from "./comfyui.mjs";
+import { api, app } from "./comfyui_app.mjs";
+
+const { loadWords, t } = await web("isa_text.js");
+const { setWords } = await web("isa_words.js");
+
+afterEach(() => {
+    Object.assign(api, { locales: {} });
+    app.language = "en";
+    setWords({});
+});
+
+test("values are put into braces, and braces without a value stay", () => {
+    assert.equal(t("step {step} of {steps}", { step: 3, steps: 20 }), "step 3 of 20");
+    assert.equal(t("{a} {a} {b}", { a: 0 }), "0 0 {b}");
+    assert.equal(t("plain"), "plain");
+});
+
+test("a value that looks like a placeholder is not filled", () => {
+    assert.equal(t("{reason}", { reason: "{reason} $& {b}", b: 1 }), "{reason} $& {b}");
+});
+
+test("words are those of the page's language, English where one is missing", async () => {
+    app.language = "fr";
+    api.locales = { fr: { LIVEditor: { "last step": "dernier pas", "{n} of {m}": "{n} sur {m}" } } };
+    await loadWords();
+    assert.equal(t("last step"), "dernier pas");
+    assert.equal(t("{n} of {m}", { n: 1, m: 2 }), "1 sur 2");
+    assert.equal(t("full"), "full");
+});
+
+test("a region takes its language's words", async () => {
+    app.language = "zh-TW";
+    api.locales = { zh: { LIVEditor: { full: "全" } } };
+    await loadWords();
+    assert.equal(t("full"), "全");
+});
+
+for (const [what, locales] of [["without the pack", { ja: {} }], ["without the language", {}], ["without an answer", null]]) {
+    test(`a server ${what} leaves English`, async () => {
+        app.language = "ja";
+        api.locales = locales;
+        await loadWords();
+        assert.equal(t("full"), "full");
+    });
+}
+
+test("English asks the server for nothing", async () => {
+    api.locales = { en: { LIVEditor: { full: "changed" } } };
+    await loadWords();
+    assert.equal(t("full"), "full");
+});

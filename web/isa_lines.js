@@ -1,0 +1,56 @@
+// What the panel says of settings and steps, as text.
+import { t } from "./isa_words.js";
+
+export const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+export const listed = (values, names) => names.map((name) => `${name} ${values[name]}`).join(", ");
+
+// The names whose values in `theirs` are others than those that `mine` has.
+export function differing(mine, theirs) {
+    return Object.keys(mine).filter((name) => name in theirs && mine[name] !== theirs[name]);
+}
+
+// The bar and its words, {share, text, title}; without a text where the server has to estimate the share.
+// tokens: [target, context ...]; about: not quite known; least, from, to, dense: the schedule; measured: the last step in which
+// ISA acted.
+export function costOf({ values, tokens, about, measured, least, from, to, dense }) {
+    const count = tokens.reduce((sum, part) => sum + part);
+    const total = about ? t("about {total}", { total: count.toLocaleString("en") }) : count.toLocaleString("en");
+    if (count < least) {
+        return {
+            share: 1,
+            text: t("Full attention: {total} tokens, fewer than min_tokens {least}", { total, least }),
+            title: t("Lower min_tokens on Attach ISA, or take a longer or larger video."),
+        };
+    }
+    const limits = [];
+    if (values.enabled && (from > 0 || to < 1)) limits.push(t("Between start_percent {from} and end_percent {to} alone; full attention before and after.", { from, to }));
+    if (values.enabled && dense) limits.push(t("Not in dense_blocks {blocks}, which attend in full.", { blocks: dense }));
+    const title = limits.join("\n");
+    if (!values.enabled || !("sharpness_threshold" in values)) return { total, title };
+    // How many queries are sharper, no one knows before a run.
+    const share = measured && !differing(values, measured.values).length ? measured.flop_ratio : null;
+    const text = share === null ? t("By threshold: depends on the video, {total} tokens", { total })
+        : t("By threshold: {share} of full attention's arithmetic measured, {total} tokens", { share: percent(share), total });
+    return { share: share ?? 0, text, title };
+}
+
+// The same with the server's estimate, {flop_ratio} or {error}.
+export function estimatedCost({ flop_ratio: share, error }, { total, title }) {
+    const text = error ?? t("{share} of full attention's arithmetic, {total} tokens", { share: percent(share), total });
+    return { share: share ?? 0, text, title };
+}
+
+// What the last step did, line by line; run: the one that is going on, or null.
+export function stepLines(row, run) {
+    const lines = [];
+    const full = Object.keys(row.full)[0];
+    const shares = () => ({ share: percent(row.density), kept: percent(row.kept), cost: percent(row.flop_ratio) });
+    const kind = row.density !== undefined ? t("density {share}, kept context {kept}, arithmetic {cost}", shares())
+        : row.tokens.length ? t("full attention ({reason})", { reason: full ?? "-" }) : t("no attention (a cache skipped it)");
+    lines.push(run ? `${t("step {step} of {steps}", { step: row.step + 1, steps: run.steps })}: ${kind}` : `${t("last step")}: ${kind}`);
+    const pace = [["ISA", row.pace.isa], [t("full"), row.pace.full]].filter(([, seconds]) => seconds);
+    const paces = pace.map(([name, seconds]) => `${name} ${seconds.toPrecision(3)} s`).join(", ");
+    if (paces) lines.push(`${paces} ${t("per model call")}${row.backend ? `, ${row.backend[0]}` : ""}`);
+    if (full && row.density !== undefined) lines.push(t("partly full attention ({reason})", { reason: full }));
+    return lines;
+}
