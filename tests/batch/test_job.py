@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from contextlib import nullcontext
 from fractions import Fraction
@@ -34,6 +33,7 @@ from liveditor_isa.command import batch as command  # noqa: E402
 from liveditor_isa.isa_core import ISAConfig  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
+from waiting import until  # noqa: E402
 
 EDITOR = "fake_editor"
 MARK = "LIVEDITOR_TEST_JOB"
@@ -68,14 +68,7 @@ def workers_find_the_editor(monkeypatch, tmp_path):
         monkeypatch.setenv("TMPDIR", short)
         monkeypatch.setattr(tempfile, "tempdir", short)
         yield
-        wait_until(lambda: not processes(str(tmp_path)), "processes are left", 30)
-
-
-def wait_until(happens, otherwise: str, seconds: float = 60):
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end, otherwise
-        time.sleep(0.05)
+        until(lambda: not processes(str(tmp_path)), "processes are left", 30, every=0.05)
 
 
 def processes(mark: str) -> list[str]:
@@ -131,7 +124,7 @@ def test_a_hundred_clips_with_everything_killed_on_the_way(clip_file, tmp_path):
     out = tmp_path / "out"
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(manifest), str(out), EDITOR])
     try:
-        wait_until(lambda: len(names(out, "records/*.json")) >= 33, "the job does not get on", 120)
+        until(lambda: len(names(out, "records/*.json")) >= 33, "the job does not get on", 120, every=0.05)
         with pytest.raises(JobError, match=f"Another process is at this job .process {driver.pid} "):
             run(read_manifest(manifest), ModelChoice(), out, editor=EDITOR, progress=False)
     finally:

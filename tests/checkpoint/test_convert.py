@@ -473,7 +473,7 @@ def test_memory_stays_far_below_the_file(tmp_path, ending, own, dtype, strided):
         process.stdin.flush()
         while process.poll() is None:
             peak = max(peak, anonymous_memory(process))
-            time.sleep(0.0005)
+            time.sleep(0.0005)  # between two readings
     assert process.returncode == 0 and read_header(target).shapes == shapes
     source.unlink(), target.unlink()
     assert peak - baseline < bound, f"{(peak - baseline) / MIB:.0f} MiB more than before"

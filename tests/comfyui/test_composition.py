@@ -541,7 +541,7 @@ def test_multigpu_cfg_split(liveditor, sparse, two_devices, monkeypatch, order):
 
     def slow(self, stats):
         inside.append(1)
-        time.sleep(0.01)
+        time.sleep(0.01)  # in which another thread would come in
         most.append(len(inside))
         add(self, stats)
         inside.pop()

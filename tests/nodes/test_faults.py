@@ -24,6 +24,7 @@ from liveditor_isa.checkpoint.convert import convert_checkpoint
 from liveditor_isa.checkpoint.keys import CheckpointError
 from liveditor_isa.video.mp4 import ABANDONED_SECONDS, write_mp4
 from make_tiny_model import MODEL, bin_variants, diffusion_weights
+from waiting import settled, until
 from workflow_api import Workflow
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -94,15 +95,7 @@ class FaultyServer(ComfyServer):
     def memory(self) -> int:
         """Bytes in use once that is done."""
         self.forget()
-        time.sleep(1.5)
-        return self.process_info.memory_info().rss
-
-
-def until(true, seconds: float = 90):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.01)
+        return settled(lambda: self.process_info.memory_info().rss, within=2**20)
 
 
 def content(path: Path) -> str:

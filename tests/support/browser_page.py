@@ -1,6 +1,7 @@
 """ComfyUI's page in a real Chromium: opening it, workflows in it, and what its nodes hold."""
 
 import base64
+import time
 from contextlib import contextmanager
 
 WAYS = ["canvas nodes", "Vue nodes"]
@@ -83,3 +84,39 @@ def prompt_of(page) -> dict:
     for node in prompt.values():
         node["inputs"].pop("video-preview", None)  # the page's own, unknown to the server
     return prompt
+
+
+LOOK_EVERY = 100
+"""Milliseconds between two looks of the panel at its widgets (web/attach_isa.js)."""
+
+
+def after_looks(page, count: int):
+    """Once the panel has looked so many times: by a timer of the page's own, which is as slow as the panel's on a busy machine.
+
+    For what is not to happen, and so cannot be waited for.
+    """
+    page.evaluate(
+        """([count, every]) => new Promise(done => {
+            const timer = setInterval(() => count-- > 0 || (clearInterval(timer), done()), every);
+        })""",
+        [count, LOOK_EVERY],
+    )
+
+
+def after_frames(page, count: int = 2):
+    """Once the page has drawn so often."""
+    page.evaluate(
+        """count => new Promise(done => {
+            const next = () => (count-- > 0 ? requestAnimationFrame(next) : done());
+            next();
+        })""",
+        count,
+    )
+
+
+def wait_until(page, true, seconds: float = 20):
+    """Until `true()` is, which may be of the page or of what it told this process."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it took too long"
+        page.wait_for_timeout(20)  # has Playwright deliver the page's events, which time.sleep does not

@@ -31,7 +31,7 @@ def edit_file(pipe, edit, output, progress=True):
         log.write(f"{Path(output).stem}\n")
     frames = _frames(edit.video)
     if what == "slowly":
-        time.sleep(float(value))
+        time.sleep(float(value))  # an edit that takes so long
     elif what == "full":
         raise OSError(errno.ENOSPC, "The disk is full: 0 MB are free. Make room and run again", "/elsewhere")
     elif what == "broken":

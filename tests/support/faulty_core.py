@@ -31,7 +31,7 @@ def held():
     with open(f"{folder}/../held", "w"):
         pass
     for _ in range(6000):
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks for the file, a minute of them
         try:
             open(f"{folder}/../go").close()
             return

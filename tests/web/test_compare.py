@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from browser_page import drop, set_widgets, wait_for_nodes
+from browser_page import after_frames, drop, set_widgets, wait_for_nodes, wait_until
 from examples import EXAMPLES, fresh
 from PIL import Image
 
@@ -32,9 +32,17 @@ def compared(page):
 
 
 def picture(page) -> np.ndarray:
+    """The stage, once two pictures of it are the same: a video's frame is on the screen some time after it was decoded."""
     page.wait_for_function(f"() => {VIDEOS}.every(video => !video.seeking && video.readyState >= 2)")
-    page.wait_for_timeout(300)
-    return np.asarray(Image.open(io.BytesIO(page.locator(".isa-stage").screenshot())).convert("RGB")).astype(float)
+    taken = [b""]
+
+    def same() -> bool:
+        after_frames(page)
+        taken.append(page.locator(".isa-stage").screenshot())
+        return taken[-1] == taken[-2]
+
+    wait_until(page, same)
+    return np.asarray(Image.open(io.BytesIO(taken[-1])).convert("RGB")).astype(float)
 
 
 def at(page, share: float) -> np.ndarray:

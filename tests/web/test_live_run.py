@@ -6,7 +6,7 @@ import shutil
 import time
 
 import pytest
-from browser_page import drop, open_page, set_widgets, wait_for_nodes
+from browser_page import after_frames, after_looks, drop, open_page, set_widgets, wait_for_nodes, wait_until
 from comfy_headless import ComfyServer
 from examples import EXAMPLES, fresh
 
@@ -157,7 +157,7 @@ def test_a_slider_moved_in_mid_run_acts_on_the_later_steps_and_the_workflow_repe
 
     # Saved and opened again it runs the same; a slider that is moved then makes it forget.
     graph.evaluate("async () => window.app.loadGraphData(window.app.graph.serialize())")
-    graph.wait_for_timeout(500)
+    after_looks(graph, 5)  # none of which may take what was loaded for a slider that was moved
     assert json.loads(widget(graph, "live_changes")) == changes
     queue(graph)
     again = [event for event in ended(graph) if event["type"] == "step"]
@@ -228,7 +228,7 @@ def test_changes_that_were_refused_or_lost_are_sent_again(graph):
     queue(graph)
     graph.route("**/liveditor_isa/live", answer)
     set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.6}})
-    graph.wait_for_timeout(150)
+    wait_until(graph, lambda: len(answers) < 2)
     set_widgets(graph, {"LIVEditorAttachISA": {"exact_ratio": 0.5}})
     values = [event for event in ended(graph) if event["type"] == "step"][-1]["values"]
     assert not answers and (values["keep_ratio"], values["exact_ratio"]) == (0.6, 0.5)
@@ -269,7 +269,7 @@ def test_the_record_of_a_run_that_the_widgets_do_not_have_is_offered(graph):
     assert (widget(graph, "keep_ratio"), widget(graph, "live_changes")) == (0.9, "")
     graph.locator(".isa-replay button", has_text="repeat it").first.dispatch_event("click")
     graph.get_by_text("Repeats the last run's live changes.").first.wait_for()
-    graph.wait_for_timeout(300)
+    after_looks(graph, 3)  # none of which may take the repeated values for sliders that were moved
     assert (widget(graph, "keep_ratio"), widget(graph, "live_changes")) == (0.6, changes)
 
 
@@ -294,7 +294,7 @@ def test_a_slider_that_is_released_between_runs_queues_one(graph):
         graph.mouse.down()
         for value in (0.3, 0.4):
             set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": value}})
-            graph.wait_for_timeout(300)
+            after_looks(graph, 3)  # none of which may queue a run while the mouse is down
         assert not graph.evaluate("() => window.seen.some(e => e.type === 'started')")
         graph.mouse.up()
         started = [event for event in ended(graph) if event["type"] == "started"]
@@ -311,7 +311,7 @@ def test_a_slider_that_is_released_while_the_server_works_queues_a_run_afterward
         # What is loaded or decoded is no sampling run, so the panel knows nothing of it.
         graph.evaluate(says, 1)
         set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.3}})
-        graph.wait_for_timeout(1000)
+        after_looks(graph, 10)  # none of which may queue a run while the server works
         assert not graph.evaluate("() => window.seen.length")
         graph.evaluate(says, 0)
         assert [event["values"]["keep_ratio"] for event in ended(graph) if event["type"] == "started"] == [0.3]
@@ -351,47 +351,67 @@ PIXELS = """canvas => {
 }"""
 
 
+COUNT_DRAWINGS = """() => {
+    const { prototype } = CanvasRenderingContext2D, { drawImage } = prototype;
+    prototype.drawImage = function (picture, ...rest) {
+        drawImage.call(this, picture, ...rest);
+        if (picture instanceof OffscreenCanvas && this.canvas.closest('.isa-maps')) window.drawings += 1;
+    };
+}"""
+"""Of maps in the dialog."""
+
+
+def is_kept(canvas) -> bool:
+    return all(red > blue + 40 for red, _, blue in canvas.evaluate(PIXELS)["rows"])
+
+
+def is_partly_left_out(canvas) -> bool:
+    return any(blue > red + 40 for red, _, blue in canvas.evaluate(PIXELS)["rows"])
+
+
+def record_maps(page, detail: str):
+    """Set how much of heat maps is recorded, and come back when the server knows."""
+    with page.expect_response("**/liveditor_isa/detail"):
+        page.evaluate("detail => { app.extensionManager.setting.set('LIVEditor.HeatMaps', detail) }", detail)
+
+
 def test_the_heat_map_shows_what_was_kept(graph):
-    graph.evaluate("() => app.extensionManager.setting.set('LIVEditor.HeatMaps', 'every transformer block')")
+    record_maps(graph, "every transformer block")
     try:
-        graph.wait_for_timeout(500)
         # All of the context, then, from a step on, none but the least.
         set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 1}})
         queue(graph)
         thumbnail = graph.locator(".isa-thumbnail").first
         graph.wait_for_function("() => !document.querySelector('.isa-thumbnail').hidden", timeout=20_000)
-        graph.wait_for_timeout(500)
+        # 160 × 96: ten tokens by six, 60 a frame. What is kept is drawn yellow over the frame, what is not is blue.
+        wait_until(graph, lambda: is_kept(thumbnail))
         everything = thumbnail.evaluate(PIXELS)
         set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0}})
         steps = [event for event in ended(graph) if event["type"] == "step"]
         graph.wait_for_function("last => window.seen.some(e => e.type === 'map' && e.at === last)", arg=STEPS - 1)
-        graph.wait_for_timeout(200)
-        little = thumbnail.evaluate(PIXELS)
-        # 160 × 96: ten tokens by six, 60 a frame. What is kept is drawn yellow over the frame, what is not is blue.
+        wait_until(graph, lambda: is_partly_left_out(thumbnail))
         assert everything["width"] / everything["height"] == pytest.approx(160 / 96, rel=0.02)
-        assert all(red > blue + 40 for red, _, blue in everything["rows"])
-        assert any(blue > red + 40 for red, _, blue in little["rows"])
 
         thumbnail.dispatch_event("click")
         dialog = graph.locator("dialog.isa-maps")
         graph.wait_for_function("() => document.querySelector('.isa-maps input[data-of=call]').max === '23'", timeout=20_000)
         show = "([name, value]) => { const control = document.querySelector(`.isa-maps [data-of=${name}]`); control.value = value; control.dispatchEvent(new Event(control.type === 'range' ? 'input' : 'change')) }"
-        seen = {}
-        for call in (0, STEPS - 1):
+        picture = dialog.locator("canvas")
+        for call, holds in ((0, is_kept), (STEPS - 1, is_partly_left_out)):
             graph.evaluate(show, ["call", str(call)])
-            graph.wait_for_timeout(300)
-            seen[call] = dialog.locator("canvas").evaluate(PIXELS)["rows"]
-        assert all(red > blue + 40 for red, _, blue in seen[0]) and any(blue > red + 40 for red, _, blue in seen[STEPS - 1])
+            wait_until(graph, lambda: holds(picture))  # noqa: B023  called at once
         # Each transformer block, and what else there is to see.
         assert graph.evaluate("() => document.querySelector('.isa-maps input[data-of=block]').max") == "4"
         pictures = set()
+        graph.evaluate(COUNT_DRAWINGS)
         for layer in ("dense", "sharpness"):
             graph.evaluate(show, ["layer", layer])
             assert dialog.locator("[data-of=part] option").all_text_contents() == ["Edit", "Source"]
             for block in "124":
+                graph.evaluate("() => { window.drawings = 0 }")
                 graph.evaluate(show, ["block", block])
-                graph.wait_for_timeout(300)
-                pictures.add(str(dialog.locator("canvas").evaluate(PIXELS)["rows"]))
+                graph.wait_for_function("() => window.drawings > 0")
+                pictures.add(str(picture.evaluate(PIXELS)["rows"]))
         assert len(pictures) > 3
         assert steps[0]["density"] > steps[-1]["density"]
         graph.keyboard.press("Escape")
@@ -403,16 +423,15 @@ def test_the_heat_map_shows_what_was_kept(graph):
         graph.get_by_text("The heat maps are gone").wait_for()
         graph.evaluate(show, ["frame", "0"])
         graph.evaluate(show, ["layer", "dense"])
-        graph.wait_for_timeout(200)
+        after_frames(graph)  # in which nothing is drawn
     finally:
         graph.evaluate("() => app.extensionManager.setting.set('LIVEditor.HeatMaps', 'thumbnail')")
 
 
 @one_way
 def test_no_heat_map_where_none_is_wanted(graph):
-    graph.evaluate("() => app.extensionManager.setting.set('LIVEditor.HeatMaps', 'off')")
+    record_maps(graph, "off")
     try:
-        graph.wait_for_timeout(500)
         queue(graph)
         assert not [event for event in ended(graph) if event["type"] == "map"]
         assert graph.evaluate("() => document.querySelector('.isa-thumbnail').hidden")
@@ -532,7 +551,7 @@ def test_another_workflow_that_is_opened_in_mid_run_is_left_alone(graph):
     set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.3}})
     events = ended(graph)
     assert [event for event in events if event["type"] == "step"][-1]["values"]["keep_ratio"] == 0.75
-    graph.wait_for_timeout(500)
+    after_looks(graph, 5)  # none of which may take the record for this workflow's
     assert widget(graph, "live_changes") == "" and graph.evaluate("() => document.querySelector('.isa-now').textContent") == ""
     go_back(graph, mine)
     graph.wait_for_function(f"() => {ISA}?.widgets.find(widget => widget.name === 'live_changes').value", timeout=20_000)
@@ -578,7 +597,7 @@ def test_two_tabs(graph, server, browser):
     wait_for_nodes(other, 12)
     queue(graph)
     set_widgets(other, {"LIVEditorAttachISA": {"keep_ratio": 0.9}})
-    other.wait_for_timeout(500)
+    after_looks(other, 5)  # none of which may reach the run of the first tab
     assert other.evaluate("() => document.querySelector('.isa-now').textContent") == ""
     set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.6}})
     values = [event["values"]["keep_ratio"] for event in ended(graph) if event["type"] == "step"]
@@ -597,7 +616,7 @@ def test_a_server_that_is_restarted_in_mid_run(browser, server_models, sample_vi
         port = first.port
     set_widgets(opened, {"LIVEditorAttachISA": {"exact_ratio": 0.5}})
     opened.wait_for_function("() => document.querySelector('.isa-cost span').textContent === 'The server does not answer.'")
-    opened.wait_for_timeout(500)
+    after_looks(opened, 5)  # while there is no server
     with ComfyServer(tmp_path, server_models, port=port):
         opened.wait_for_function("() => !document.querySelector('.isa-now').textContent.includes('step ')", timeout=60_000)
         opened.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('360 tokens')")

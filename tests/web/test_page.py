@@ -5,7 +5,7 @@ import shutil
 import time
 
 import pytest
-from browser_page import drop, node_types, prompt_of, set_widgets, wait_for_nodes
+from browser_page import drop, node_types, prompt_of, set_widgets, wait_for_nodes, wait_until
 from examples import EXAMPLES, SMALL, fresh, video_file
 from workflow_api import Workflow
 
@@ -46,7 +46,7 @@ def test_a_file_of_ours_that_is_not_there_is_an_error(page):
     page.on("console", lambda message: errors.append(said_of(message)) if message.type == "error" else None)
     for path in ("extensions/liveditor_isa/none.js", "liveditor_isa/none", "somewhere/none"):
         page.evaluate("path => fetch(path)", path)
-    page.wait_for_timeout(300)
+    wait_until(page, lambda: len(errors) >= 3)
     assert len(errors) == 3 and len(unexpected(errors)) == 2
 
 
@@ -58,22 +58,27 @@ def test_the_blueprint_edits_a_video(page, server):
     wait_for_nodes(page, 1)
     small = {**SMALL["LIVEditorLoad"], "length": 9, "steps": 2, "seed": time.time_ns() % 2**32}
     page.evaluate(
-        """async ([file, values]) => {
+        """([file, values]) => {
             const { graph } = window.app, [host] = graph.nodes, video = window.LiteGraph.createNode('LoadVideo');
             graph.add(video);
             video.widgets.find(widget => widget.name === 'file').value = file;
             video.connect(0, host, host.inputs.findIndex(input => input.name === 'video'));
             for (const [name, value] of Object.entries(values)) host.widgets.find(widget => widget.name === name).value = value;
             const references = host.subgraph.nodes.find(node => node.type === 'LIVEditorInContextReferences');
-            const set = (name, value) => { const widget = references.widgets.find(each => each.name === name); widget.value = value; widget.callback?.(value) };
+            window.named = name => references.widgets.find(each => each.name === name);
+            window.set = (name, value) => { const widget = window.named(name); widget.value = value; widget.callback?.(value) };
             set('size', 'custom');
-            await new Promise(made => setTimeout(made, 300));
+        }""",
+        [SMALL["LoadVideo"]["file"], small],
+    )
+    page.wait_for_function("() => window.named('size.width') && window.named('size.height')")
+    page.evaluate(
+        """() => {
             set('size.width', 160);
             set('size.height', 96);
             window.done = [];
             window.app.api.addEventListener('executed', e => window.done.push(e.detail));
-        }""",
-        [SMALL["LoadVideo"]["file"], small],
+        }"""
     )
     page.get_by_test_id("queue-button").dispatch_event("click")
     page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=120_000)
