@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
+from .dtypes import DTYPES
+from .files import partial_name, partials_of, publish_new
 from .keys import CheckpointError, check_keys, core_metadata, is_dead_weight, is_quantisation
 from .opening import files_of, is_safetensors, open_checkpoint
 
-DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.uint8: "U8", torch.int8: "I8",
@@ -81,19 +82,20 @@ def convert_checkpoint(
     if not is_safetensors(destination):
         raise CheckpointError(f"{destination.name} would be a safetensors file: give it the ending .safetensors.")
     if destination.exists() and not overwrite:
-        raise FileExistsError(errno.EEXIST, "The destination exists already; choose another or overwrite it", str(destination))
+        raise _exists(destination)
+    wanted = None if dtype == "keep" else DTYPES[dtype]
     size, content = _size(source), fingerprint(source)
     checkpoint = open_checkpoint(source)
     check_keys(checkpoint.shapes)
     dropped = [name for name in checkpoint.sources if is_dead_weight(name)]
-    plan = {name: _target_dtype(name, checkpoint, DTYPES[dtype]) for name in checkpoint.sources if name not in set(dropped)}
+    plan = {name: _target_dtype(name, checkpoint, wanted) for name in checkpoint.sources if name not in set(dropped)}
     # Widest types first, so that every weight starts at a multiple of its type's size.
     plan = dict(sorted(plan.items(), key=lambda item: -item[1].itemsize))
     header, total = _header(checkpoint, plan, content, names)
-    partial = destination.with_name(f".{destination.name}.partial")
-    _remove_abandoned(partial)
+    _remove_abandoned(destination)
     _require_space(destination.parent, len(header) + total)
 
+    partial = partial_name(destination)
     try:
         with open(partial, "xb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
@@ -106,7 +108,12 @@ def convert_checkpoint(
                         progress(done, total)
         if fingerprint(source) != content:
             raise _replaced(source)
-        os.replace(partial, destination)
+        if overwrite:
+            os.replace(partial, destination)
+        else:
+            publish_new(partial, destination)
+    except FileExistsError:
+        raise _exists(destination) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             _require_space(destination.parent, sys.maxsize)
@@ -130,13 +137,25 @@ def _replaced(source) -> CheckpointError:
     return CheckpointError(f"{Path(source).name} was replaced while it was read, and nothing was written: run again.")
 
 
-def _remove_abandoned(partial: Path):
-    """Remove what a killed conversion left; it would take the room this one needs. One at work writes all the time."""
-    if partial.exists():
-        if time.time() - partial.stat().st_mtime < ABANDONED_SECONDS:
+def _exists(destination: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "The destination exists already; choose another or overwrite it", str(destination))
+
+
+def _remove_abandoned(destination: Path):
+    """Remove what a killed conversion left; it would take the room this one needs. One at work writes all the time.
+
+    Raises FileExistsError where another one is at work. Two that begin at the same moment both work, each on its own file.
+    """
+    for partial in partials_of(destination):
+        try:
+            age = time.time() - partial.stat().st_mtime
+            if age >= ABANDONED_SECONDS:
+                partial.unlink()
+        except FileNotFoundError:
+            continue  # the other one is done, or found it too
+        if age < ABANDONED_SECONDS:
             message = "Another conversion writes this file; wait until it is done, or a minute after it was stopped"
             raise FileExistsError(errno.EEXIST, message, str(partial))
-        partial.unlink()
 
 
 def _target_dtype(name, checkpoint, wanted) -> torch.dtype:

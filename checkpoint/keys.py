@@ -44,7 +44,7 @@ class CheckpointError(ValueError):
 
 def official_names(raw_names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """({official name: raw name}, notes for the user). EMA weights win over the raw ones; VAE and optimiser state are left out."""
-    found: dict[str, str] = {}
+    plain: dict[str, str] = {}
     averaged: dict[str, str] = {}
     raw_names = list(raw_names)
     is_diffusers = any("condition_embedder." in name for name in raw_names)
@@ -58,9 +58,9 @@ def official_names(raw_names: Iterable[str]) -> tuple[dict[str, str], list[str]]
         if is_diffusers:
             for pattern, replacement in FROM_DIFFUSERS:
                 name = re.sub(pattern, replacement, name)
-        (averaged if is_ema else found)[name] = raw
+        (averaged if is_ema else plain)[name] = raw
     notes = ["The checkpoint holds EMA weights; they are used"] if averaged else []
-    return {**found, **averaged}, notes
+    return {**plain, **averaged}, notes
 
 
 def _unwrapped(name: str) -> tuple[str, bool]:
@@ -158,13 +158,13 @@ def check_keys(shapes: dict[str, tuple[int, ...]]):
         "has unknown": [name for name in weights if name not in expected],
         "has misshapen": [n for n, shape in expected.items() if weights.get(n, shape) != shape and n not in packed],
     }
-    told = [
+    faults = [
         f"{what} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         for what, names in problems.items()
         if names
     ]
-    if told:
-        raise _damaged("; it ".join(told))
+    if faults:
+        raise _damaged("; it ".join(faults))
 
 
 def _damaged(how: str) -> CheckpointError:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import torch
 
+from ..checkpoint.dtypes import DTYPES
 from ..isa_core import TokenLayout, dense_attention, in_context_sparse_attention
+from ..video.geometry import token_count
 from .options import add_isa_options, frame_size, isa_choice, whole_number
 
 EPILOG = """\
@@ -33,17 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser):
         "--heads", type=whole_number, default=40, help="attention heads, of 128 channels (default: %(default)s)"
     )
     parser.add_argument("--turns", type=whole_number, default=5, help="how often each is timed (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="default: bf16 on a GPU")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="default: bf16 on a GPU")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add_isa_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device)
-    named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    dtype = named.get(options.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dtype = DTYPES.get(options.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
     width, height = options.size
-    tokens = ((options.frames + 2) // 4 + 1) * (height // 16) * (width // 16)
+    tokens = token_count(options.frames, width, height)
     layout = TokenLayout(tokens, (tokens,))
     config = isa_choice(options)
     q, k, v = (torch.randn(1, layout.total, options.heads, 128, device=device, dtype=dtype) for _ in range(3))

@@ -6,7 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from ..checkpoint.convert import DTYPES, convert_checkpoint
+from ..checkpoint.convert import convert_checkpoint
+from ..checkpoint.dtypes import DTYPES
 from ..checkpoint.opening import is_safetensors
 
 EPILOG = """\
@@ -27,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser):
         "destination", type=Path, nargs="?",
         help="NAME.safetensors for ComfyUI, any other name is a folder for diffusers (default: the source, .safetensors)",
     )  # fmt: skip
-    parser.add_argument("--dtype", choices=DTYPES, default="keep", help="type of the weights (default: as in the source)")
+    parser.add_argument(
+        "--dtype", choices=("keep", *DTYPES), default="keep", help="type of the weights (default: as in the source)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
+from ..checkpoint.dtypes import DTYPES
 from ..isa_core import ISAConfig
 from ..isa_core.config import CONTEXT_TAILS, SHARPNESS_METRICS, TAIL_ORDERS
 from ..pipelines.request import ModelChoice
@@ -58,7 +59,7 @@ def add_model_options(parser: argparse.ArgumentParser):
     )
     model.add_argument(
         "--dtype",
-        choices=("auto", "bf16", "fp16", "fp32"),
+        choices=("auto", *DTYPES),
         default=ModelChoice.dtype,
         help="what the transformer computes in (default: auto, bf16 on a GPU and fp32 on a CPU)",
     )
@@ -104,8 +105,8 @@ def _given(options: argparse.Namespace) -> dict:
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:
     """Raises ValueError in one sentence for settings that do not go together."""
-    if (given := _given(options)) and not options.isa:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if (chosen := _given(options)) and not options.isa:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
         raise ValueError(f"{names} is a setting of sparse attention, which --no-isa turns off: leave one of the two out.")
     return ModelChoice(
         model=options.model,

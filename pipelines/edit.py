@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint.dtypes import DTYPES
 from ..errors import is_out_of_memory
 from ..video.clip import open_clip
 from ..video.composite import put_back
@@ -28,8 +29,6 @@ from .text_encoder import load_text_encoder
 from .transformer import LIVEditorTransformer3DModel
 from .vae import decode_video, load_vae
 
-DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
 
 def load(choice: ModelChoice) -> LIVEditorPipeline:
     """The pipeline, ready to run. Under torchrun it shares its work with the other processes' GPUs.
@@ -42,7 +41,7 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
         raise ValueError(
             f"offload '{choice.offload}' moves weights between GPU and memory, but the device is the CPU: leave it out."
         )
-    dtype = DTYPES[choice.dtype] or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    dtype = (torch.float32 if device.type == "cpu" else torch.bfloat16) if choice.dtype == "auto" else DTYPES[choice.dtype]
     pipe = _pipeline(choice, dtype)
     for number, lora in enumerate(choice.loras):
         if not Path(lora).exists():

