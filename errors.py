@@ -29,11 +29,12 @@ class NotFiniteError(ValueError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the machine or on a GPU, also where a library has raised another exception over it."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if _says_out_of_memory(error):
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if _says_out_of_memory(cause):
             return True
-        seen.add(id(error))
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        seen.add(id(cause))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return False
 
 

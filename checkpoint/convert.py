@@ -49,7 +49,7 @@ class Conversion:
     notes: list[str]
 
 
-def fingerprint(path) -> str:
+def fingerprint(path: str | os.PathLike) -> str:
     """Changes with the content of a checkpoint, whatever its date: an archive ends with checksums of all that it holds."""
     prints = [_fingerprint(file) for file in files_of(path)]
     return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
@@ -65,9 +65,13 @@ def _fingerprint(path: Path) -> str:
 
 
 def convert_checkpoint(
-    source, destination, dtype: str = "keep", progress: Callable[[int, int], None] | None = None, overwrite: bool = False,
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    dtype: str = "keep",
+    progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
     names: Mapping[str, str] = {},
-) -> Conversion:  # fmt: skip
+) -> Conversion:
     """Write checkpoint `source` as safetensors to `destination`.
 
     dtype: type of the weights, "keep", "bf16", "fp16" or "fp32"; entries that accompany quantised weights keep theirs.

@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def publish_new(partial: Path, path: Path):
+def publish_new(partial: Path, path: Path) -> None:
     """Give a whole file its name. Raises FileExistsError where another process has taken the name meanwhile."""
     try:
         os.link(partial, path)  # unlike renaming, linking does not replace

@@ -18,7 +18,7 @@ def path_of(part: str) -> str:
     return str(FOLDER / FILES[part])
 
 
-def check_parts(chosen: dict[str, str | None]):
+def check_parts(chosen: dict[str, str | None]) -> None:
     """Raises ValueError where some of the three parts are the included ones and some are not: their latents and texts differ."""
     included = [part for part in FILES if chosen[part] == NAME]
     if included and len(included) < len(FILES):

@@ -12,7 +12,7 @@ MEMORY = "source_video_embedding_more_memory"
 WRAPPERS = ("wanx_unimodel.guidance_model.feedforward_model.", "model.diffusion_model.", "module.", "model.")
 EMA = "model_ema."
 
-OFFICIAL_BLOCKS = {(5120,): 40}
+OFFICIAL_BLOCKS: dict[tuple[int, ...], int] = {(5120,): 40}
 """Transformer blocks of released models, by width."""
 
 QUANTISATION = (".scale_weight", ".scale_input", ".weight_scale", ".weight_scale_2", ".input_scale", ".comfy_quant")
@@ -124,7 +124,7 @@ def core_metadata(shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
     return {} if text_dim == 4096 else {"config": json.dumps({"transformer": {"text_dim": text_dim}})}
 
 
-def check_keys(shapes: dict[str, tuple[int, ...]]):
+def check_keys(shapes: dict[str, tuple[int, ...]]) -> None:
     """Refuse what is not a whole LIVEditor; `shapes` by official name.
 
     Raises CheckpointError that says what the file is instead, or names the first missing, unexpected or misshapen weights.

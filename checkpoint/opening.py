@@ -96,11 +96,11 @@ class Checkpoint:
         return {QUANTISATION_METADATA: json.dumps({"layers": layers})}
 
 
-def is_safetensors(path) -> bool:
+def is_safetensors(path: str | os.PathLike) -> bool:
     return Path(path).suffix.lower() in SAFETENSORS
 
 
-def files_of(path) -> list[Path]:
+def files_of(path: str | os.PathLike) -> list[Path]:
     """The files of a checkpoint: itself, or the safetensors files of a folder in diffusers' layout, a pipeline's or a model's.
 
     Raises CheckpointError for a folder without any, OSError where nothing can be read.
@@ -117,7 +117,7 @@ def files_of(path) -> list[Path]:
     )
 
 
-def open_checkpoint(path) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """A file, or a folder in diffusers' layout whose safetensors files are one checkpoint.
 
     Raises CheckpointError when a file is truncated, no checkpoint, or a pickle that holds more than weights; OSError when
@@ -153,7 +153,7 @@ def _is_weight(value) -> bool:
     return here and value.nbytes <= max(value.untyped_storage().nbytes(), MOST_STRETCHED)
 
 
-def read_header(path) -> Header:
+def read_header(path: str | os.PathLike) -> Header:
     """Read and verify the header of a safetensors file, and that the file is as long as the header says."""
     path = Path(path)
     size = os.path.getsize(path)

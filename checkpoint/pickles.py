@@ -83,7 +83,7 @@ def _check_structure(stream: io.BytesIO):
     memo: dict[int, _Tuple] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         name, before, after = opcode.name, opcode.stack_before, opcode.stack_after
-        if name in ("GLOBAL", "INST") and argument.split()[-1] in MAKE_BYTES:
+        if name in ("GLOBAL", "INST") and str(argument).split()[-1] in MAKE_BYTES:
             raise Unsound(HOLDS_CODE)
         if name == "MARK":
             marks.append(len(stack))
@@ -92,7 +92,7 @@ def _check_structure(stream: io.BytesIO):
         elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if argument is None else int(argument)] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument)])
+            stack.append(memo[int(str(argument))])
         else:
             marked = pickletools.markobject in before
             begin = marks.pop() if marked else len(stack) - len(before)

@@ -18,7 +18,7 @@ def unknown_words(text: str, known: frozenset[str]) -> list[str]:
     return list(dict.fromkeys(word for word in words(text) if word not in known))
 
 
-def check_texts(config: dict):
+def check_texts(config: dict) -> None:
     """Raises ValueError unless a small encoder's own config says sense of its words and of the tokens it fills texts up to."""
     words, length = config.get("words", []), config.get("min_length", 1)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not 0 < length <= LONGEST_TEXT:

@@ -15,8 +15,10 @@ PROGRAMS = 512
 
 
 def sparse_attention_backward(
-    q, k, v, mean_k, mean_v, dense, lists, taken, tail, starts, lengths, out, log_sum, d_out, block_size: int = 64
-):  # fmt: skip
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mean_k: torch.Tensor, mean_v: torch.Tensor, dense: torch.Tensor,
+    lists: torch.Tensor, taken: torch.Tensor, tail: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor,
+    out: torch.Tensor, log_sum: torch.Tensor, d_out: torch.Tensor, block_size: int = 64,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients of `sparse_attention` without its gated residual -> (dq, dk, dv like q, k, v; d_mean_k, d_mean_v [G, N, D] fp32).
 
     q, k, v, out, d_out [B, S, H, D] of any strides; mean_k, mean_v [G, N, D] in q's dtype, G = B*H; dense [G, N] bool;
@@ -63,7 +65,9 @@ def sparse_attention_backward(
     return dq, dk, dv, d_mean_k, d_mean_v
 
 
-def spread_means(d_mean: torch.Tensor, d_x: torch.Tensor, starts, lengths, block_size: int = 64) -> None:
+def spread_means(
+    d_mean: torch.Tensor, d_x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int = 64
+) -> None:
     """The gradient of `pool_blocks`: adds d_mean [G, N, D] fp32 to d_x [B, S, H, D], each block's over its tokens in equal parts."""
     batch, _, heads, dim = d_x.shape
     blocks = len(starts)

@@ -7,7 +7,10 @@ import triton
 import triton.language as tl
 
 
-def gather_blocks(x, heads, blocks, offsets, tokens: int, starts, lengths, block_size: int) -> torch.Tensor:
+def gather_blocks(
+    x: torch.Tensor, heads: torch.Tensor, blocks: torch.Tensor, offsets: torch.Tensor | None, tokens: int,
+    starts: torch.Tensor, lengths: torch.Tensor, block_size: int,
+) -> torch.Tensor:  # fmt: skip
     """Tokens of the listed blocks, one after another, per head.
 
     x [B, S, H, D]; heads [C] int32 numbers b*H + h; blocks [C, L] int32, N for none -> [tokens, C, D].
@@ -25,15 +28,17 @@ def gather_blocks(x, heads, blocks, offsets, tokens: int, starts, lengths, block
 
 
 def scatter_blocks(
-    compact, out, heads, blocks, starts, lengths, block_size: int, gate=None, coarse=None, offsets=None, add: bool = False
-):  # fmt: skip
+    compact: torch.Tensor, out: torch.Tensor, heads: torch.Tensor, blocks: torch.Tensor, starts: torch.Tensor,
+    lengths: torch.Tensor, block_size: int, gate: torch.Tensor | None = None, coarse: torch.Tensor | None = None,
+    offsets: torch.Tensor | None = None, add: bool = False,
+) -> None:  # fmt: skip
     """The way back, with the gated residual: compact [tokens, C, D], laid out as above, into or onto out [B, S, H, D]."""
     if compact.stride(2) != 1:
         compact = compact.contiguous()
     gated = gate is not None
     _scatter[(len(heads), blocks.shape[1])](
         compact, out, heads, blocks, blocks if offsets is None else offsets, starts, lengths, gate if gated else out, coarse if gated else out,
-        *out.stride(), *compact.stride()[:2], gate.stride(0) if gated else 0, gate.stride(1) if gated else 0,
+        *out.stride(), *compact.stride()[:2], 0 if gate is None else gate.stride(0), 0 if gate is None else gate.stride(1),
         out.shape[2], blocks.shape[1], len(starts),
         WHOLE=offsets is None, ADD=add, GATED=gated, BLOCK=block_size, DIM=out.shape[3], DIM_PAD=triton.next_power_of_2(out.shape[3]),
         SLOTS=triton.next_power_of_2(block_size), num_warps=4,

@@ -11,7 +11,9 @@ from .quantize import TILE
 from .softmax import LOG2E, biased_step, step
 
 
-def dense_attention(q, k, v, bias: torch.Tensor, unbiased: torch.Tensor) -> torch.Tensor:
+def dense_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, unbiased: torch.Tensor
+) -> torch.Tensor:
     """Softmax attention of C heads: q [Sq, C, D], k and v [Sk, C, D] -> [Sq, C, D] in q's dtype.
 
     bias [C, P] fp32, P = Sk rounded up to whole TILEs, is added to the logits in units of log 2; unbiased [C] int32:
@@ -33,7 +35,10 @@ def dense_attention(q, k, v, bias: torch.Tensor, unbiased: torch.Tensor) -> torc
     return out
 
 
-def dense_attention_8bit(q, k, v, q_scale, k_scale, v_scale, v_centre, bias, unbiased, dtype: torch.dtype) -> torch.Tensor:
+def dense_attention_8bit(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, q_scale: torch.Tensor, k_scale: torch.Tensor, v_scale: torch.Tensor,
+    v_centre: torch.Tensor, bias: torch.Tensor, unbiased: torch.Tensor, dtype: torch.dtype,
+) -> torch.Tensor:  # fmt: skip
     """The same on what kernels/quantize.py makes: q, k [T, C, D] int8, v [C, D, Sk] fp8 -> [Sq, C, D] in `dtype`.
 
     q_scale [C, Sq], k_scale and v_scale [C, Sk / TILE], v_centre [C, D], all fp32.

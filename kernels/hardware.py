@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def takes_bulk_copies(x: torch.Tensor) -> bool:
@@ -13,7 +18,7 @@ def takes_bulk_copies(x: torch.Tensor) -> bool:
     return x.stride(-1) == 1 and aligned and x.shape[-1] in (16, 32, 64, 128)
 
 
-def bulk_copied(x: torch.Tensor, tile: list[int]):
+def bulk_copied(x: torch.Tensor, tile: list[int]) -> TensorDescriptor:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     return TensorDescriptor(x, list(x.shape), list(x.stride()), tile)
@@ -21,4 +26,7 @@ def bulk_copied(x: torch.Tensor, tile: list[int]):
 
 def shared_memory(device: torch.device) -> int:
     """Bytes that one program may use: 232,448 on Hopper, 101,376 on the cards of Ampere, Ada and Blackwell that people own."""
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin if device.type == "cuda" else 0
+    if device.type != "cuda":
+        return 0
+    # torch's stub leaves it out.
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]

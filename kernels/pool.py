@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 import triton
 import triton.language as tl
 
 
-def pool_blocks(x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int, variance: bool = False):
+@overload
+def pool_blocks(
+    x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int, variance: Literal[False] = False
+) -> torch.Tensor: ...
+@overload
+def pool_blocks(
+    x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int, variance: Literal[True]
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+def pool_blocks(
+    x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int, variance: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """x [B, S, H, D], starts and lengths [N] int32 -> [B*H, N, D] fp32 means over each block's true length.
 
     With `variance` the pair of them and each channel's variance within each block.

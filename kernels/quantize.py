@@ -14,7 +14,9 @@ TILE = 128
 """Tokens of one scale of keys or values."""
 
 
-def quantize_queries(q, heads, blocks, starts, lengths, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_queries(
+    q: torch.Tensor, heads: torch.Tensor, blocks: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """q [B, S, H, D]; heads [C] int32 numbers b*H + h; blocks [C, R] int32, N for none.
 
     Returns [T, C, D] int8 with zeros where there is no token, and the scale of each token [C, T] fp32;
@@ -26,14 +28,18 @@ def quantize_queries(q, heads, blocks, starts, lengths, block_size: int) -> tupl
     return out, scales
 
 
-def quantize_keys(k, centre, heads, blocks, starts, lengths, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_keys(
+    k: torch.Tensor, centre: torch.Tensor, heads: torch.Tensor, blocks: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """k, heads, blocks as above, centre [C, D] fp32 -> ([T, C, D] int8, scale of each TILE [C, T / TILE] fp32)."""
     out, scales = _outputs(k, heads, blocks, block_size, torch.int8)
     _launch(k, out, scales, heads, blocks, starts, lengths, block_size, centre)
     return out, scales
 
 
-def quantize_values(v, centre, heads, blocks, starts, lengths, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_values(
+    v: torch.Tensor, centre: torch.Tensor, heads: torch.Tensor, blocks: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """As `quantize_keys`, but FP8 (e4m3) and transposed, [C, D, T], as 8-bit tensor cores want it.
 
     The 16 tokens of each group stand in the order in which a warp holds the weights that they meet, so that the kernel

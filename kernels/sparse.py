@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
@@ -12,9 +13,11 @@ LARGEST_FP16 = tl.constexpr(65504.0)
 
 
 def sparse_attention(
-    q, k, v, mean_k, mean_v, log_lengths, dense, lists, full, taken, starts, lengths, out, gate=None, coarse=None,
-    block_size: int = 64, log_sum=None, variance_k=None,
-):  # fmt: skip
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mean_k: torch.Tensor, mean_v: torch.Tensor, log_lengths: torch.Tensor,
+    dense: torch.Tensor, lists: torch.Tensor, full: torch.Tensor, taken: torch.Tensor, starts: torch.Tensor,
+    lengths: torch.Tensor, out: torch.Tensor, gate: torch.Tensor | None = None, coarse: torch.Tensor | None = None,
+    block_size: int = 64, log_sum: torch.Tensor | None = None, variance_k: torch.Tensor | None = None,
+) -> None:  # fmt: skip
     """Fill `out` for the query blocks that are not `dense` (step 6 of section 3, and its residual).
 
     q, k, v, out [B, S, H, D] of any strides; mean_k, mean_v [G, T, D] in q's dtype, G = B*H, the means of the tail's
@@ -27,10 +30,10 @@ def sparse_attention(
     blocks, count, tails = len(starts), lists.shape[2], taken.shape[2]
     strides = [stride for x in (q, k, v, out) for stride in x.stride()]
     second = variance_k is not None
-    means = mean_k, mean_v, variance_k if second else mean_k
-    tma = all(takes_bulk_copies(x) for x in (k, v, *means)) and block_size in (16, 32, 64, 128) and tails > 0
+    pooled = mean_k, mean_v, mean_k if variance_k is None else variance_k
+    tma = all(takes_bulk_copies(x) for x in (k, v, *pooled)) and block_size in (16, 32, 64, 128) and tails > 0
     keys, values = (bulk_copied(x, [1, block_size, 1, dim]) if tma else x for x in (k, v))
-    means = (bulk_copied(x, [1, TAIL_TILE, dim]) if tma else x for x in means)
+    means = (bulk_copied(x, [1, TAIL_TILE, dim]) if tma else x for x in pooled)
     _sparse[(blocks, batch * heads)](
         q, keys, values, *means, log_lengths, dense, lists, full, taken, starts, lengths, out,
         gate if gate is not None else q, coarse if gate is not None else q, log_sum if log_sum is not None else q,

@@ -72,8 +72,8 @@ def open_clip(source: Source, max_frames: int, fps: float) -> Clip:
     # 29.97 typed for 30000/1001 is the video's own rate.
     if abs(fps / source.rate - 1) < 1e-3:
         typed = Fraction(0)
-    first, times, size = _scan(source, max_frames, typed)
-    rate, times = _own_rate(times, source.rate)
+    first, stamps, size = _scan(source, max_frames, typed)
+    rate, times = _own_rate(stamps, source.rate)
     wanted = typed or rate
     indices = _nearest(times, rate, wanted)
     if max_frames > 0:
@@ -81,11 +81,13 @@ def open_clip(source: Source, max_frames: int, fps: float) -> Clip:
     return Clip(wanted, size, source.sound(first, len(indices) / wanted), source, tuple(indices))
 
 
-def _scan(source, max_frames: int, fps: Fraction) -> tuple[Fraction | None, list[Fraction | None], tuple[int, int]]:
+def _scan(source: Source, max_frames: int, fps: Fraction) -> tuple[Fraction | None, list[Fraction | None], tuple[int, int]]:
     """Time of the first frame, times after it, and the size; of no more frames than `max_frames` at `fps` can reach."""
     needed = math.ceil(max_frames * source.rate / (fps or source.rate))
     reach = max_frames / (fps or source.rate)
-    first, times, size = None, [], (0, 0)
+    first: Fraction | None = None
+    times: list[Fraction | None] = []
+    size = (0, 0)
     for time, shown in source.stamps():
         first = first if times else time
         size = size if times else shown
@@ -100,11 +102,12 @@ def _scan(source, max_frames: int, fps: Fraction) -> tuple[Fraction | None, list
     return first, times, size
 
 
-def _own_rate(times: list[Fraction | None], declared: Fraction) -> tuple[Fraction, list[Fraction]]:
+def _own_rate(stamps: list[Fraction | None], declared: Fraction) -> tuple[Fraction, list[Fraction]]:
     """Frames per second, and the frames' times: even ones where timestamps are even but for rounding, or unusable."""
-    count = len(times)
+    count = len(stamps)
     even = [index / declared for index in range(count)]
-    if None in times or any(after <= before for before, after in itertools.pairwise(times)):
+    times = [time for time in stamps if time is not None]
+    if len(times) < count or any(after <= before for before, after in itertools.pairwise(times)):
         return declared, even
     measured = (count - 1) / times[-1] if count > 1 else declared
     for rate in (declared, measured.limit_denominator(1001)):

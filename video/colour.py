@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .composite import bicubic, resize
+from .composite import Samples, bicubic, resize
 from .geometry import CropBox
 from .region import Region
 
@@ -30,6 +30,10 @@ Pairs = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Frames of an edit, [h, w, 3], each with its source's, [H, W, 3], in 0..1."""
 
 
+Grid = tuple[Samples, Samples]
+"""Rows and columns at which to read a frame."""
+
+
 class Correction(NamedTuple):
     """colour · gain + offset, [3] each."""
 
@@ -48,10 +52,11 @@ def match_colours(pairs: Pairs, region: Region, crop: CropBox) -> Iterator[tuple
     its start: `Drift`.
     """
     match = Surroundings() if region.restricted else Drift()
-    grid = source_grid = None
+    grids: tuple[Grid, Grid] | None = None
     for index, (edited, original) in enumerate(pairs):
-        if grid is None:
-            grid, source_grid = _grids(edited.shape, original.shape, crop)
+        if grids is None:
+            grids = _grids(edited.shape, original.shape, crop)
+        grid, source_grid = grids
         cells, source_cells = (
             resize(frame, *places).flatten(0, 1) for frame, places in ((edited, grid), (original, source_grid))
         )
@@ -90,7 +95,8 @@ class Drift:
     """
 
     def __init__(self):
-        self.frames, self.average, self.start = 0, 0.0, None
+        self.frames = 0
+        self.average = self.start = torch.zeros(())
 
     def __call__(self, cells: torch.Tensor, source_cells: torch.Tensor) -> Correction:
         now = torch.stack(_moments(cells, source_cells))
@@ -132,7 +138,7 @@ def _fit(cells: torch.Tensor, wanted: torch.Tensor, before: Correction) -> Corre
     return Correction(gain, offset)
 
 
-def _grids(edit: torch.Size, source: torch.Size, crop: CropBox):
+def _grids(edit: torch.Size, source: torch.Size, crop: CropBox) -> tuple[Grid, Grid]:
     """Where to read an edit, and a source, for the same grid of cells over the crop."""
     scale = CELLS / max(edit[:2])
     down, across = (max(1, round(side * scale)) for side in edit[:2])

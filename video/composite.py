@@ -22,12 +22,13 @@ def put_back(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], region: Region,
     Where the region shows nothing of the edit, pixels are the source's, bit for bit; where it shows all, the resized edit's.
     An odd row or column at the end of the source's frame is dropped: H.264 needs even sizes.
     """
-    rows = columns = None
+    samples: tuple[Samples, Samples] | None = None
     for index, (edited, original) in enumerate(pairs):
-        if rows is None:
+        if samples is None:
             rows = _over_the_frame(edited.shape[0], crop.top, crop.height, original.shape[0])
             columns = _over_the_frame(edited.shape[1], crop.left, crop.width, original.shape[1])
-        yield _even(blend(original, edited, region.weights(index)[0], rows, columns))
+            samples = rows, columns
+        yield _even(blend(original, edited, region.weights(index)[0], *samples))
 
 
 def blend(source: torch.Tensor, edit: torch.Tensor, weight: torch.Tensor, rows: Samples, columns: Samples) -> torch.Tensor:

@@ -88,7 +88,8 @@ def _placed(size, width, height) -> tuple[CropBox, tuple[int, int], int, int]:
 def size_within(width: int, height: int, longest: int) -> tuple[int, int]:
     """The size nearest to width × height in aspect, no side above `longest`, in multiples of SIZE_STEP."""
     scale = min(1.0, longest // SIZE_STEP * SIZE_STEP / max(width, height))
-    return tuple(max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in (width, height))
+    fitted_width, fitted_height = (max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in (width, height))
+    return fitted_width, fitted_height
 
 
 def latent_frames(frames: int) -> int:

@@ -88,7 +88,9 @@ def _published(partial: Path, path: Path) -> Path:
 
 def _numbered_on(path: Path) -> Path:
     """name_00001_.mp4, as ComfyUI numbers files, becomes name_00002_.mp4."""
-    stem, number = re.fullmatch(r"(.*?)(?:_(\d+)_)?", path.stem, re.DOTALL).groups()
+    match = re.fullmatch(r"(.*?)(?:_(\d+)_)?", path.stem, re.DOTALL)
+    assert match, "any name matches"
+    stem, number = match.groups()
     return path.with_name(f"{stem}_{int(number or 0) + 1:05}_{path.suffix}")
 
 

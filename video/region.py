@@ -35,7 +35,8 @@ class Region:
         self.mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
         self.boxes = None if boxes is None else _per_frame(boxes)
         self._crop = _covered(size, vars(crop) | {"x": crop.left, "y": crop.top})
-        self._last = None, None
+        self._last_key: list[int] | None = None
+        self._last_weights: tuple[torch.Tensor, torch.Tensor]
         if self.restricted and not self._shows_somewhere():
             raise ValueError(
                 "The mask is empty, or lies outside of the part that was edited: nothing of the edit would show. "
@@ -54,10 +55,11 @@ class Region:
         `feather` pixels inside. chosen: mask and boxes alone.
         """
         key = [min(frame, len(each) - 1) for each in (self.mask, self.boxes) if each is not None]
-        if self._last[0] != key:
+        if self._last_key != key:
             chosen = self._chosen(frame)
-            self._last = key, (_feathered(chosen * self._crop, self.feather), chosen)
-        return self._last[1]
+            self._last_weights = _feathered(chosen * self._crop, self.feather), chosen
+            self._last_key = key
+        return self._last_weights
 
     def _chosen(self, frame: int) -> torch.Tensor:
         width, height = self.size
@@ -82,11 +84,12 @@ class Region:
 
 def extent(weight: torch.Tensor) -> tuple[slice, slice]:
     """[H, W] -> rows and columns that hold all that is above 0; empty slices where nothing is."""
-    found = []
-    for axis in (1, 0):
+
+    def along(axis: int) -> slice:
         inside = (weight > 0).any(axis).nonzero()
-        found.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0))
-    return tuple(found)
+        return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+    return along(1), along(0)
 
 
 def _per_frame(boxes: dict | list) -> list[list[dict]]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -56,7 +56,8 @@ class FileSource:
         each_frame: Callable[[], object] = lambda: None,
     ):
         # Passes over the same bytes, not over one file object: two may be under way.
-        self._bytes, self._path = (file, None) if isinstance(file, bytes) else (None, _plain(file))
+        self._bytes = file if isinstance(file, bytes) else None
+        self._path = "" if isinstance(file, bytes) else _plain(file)
         self._start, self._duration, self._each_frame = start, duration, each_frame
         self._version = self._stamp()
         with readable(), self._opened() as container:
@@ -65,8 +66,8 @@ class FileSource:
     def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
         """Time in seconds, or None for a frame without, and shown width and height of every frame; converts none."""
         for frame in self._frames():
-            time = None if frame.pts is None else frame.pts * frame.time_base
-            yield time, (frame.width, frame.height)[:: -1 if _quarter_turns(frame) % 2 else 1]
+            turned = _quarter_turns(frame) % 2
+            yield _time(frame), (frame.height, frame.width) if turned else (frame.width, frame.height)
 
     def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
         """[H, W, 3] in 0..1 of the frames at these indices, which grow. Converts no others."""
@@ -95,19 +96,20 @@ class FileSource:
                 return None
             if self._start > 0:
                 container.seek(int(self._start * av.time_base))
-            parts, begins, rate = [], None, 0
+            parts: list[np.ndarray] = []
+            begins, rate = None, 0
             resampler = av.AudioResampler(format="fltp")
             for frame in _decode(container, stream):
-                time = None if frame.pts is None else frame.pts * frame.time_base
+                time = _time(frame)
                 if not parts:
                     begins, rate = time, frame.sample_rate
-                if None not in (start, time) and time >= start + seconds:
+                if start is not None and time is not None and time >= start + seconds:
                     break
                 parts += [part.to_ndarray() for part in resampler.resample(frame)]
         if not parts:
             return None
         waveform = torch.from_numpy(np.concatenate(parts, axis=1))[None]
-        late = 0 if None in (start, begins) else round((begins - start) * rate)
+        late = 0 if start is None or begins is None else round((begins - start) * rate)
         silence = waveform.new_zeros(*waveform.shape[:2], min(max(0, late), round(seconds * rate)))
         return cut_audio({"waveform": torch.cat([silence, waveform[..., max(0, -late) :]], -1), "sample_rate": rate}, seconds)
 
@@ -120,7 +122,7 @@ class FileSource:
                 if counts:
                     yield frame
 
-    def _decoded(self) -> Iterator[tuple[av.VideoFrame, bool]]:
+    def _decoded(self) -> Generator[tuple[av.VideoFrame, bool], None, None]:
         """Each frame, and whether it counts: before the first that does, those are decoded on which it builds."""
         with readable(), self._opened() as container:
             stream = _pictures(container)
@@ -154,7 +156,7 @@ def _plain(file: str | os.PathLike) -> str:
 CHANGED = "It was changed, moved or deleted during the run: put it back and run again."
 
 
-def whole(rate) -> Fraction:
+def whole(rate: Fraction | int) -> Fraction:
     return Fraction(rate).limit_denominator(1001 * 1000)
 
 
@@ -171,6 +173,11 @@ def _decode(container, stream):
             yield from packet.decode()
         except av.error.InvalidDataError as error:
             logging.info("A damaged part of the video is left out (%s)", error)
+
+
+def _time(frame: av.VideoFrame | av.AudioFrame) -> Fraction | None:
+    """In seconds."""
+    return None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
 
 
 def _quarter_turns(frame) -> int:
@@ -190,9 +197,9 @@ class _Converter:
             self._eight_bit = True
         elif not self._eight_bit and right:
             graph = av.filter.Graph()
-            source = graph.add_buffer(
-                width=first.width, height=first.height, format=first.format.name, time_base=first.time_base
-            )
+            # A format's name is taken too; av's stub does not know it.
+            name: Any = first.format.name
+            source = graph.add_buffer(width=first.width, height=first.height, format=name, time_base=first.time_base)
             edges = f"left=0:right={right}:top=0:bottom={below}:mode=smear"
             steps = [
                 graph.add("pad", f"{first.width + right}:{first.height + below}:0:0"),
@@ -208,15 +215,17 @@ class _Converter:
         if self._padding:
             _, source, sink = self._padding
             source.push(frame)
-            image = sink.pull().to_ndarray(format="gbrpf32le")[: frame.height, : frame.width]
+            padded = sink.pull()
+            assert isinstance(padded, av.VideoFrame)
+            pixels = padded.to_ndarray(format="gbrpf32le")[: frame.height, : frame.width]
         else:
-            image = frame.to_ndarray(format="rgb24" if self._eight_bit else "gbrpf32le")
-        image = torch.from_numpy(np.ascontiguousarray(np.rot90(image, _quarter_turns(frame))))
+            pixels = frame.to_ndarray(format="rgb24" if self._eight_bit else "gbrpf32le")
+        image = torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame))))
         return image.float() / 255.0 if self._eight_bit else image
 
 
 @contextmanager
-def readable():
+def readable() -> Iterator[None]:
     """Whatever goes wrong in reading becomes one ValueError; where memory runs out, the library's own exception comes out."""
     try:
         yield

@@ -77,8 +77,10 @@ def _path(name: str) -> Path | None:
     package, path = FILES[name]
     # Finding a package does not import it, which takes a second for scikit-learn.
     spec = importlib.util.find_spec(package)
-    found = spec and Path(spec.submodule_search_locations[0]) / path
-    return found if found and found.exists() else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    found = Path(spec.submodule_search_locations[0]) / path
+    return found if found.exists() else None
 
 
 @lru_cache(maxsize=4)
@@ -86,7 +88,10 @@ def load(photos: tuple[str, ...], side: int, device: torch.device) -> torch.Tens
     """[N, 3, side, side] in 0..1, squeezed to squares; grey ones are tinted."""
     images = []
     for name in photos:
-        picture = Image.open(_path(name)).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        path = _path(name)
+        if path is None:
+            raise ValueError(f"The photograph {name} is not installed.")
+        picture = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
         image = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
         if name in TINTS:
             dark, light = (torch.tensor(colour)[:, None, None] for colour in TINTS[name])

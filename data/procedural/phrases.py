@@ -303,7 +303,7 @@ def phrase(rng: Random, split: str, task: str, fields: dict[str, str], commands:
     if split == "train" and commands and rng.random() < 0.25:
         templates = commands
     if task == "add" and "place" not in fields:
-        templates = [template.replace(" {place}", "") for template in templates if " {place}" in template]
+        templates = tuple(template.replace(" {place}", "") for template in templates if " {place}" in template)
     chosen = re.sub(r"\[([^]]*)\]", lambda found: rng.choice(found[1].split("|")), rng.choice(templates))
     return _finish(rng, chosen.format_map(fields), may_go_on=task != "style")
 

@@ -82,7 +82,7 @@ class Motion:
     angle: torch.Tensor
     """[B, K, T] in radians."""
 
-    def to(self, device) -> Motion:
+    def to(self, device: torch.device | str) -> Motion:
         return Motion(*(upload(part, device) for part in (self.camera, self.centre, self.radius, self.angle)))
 
 
@@ -91,7 +91,9 @@ def half_extents(height: int, width: int) -> tuple[float, float]:
     return width / min(height, width), height / min(height, width)
 
 
-def sample_motion(places: Sequence[Sequence[str | None]], frames: int, height: int, width: int, generator) -> Motion:
+def sample_motion(
+    places: Sequence[Sequence[str | None]], frames: int, height: int, width: int, generator: torch.Generator
+) -> Motion:
     """Smooth camera and object paths.
 
     places: for each clip, one entry an object: the place in which it stays, upright and of PLACED size, or None. Of an object
@@ -126,7 +128,7 @@ def sample_motion(places: Sequence[Sequence[str | None]], frames: int, height: i
 
     vigour = uniform(batch, slots, 1, 1, low=0.05, high=0.45)
     own = (vigour * extent[:, None] * wave(batch, slots, 2)).movedim(-1, -2)
-    towards = torch.tensor([[PLACES.get(place, (0, 0)) for place in clip] for clip in places]).float()
+    towards = torch.tensor([[PLACES[place] if place in PLACES else (0, 0) for place in clip] for clip in places]).float()
     free = uniform(CANDIDATES, batch, slots, 2, low=-0.75, high=0.75)
     paths = _with_camera((free * extent)[..., None, :] + own, camera)
     limit = (extent - 0.4 * size)[..., None, :]

@@ -85,13 +85,13 @@ class EditStream:
         motion = sample_motion(places, self.frames, *size, generator).to(self.device)
         chance = textures.Chance.draw(self.batch, generator)
         source = self._backgrounds([item.background for item in plans], motion.camera, chance)
-        target, moved = source.clone(), [clip for clip, item in enumerate(plans) if item.new_background]
-        if moved:
-            chosen = upload(moved, self.device)
-            names = [plans[clip].new_background for clip in moved]
+        target, changed = source.clone(), [clip for clip, item in enumerate(plans) if item.new_background]
+        if changed:
+            chosen = upload(changed, self.device)
+            names = [item.new_background for item in plans if item.new_background]
             # Each name stands for one picture, or else no answer could be exact; how it moves can be seen.
             camera = from_the_first_frame(motion.camera[chosen])
-            target[chosen] = self._backgrounds(names, camera, textures.Chance.always(len(moved)))
+            target[chosen] = self._backgrounds(names, camera, textures.Chance.always(len(changed)))
 
         shades = 0.08 * torch.rand(self.batch, SLOTS, 3, generator=generator) - 0.04
         drawn = draw([item.before for item in plans], [item.after for item in plans], motion, shades, source, target)

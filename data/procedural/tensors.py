@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 
-def upload(values, device, dtype: torch.dtype | None = None) -> torch.Tensor:
+def upload(values: object, device: torch.device | str, dtype: torch.dtype | None = None) -> torch.Tensor:
     return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 

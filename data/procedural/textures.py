@@ -30,7 +30,7 @@ class Chance:
     """[B, KNOBS] uniform in 0..1: hues, phases, heights; each painter reads them as it likes."""
 
     @classmethod
-    def draw(cls, batch: int, generator) -> Chance:
+    def draw(cls, batch: int, generator: torch.Generator) -> Chance:
         return cls(*(torch.rand(batch, *shape, generator=generator) for shape in ((LATTICE, LATTICE), (KNOBS,))))
 
     @classmethod
@@ -39,7 +39,7 @@ class Chance:
         one = cls.draw(1, torch.Generator().manual_seed(1))
         return cls(*(part.expand(batch, *part.shape[1:]) for part in (one.lattice, one.knobs)))
 
-    def of(self, clips: list[int], device) -> Chance:
+    def of(self, clips: list[int], device: torch.device) -> Chance:
         return Chance(upload(self.lattice[clips], device), upload(self.knobs[clips], device))
 
 
@@ -66,7 +66,7 @@ class Canvas:
     def noise(self, rows: int, columns: int, octaves: int = 4, shift: int = 0) -> torch.Tensor:
         """[B, 1, h, w] smooth noise about 0.5; its coarsest octave has rows × columns cells."""
         lattice = self.lattice.roll((shift, shift), dims=(1, 2))[:, None]
-        total = 0.0
+        total = torch.zeros((), device=lattice.device)
         for octave in range(octaves):
             cells = lattice[:, :, : min(LATTICE, rows << octave), : min(LATTICE, columns << octave)]
             grown = F.interpolate(cells, self.size, mode="bicubic", align_corners=True)
@@ -75,7 +75,8 @@ class Canvas:
 
     def ridge(self, cells: int, octaves: int, shift: int) -> torch.Tensor:
         """[B, 1, 1, w] noise along x only, about 0: a skyline."""
-        row, total = self.lattice.roll(shift, dims=1)[:, :1], 0.0
+        row = self.lattice.roll(shift, dims=1)[:, :1]
+        total = torch.zeros((), device=row.device)
         for octave in range(octaves):
             part = row[..., : min(LATTICE, cells << octave)]
             total = total + (F.interpolate(part, self.size[1], mode="linear", align_corners=True) - 0.5) * 0.5**octave
@@ -87,7 +88,7 @@ class Canvas:
         index = (row * LATTICE + column).expand(len(self.lattice), -1, *self.size)
         return self.lattice.flatten(1).gather(1, index.flatten(1)).view(index.shape)
 
-    def above(self, edge) -> torch.Tensor:
+    def above(self, edge: torch.Tensor | float) -> torch.Tensor:
         """[B, 1, h, w] 1 where y is above (smaller than) `edge`, with a soft border."""
         return ((edge - self.y) / self.soft + 0.5).clamp(0, 1)
 
