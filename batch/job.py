@@ -18,7 +18,7 @@ from ..pipelines.request import ModelChoice
 from . import cluster
 from .manifest import Clip
 from .results import JobError, Results
-from .worker import Worker
+from .worker import BAD_INPUT, Worker
 
 EDITOR = f"{ModelChoice.__module__.rpartition('.')[0]}.edit"
 """What edits a clip: a module with `load` and `edit_file`, by the name under which every worker can import it."""
@@ -57,15 +57,15 @@ class Summary:
 
 def plan(clips: list[Clip], results: Results, retry_quarantined: bool = False) -> Plan:
     """What is in quarantine is tried again when asked for, and where its row or its video has changed since."""
-    made = Plan()
+    planned = Plan()
     for clip in clips:
         if record := results.record(clip.id):
-            (made.done if _is_of(record, clip) else made.changed).append(clip)
+            (planned.done if _is_of(record, clip) else planned.changed).append(clip)
         elif not retry_quarantined and (why := results.quarantined(clip.id)) and _is_of(why, clip, also_if_gone=False):
-            made.quarantined.append(clip)
+            planned.quarantined.append(clip)
         else:
-            made.pending.append(clip)
-    return made
+            planned.pending.append(clip)
+    return planned
 
 
 def settings_of(choice: ModelChoice, editor: str = EDITOR) -> dict:
@@ -170,7 +170,7 @@ def _with_absolute_paths(choice: ModelChoice) -> ModelChoice:
         return str(Path(path).resolve()) if path and Path(path).exists() and path != ModelChoice.model else path
 
     paths = {name: absolute(getattr(choice, name)) for name in ("model", "text_encoder", "vae")}
-    return replace(choice, **paths, loras=tuple(absolute(each) for each in choice.loras))
+    return replace(choice, **paths, loras=tuple(absolute(lora) for lora in choice.loras))
 
 
 def row_of(clip: Clip) -> str:
@@ -224,6 +224,8 @@ def _follow(stream: Iterator[dict], pending: list[Clip], results: Results, edite
     begun = time.monotonic()
     with closing(stream), bar:
         for outcome in stream:
+            if outcome["traceback"]:
+                results.log(outcome)
             if outcome["status"] == "stopped":
                 raise JobError(outcome["reason"])
             if outcome["status"] == "done":
@@ -232,13 +234,16 @@ def _follow(stream: Iterator[dict], pending: list[Clip], results: Results, edite
             else:
                 quarantined += 1
                 bar.write(f"{outcome['id']}: {outcome['reason']}", file=sys.stderr)
-                if outcome["kind"] != "ValueError":
+                if outcome["kind"] != BAD_INPUT:
                     alike = not failures or failures[-1]["kind"] == outcome["kind"]
                     failures = [*failures, outcome] if alike else [outcome]
             if len(failures) == SAME_FAILURES:
-                for each in failures:
-                    results.release(each["id"])
-                raise JobError(f"{SAME_FAILURES} clips in a row failed alike, the last with: {failures[-1]['reason']}")
+                for failure in failures:
+                    results.release(failure["id"])
+                reason = failures[-1]["reason"].rstrip(".")
+                raise JobError(
+                    f"{SAME_FAILURES} clips in a row failed alike, the last with: {reason}; {results.log_file} says where."
+                )
             speed = 60 * (bar.n + 1) / (time.monotonic() - begun)
             bar.set_postfix_str(f"{speed:.1f} clips/min, {quarantined} quarantined", refresh=False)
             bar.update()

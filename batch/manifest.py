@@ -145,7 +145,7 @@ def _check_value(name: str, value, line: int):
     kind = COLUMNS[name]
     if kind is str and not isinstance(value, str):
         raise _bad(line, f"{name} must be text; got {value!r}")
-    if kind is list and not (isinstance(value, list) and all(isinstance(each, str) and each for each in value)):
+    if kind is list and not (isinstance(value, list) and all(isinstance(file, str) and file for file in value)):
         raise _bad(line, f"{name} must be a list of files; got {value!r}")
     if kind is bool and not isinstance(value, bool):
         raise _bad(line, f"{name} must be true or false; got {value!r}")
@@ -198,7 +198,7 @@ def _clip(row: dict, line: int, name: str, folder: Path) -> Clip:
     fingerprint = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     size = (asked.pop("width"), asked.pop("height")) if "width" in asked else None
     asked["video"] = str(folder / row["video"])
-    asked["references"] = tuple(str(folder / each) for each in row.get("references", ()))
+    asked["references"] = tuple(str(folder / file) for file in row.get("references", ()))
     return Clip(name, line, Edit(**asked, size=size), fingerprint)
 
 

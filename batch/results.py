@@ -4,10 +4,11 @@
     records/<id>.json      how it was made; a clip is done if, and only if, it has a record
     quarantine/<id>.json   why a clip was given up
     summary.json, metrics.csv
+    errors.log             tracebacks of what failed and was not the clip's own fault; grows
     .batch/job.json        the settings all clips share
     .batch/run-…/          what one run has not finished; to rename it away is to take the job over
 
-All files are written elsewhere on the same disk and get their names when they are whole.
+All other files are written elsewhere on the same disk and get their names when they are whole.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import logging
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -53,16 +55,26 @@ class Results:
     def is_done(self, id: str) -> bool:
         return self._record(id).exists()
 
-    def publish(self, id: str, made: Path, record: dict, work: Path):
-        """Give a finished mp4 and then its record their names. `made` and `work` are inside of the run's folder.
+    def publish(self, id: str, video: Path, record: dict, work: Path):
+        """Give a finished mp4 and then its record their names. `video` and `work` are inside of the run's folder.
 
         Of two workers at the same clip both may come here: one video and one record are left.
         Raises FileNotFoundError where the run is over.
         """
-        _flush(made)
-        os.replace(made, self.video(id))
+        _flush(video)
+        os.replace(video, self.video(id))
         _write(self._record(id), record, work)
         self._quarantine(id).unlink(missing_ok=True)
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "errors.log"
+
+    def log(self, outcome: dict):
+        """What a worker says of a failure, with its traceback; the clip may be released from quarantine later."""
+        entry = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {outcome['id']}: {outcome['reason']}\n{outcome['traceback']}\n"
+        with suppress(OSError), open(self.log_file, "a", encoding="utf-8") as file:  # on a full disk
+            file.write(entry)
 
     def put_in_quarantine(self, id: str, why: dict, work: Path):
         """Raises FileNotFoundError where the run is over."""
@@ -80,15 +92,15 @@ class Results:
         """Raises JobError where the folder cannot take the results of a job with these settings."""
         if self.folder.exists() and not self.folder.is_dir():
             raise JobError(f"{self.folder} is a file: name another folder for the results.")
-        there = _read(self._inner / "job.json")
-        if there is None:
+        earlier = _read(self._inner / "job.json")
+        if earlier is None:
             if self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
                 raise JobError(f"{self.folder} holds other files than a batch job's: name a new or an empty folder.")
             return
-        other = [name for name in settings if name in there and settings[name] != there[name]]
+        other = [name for name in settings if name in earlier and settings[name] != earlier[name]]
         outcomes = itertools.chain(*((self.folder / name).glob("*.json") for name in ("records", "quarantine")))
         if other and any(outcomes):  # before there are any, what was wrong may be corrected
-            changes = ", ".join(f"{name} {there[name]!r}, now {settings[name]!r}" for name in other)
+            changes = ", ".join(f"{name} {earlier[name]!r}, now {settings[name]!r}" for name in other)
             raise JobError(f"{self.folder} belongs to a job with other settings ({changes}): name another folder.")
 
     @contextmanager

@@ -16,13 +16,16 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 
-from ..errors import sentence
+from ..errors import NotFiniteError, sentence
 from ..pipelines.request import ModelChoice
 from .manifest import Clip
 from .results import Results
 
 ATTEMPTS = 3
 """So often may a clip, or the loading of the model, kill its worker."""
+
+BAD_INPUT = "bad input"
+"""Kind of a failure that is the clip's own: the row or the video is wrong."""
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -35,11 +38,12 @@ class Worker:
     editor: the module with `load` and `edit_file`. out: the job's folder; work: this run's within it.
 
     A call returns what became of the clip and raises nothing: {"id", "status": "done", "quarantined" or "stopped", "reason",
-    "kind", "attempt"}. "stopped" is for what would fail every other clip too; the clip is then as it was before.
+    "kind", "attempt", "traceback"}. "stopped" is for what would fail every other clip too; the clip is then as it was before.
+    kind: BAD_INPUT, "killed", or the error's class. traceback: of an error that is not the input's, else None.
     """
 
     def __init__(self, editor: str, choice: ModelChoice, out: str, work: str):
-        self._editor, self._choice = editor, choice
+        self._editor_name, self._choice = editor, choice
         self._results, self._work = Results(out), Path(work)
         self._pipe = None
 
@@ -79,44 +83,45 @@ class Worker:
 
     def _killed_before(self, clip: Clip, source_bytes: int | None, folder: Path) -> dict:
         earlier = [folder.with_name(str(number)) for number in range(1, ATTEMPTS + 1)]
-        if all((each / "loading").exists() for each in earlier):
+        if all((attempt / "loading").exists() for attempt in earlier):
             reason = (
                 f"{ATTEMPTS} workers in turn were killed while they loaded the model, most likely for want of memory: "
                 "take fewer workers, or choose --storage fp8"
             )
             return _stopped(clip, reason + ".")
-        said = next((path.read_text(encoding="utf-8") for each in earlier if (path := each / "last-words").exists()), None)
+        notes = (attempt / "last-words" for attempt in earlier)
+        words = next((note.read_text(encoding="utf-8") for note in notes if note.exists()), None)
         reason = (
-            f"{ATTEMPTS} workers in turn died over this clip ({said})."
-            if said
+            f"{ATTEMPTS} workers in turn died over this clip ({words.splitlines()[0]})."
+            if words
             else f"{ATTEMPTS} workers in turn were killed over this clip, most likely for want of memory: ask for fewer "
             "frames or a smaller size."
         )
-        return self._give_up(clip, source_bytes, reason, "killed", ATTEMPTS, None)
+        return self._give_up(clip, source_bytes, reason, "killed", ATTEMPTS, words)
 
     def _load(self, clip: Clip, folder: Path) -> dict | None:
         """None, or why the job cannot go on."""
         loading = folder / "loading"
         loading.touch()
         try:
-            self._editor = importlib.import_module(self._editor)
+            self._editor = importlib.import_module(self._editor_name)
             self._pipe = self._editor.load(self._choice)
         except Exception as error:
-            return _stopped(clip, f"The model cannot be loaded: {sentence(error)}")
+            return _stopped(clip, f"The model cannot be loaded: {sentence(error)}", traceback.format_exc())
         loading.unlink()
         return None
 
     def _edit(self, clip: Clip, source_bytes: int | None, folder: Path, attempt: int) -> dict:
         if not Path(clip.edit.video).is_file():
             if source_bytes is None:
-                return self._give_up(clip, None, f"There is no file {clip.edit.video}.", "ValueError", attempt, None)
+                return self._give_up(clip, None, f"There is no file {clip.edit.video}.", BAD_INPUT, attempt, None)
             where = socket.gethostname()
             return _stopped(
                 clip, f"{clip.edit.video} is not to be found on {where}: keep the clips where every node sees them."
             )
         begun = time.monotonic()
         try:
-            made, metrics = self._editor.edit_file(self._pipe, clip.edit, folder / f"{clip.id}.mp4", progress=False)
+            video, metrics = self._editor.edit_file(self._pipe, clip.edit, folder / f"{clip.id}.mp4", progress=False)
             seconds = time.monotonic() - begun
             if self._results.is_done(clip.id):  # by another worker, of a node thought lost
                 return _done(clip, self._results.record(clip.id) or {})
@@ -136,18 +141,19 @@ class Worker:
                 "run": metrics,
                 "versions": _versions(),
             }
-            self._results.publish(clip.id, Path(made), record, folder)
+            self._results.publish(clip.id, Path(video), record, folder)
             return _done(clip, record)
         except Exception as error:
             if not self._work.exists():
                 return _stopped(clip, self._out_of_reach(error))
             if _is_the_disks(error, self._results.folder):
-                return _stopped(clip, sentence(error))
+                return _stopped(clip, sentence(error), traceback.format_exc())
             if _is_the_devices(error):
-                (folder / "last-words").write_text(sentence(error), encoding="utf-8")
+                (folder / "last-words").write_text(f"{sentence(error)}\n{traceback.format_exc()}", encoding="utf-8")
                 os._exit(1)  # nothing more can run in this process; Ray starts another one and hands it the clip
-            kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
-            trace = None if isinstance(error, ValueError) else traceback.format_exc()
+            bad_input = _is_bad_input(error, self._editor_name)
+            kind = BAD_INPUT if bad_input else type(error).__name__
+            trace = None if bad_input else traceback.format_exc()
             reason = sentence(error)
             del error
             _free_memory()
@@ -170,7 +176,8 @@ class Worker:
             "versions": _versions(),
         }
         self._results.put_in_quarantine(clip.id, why | ({"traceback": trace} if trace else {}), self._work / clip.id)
-        return {"id": clip.id, "status": "quarantined", "reason": reason, "kind": kind, "attempt": attempt}
+        outcome = {"id": clip.id, "status": "quarantined", "reason": reason, "kind": kind, "attempt": attempt}
+        return outcome | {"traceback": trace}
 
     def _out_of_reach(self, error: Exception) -> str:
         folder, host = self._results.folder, socket.gethostname()
@@ -182,11 +189,23 @@ class Worker:
 
 
 def _done(clip: Clip, record: dict) -> dict:
-    return {"id": clip.id, "status": "done", "attempt": record.get("attempt"), "kind": None, "reason": None}
+    return {"id": clip.id, "status": "done", "attempt": record.get("attempt"), "kind": None, "reason": None, "traceback": None}
 
 
-def _stopped(clip: Clip, reason: str) -> dict:
-    return {"id": clip.id, "status": "stopped", "reason": reason, "kind": None, "attempt": None}
+def _stopped(clip: Clip, reason: str, trace: str | None = None) -> dict:
+    return {"id": clip.id, "status": "stopped", "reason": reason, "kind": None, "attempt": None, "traceback": trace}
+
+
+def _is_bad_input(error: Exception, editor: str) -> bool:
+    """Whether the editor, or this package, refused what it was given. editor: name of its module.
+
+    A result that is not finite is not the input's fault, nor is a ValueError that a library raised somewhere inside.
+    """
+    if not isinstance(error, ValueError) or isinstance(error, NotFiniteError):
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    packages = {name.partition(".")[0] for name in (__name__, editor)}
+    return frame.f_globals.get("__name__", "").partition(".")[0] in packages
 
 
 def _is_the_disks(error: Exception, folder: Path) -> bool:
@@ -211,13 +230,13 @@ def _free_memory():
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             pass
-    return found
+    return versions
 
 
 def _now() -> str:

@@ -7,7 +7,7 @@ import importlib
 import sys
 from importlib import metadata
 
-from ..errors import sentence
+from .failure import reported
 
 COMMANDS = {
     "edit": ("command.edit", "edit a video as an instruction says"),
@@ -25,7 +25,8 @@ examples:
   liveditor batch clips.jsonl --out edited
   liveditor benchmark
 
-Without --model the included LIVEditor-tiny edits, also without a GPU. `liveditor COMMAND --help` says more.
+Without --model the included LIVEditor-tiny edits, also without a GPU. `liveditor COMMAND --help` says more;
+`liveditor --debug COMMAND ...` shows the whole traceback of an error, for a report.
 """
 
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="liveditor",
-        usage="liveditor COMMAND ...",
+        usage="liveditor [--debug] COMMAND ...",
         description=f"Instruction-driven video editing with LIVEditor and In-context Sparse Attention.\n\ncommands:\n{commands}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         parser.print_help()
@@ -51,15 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
     module = importlib.import_module(f"..{COMMANDS[chosen.command][0]}", __name__)
     own = argparse.ArgumentParser(prog=f"liveditor {chosen.command}", formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(own)
+    own.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     options = own.parse_args(chosen.rest)
+    options.debug |= chosen.debug
     try:
         return module.run(options)
-    except (ValueError, RuntimeError, OSError) as error:
-        # Out of memory and the like keep their traceback: a sentence would hide where.
-        if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
-            raise
-        print(f"liveditor {chosen.command}: {sentence(error)}", file=sys.stderr)
-        return 2
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        return reported(chosen.command, error, options.debug)
     except KeyboardInterrupt:
         print(f"\nliveditor {chosen.command}: stopped; nothing was written.", file=sys.stderr)
         return 130

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from ..batch import job
-from ..batch.manifest import COLUMNS, ManifestError, read_manifest
-from ..batch.results import JobError, Results
+from ..batch.manifest import COLUMNS, read_manifest
+from ..batch.results import Results
 from ..batch.worker import ATTEMPTS
-from ..errors import sentence
+from .failure import reported
 from .options import add_model_options, model_choice, whole_number
 
 DESCRIPTION = "Edit many clips. A manifest says which and how; each clip becomes one mp4 in the output folder."
@@ -34,6 +34,7 @@ in the output folder:
   records/beach.json         how it was made: seconds, frames, settings, worker
   quarantine/street.json     why a clip was given up; the others go on
   metrics.csv, summary.json  all clips in one table
+  errors.log                 what went wrong inside, with tracebacks
 
 examples:
   liveditor batch clips.jsonl --out edited --dry-run      look whether the manifest is right; edits nothing
@@ -107,9 +108,8 @@ def run(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
     except KeyboardInterrupt:
         print(f"\nStopped. What is done is in {options.out}; the same command goes on from there.", file=sys.stderr)
         return 130
-    except (ManifestError, JobError, ValueError, RuntimeError, OSError) as error:
-        print(f"liveditor batch: {sentence(error)}", file=sys.stderr)
-        return 2
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:  # ManifestError and JobError are among them
+        return reported("batch", error, getattr(options, "debug", False))
     print(_report(summary, options.out))
     return 0 if summary.done == summary.clips else 1
 

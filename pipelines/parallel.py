@@ -8,33 +8,34 @@ it is.
 
 from __future__ import annotations
 
-import os
-
 import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig
+
+from ..runtime.torchrun import Process, this_process
 
 
 def local_device() -> torch.device:
     """This process's GPU, or the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+    process = this_process()
+    return torch.device("cuda", process.local_rank if process else torch.cuda.current_device())
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes and tells."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return (this_process() or Process()).rank == 0
 
 
 def check_processes() -> int:
-    """How many processes torchrun started; 1 without it. Raises ValueError for more than there are GPUs."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count > 1 and torch.cuda.device_count() < count:
+    """How many processes torchrun started, on all machines; 1 without it. Raises ValueError for more here than there are GPUs."""
+    process, gpus = this_process() or Process(), torch.cuda.device_count()
+    if process.count > 1 and gpus < process.local_count:
         raise ValueError(
-            f"torchrun started {count} processes, but there are {torch.cuda.device_count()} GPUs here: start as many as GPUs."
+            f"torchrun started {process.local_count} processes here, but there are {gpus} GPUs: start as many as GPUs."
         )
-    return count
+    return process.count
 
 
 def share_gpus(transformer):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 import torch.distributed as dist
+
+from ..runtime.torchrun import this_process
 
 
 def join(device: str) -> str:
     """Meet the other processes, if torchrun started this one; the device of this process."""
-    if "RANK" not in os.environ:
+    process = this_process()
+    if process is None:
         return device
     if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = f"cuda:{process.local_rank}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return device

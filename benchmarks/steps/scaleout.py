@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import statistics
 import sys
@@ -27,11 +26,14 @@ from pathlib import Path
 import diffusers
 import torch
 import torch.distributed as dist
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 
-from ...pipelines.attention import NATIVE, attach_isa, in_context_attention
+from ...pipelines.attention import attach_isa
+from ...pipelines.diffusers_parts import NATIVE, dispatch_attention_fn
 from ...pipelines.parallel import is_first, local_device, share_gpus
+from ...pipelines.stand_in import in_context_attention
 from ...pipelines.transformer import LIVEditorTransformer3DModel
+from ...runtime.call import ModelCall, within
+from ...runtime.torchrun import Process, this_process
 from ..attention.inputs import half_context
 from ..attention.timing import once
 from ..machine import gpu_slug, result_file, versions
@@ -78,7 +80,7 @@ class Calls:
         latent, context = (random(1, 16, *LATENTS[tokens]) for _ in range(2))
         text = random(1, 512, model.config.text_dim)
         self.arguments = latent, torch.tensor([700.0], device=local_device()), text, [context]
-        model.in_context.layout = half_context(tokens)
+        self.layout = half_context(tokens)
         hidden, self.rotary = random(1, tokens, 5120), model.rope(latent, context)
         heads = [random(1, tokens, 40, 128) for _ in range(3)]
         gate = random(1, tokens, 1, 1)
@@ -94,12 +96,16 @@ class Calls:
     def step(self):
         return self.model(*self.arguments, return_dict=False)[0]
 
+    def call(self) -> ModelCall:
+        """With the ISA that is attached now."""
+        return self.model.call_over(self.layout)
+
     def module(self):
-        return self.model.blocks[0].attn1(self.hidden, None, None, self.rotary)
+        return within(self.call(), self.model.blocks[0].attn1, self.hidden, None, None, self.rotary)
 
     def attention(self):
         processor = self.model.blocks[0].attn1.processor
-        with in_context_attention(processor, self.model.in_context, 0, self.gate):
+        with in_context_attention(processor, self.call(), 0, processor.of_blocks, self.gate):
             return dispatch_attention_fn(*self.heads, backend=NATIVE, parallel_config=processor._parallel_config)
 
     def all(self) -> dict:
@@ -151,7 +157,7 @@ def main():
     parser.add_argument("--no-store", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    if not torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if not torch.cuda.is_available() or (this_process() or Process()).count < 2:
         sys.exit(
             "benchmarks/steps/scaleout.py needs several GPUs: torchrun --nproc-per-node 2 -m liveditor_isa.benchmarks.steps.scaleout"
         )
@@ -162,9 +168,7 @@ def main():
     result = {
         "gpu": gpu,
         "versions": {**versions(), "diffusers": diffusers.__version__},
-        "command": shlex.join(
-            ["torchrun", "--nproc-per-node", str(dist.get_world_size()), "-m", __spec__.name, *sys.argv[1:]]
-        ),
+        "command": shlex.join(["torchrun", "--nproc-per-node", str(dist.get_world_size()), "-m", __spec__.name, *sys.argv[1:]]),
         "blocks": options.blocks,
         "rows": [],
     }
