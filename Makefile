@@ -1,14 +1,14 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test matrix ui lint clean
+.PHONY: help setup demo test matrix ui check lint layers types clean
 
 help:
 	@echo "make demo   edit a real video end to end, headless, through the real ComfyUI server"
 	@echo "make test   run all tests"
 	@echo "make matrix run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
 	@echo "make ui     open ComfyUI with this pack"
-	@echo "make lint   check style"
+	@echo "make check  lint, layers and types, which are also targets of their own"
 	@echo "make clean  remove what the commands above made (.venv, .comfyui, .cache, output)"
 
 setup:
@@ -28,8 +28,17 @@ matrix: setup
 ui: setup
 	@$(PYTHON) scripts/ui.py
 
+# Style; which folder imports which (docs/architecture.md); types in the layers without a host.
+check: lint layers types
+
 lint: setup
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+layers: setup
+	@$(PYTHON) scripts/layers.py
+
+types: setup
+	@$(PYTHON) scripts/typecheck.py
 
 clean:
 	rm -rf .venv .comfyui .cache output build *.egg-info .pytest_cache .ruff_cache .hypothesis
