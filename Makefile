@@ -1,15 +1,17 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test matrix ui check lint layers types clean
+.PHONY: help setup demo test test-fast fuzz matrix ui check lint layers types clean
 
 help:
-	@echo "make demo   edit a real video end to end, headless, through the real ComfyUI server"
-	@echo "make test   run all tests"
-	@echo "make matrix run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
-	@echo "make ui     open ComfyUI with this pack"
-	@echo "make check  lint, layers and types, which are also targets of their own"
-	@echo "make clean  remove what the commands above made (.venv, .comfyui, .cache, output)"
+	@echo "make demo      edit a real video end to end, headless, through the real ComfyUI server"
+	@echo "make test      run all tests"
+	@echo "make test-fast only those without a server and a browser, without long sweeps"
+	@echo "make fuzz      try random requests, settings and files for long (EXAMPLES=5000 of each)"
+	@echo "make matrix    run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
+	@echo "make ui        open ComfyUI with this pack"
+	@echo "make check     lint, layers and types, which are also targets of their own"
+	@echo "make clean     remove what the commands above made (.venv, .comfyui, .cache, output)"
 
 setup:
 	@python3 scripts/setup.py
@@ -21,6 +23,14 @@ test:
 	@python3 scripts/setup.py --browser
 	@# Files in the order that tests/conftest.py puts them into.
 	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Markers: pyproject.toml says what they mean, tests/conftest.py sets the first two.
+test-fast: setup
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not server and not browser and not slow"
+
+EXAMPLES := 5000
+fuzz: setup
+	@FUZZ_EXAMPLES=$(EXAMPLES) $(PYTHON) -m pytest -n 2 tests/nodes/test_fuzz.py
 
 matrix: setup
 	@$(PYTHON) scripts/matrix.py $(PYTHONS)
