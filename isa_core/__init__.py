@@ -10,7 +10,7 @@ from .attention import in_context_sparse_attention
 from .backend import BACKENDS, DENSE_BACKENDS, BackendUnavailable, resolve_backend, resolve_dense
 from .config import CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
 from .layout import TokenLayout
-from .residual import add_coarse_residual
+from .residual import add_coarse_residual, coarse_gate
 from .stats import ISAStats, estimate_cost
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ISAStats",
     "TokenLayout",
     "add_coarse_residual",
+    "coarse_gate",
     "dense_attention",
     "estimate_cost",
     "in_context_sparse_attention",

@@ -10,6 +10,11 @@ from .memory import heads_at_once
 from .pool import pool_blocks
 
 
+def coarse_gate(projected: torch.Tensor) -> torch.Tensor:
+    """`0.5 (sigmoid(x·alpha) - 0.5)`, in -0.25..0.25 (section 3.4): a token's projection [B, S, 1] -> its factor [B, S, 1, 1]."""
+    return (0.5 * torch.sigmoid(projected) - 0.25)[..., None]
+
+
 def residual(probabilities: torch.Tensor, pooled_v: torch.Tensor, gate: torch.Tensor, table: BlockTable) -> torch.Tensor:
     """gate ⊙ (P Vc)[block of token]: P [G, N, N], Vc [G, N, D], gate [S, 1] -> [G, S, D] in the gate's dtype."""
     return gate * table.spread((probabilities @ pooled_v).to(gate.dtype))

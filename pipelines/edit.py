@@ -14,6 +14,7 @@ import torch
 
 from ..checkpoint.dtypes import DTYPES
 from ..errors import is_out_of_memory
+from ..runtime.call import layouts_seen
 from ..video.clip import open_clip
 from ..video.composite import put_back
 from ..video.geometry import crop_box, first_frames, fit_frames, size_within
@@ -92,10 +93,12 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     frames = torch.cat([fit_frames(chunk, width, height)[0] for chunk in clip.chunks()])
     references = [_reference(path, edit.frames, max(width, height)) for path in edit.references]
     read = time.perf_counter()
-    latents = pipe(
-        frames.movedim(-1, 1), edit.prompt, edit.negative_prompt, [each.movedim(-1, 1) for each in references], height, width,
-        edit.steps, edit.guidance, generator=torch.Generator().manual_seed(edit.seed), output_type="latent", return_dict=False,
-    )[0]  # fmt: skip
+    with layouts_seen() as layouts:
+        latents = pipe(
+            frames.movedim(-1, 1), edit.prompt, edit.negative_prompt, [each.movedim(-1, 1) for each in references], height, width,
+            edit.steps, edit.guidance, generator=torch.Generator().manual_seed(edit.seed), output_type="latent",
+            return_dict=False,
+        )[0]  # fmt: skip
     sampled = time.perf_counter()
     path = Path(output)
     if is_first():
@@ -111,7 +114,7 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
         "fps": float(clip.fps),
         "width": width,
         "height": height,
-        "tokens": pipe.transformer.in_context.layout.total,
+        "tokens": layouts[-1].total if layouts else 0,
         "steps": pipe.num_timesteps,
         "read_seconds": round(read - began, 3),
         "sampling_seconds": round(sampled - read, 3),

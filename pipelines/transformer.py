@@ -1,5 +1,5 @@
 """The LIVEditor network on diffusers' WanTransformer3DModel: a second patch embedding, RoPE reset per token group, a gated
-residual. The same network as `liveditor.model`, which runs on ComfyUI's Wan.
+residual. The same network as `comfyui.network`, which runs on ComfyUI's Wan.
 
 Facts: arXiv 2605.04569, section 3 and appendix B, and the key names of its released checkpoint.
 """
@@ -15,32 +15,42 @@ import torch.nn.functional as F
 from accelerate import init_empty_weights
 from diffusers import ModelMixin  # noqa: F401  a pipeline's loader asks the module of a class whether it is one
 from diffusers.configuration_utils import register_to_config
-from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanRotaryPosEmbed, WanTransformer3DModel
-from diffusers.utils.peft_utils import apply_lora_scale
 from torch import nn
 
 from ..checkpoint.keys import MEMORY
-from ..isa_core import TokenLayout
-from .attention import InContext, in_context_attention
-from .weights import configuration, diffusers_names, open_liveditor
+from ..isa_core import TokenLayout, coarse_gate
+from ..runtime.call import Carried, ModelCall, current, within
+from .checkpoint import configuration, diffusers_names, open_liveditor
+from .diffusers_parts import (
+    ContextParallelInput,
+    ContextParallelOutput,
+    Transformer2DModelOutput,
+    WanAttnProcessor,
+    WanRotaryPosEmbed,
+    WanTransformer3DModel,
+    apply_lora_scale,
+)
+from .stand_in import OUTSIDE_OF_CALL, InContextProcessor, in_context_attention
 
 
-class LIVEditorAttnProcessor(WanAttnProcessor):
-    """Self-attention over target and context tokens, plus the coarse residual, in front of the output projection."""
+class LIVEditorAttnProcessor(InContextProcessor, WanAttnProcessor):
+    """Self-attention over target and context tokens, plus the coarse residual, in front of the output projection.
 
-    def __init__(self, state: InContext, block: int):
+    block, of_blocks: which transformer block of how many it is in.
+    """
+
+    def __init__(self, block: int, of_blocks: int):
         super().__init__()
-        self.state, self.block = state, block
+        self.block, self.of_blocks = block, of_blocks
 
     @torch.compiler.disable
     def __call__(self, attn, hidden_states, *args, **kwargs):
+        if (call := current()) is None:
+            raise RuntimeError(OUTSIDE_OF_CALL)
         if self._parallel_config is not None and torch.is_grad_enabled() and hidden_states.requires_grad:
             raise NotImplementedError("LIVEditor has no gradients in context parallelism: train with FSDP or DDP instead.")
-        # 0.5 (sigmoid(x·alpha) - 0.5), section 3.4. In context parallelism, of all GPUs' tokens (`_cp_plan`).
-        gate = (0.5 * torch.sigmoid(attn.alpha_1(hidden_states)) - 0.25)[..., None]
-        with in_context_attention(self, self.state, self.block, gate) as stand_in:
+        gate = coarse_gate(attn.alpha_1(hidden_states))  # in context parallelism, of all GPUs' tokens (`_cp_plan`)
+        with in_context_attention(self, call, self.block, self.of_blocks, gate) as stand_in:
             out = super().__call__(attn, hidden_states, *args, **kwargs)
         if not stand_in.used:
             raise RuntimeError(
@@ -65,6 +75,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
     Its configuration is Wan's. `from_single_file` reads the official checkpoint and its conversions.
     """
 
+    makes_model_calls = True
     ignore_for_config = ["added_kv_proj_dim", "pos_embed_seq_len"]  # of Wan's image-to-video
     _skip_layerwise_casting_patterns = [*WanTransformer3DModel._skip_layerwise_casting_patterns, MEMORY, "alpha_1"]
     # All groups' tokens are one sequence: it is cut as one, and whole again wherever a token's group matters.
@@ -101,10 +112,9 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         dim = num_attention_heads * attention_head_dim
         self.add_module(MEMORY, nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size))
         self.rope = InContextRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
-        self.in_context = InContext()
         for index, block in enumerate(self.blocks):
             block.attn1.alpha_1 = nn.Linear(dim, 1, bias=False)
-            block.attn1.set_processor(LIVEditorAttnProcessor(self.in_context, index))
+            block.attn1.set_processor(LIVEditorAttnProcessor(index, num_layers))
 
     @classmethod
     def from_single_file(cls, path: str | Path, torch_dtype: torch.dtype | None = None) -> LIVEditorTransformer3DModel:
@@ -144,26 +154,37 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         groups = [self._padded(latent) for latent in (hidden_states, *context_latents)]
         embedded = [self.patch_embedding(groups[0]), *(getattr(self, MEMORY)(group) for group in groups[1:])]
         grid = embedded[0].shape[2:]
-        layout = TokenLayout(*(lengths := [math.prod(group.shape[2:]) for group in embedded])[:1], tuple(lengths[1:]))
-        self.in_context.layout, self.in_context.padding = layout, (padding := self._padding(layout.total))
+        target, *context = (math.prod(group.shape[2:]) for group in embedded)
+        call = self.call_over(TokenLayout(target, tuple(context)))
 
         tokens = torch.cat([group.flatten(2).transpose(1, 2) for group in embedded], dim=1)
-        tokens = F.pad(tokens, (0, 0, 0, padding)) if padding else tokens
-        rotary = self.rope(*groups, padding=padding)
+        tokens = F.pad(tokens, (0, 0, 0, call.padding)) if call.padding else tokens
+        rotary = self.rope(*groups, padding=call.padding)
         time, modulation, text, _ = self.condition_embedder(timestep, encoder_hidden_states)
-        modulation = modulation.unflatten(1, (6, -1))
-        for block in self.blocks:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, rotary)
-            else:
-                tokens = block(tokens, text, modulation, rotary)
+        tokens = within(call, self._run_blocks, call, tokens, text, modulation.unflatten(1, (6, -1)), rotary)
 
         if self._parallel_config is None:  # else nobody has the target's tokens by themselves yet
-            tokens = tokens[:, : layout.target]
+            tokens = tokens[:, :target]
         shift, scale = (self.scale_shift_table + time[:, None]).to(tokens.device).chunk(2, dim=1)
         tokens = (self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
-        out = self._unpatchified(self.proj_out(tokens)[:, : layout.target], grid)[:, :, :frames, :height, :width]
+        out = self._unpatchified(self.proj_out(tokens)[:, :target], grid)[:, :, :frames, :height, :width]
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
+
+    def call_over(self, layout: TokenLayout) -> ModelCall:
+        """The model call that begins, with what an attached ISA decides for it now."""
+        padding, isa = self._padding(layout.total), getattr(self, "attached_isa", None)
+        if isa is None:
+            return ModelCall(layout, padding=padding)
+        isa.recorder.called()
+        return ModelCall(layout, isa.decisions(), isa.recorder, padding)
+
+    def _run_blocks(self, call: ModelCall, tokens, text, modulation, rotary) -> torch.Tensor:
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                tokens = self._gradient_checkpointing_func(Carried(block, call), tokens, text, modulation, rotary)
+            else:
+                tokens = block(tokens, text, modulation, rotary)
+        return tokens
 
     def _padded(self, latent: torch.Tensor) -> torch.Tensor:
         """To whole patches, as ComfyUI does: what was cut off at one edge goes on at the other."""

@@ -1,4 +1,4 @@
-"""LIVEditor's weights between their names: any checkpoint that the node pack loads, and diffusers' layout."""
+"""Writes LIVEditor's weights in diffusers' layout, from any checkpoint that the node pack loads."""
 
 from __future__ import annotations
 
@@ -11,41 +11,11 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.convert import Conversion, convert_checkpoint
-from ..checkpoint.keys import CheckpointError, block_count, check_keys, is_quantisation, official_names
-from ..checkpoint.opening import Checkpoint, open_checkpoint
+from .checkpoint import configuration, diffusers_names, open_liveditor
+from .transformer import LIVEditorTransformer3DModel
 
-HEAD_DIM = 128
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 """Files of a model in diffusers' layout."""
-
-
-def open_liveditor(path: str | Path) -> Checkpoint:
-    """A checked checkpoint that can be held in diffusers. Raises CheckpointError, or OSError where there is none."""
-    checkpoint = open_checkpoint(path)
-    check_keys(checkpoint.shapes)
-    if any(is_quantisation(name) for name in checkpoint.shapes):
-        raise CheckpointError(
-            f"{checkpoint.path.name} is quantised for ComfyUI: take the .bin or a bf16 conversion of it, and let diffusers "
-            "keep the weights in 8 bits (storage 'fp8')."
-        )
-    return checkpoint
-
-
-def configuration(checkpoint: Checkpoint) -> dict:
-    """The transformer's configuration, as the weights' shapes tell it."""
-    dim = checkpoint.shapes["head.modulation"][-1]
-    return {
-        "num_attention_heads": dim // HEAD_DIM,
-        "attention_head_dim": HEAD_DIM,
-        "ffn_dim": checkpoint.shapes["blocks.0.ffn.0.weight"][0],
-        "text_dim": checkpoint.shapes["text_embedding.0.weight"][1],
-        "num_layers": block_count(checkpoint.shapes),
-    }
-
-
-def diffusers_names(model: torch.nn.Module) -> dict[str, str]:
-    """{official name: name in the diffusers model}."""
-    return official_names(model.state_dict())[0]
 
 
 def save_for_diffusers(
@@ -59,8 +29,6 @@ def save_for_diffusers(
 
     dtype, progress and errors as of `convert_checkpoint`, which also writes the other way: it reads such a folder.
     """
-    from .transformer import LIVEditorTransformer3DModel
-
     checkpoint = open_liveditor(source)
     with torch.device("meta"):
         model = LIVEditorTransformer3DModel(**configuration(checkpoint))

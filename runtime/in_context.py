@@ -1,4 +1,4 @@
-"""What an attention override may know about the in-context self-attention it stands in for."""
+"""What hosts and networks call things: the names under which an in-context self-attention is described."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import torch
 
 from ..isa_core import TokenLayout
 
+CONTEXT_LATENTS = "context_latents"
+"""Conditioning key, and keyword of a network: the latents [B, C, T, h, w] of the video to edit and of every reference."""
+
+CALL = "liveditor_isa.call"
+"""Key in ComfyUI's `transformer_options`: the ModelCall of the whole model call."""
+
 LAYOUT = "liveditor_isa.layout"
-"""Key in ComfyUI's `transformer_options`: the TokenLayout of the whole model call."""
+"""Key in `transformer_options`: the TokenLayout of the whole model call."""
 
 IN_CONTEXT = "liveditor_isa.in_context"
 """Key in `transformer_options`: the InContextCall of the attention it was passed to."""
@@ -17,7 +23,7 @@ IN_CONTEXT = "liveditor_isa.in_context"
 
 @dataclass
 class InContextCall:
-    """One self-attention over target and context tokens.
+    """One self-attention over target and context tokens. Made for that attention, and for no other.
 
     layout: token groups of q, k and v.
     coarse_gate: [B, S, 1, 1] factor of LIVEditor's coarse residual, None for a model without one.

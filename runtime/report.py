@@ -2,56 +2,73 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
 
-from ..isa_core import ISAConfig, ISAStats
+from ..isa_core import ISAConfig, ISAStats, TokenLayout
+from .call import in_backward
 from .live import Change
 
 DENSE_NAMES = {"sdpa": "PyTorch's attention", "triton": "this pack's Triton kernel", "8bit": "this pack's 8-bit kernel"}
 
+NOTHING_SEEN = "ISA saw no in-context attention"
+
+
+def shares_of(stats: ISAStats) -> torch.Tensor:
+    """[3], on the device: density, share of full attention's arithmetic, share of dense query blocks."""
+    return torch.stack([stats.mean_density, stats.mean_flop_ratio, stats.dense_queries.float().mean()]).detach()
+
 
 class RunReport:
-    """Collects calls of one run. Reads nothing back from the device before `summary`."""
+    """Adds up the calls of one run. Reads nothing back from the device before `summary`, and holds one sum for each device."""
 
     def __init__(self):
         self.full: Counter[str] = Counter()
+        """Attention calls, by why they ran in full."""
+        self.left_out: Counter[str] = Counter()
+        """Model calls in which no attention was looked at, by the reason."""
+        self.model_calls = 0
         self.backend: tuple[str, str] | None = None
         self.dense: tuple[str, str] | None = None
         self.on_gpu = False
-        self._shares: list[torch.Tensor] = []
+        self.sparse_calls = 0
+        self._sums: dict[torch.device, torch.Tensor] = {}
 
     def add_sparse(self, stats: ISAStats):
         self.backend = stats.backend, stats.backend_reason
         self.dense = stats.dense_backend, stats.dense_reason
         self.on_gpu = stats.sharpness.device.type == "cuda"
-        dense_share = stats.dense_queries.float().mean()
-        self._shares.append(torch.stack([stats.mean_density, stats.mean_flop_ratio, dense_share]))
+        shares = shares_of(stats)
+        # Several GPUs may take part.
+        self._sums[shares.device] = self._sums[shares.device] + shares if shares.device in self._sums else shares
+        self.sparse_calls += 1
 
     def add_full(self, reason: str):
         self.full[reason] += 1
 
-    @property
-    def sparse_calls(self) -> int:
-        return len(self._shares)
+    def add_left_out(self, reason: str):
+        self.left_out[reason] += 1
 
-    def summary(self, config: ISAConfig, changes: list[Change] = (), unmatched: list[str] = ()) -> str:
+    def summary(
+        self, config: ISAConfig, changes: Iterable[Change] = (), unmatched: Iterable[str] = (), nothing: str = ""
+    ) -> str:
         """One line per fact: calls, cost, backend, why calls ran in full, and what was changed on the way.
 
         config: of the last evaluation. unmatched: samplers whose recorded changes were not for this one.
+        nothing: why ISA saw no attention at all, where no call gave a reason.
         """
         lines = []
-        if self._shares:
-            # Calls may have run on several GPUs.
-            shares = torch.stack([share.cpu() for share in self._shares])
-            density, flops, dense = shares.mean(0).tolist()
+        if self.sparse_calls:
+            density, flops, dense = (sum(total.cpu() for total in self._sums.values()) / self.sparse_calls).tolist()
             lines.append(
                 f"ISA: {self.sparse_calls} attention calls at {density:.1%} density, "
                 f"{flops:.1%} of full attention's arithmetic, on {self.backend[0]} ({self.backend[1]})"
             )
             if self.dense[0] != "caller":
-                lines.append(f"Sharp query blocks attended on {DENSE_NAMES[self.dense[0]]} ({self.dense[1]})")
+                lines.append(f"Dense query blocks attended on {DENSE_NAMES[self.dense[0]]} ({self.dense[1]})")
             if self.on_gpu and self.backend[0] == "torch":
                 lines.append(
                     "On a fast GPU this is slower than full attention (benchmarks/results): get Triton, or bypass this node"
@@ -68,11 +85,11 @@ class RunReport:
                     "raise sharpness_threshold, or route by ratio"
                 )
         elif not self.full:
-            lines.append(
-                "ISA saw no in-context attention: connect In-Context References to the sampler, "
-                "and place Attach ISA after other nodes that replace the attention"
-            )
+            why = list(self.left_out) or [nothing] * bool(nothing)
+            lines.append(f"{NOTHING_SEEN}: {'; '.join(why)}" if why else NOTHING_SEEN)
         lines += [f"{count} calls with full attention: {reason}" for reason, count in self.full.items()]
+        if self.sparse_calls or self.full:
+            lines += [f"ISA left out {count} model calls: {reason}" for reason, count in self.left_out.items()]
         lines += [f"From model call {at + 1}: {_listed(values)}" for at, values in changes]
         if unmatched:
             lines.append(
@@ -80,6 +97,43 @@ class RunReport:
                 'node: press "use these settings throughout" if they are meant'
             )
         return "\n".join(lines)
+
+
+class ReportRecorder:
+    """A `call.Recorder` that adds up a RunReport. Copies and pickles begin with an empty one."""
+
+    def __init__(self):
+        self._lock, self._report = threading.Lock(), RunReport()
+
+    def __reduce__(self):
+        return type(self), ()
+
+    def called(self):
+        """The model is called once more."""
+        if not in_backward():
+            with self._lock:
+                self._report.model_calls += 1
+
+    def sparse(self, stats: ISAStats, layout: TokenLayout, block: int, of_blocks: int):
+        if not in_backward():
+            with self._lock:
+                self._report.add_sparse(stats)
+
+    def full(self, reason: str, layout: TokenLayout):
+        if not in_backward():
+            with self._lock:
+                self._report.add_full(reason)
+
+    def left_out(self, reason: str):
+        if not in_backward():
+            with self._lock:
+                self._report.add_left_out(reason)
+
+    def take(self) -> RunReport:
+        """What was recorded so far; from here on a new report."""
+        with self._lock:
+            report, self._report = self._report, RunReport()
+        return report
 
 
 def _listed(values: dict) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +10,15 @@ from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel, SD3Tr
 from diffusers.models.attention_dispatch import AttentionBackendName
 from liveditor_isa.checkpoint.included import path_of
 from liveditor_isa.isa_core import BackendUnavailable, ISAConfig, TokenLayout
-from liveditor_isa.pipelines import attention
-from liveditor_isa.pipelines.attention import AttachedISA, InContext, attach_isa, detach_isa
+from liveditor_isa.pipelines import stand_in
+from liveditor_isa.pipelines.attention import AttachedISA, attach_isa, detach_isa
+from liveditor_isa.pipelines.stand_in import InContextProcessor
 from liveditor_isa.pipelines.transformer import LIVEditorTransformer3DModel
+from liveditor_isa.runtime.call import ModelCall, layouts_seen
 
 FULL = ISAConfig(keep_ratio=1, dense_query_ratio=1)
 SPARSE = ISAConfig(keep_ratio=0.3, dense_query_ratio=0.3, block_size=16)
+UNUSED = "ISA saw no in-context attention: the transformer was not called"
 LAYOUT = TokenLayout(9 + 64, (64, 24))
 """Text and target, and two pictures, of the models below."""
 
@@ -106,7 +108,9 @@ def test_layouts_are_read_from_the_call(case):
     isa = attach_isa(model, SPARSE, min_tokens=0)
     run(model, arguments)
     if isinstance(model, LIVEditorTransformer3DModel):
-        assert model.in_context.layout == TokenLayout(40, (40, 12))
+        with layouts_seen() as seen:
+            run(model, arguments)
+        assert seen == [TokenLayout(40, (40, 12))]
     else:
         expected = attach_isa(model, SPARSE, layout=LAYOUT, min_tokens=0)
         run(model, arguments)
@@ -121,9 +125,7 @@ def test_another_attachment_replaces_the_first(case):
     first = attach_isa(model, SPARSE, min_tokens=0)
     second = attach_isa(model, SPARSE, min_tokens=0, dense_blocks="0,-1")
     run(model, arguments)
-    assert (
-        first.report() == "ISA saw no in-context attention" and "2 calls with full attention: dense_blocks" in second.report()
-    )
+    assert first.report() == UNUSED and "2 calls with full attention: dense_blocks" in second.report()
     third = attach_isa(model, SPARSE)
     run(model, arguments)
     assert f"{blocks} calls with full attention: " in (told := third.report()) and "fewer than min_tokens 12288" in told
@@ -138,13 +140,13 @@ def test_a_copy_has_isa_of_its_own(case, made):
     isa = attach_isa(model, SPARSE, min_tokens=0)
     other = made(model)
     sparse = run(other, arguments)
-    assert isa.report() == "ISA saw no in-context attention" and f"ISA: {blocks} " in other.attached_isa.report()
+    assert isa.report() == UNUSED and f"ISA: {blocks} " in other.attached_isa.report()
     detach_isa(other)
     assert torch.equal(run(other, arguments), plain) and not hasattr(other, "attached_isa")
     assert torch.equal(run(model, arguments), sparse) and difference(plain, sparse) > 1e-3
 
 
-def test_the_chosen_backend_attends_for_the_sharp_blocks(case):
+def test_the_chosen_backend_attends_for_the_dense_blocks(case):
     """And for all others that are not ours."""
     model, arguments, _ = case
     plain = run(model, arguments)
@@ -174,7 +176,7 @@ def test_attention_that_is_not_of_all_tokens_is_left_alone():
     plain = run(model, arguments)
     isa = attach_isa(model, SPARSE, layout=TokenLayout(8, (9,)), min_tokens=0)
     assert torch.equal(run(model, arguments), plain)
-    assert isa.report() == "ISA saw no in-context attention"
+    assert isa.report() == "2 calls with full attention: its 16 tokens are not the 17 of the layout (8 + 9)"
     isa = attach_isa(model, SPARSE, layout=TokenLayout(8, (8,)), min_tokens=0)
     run(model, arguments)
     assert "ISA: 2 attention calls" in isa.report()
@@ -183,22 +185,25 @@ def test_attention_that_is_not_of_all_tokens_is_left_alone():
 def test_attention_of_another_kind_is_left_as_it_was_chosen(monkeypatch):
     """Causal, masked or scaled otherwise, though over all tokens: ISA knows none of these."""
     q, k, v = (noise(1, 2, 16, 8, seed=seed) for seed in range(3))
-    state = InContext(TokenLayout(8, (8,)), isa=AttachedISA(SPARSE, "torch", "", 16))
+    isa = AttachedISA(SPARSE, "torch", "", 16)
+    call = ModelCall(TokenLayout(8, (8,)), isa.decisions(), isa.recorder)
     chosen = []
-    dispatch = attention.dispatch_attention_fn
-    monkeypatch.setattr(attention, "dispatch_attention_fn", lambda *args, backend: chosen.append(backend) or dispatch(*args))
-    processor = SimpleNamespace(_attention_backend=AttentionBackendName._NATIVE_MATH)
+    dispatch = stand_in.dispatch_attention_fn
+    monkeypatch.setattr(stand_in, "dispatch_attention_fn", lambda *args, backend: chosen.append(backend) or dispatch(*args))
+    processor = InContextProcessor()
+    processor._attention_backend = AttentionBackendName._NATIVE_MATH
     for options in ({"is_causal": True}, {"scale": 0.5}, {"attn_mask": torch.ones(16, 16).tril().bool()}):
         expected = F.scaled_dot_product_attention(q, k, v, **options)
-        with attention.in_context_attention(processor, state, 0) as stand_in:
+        with stand_in.in_context_attention(processor, call, 0) as standing:
             found = F.scaled_dot_product_attention(q, k, v, **options)
-        assert difference(expected, found) < 1e-6 and not stand_in.used, options
+        assert difference(expected, found) < 1e-6 and not standing.used, options
     assert chosen == [AttentionBackendName._NATIVE_MATH] * 3
 
 
 def test_min_tokens_are_enough():
     isa = AttachedISA(SPARSE, "torch", "", 16)
-    assert isa.reason_for_full(TokenLayout(8, (8,)), 0) is None and isa.reason_for_full(TokenLayout(8, (7,)), 0)
+    decided = isa.decisions()
+    assert decided.reason_for_full(TokenLayout(8, (8,)), 0, 1) is None and decided.reason_for_full(TokenLayout(8, (7,)), 0, 1)
 
 
 def test_gradients_flow_as_without_it():
@@ -231,8 +236,9 @@ def test_what_cannot_be_attached_gets_a_sentence():
 def test_several_contexts_of_any_size_are_padded_as_in_comfyui():
     model, arguments, _ = liveditor()
     odd = {**arguments, "hidden_states": noise(1, 16, 2, 7, 9), "context_latents": [noise(1, 16, 1, 5, 5)]}
-    assert run(model, odd).shape == (1, 16, 2, 7, 9)
-    assert model.in_context.layout == TokenLayout(2 * 4 * 5, (9,))
+    with layouts_seen() as seen:
+        assert run(model, odd).shape == (1, 16, 2, 7, 9)
+    assert seen == [TokenLayout(2 * 4 * 5, (9,))]
     alone = {**arguments, "context_latents": []}
     isa = attach_isa(model, min_tokens=0)
     run(model, alone)

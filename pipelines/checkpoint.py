@@ -1,0 +1,41 @@
+"""A LIVEditor checkpoint as diffusers sees it: whether it can be held there, the network's configuration, names of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..checkpoint.keys import CheckpointError, block_count, check_keys, is_quantisation, official_names
+from ..checkpoint.opening import Checkpoint, open_checkpoint
+
+HEAD_DIM = 128
+
+
+def open_liveditor(path: str | Path) -> Checkpoint:
+    """A checked checkpoint that can be held in diffusers. Raises CheckpointError, or OSError where there is none."""
+    checkpoint = open_checkpoint(path)
+    check_keys(checkpoint.shapes)
+    if any(is_quantisation(name) for name in checkpoint.shapes):
+        raise CheckpointError(
+            f"{checkpoint.path.name} is quantised for ComfyUI: take the .bin or a bf16 conversion of it, and let diffusers "
+            "keep the weights in 8 bits (storage 'fp8')."
+        )
+    return checkpoint
+
+
+def configuration(checkpoint: Checkpoint) -> dict:
+    """The transformer's configuration, as the weights' shapes tell it."""
+    dim = checkpoint.shapes["head.modulation"][-1]
+    return {
+        "num_attention_heads": dim // HEAD_DIM,
+        "attention_head_dim": HEAD_DIM,
+        "ffn_dim": checkpoint.shapes["blocks.0.ffn.0.weight"][0],
+        "text_dim": checkpoint.shapes["text_embedding.0.weight"][1],
+        "num_layers": block_count(checkpoint.shapes),
+    }
+
+
+def diffusers_names(model: torch.nn.Module) -> dict[str, str]:
+    """{official name: name in the diffusers model}."""
+    return official_names(model.state_dict())[0]

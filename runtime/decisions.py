@@ -1,0 +1,88 @@
+"""When a self-attention stays full, and the sentence for it: the one place that decides, for every host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..isa_core import TokenLayout
+from .finite import FiniteGuard
+from .live import Settings
+from .schedule import Schedule
+
+OUTSIDE_SCHEDULE = "outside start_percent to end_percent"
+SWITCHED_OFF = "switched off"
+MASKED = "it has a mask, which ISA does not know"
+NOT_PLAIN = "it is causal, scaled by a factor of its own or with dropout, which ISA does not know"
+SPLIT_HEADS = "its queries come with their heads split, which ISA does not know"
+NO_NOISE_LEVEL = "the model was called without its noise level, so start_percent and end_percent cannot be told"
+
+FROM_NODES = "connect In-Context References to the sampler"
+FROM_ARGUMENTS = "give the call the video or the images to edit"
+
+
+def no_context(cure: str = FROM_NODES) -> str:
+    """cure: where the host's users give context."""
+    return f"no context tokens: {cure}"
+
+
+def text_as_long(tokens: int) -> str:
+    return (
+        f"the text has {tokens} tokens, as many as target and context have, so self-attention cannot be told from "
+        "cross-attention: choose another size or number of frames"
+    )
+
+
+def added_frames(name: str) -> str:
+    """name: of the network's argument that brings them."""
+    return f"{name} adds frames to the target, which ISA does not know: remove the node that adds them"
+
+
+REFERENCE_LATENT = (
+    "this model was given a ReferenceLatent, which is no context for ISA: remove it, and connect In-Context References instead"
+)
+
+
+def other_tokens(found: int, layout: TokenLayout) -> str:
+    """found: tokens of a self-attention that is not over the layout's."""
+    return f"its {found} tokens are not the {layout.total} of the layout ({' + '.join(map(str, layout.segments))})"
+
+
+def taken_over(by: str) -> str:
+    """by: what stands in ISA's place."""
+    return f"{by} took the attention and passed none on: place Attach ISA after other nodes that replace the attention"
+
+
+NO_STEPS = "the sampler had no step to do: look at its steps, start_at_step and end_at_step"
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What is settled for all attentions of one model call.
+
+    whole: why all of the call stays full, None where each attention is looked at.
+    backend: as `in_context_sparse_attention` takes it.
+    guard: of the sampling run, which keeps blocks dense that were not finite. at: the evaluation's number, from 0.
+    careful: whether every sparse attention is to be looked at, because the call was not finite before.
+    """
+
+    settings: Settings
+    schedule: Schedule = Schedule()
+    whole: str | None = None
+    backend: str = "auto"
+    guard: FiniteGuard | None = field(default=None, compare=False)
+    at: int = 0
+    careful: bool = False
+
+    def reason_for_full(self, layout: TokenLayout, block: int, of_blocks: int, cure: str = FROM_NODES) -> str | None:
+        """Why the self-attention of transformer block `block` stays full; None where ISA acts."""
+        if not layout.context:
+            return no_context(cure)
+        if not self.settings.enabled:
+            return SWITCHED_OFF
+        if self.whole:
+            return self.whole
+        if layout.total < self.schedule.min_tokens:
+            return f"{layout.total} tokens are fewer than min_tokens {self.schedule.min_tokens}"
+        if self.schedule.is_dense_block(block, of_blocks):
+            return f"dense_blocks {self.schedule.dense_blocks}"
+        return self.guard.reason(block) if self.guard else None
