@@ -33,8 +33,9 @@ def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.
 
 
 def attend_blocks(
-    q, k, v, pooled_k, pooled_v, variance_k, plan: RoutingPlan, table: BlockTable, config: ISAConfig, dense: DenseAttention
-):  # fmt: skip
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pooled_k: torch.Tensor, pooled_v: torch.Tensor,
+    variance_k: torch.Tensor | None, plan: RoutingPlan, table: BlockTable, config: ISAConfig, dense: DenseAttention,
+) -> torch.Tensor:  # fmt: skip
     """ISA over G heads (algorithm steps 5 and 6 of section 3): blocks q, k, v -> output blocks [G, N, block_size, D].
 
     variance_k: [G, N, D] with tail_order 2, else None.
@@ -74,8 +75,14 @@ def _heads_of_one_shape(plan: RoutingPlan, table: BlockTable) -> Iterator[torch.
             yield (shapes == shape).all(1).nonzero()[:, 0]
 
 
-def dense_with_tail(query, key, value, pooled_k, pooled_v, listed, table):
-    """[1, tokens, heads, D] q, k, v with all block means [heads, N, D] and the blocks listed [heads, L]: exact over the listed tokens plus the mean of every dropped block: one softmax, so it needs a bias."""
+def dense_with_tail(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pooled_k: torch.Tensor, pooled_v: torch.Tensor,
+    listed: torch.Tensor, table: BlockTable,
+) -> torch.Tensor:  # fmt: skip
+    """Exact over the listed tokens, plus the mean of every block that is not listed: one softmax, so it needs a bias.
+
+    query, key, value [1, tokens, heads, D]; block means pooled_k, pooled_v [heads, N, D]; listed [heads, L] blocks.
+    """
     tokens = key.shape[1]
     key = torch.cat([key, pooled_k.transpose(0, 1)[None]], dim=1)
     value = torch.cat([value, pooled_v.transpose(0, 1)[None]], dim=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 
 from .attend import DenseAttention
@@ -9,8 +11,27 @@ from .call import run_call
 from .compiled import compiled_attention
 from .config import ISAConfig
 from .layout import TokenLayout
+from .stats import ISAStats
 
 
+@overload
+def in_context_sparse_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, layout: TokenLayout, config: ISAConfig = ...,
+    coarse_gate: torch.Tensor | None = ..., backend: str = ..., dense: DenseAttention | str = ...,
+    return_stats: Literal[False] = ...,
+) -> torch.Tensor: ...  # fmt: skip
+@overload
+def in_context_sparse_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, layout: TokenLayout, config: ISAConfig = ...,
+    coarse_gate: torch.Tensor | None = ..., backend: str = ..., dense: DenseAttention | str = ...,
+    return_stats: Literal[True],
+) -> tuple[torch.Tensor, ISAStats]: ...  # fmt: skip
+@overload
+def in_context_sparse_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, layout: TokenLayout, config: ISAConfig = ...,
+    coarse_gate: torch.Tensor | None = ..., backend: str = ..., dense: DenseAttention | str = ...,
+    return_stats: bool,
+) -> torch.Tensor | tuple[torch.Tensor, ISAStats]: ...  # fmt: skip
 def in_context_sparse_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -22,7 +43,7 @@ def in_context_sparse_attention(
     backend: str = "auto",
     dense: DenseAttention | str = "auto",
     return_stats: bool = False,
-):
+) -> torch.Tensor | tuple[torch.Tensor, ISAStats]:
     """ISA (arXiv 2605.04569, section 3) for one self-attention over target and context tokens.
 
     q, k, v: [B, S, H, D], floating point, S = layout.total, any strides.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from .. import kernels
@@ -38,7 +40,7 @@ def resolve_backend(
 
 
 def resolve_dense(
-    requested, backend: str, device: torch.device, context_tail: str = "drop", needs_grad: bool = False
+    requested: Callable | str, backend: str, device: torch.device, context_tail: str = "drop", needs_grad: bool = False
 ) -> tuple[str, str]:
     """(what attends for the dense query group, why): "caller", "sdpa", "triton" or "8bit".
 

@@ -23,22 +23,27 @@ from .stats import ISAStats, measure
 # What a compiler cannot see through ends its graph here; `compiled.compiled_attention` is the way without a break.
 @torch.compiler.disable
 def run_call(
-    q, k, v, layout: TokenLayout, config: ISAConfig, coarse_gate, backend: str, dense: DenseAttention | str,
-    needs_grad: bool, return_stats: bool,
-):  # fmt: skip
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout, config: ISAConfig,
+    coarse_gate: torch.Tensor | None, backend: str, dense: DenseAttention | str, needs_grad: bool, return_stats: bool,
+) -> torch.Tensor | tuple[torch.Tensor, ISAStats]:  # fmt: skip
     """As `attention.in_context_sparse_attention`, which documents the arguments; needs_grad: whether autograd records it."""
     _check(q, k, v, layout, coarse_gate)
     name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config, needs_grad)
     dense_name, dense_reason = resolve_dense(dense, name, q.device, config.context_tail, needs_grad)
-    dense = {"caller": dense, "sdpa": dense_attention}.get(dense_name, dense_name)
+    if dense_name != "caller":
+        dense = dense_attention if dense_name == "sdpa" else dense_name
     table = block_table(layout, config.block_size)
     # Triton launches on the current GPU, wherever the tensors are.
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        if name == "triton":
-            on_gpu = attention_with_gradients if needs_grad else attention_on_gpu
-            out, plan = on_gpu(q, k, v, table, config, coarse_gate, dense)
+        if name == "triton" and not needs_grad:
+            out, plan = attention_on_gpu(q, k, v, table, config, coarse_gate, dense)
+            plans = [plan]
+        elif name == "triton":
+            assert callable(dense), "our kernels have no gradient, which resolve_dense knows"
+            out, plan = attention_with_gradients(q, k, v, table, config, coarse_gate, dense)
             plans = [plan]
         else:
+            assert callable(dense), "our kernels need the other backend, which resolve_dense knows"
             out, plans = _attention_on_torch(q, k, v, table, config, coarse_gate, dense, return_stats)
     if not return_stats:
         return out
@@ -51,7 +56,8 @@ def _attention_on_torch(q, k, v, table: BlockTable, config: ISAConfig, gate, den
     plans = []
     for b, heads in head_chunks(q, table):
         factor = None if gate is None else gate[b, :, 0]
-        chunk, plan = _heads_on_torch(*(x[b, :, heads].transpose(0, 1) for x in (q, k, v)), table, config, factor, dense)
+        part_q, part_k, part_v = (x[b, :, heads].transpose(0, 1) for x in (q, k, v))
+        chunk, plan = _heads_on_torch(part_q, part_k, part_v, table, config, factor, dense)
         out[b, :, heads] = chunk.transpose(0, 1)
         if keep_plans:
             plans.append(plan)
@@ -66,9 +72,10 @@ def _heads_on_torch(
     scores = coarse_scores(pooled_q, pooled_k)
     probabilities = scores.softmax(-1)
     plan = route(scores, probabilities, table, config)
-    blocks = (table.to_blocks(x) for x in (q, k, v))
+    block_q, block_k, block_v = (table.to_blocks(x) for x in (q, k, v))
     variance_k = block_variances(k, pooled_k, table) if config.tail_order == 2 else None
-    out = table.to_tokens(attend_blocks(*blocks, pooled_k, pooled_v, variance_k, plan, table, config, dense))
+    out = attend_blocks(block_q, block_k, block_v, pooled_k, pooled_v, variance_k, plan, table, config, dense)
+    out = table.to_tokens(out)
     if gate is not None:
         out = out + residual(probabilities, pooled_v, gate.to(out.dtype), table)
     return out, plan

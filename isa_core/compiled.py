@@ -11,7 +11,10 @@ from .layout import TokenLayout
 FIELDS = tuple(field.name for field in fields(ISAConfig))
 
 
-def compiled_attention(q, k, v, coarse_gate, layout: TokenLayout, config: ISAConfig, backend: str, dense: str) -> torch.Tensor:
+def compiled_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, coarse_gate: torch.Tensor | None, layout: TokenLayout,
+    config: ISAConfig, backend: str, dense: str,
+) -> torch.Tensor:  # fmt: skip
     """`in_context_sparse_attention` without gradients and statistics, in a graph under compilation."""
     chosen = [getattr(config, name) for name in FIELDS]
     return _attention(q, k, v, coarse_gate, list(layout.segments), *chosen, backend, dense)
@@ -27,7 +30,9 @@ def _attention(
         keep_ratio, dense_query_ratio, exact_ratio, sharpness, sharpness_threshold, context_tail, block_size, tail_order
     )
     layout = TokenLayout(segments[0], tuple(segments[1:]))
-    return run_call(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad=False, return_stats=False)
+    out = run_call(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad=False, return_stats=False)
+    assert isinstance(out, torch.Tensor)
+    return out
 
 
 @_attention.register_fake

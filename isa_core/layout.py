@@ -67,7 +67,7 @@ class BlockTable:
     def context_blocks(self) -> int:
         return self.count - self.target_blocks
 
-    def lengths_on(self, device) -> torch.Tensor:
+    def lengths_on(self, device: torch.device | str) -> torch.Tensor:
         """[N] block lengths as int64; one tensor a device, which is not to be changed."""
         return _lengths_on(self, torch.device(device))
 
@@ -89,7 +89,7 @@ class BlockTable:
         missing = sum(self.block_size - self.lengths[i] for i in self.ragged_context) if kept else 0
         return self.layout.target + kept * self.block_size - missing
 
-    def ragged_first(self, device) -> torch.Tensor:
+    def ragged_first(self, device: torch.device | str) -> torch.Tensor:
         """[context blocks] fp32 to add to their saliency, which is below it: more than any, where a block is ragged."""
         return _ragged_first(self, torch.device(device))
 
@@ -98,7 +98,7 @@ class BlockTable:
         """First token of every block."""
         return (0, *accumulate(self.lengths))[:-1]
 
-    def slot_is_token(self, device) -> torch.Tensor:
+    def slot_is_token(self, device: torch.device | str) -> torch.Tensor:
         """[N, block_size] bool: False on the padding of a ragged block."""
         return torch.arange(self.block_size, device=device) < self.lengths_on(device)[:, None]
 

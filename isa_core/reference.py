@@ -6,6 +6,7 @@ Shares no code with the fast path except `ISAConfig`, `TokenLayout` and the roun
 from __future__ import annotations
 
 import math
+from typing import TypedDict
 
 import torch
 
@@ -13,14 +14,33 @@ from .config import ISAConfig, blocks_for
 from .layout import TokenLayout
 
 
-def reference_attention(q, k, v, layout: TokenLayout, config: ISAConfig, coarse_gate=None, lists=None):
+class HeadLists(TypedDict):
+    """One head's decisions, as numbers of blocks."""
+
+    kv: list[int]
+    """What every query may see."""
+    dense: set[int]
+    """Query blocks that attend all of `kv` exactly."""
+    exact: dict[int, list[int]]
+    """What each query block attends exactly, unless it is dense."""
+
+
+Routing = dict[tuple[int, int], HeadLists]
+"""By batch element and head."""
+
+
+def reference_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout, config: ISAConfig,
+    coarse_gate: torch.Tensor | None = None, lists: Routing | None = None,
+) -> tuple[torch.Tensor, Routing]:  # fmt: skip
     """q, k, v [B, S, H, D], gate [B, S, 1, 1] or None -> (out [B, S, H, D] fp64, lists).
 
-    lists: {(batch, head): HeadLists}; pass them in to fix the routing and compare only the arithmetic.
+    lists: pass them in to fix the routing and compare only the arithmetic.
     """
     q, k, v = (x.double() for x in (q, k, v))
     blocks, is_target = cut_into_blocks(layout, config.block_size)
-    out, used = torch.zeros_like(q), {}
+    out = torch.zeros_like(q)
+    used: Routing = {}
     for b in range(q.shape[0]):
         for h in range(q.shape[2]):
             head_q, head_k, head_v = q[b, :, h], k[b, :, h], v[b, :, h]
@@ -44,7 +64,7 @@ def reference_attention(q, k, v, layout: TokenLayout, config: ISAConfig, coarse_
     return out, used
 
 
-def cut_into_blocks(layout: TokenLayout, size: int):
+def cut_into_blocks(layout: TokenLayout, size: int) -> tuple[list[slice], list[bool]]:
     """Token ranges of all blocks, segment by segment, and whether each belongs to the target."""
     blocks, is_target, start = [], [], 0
     for index, length in enumerate(layout.segments):
@@ -55,8 +75,10 @@ def cut_into_blocks(layout: TokenLayout, size: int):
     return blocks, is_target
 
 
-def route_head(scores, probabilities, blocks, is_target, config: ISAConfig):
-    """One head's lists: {"kv": blocks everyone may see, "dense": query blocks, "exact": {query block: kv blocks}}."""
+def route_head(
+    scores: torch.Tensor, probabilities: torch.Tensor, blocks: list[slice], is_target: list[bool], config: ISAConfig
+) -> HeadLists:
+    """One head's decisions from its coarse logits and their softmax, [N, N] each."""
     target = [j for j, yes in enumerate(is_target) if yes]
     context = [j for j, yes in enumerate(is_target) if not yes]
     saliency = probabilities[target].sum(0)
@@ -83,7 +105,10 @@ def route_head(scores, probabilities, blocks, is_target, config: ISAConfig):
     return {"kv": kv, "dense": dense, "exact": exact}
 
 
-def attend_block(q, k, v, mean_k, mean_v, blocks, exact, tail, variance_k=None):
+def attend_block(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mean_k: torch.Tensor, mean_v: torch.Tensor, blocks: list[slice],
+    exact: list[int], tail: list[int], variance_k: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Softmax of one query block over the tokens of `exact` and the length-weighted means of `tail`.
 
     variance_k: with it a mean weighs as much more as its block's logits vary, to second order, channels being independent.

@@ -51,10 +51,10 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Te
     listed = lengths[plan.kv_blocks].sum(1, keepdim=True)
     exact = torch.where(plan.dense_queries, listed, lengths[plan.exact_blocks].sum(2))
     means = _means_seen(table, config, plan.kv_blocks.shape[1], plan.exact_blocks.shape[2])
-    means = torch.where(plan.dense_queries, means[0], means[1])
+    seen = torch.where(plan.dense_queries, means[0], means[1])
     full = table.layout.total**2
     density = (exact * lengths).sum(1) / full
-    flop_ratio = density + (means * lengths).sum(1) / full + table.count**2 / full
+    flop_ratio = density + (seen * lengths).sum(1) / full + table.count**2 / full
     return torch.stack([density, flop_ratio], dim=1)
 
 

@@ -10,13 +10,14 @@ from ..layout import BlockTable
 from ..plan import RoutingPlan
 from ..residual import coarse_output
 from .dense_group import attend_dense_group, begin_count
-from .plan import blocks_on, make_plan, of_tail, tail_means
+from .plan import Blocks, blocks_on, make_plan, of_tail, tail_means
 
 
 @torch.no_grad()
 def attention_on_gpu(
-    q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention | str
-) -> tuple[torch.Tensor, RoutingPlan]:
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: BlockTable, config: ISAConfig, gate: torch.Tensor | None,
+    dense: DenseAttention | str,
+) -> tuple[torch.Tensor, RoutingPlan]:  # fmt: skip
     """q, k, v [B, S, H, D] of any strides, gate [B, S, 1, 1] or None -> (out like q, contiguous; the decisions of B*H heads).
 
     dense: what attends for dense query blocks: a function, or "triton" or "8bit" for our kernels.
@@ -43,7 +44,7 @@ def attention_on_gpu(
     return out, routing
 
 
-def _pool(q, k, v, blocks, config: ISAConfig):
+def _pool(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocks: Blocks, config: ISAConfig):
     """Block means of q, k and v, [B*H, N, D] in fp32, and the variance of the keys where `tail_order` needs it."""
     from ...kernels.pool import pool_blocks
 

@@ -5,7 +5,7 @@ All heads list equally many tokens (`BlockTable.kept_blocks`), so any number of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,18 @@ from ..memory import heads_at_once
 from ..plan import RoutingPlan
 from .plan import Blocks, KernelPlan, blocks_on
 
+COPIES_BYTES = 384 * 2**20
+"""For the copies of one call of plain attention. Ten heads of a long video fit, which keep every GPU busy."""
+
 Rows = Callable[[], int]
 """Waits for a number of dense query blocks."""
 
 
 def attend_dense_group(
-    q, k, v, means, out, plan: KernelPlan, rows: int, table: BlockTable, config: ISAConfig, gate, coarse,
-    dense: DenseAttention | str,
-):  # fmt: skip
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, means: tuple[torch.Tensor, torch.Tensor], out: torch.Tensor,
+    plan: KernelPlan, rows: int, table: BlockTable, config: ISAConfig, gate: torch.Tensor | None,
+    coarse: torch.Tensor | None, dense: DenseAttention | str,
+) -> None:  # fmt: skip
     """Fill the rows of dense query blocks in out [B, S, H, D], the gated residual included.
 
     means: block means of keys and values, [G, N, D] each. rows: dense query blocks of a head, at most. gate [B, S, 1, 1] and coarse [G, N, D], or None.
@@ -64,15 +68,18 @@ def begin_count(plan: KernelPlan, config: ISAConfig) -> Rows:
     return finish
 
 
-def turns(q, plan: KernelPlan, table: BlockTable, rows: int) -> Iterator[torch.Tensor]:
-    """The heads of every call of plain attention; a call's copies, with `rows` dense query blocks a head, fit the workspace."""
+def turns(q: torch.Tensor, plan: KernelPlan, table: BlockTable, rows: int) -> Iterable[torch.Tensor]:
+    """The heads of every call of plain attention; a call's copies, with `rows` dense query blocks a head, fit COPIES_BYTES."""
     heads = torch.arange(len(plan.dense_rows), device=q.device)
     copied = 2 * (rows + plan.routing.kv_blocks.shape[1]) * table.block_size
-    step = heads_at_once(len(heads), copied * q.shape[3] * q.element_size())
+    step = heads_at_once(len(heads), copied * q.shape[3] * q.element_size(), COPIES_BYTES)
     return heads.split(step) if rows else ()
 
 
-def gathered(q, k, v, heads, dense_rows, routing: RoutingPlan, tokens: int, blocks: Blocks):
+def gathered(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: torch.Tensor, dense_rows: torch.Tensor, routing: RoutingPlan,
+    tokens: int, blocks: Blocks,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """(query, key, value, listed, offsets): compact [tokens, C, D] of the heads [C], and where each listed block begins."""
     from ...kernels.compact import gather_blocks
 

@@ -62,8 +62,8 @@ def make_plan(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable,
         else:
             dense = sharpness > config.sharpness_threshold
             dense_rows = torch.where(dense, every, table.count).sort(1).values
-        tail = len(listed[0]) if config.context_tail == "drop" else table.count
-        lists = exact_lists(logits, listed, dense, lengths, table.block_size, count, tail)
+        tails = len(listed[0]) if config.context_tail == "drop" else table.count
+        lists = exact_lists(logits, listed, dense, lengths, table.block_size, count, tails)
         parts.append((listed, dense, sharpness, dense_rows, *lists))
     listed, dense, sharpness, dense_rows, exact, full, taken = (
         torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts)
@@ -72,7 +72,9 @@ def make_plan(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable,
     return KernelPlan(RoutingPlan(listed, dense, exact, sharpness), full, tail, taken, dense_rows)
 
 
-def tail_means(plan: KernelPlan, pooled_k, pooled_v, blocks: Blocks, dtype):
+def tail_means(
+    plan: KernelPlan, pooled_k: torch.Tensor, pooled_v: torch.Tensor, blocks: Blocks, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Means of the tail's keys and values [G, T, D] in `dtype`, and log2 of their tokens [G, T] fp32."""
     mean_k, mean_v = (of_tail(plan, x, dtype) for x in (pooled_k, pooled_v))
     return mean_k, mean_v, blocks.lengths.float().log2()[plan.tail.long()]

@@ -17,10 +17,11 @@ from .plan import Blocks, KernelPlan, blocks_on, make_plan, tail_means
 
 
 def attention_with_gradients(
-    q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention
-) -> tuple[torch.Tensor, RoutingPlan]:
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: BlockTable, config: ISAConfig, gate: torch.Tensor | None,
+    dense: DenseAttention,
+) -> tuple[torch.Tensor, RoutingPlan]:  # fmt: skip
     """q, k, v [B, S, H, D], gate [B, S, 1, 1] or None -> (out like q, decisions), differentiable once in all four."""
-    routings = []
+    routings: list[RoutingPlan] = []
     out, *pooled = _Attention.apply(q, k, v, table, config, dense, routings)
     if gate is not None:
         coarse = coarse_output(*pooled).unflatten(0, (q.shape[0], q.shape[2]))
@@ -39,32 +40,32 @@ class _Attention(torch.autograd.Function):
 
         ctx.set_materialize_grads(False)
         blocks = blocks_on(table, q.device)
-        pooled = [pool_blocks(x, *blocks) for x in (q, k, v)]
-        plan = make_plan(*pooled[:2], table, config)
+        pooled_q, pooled_k, pooled_v = (pool_blocks(x, *blocks) for x in (q, k, v))
+        plan = make_plan(pooled_q, pooled_k, table, config)
         rows = begin_count(plan, config)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         log_sum = torch.empty(q.shape[0] * q.shape[2], q.shape[1], device=q.device, dtype=torch.float32)
         sparse_attention(
-            q, k, v, *tail_means(plan, *pooled[1:], blocks, k.dtype), plan.routing.dense_queries, plan.routing.exact_blocks,
-            plan.full, plan.taken, blocks.starts, blocks.lengths, out, block_size=blocks.size, log_sum=log_sum,
+            q, k, v, *tail_means(plan, pooled_k, pooled_v, blocks, k.dtype), plan.routing.dense_queries,
+            plan.routing.exact_blocks, plan.full, plan.taken, blocks.starts, blocks.lengths, out, block_size=blocks.size, log_sum=log_sum,
         )  # fmt: skip
-        ctx.turns = list(_dense_turns(q, k, v, pooled[1:], out, plan, rows(), table, config, blocks, dense))
+        ctx.turns = list(_dense_turns(q, k, v, (pooled_k, pooled_v), out, plan, rows(), table, config, blocks, dense))
         ctx.plan, ctx.blocks = plan, blocks
-        ctx.save_for_backward(q, k, v, out, log_sum, *(x.to(k.dtype) for x in pooled[1:]))
+        ctx.save_for_backward(q, k, v, out, log_sum, pooled_k.to(k.dtype), pooled_v.to(k.dtype))
         routings.append(plan.routing)
-        return out, *pooled
+        return out, pooled_q, pooled_k, pooled_v
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, d_out, *d_pooled):
         from ...kernels.backward import sparse_attention_backward, spread_means
 
-        q, k, v, out, log_sum, *means = ctx.saved_tensors
+        q, k, v, out, log_sum, mean_k, mean_v = ctx.saved_tensors
         plan, blocks = ctx.plan, ctx.blocks
         if d_out is None:
             d_out = torch.zeros_like(out)
         *d_tokens, d_mean_k, d_mean_v = sparse_attention_backward(
-            q, k, v, *means, plan.routing.dense_queries, plan.routing.exact_blocks, plan.taken, plan.tail.contiguous(),
+            q, k, v, mean_k, mean_v, plan.routing.dense_queries, plan.routing.exact_blocks, plan.taken, plan.tail.contiguous(),
             blocks.starts, blocks.lengths, out, log_sum, d_out, blocks.size,
         )  # fmt: skip
         d_means = [None, d_mean_k, d_mean_v]
@@ -89,7 +90,8 @@ class _DenseTurn:
             self.inputs = [x.detach().requires_grad_() for x in inputs]
             query, key, value = (x[None] for x in self.inputs[:3])
             if config.context_tail == "taylor":
-                result = dense_with_tail(query, key, value, *self.inputs[3:], self.listed.long(), table)
+                mean_k, mean_v = self.inputs[3:]
+                result = dense_with_tail(query, key, value, mean_k, mean_v, self.listed.long(), table)
             else:
                 result = dense(query, key, value)
             self.result = result[0]
@@ -106,7 +108,7 @@ class _DenseTurn:
             scatter_blocks(d_compact, d_x, self.number, self.listed, *blocks, offsets=self.offsets, add=True)
         for d_mean, d_part in zip(d_means[1:], d_tail):
             d_mean.index_add_(0, self.heads, d_part.to(d_mean.dtype))
-        self.result = self.inputs = None
+        del self.result, self.inputs
 
 
 def _dense_turns(q, k, v, means, out, plan, rows, table, config, blocks, dense):
