@@ -100,21 +100,21 @@ def _dense(
     tl.store(address, (acc / total[:, None]).to(out.dtype.element_ty), mask=(row < rows)[:, None] & real[None])
 
 
-WHOLE = tl.constexpr(12582912.0)
+INTEGER_OFFSET = tl.constexpr(12582912.0)
 """1.5 * 2^23: an fp32 whose last mantissa bits are an int32 that was added to its bits."""
 
 
 @triton.jit
 def _softmax_8bit(score, scale, bias, weight_scale, peak, total, acc, ROWS: tl.constexpr, KEYS: tl.constexpr, BIASED: tl.constexpr):  # fmt: skip
-    """score: WHOLE + int32 logits; one tile of the online softmax, whose weights carry weight_scale and leave as FP8."""
+    """score: INTEGER_OFFSET + int32 logits; one tile of the online softmax, whose weights carry weight_scale and leave as FP8."""
     if BIASED:
-        score = score - WHOLE
+        score = score - INTEGER_OFFSET
         logit = score * scale[:, None] + bias[None]
         highest = tl.maximum(tl.maximum(peak, tl.max(logit, axis=1)), -1e30)
         weight = tl.exp2(logit - (highest - tl.log2(weight_scale))[:, None])
     else:
-        highest = tl.maximum(peak, (tl.max(score, axis=1) - WHOLE) * scale)
-        offset = tl.log2(weight_scale) - highest - WHOLE * scale
+        highest = tl.maximum(peak, (tl.max(score, axis=1) - INTEGER_OFFSET) * scale)
+        offset = tl.log2(weight_scale) - highest - INTEGER_OFFSET * scale
         shape: tl.constexpr = [ROWS, KEYS]
         # One fused multiply-add turns bits of an integer into an exponent; Triton does not find it by itself.
         weight = tl.exp2(tl.fma(score, tl.broadcast_to(scale[:, None], shape), tl.broadcast_to(offset[:, None], shape)))
@@ -143,7 +143,7 @@ def _dense_8bit(
     peak = tl.full([ROWS], -1e30, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, DIM_PAD], tl.float32)
-    # Integer logits are added to the bits of WHOLE, which makes them fp32 at no cost: |logit| <= 127 * 127 * 256 < 2^22.
+    # Integer logits are added to the bits of INTEGER_OFFSET, which makes them fp32 at no cost: |logit| <= 127 * 127 * 256 < 2^22.
     whole = tl.full([ROWS, KEYS], 0x4B400000, tl.int32)
     plain = tl.load(unbiased + head) // KEYS * KEYS
     for at in range(0, plain, KEYS):

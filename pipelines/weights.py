@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.convert import Conversion, convert_checkpoint
+from ..checkpoint.files import replacing
 from .checkpoint import configuration, diffusers_names, open_liveditor
 from .transformer import LIVEditorTransformer3DModel
 
@@ -38,16 +38,15 @@ def save_for_diffusers(
     # A loader would take these, or both.
     if others := sorted(path.name for path in folder.glob("*.safetensors*") if path.name != WEIGHTS):
         raise FileExistsError(errno.EEXIST, f"The folder holds other weights ({others[0]}); name an empty one", str(folder))
-    made = not folder.exists()
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         result = convert_checkpoint(source, folder / WEIGHTS, dtype, progress, overwrite, diffusers_names(model))
     except BaseException:
-        if made:
+        if is_new:
             with suppress(OSError):
                 folder.rmdir()
         raise
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(model.to_json_string(), encoding="utf-8")
-    os.replace(partial, folder / CONFIG)
+    with replacing(folder / CONFIG) as partial:
+        partial.write_text(model.to_json_string(), encoding="utf-8")
     return result
