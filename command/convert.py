@@ -9,6 +9,7 @@ from pathlib import Path
 from ..checkpoint.convert import convert_checkpoint
 from ..checkpoint.dtypes import DTYPES
 from ..checkpoint.opening import is_safetensors
+from ..pipelines import require
 
 EPILOG = """\
 examples:
@@ -44,9 +45,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{destination.name} would be a pickle, which is not written: name a .safetensors file, or a folder.")
     write = convert_checkpoint
     if not is_safetensors(destination):
-        from ..pipelines import require
-
         require()
+
         from ..pipelines.weights import save_for_diffusers as write
     with tqdm(unit="B", unit_scale=True, desc=destination.name, delay=0.5) as bar:
 

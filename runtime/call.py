@@ -14,20 +14,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
 from ..isa_core import ISAStats, TokenLayout
 from .decisions import Decisions
 
+Result = TypeVar("Result")
+
 
 class Recorder(Protocol):
     """Is told what the attentions of a model call did. Several threads may tell it at once."""
 
-    def sparse(self, stats: ISAStats, layout: TokenLayout, block: int, of_blocks: int): ...
+    def sparse(self, stats: ISAStats, layout: TokenLayout, block: int, of_blocks: int) -> None: ...
 
-    def full(self, reason: str, layout: TokenLayout): ...
+    def full(self, reason: str, layout: TokenLayout) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def current() -> ModelCall | None:
 
 # A compiler cannot set the variable; what runs within is compiled for itself.
 @torch.compiler.disable(recursive=False)
-def within(call: ModelCall, function: Callable, *args, **kwargs):
+def within(call: ModelCall, function: Callable[..., Result], *args, **kwargs) -> Result:
     """`function(*args, **kwargs)`, for which `call` is the current one."""
     enter(call)
     try:
@@ -69,14 +71,14 @@ def within(call: ModelCall, function: Callable, *args, **kwargs):
         leave(call.owner)
 
 
-def enter(call: ModelCall):
+def enter(call: ModelCall) -> None:
     """`call` is the current one until `leave`, for hooks, which have a before and an after and nothing in between."""
     _current.set(replace(call, outer=_current.get()))
     for seen in _observers.get():
         seen[:] = [call.layout]
 
 
-def leave(owner: object = None):
+def leave(owner: object = None) -> None:
     """Back to the call outside, if the current one is `owner`'s."""
     call = _current.get()
     if call is not None and call.owner is owner:

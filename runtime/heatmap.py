@@ -45,7 +45,7 @@ class HeatMaps:
         self._sums: dict[int, torch.Tensor] = {}
         self._calls: dict[int, int] = defaultdict(int)
 
-    def add(self, stats: ISAStats, transformer_block: int, of_blocks: int):
+    def add(self, stats: ISAStats, transformer_block: int, of_blocks: int) -> None:
         sampled = transformer_block % max(1, of_blocks // BLOCKS) == 0
         blocks = stats.sharpness.shape[2]
         wanted = self.detail == EVERY_BLOCK or (self.detail == THUMBNAIL and sampled)
@@ -86,4 +86,4 @@ def encode(maps: torch.Tensor) -> EncodedMap:
     low, high = float(levels.min()), float(levels.max())
     scaled = (levels - low) / max(high - low, 1e-6)
     rows = [(row.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes() for row in (kept, dense, scaled)]
-    return EncodedMap(*rows, (low, high))
+    return EncodedMap(rows[0], rows[1], rows[2], (low, high))

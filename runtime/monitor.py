@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +25,11 @@ class StepMonitor:
     A sampler evaluates the model once per step, or more often (heun, dpm_2).
     """
 
-    def __init__(self, model: Hashable, sigmas: list[float] = ()):
+    def __init__(self, model: Hashable, sigmas: Sequence[float] = ()):
         """model: what it is that is timed; others are not compared with it. sigmas: of the sampling run."""
         self.model, self.sigmas = model, sigmas
-        self.at, self.settings = -1, None
+        self.at = -1
+        self.settings: Settings | None = None
         self._waiting: list[_Evaluation] = []
         self._clear()
 
@@ -40,27 +41,28 @@ class StepMonitor:
         self.kept: float | None = None
         self.backend: tuple[str, str] | None = None
 
-    def called(self, sequences: int):
+    def called(self, sequences: int) -> None:
         """The model is called with so many sequences at once: prompts, and videos of a batch."""
         self.sequences += sequences
 
-    def sparse(self, stats: ISAStats, layout: TokenLayout):
+    def sparse(self, stats: ISAStats, layout: TokenLayout) -> None:
+        assert self.settings is not None, "begin was called"
         self.tokens, self.backend = (layout.target, *layout.context), (stats.backend, stats.backend_reason)
         blocks = sum(-(-tokens // self.settings.config.block_size) for tokens in layout.context)
         self.kept = stats.kept_context.shape[2] / blocks
         dense = stats.dense_queries.float().mean()
         self.shares.append(torch.stack([stats.mean_density, stats.mean_flop_ratio, dense]))
 
-    def full(self, reason: str, layout: TokenLayout):
+    def full(self, reason: str, layout: TokenLayout) -> None:
         self.tokens = (layout.target, *layout.context)
         self.reasons[reason] += 1
 
-    def begin(self, at: int, settings: Settings, sigma: torch.Tensor):
+    def begin(self, at: int, settings: Settings, sigma: torch.Tensor) -> None:
         """Evaluation number `at` begins, at noise level `sigma` [B]."""
         self.at, self.settings, self.sigma, self.began = at, settings, sigma, _Moment(sigma.device)
         self._clear()
 
-    def end(self):
+    def end(self) -> None:
         """The evaluation that was begun is over."""
         if self.settings is None:
             return
@@ -122,7 +124,7 @@ class _Moment:
 
     def since(self, earlier: _Moment) -> float:
         """Seconds. On a GPU both must have passed."""
-        if self.event is None:
+        if self.event is None or earlier.event is None:
             return self.time - earlier.time
         return earlier.event.elapsed_time(self.event) / 1000
 

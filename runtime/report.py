@@ -37,7 +37,7 @@ class RunReport:
         self.sparse_calls = 0
         self._sums: dict[torch.device, torch.Tensor] = {}
 
-    def add_sparse(self, stats: ISAStats):
+    def add_sparse(self, stats: ISAStats) -> None:
         self.backend = stats.backend, stats.backend_reason
         self.dense = stats.dense_backend, stats.dense_reason
         self.on_gpu = stats.sharpness.device.type == "cuda"
@@ -46,10 +46,10 @@ class RunReport:
         self._sums[shares.device] = self._sums[shares.device] + shares if shares.device in self._sums else shares
         self.sparse_calls += 1
 
-    def add_full(self, reason: str):
+    def add_full(self, reason: str) -> None:
         self.full[reason] += 1
 
-    def add_left_out(self, reason: str):
+    def add_left_out(self, reason: str) -> None:
         self.left_out[reason] += 1
 
     def summary(
@@ -61,8 +61,9 @@ class RunReport:
         nothing: why ISA saw no attention at all, where no call gave a reason.
         """
         lines = []
-        if self.sparse_calls:
-            density, flops, dense = (sum(total.cpu() for total in self._sums.values()) / self.sparse_calls).tolist()
+        if self.backend and self.dense:
+            total = torch.stack([total.cpu() for total in self._sums.values()]).sum(0)
+            density, flops, dense = (total / self.sparse_calls).tolist()
             lines.append(
                 f"ISA: {self.sparse_calls} attention calls at {density:.1%} density, "
                 f"{flops:.1%} of full attention's arithmetic, on {self.backend[0]} ({self.backend[1]})"
@@ -108,23 +109,23 @@ class ReportRecorder:
     def __reduce__(self):
         return type(self), ()
 
-    def called(self):
+    def called(self) -> None:
         """The model is called once more."""
         if not in_backward():
             with self._lock:
                 self._report.model_calls += 1
 
-    def sparse(self, stats: ISAStats, layout: TokenLayout, block: int, of_blocks: int):
+    def sparse(self, stats: ISAStats, layout: TokenLayout, block: int, of_blocks: int) -> None:
         if not in_backward():
             with self._lock:
                 self._report.add_sparse(stats)
 
-    def full(self, reason: str, layout: TokenLayout):
+    def full(self, reason: str, layout: TokenLayout) -> None:
         if not in_backward():
             with self._lock:
                 self._report.add_full(reason)
 
-    def left_out(self, reason: str):
+    def left_out(self, reason: str) -> None:
         if not in_backward():
             with self._lock:
                 self._report.add_left_out(reason)

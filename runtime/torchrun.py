@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that torchrun sets, all of them; with these processes find each other."""
 
 
-class Process(NamedTuple):
+@dataclass(frozen=True)
+class Process:
     """This process among those of one job.
 
     rank: 0 for the one that writes the files. count: of all processes. local_rank, local_count: the same on this machine.
