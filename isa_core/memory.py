@@ -12,9 +12,12 @@ WORKSPACE_BYTES = 768 * 2**20
 """Copies made for the heads in work stay within this, or within one head's worth if that is more."""
 
 
-def heads_at_once(heads: int, bytes_per_head: int) -> int:
-    """How many of `heads` to take at a time: as few turns as fit, all about equally large."""
-    turns = -(-heads // max(1, WORKSPACE_BYTES // bytes_per_head))
+def heads_at_once(heads: int, bytes_per_head: int, workspace: int | None = None) -> int:
+    """How many of `heads` to take at a time: as few turns as fit, all about equally large.
+
+    workspace: bytes, WORKSPACE_BYTES where None.
+    """
+    turns = -(-heads // max(1, (WORKSPACE_BYTES if workspace is None else workspace) // bytes_per_head))
     return max(1, -(-heads // max(1, turns)))
 
 

@@ -21,9 +21,9 @@ def residual(probabilities: torch.Tensor, pooled_v: torch.Tensor, gate: torch.Te
 
 
 def coarse_output(pooled_q: torch.Tensor, pooled_k: torch.Tensor, pooled_v: torch.Tensor) -> torch.Tensor:
-    """Attention of blocks, `softmax(Qc Kcᵀ / √D) Vc`: [G, N, D] each -> [G, N, D]."""
+    """Attention of blocks, `softmax(Qc Kcᵀ / √D) Vc`: [G, N, D] each -> [G, N, D], contiguous."""
     # With a batch dimension: without one PyTorch writes the N × N matrix of every head, where fused kernels would do.
-    return F.scaled_dot_product_attention(pooled_q[None], pooled_k[None], pooled_v[None])[0]
+    return F.scaled_dot_product_attention(pooled_q[None], pooled_k[None], pooled_v[None])[0].contiguous()
 
 
 def add_coarse_residual(

@@ -244,6 +244,7 @@ def test_few_heads_at_a_time_equal_all_at_once(monkeypatch):
     layout = TokenLayout(200, (130,))
     (at_once, _), _ = both(layout, CONFIGS["sparse"], heads=3)
     monkeypatch.setattr("liveditor_isa.isa_core.memory.WORKSPACE_BYTES", 1)
+    monkeypatch.setattr("liveditor_isa.isa_core.gpu.dense_group.COPIES_BYTES", 1)
     (out, _), _ = both(layout, CONFIGS["sparse"], heads=3)
     assert torch.equal(out, at_once)
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
+from liveditor_isa.isa_core.gpu.plan import blocks_on
+from liveditor_isa.isa_core.layout import _lengths_on, _ragged_first
 from liveditor_isa.isa_core.residual import coarse_output
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: on a CPU nothing is queued")
@@ -42,16 +44,15 @@ def test_a_call_waits_for_nothing(layout, dense, request):
         )
 
     call(layout, qkv, gate)  # compiles
-    # Another layout of the same kind, whose tables are not on the GPU yet.
-    other = TokenLayout(layout.target + 64, layout.context)
-    *longer, other_gate = tensors(other)
+    # As for a layout whose tables are not on the GPU yet.
+    for tables in (blocks_on, _lengths_on, _ragged_first):
+        tables.cache_clear()
     torch.cuda.synchronize()
     request.getfixturevalue("no_synchronisation")
     torch.cuda._sleep(CYCLES)
     slept = torch.cuda.Event()
     slept.record()
     _, stats = call(layout, qkv, gate)
-    call(other, longer, other_gate)
     assert not slept.query(), "the host waited until the GPU had slept"
     torch.cuda.set_sync_debug_mode("default")
     assert 0 < stats.density < 1
@@ -84,6 +85,7 @@ def test_the_residual_takes_no_more_than_its_blocks(needs_grad):
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()
     out = coarse_output(*pooled)
-    assert torch.cuda.max_memory_allocated() - held < 3 * out.numel() * out.element_size()
+    assert out.is_contiguous(), "the kernels read it row by row"
+    assert torch.cuda.max_memory_allocated() - held < 4 * out.numel() * out.element_size()
     exact = (pooled[0].double() @ pooled[1].double().mT / 128**0.5).softmax(-1) @ pooled[2].double()
     torch.testing.assert_close(out.double(), exact, rtol=1e-2, atol=2e-3)
