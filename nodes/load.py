@@ -110,6 +110,6 @@ def _path_of(name: str, file: str | None) -> str:
     folder, _, what = PARTS[name]
     path = file and folder_paths.get_full_path(folder, file)
     if not path:
-        found = f"'{file}' is not in models/{folder}" if file else f"models/{folder} holds no file"
-        raise FileNotFoundError(f"Load LIVEditor, {name}: {found}. Put {what} there, press R to refresh and pick it.")
+        fault = f"'{file}' is not in models/{folder}" if file else f"models/{folder} holds no file"
+        raise FileNotFoundError(f"Load LIVEditor, {name}: {fault}. Put {what} there, press R to refresh and pick it.")
     return path

@@ -11,14 +11,12 @@ from ..comfyui.loaders import is_wan_vae
 from ..comfyui.scene import FRAMES, shown_frames
 from ..comfyui.vae_encode import encode_groups
 from ..comfyui.video_source import open_video
+from ..runtime.in_context import CONTEXT_LATENTS
 from ..video.clip import SOURCE_CLIP, SourceClip
 from ..video.geometry import SIZE_STEP, closest_bucket, crop_box, fit_frames, latent_groups, size_within
 
-CONTEXT = "context_latents"
-"""Core's own conditioning key for in-context latents; LIVEditor and Bernini both read it."""
-
-FRAMES_AT_A_TIME = 4
-"""Held at the source's size."""
+READ_AT_A_TIME = 4
+"""Frames held at the source's size."""
 
 
 class InContextReferences(io.ComfyNode):
@@ -84,8 +82,8 @@ class InContextReferences(io.ComfyNode):
         for _, images in sorted((references or {}).items()):
             if images is not None:
                 videos.append((images[..., :3].split, size_within(images.shape[2], images.shape[1], max(width, height))))
-        context, frames = zip(*(_encode(vae, read, *each) for read, each in videos))
-        values = {CONTEXT: list(context), FRAMES: list(frames)}
+        context, frames = zip(*(_encode(vae, read, *shape) for read, shape in videos))
+        values = {CONTEXT_LATENTS: list(context), FRAMES: list(frames)}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         samples = torch.zeros_like(context[0], device=comfy.model_management.intermediate_device())
         source = SourceClip(clip, crop_box(clip.size, width, height))
@@ -98,7 +96,7 @@ def _encode(vae, read, width: int, height: int) -> tuple[torch.Tensor, torch.Ten
 
     def groups():
         shown.clear()
-        for group in latent_groups(fit_frames(chunk, width, height)[0] for chunk in read(FRAMES_AT_A_TIME)):
+        for group in latent_groups(fit_frames(chunk, width, height)[0] for chunk in read(READ_AT_A_TIME)):
             shown.append(shown_frames(group[-1:]))
             yield group
 

@@ -95,7 +95,7 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     read = time.perf_counter()
     with layouts_seen() as layouts:
         latents = pipe(
-            frames.movedim(-1, 1), edit.prompt, edit.negative_prompt, [each.movedim(-1, 1) for each in references], height, width,
+            frames.movedim(-1, 1), edit.prompt, edit.negative_prompt, [video.movedim(-1, 1) for video in references], height, width,
             edit.steps, edit.guidance, generator=torch.Generator().manual_seed(edit.seed), output_type="latent",
             return_dict=False,
         )[0]  # fmt: skip

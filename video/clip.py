@@ -48,8 +48,8 @@ class Clip:
         """
         repeated = [(index, len(list(same))) for index, same in itertools.groupby(self.indices)]
         images = self.source.images(index for index, _ in repeated)
-        each = itertools.chain.from_iterable(itertools.repeat(image, times) for image, (_, times) in zip(images, repeated))
-        while chunk := list(itertools.islice(each, frames_at_a_time)):
+        frames = itertools.chain.from_iterable(itertools.repeat(image, times) for image, (_, times) in zip(images, repeated))
+        while chunk := list(itertools.islice(frames, frames_at_a_time)):
             yield torch.stack(chunk)
 
 

@@ -54,7 +54,7 @@ class Region:
         shown: how much of the edit each pixel shows; exactly 0 outside of the region, exactly what mask and crop say
         `feather` pixels inside. chosen: mask and boxes alone.
         """
-        key = [min(frame, len(each) - 1) for each in (self.mask, self.boxes) if each is not None]
+        key = [min(frame, len(frames) - 1) for frames in (self.mask, self.boxes) if frames is not None]
         if self._last_key != key:
             chosen = self._chosen(frame)
             self._last_weights = _feathered(chosen * self._crop, self.feather), chosen
@@ -78,8 +78,8 @@ class Region:
         return resized[0, 0].clamp(0, 1)
 
     def _shows_somewhere(self) -> bool:
-        frames = max(len(each) for each in (self.mask, self.boxes) if each is not None)
-        return any((self._chosen(frame) * self._crop).any() for frame in range(frames))
+        count = max(len(frames) for frames in (self.mask, self.boxes) if frames is not None)
+        return any((self._chosen(frame) * self._crop).any() for frame in range(count))
 
 
 def extent(weight: torch.Tensor) -> tuple[slice, slice]:

@@ -50,7 +50,7 @@ def make_clips(folder: Path, count: int) -> Path:
 def files(folder: Path) -> dict[str, dict[str, int]]:
     """By kind of result: when each file was written, by its name."""
     patterns = {"videos": "*.mp4", "records": "records/*.json", "quarantined": "quarantine/*.json"}
-    return {kind: {path.name: path.stat().st_mtime_ns for path in folder.glob(each)} for kind, each in patterns.items()}
+    return {kind: {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern)} for kind, pattern in patterns.items()}
 
 
 def kill_a_worker() -> bool:
@@ -87,7 +87,7 @@ def main() -> int:
         command += ["--workers", str(options.workers)]
         seconds, first = run_job(command, out, kill_at=options.clips // 2), files(out)
         again, second = run_job(command, out), files(out)
-    counts = {kind: len(each) for kind, each in first.items()}
+    counts = {kind: len(files) for kind, files in first.items()}
     print(f"{counts}, {seconds:.0f} s; again {again:.0f} s, files {'unchanged' if first == second else 'CHANGED'}")
     good = options.clips - 2
     return int(first != second or counts != {"videos": good, "records": good, "quarantined": 2})

@@ -74,13 +74,13 @@ def matched(edit: torch.Tensor, source: torch.Tensor, region: Region, crop: Crop
 def within(edit: torch.Tensor, source: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> dict[str, dict[str, float]]:
     """Shift and seam of an edit put back within a mask, [F, H, W], without and with matched colours."""
     crop = CropBox(0, 0, source.shape[2], source.shape[1])
-    region, found = Region((source.shape[2], source.shape[1]), crop, mask), {}
+    region, measured = Region((source.shape[2], source.shape[1]), crop, mask), {}
     for name, match in (("before", False), ("after", True)):
         frames = torch.stack([*put_back(zip(matched(edit, source, region, crop, match), source), region, crop)])
         assert torch.equal(frames[mask == 0], source[mask == 0])
         error = (frames - truth) * 255
-        found[name] = {"shift": shift(error, mask), "seam": seam(error, mask)}
-    return found
+        measured[name] = {"shift": shift(error, mask), "seam": seam(error, mask)}
+    return measured
 
 
 def shift(error: torch.Tensor, mask: torch.Tensor) -> float:
@@ -103,19 +103,19 @@ def drift(error: torch.Tensor, ends: int = 16) -> float:
 
 def vae_alone() -> tuple[dict, dict]:
     source, vae = sample_video(SIZE), load_vae(str(FOLDER / FILES["vae"]))
-    made = torch.cat([*decode_chunks(vae, vae.encode(source))])
+    decoded = torch.cat([*decode_chunks(vae, vae.encode(source))])
     mask = torch.zeros(len(source), *source.shape[1:3])
     mask[:, 36:108, 80:176] = 1
-    return tuple(within(frames, source, source, mask) for frames in (made, made * CAST[0] + CAST[1]))
+    return tuple(within(frames, source, source, mask) for frames in (decoded, decoded * CAST[0] + CAST[1]))
 
 
 def masked_edits(editor) -> dict:
     stream = EditStream(0, EDITS, 9, CLIP_SIDE, CLIP_SIDE, split="held-out", tasks=("recolour", "remove", "swap"))
     batch = stream[0]
-    made = editor.edit(batch.source, batch.instructions, STEPS, full)
+    edited = editor.edit(batch.source, batch.instructions, STEPS, full)
     rows = []
     for index in range(EDITS):
-        edit, source, truth = (as_frames(clip[index : index + 1]) for clip in (made, batch.source, batch.target))
+        edit, source, truth = (as_frames(clip[index : index + 1]) for clip in (edited, batch.source, batch.target))
         mask = F.max_pool2d(batch.region[index].movedim(1, 0).float(), 9, stride=1, padding=4)[:, 0]
         rows.append({"instruction": batch.instructions[index], **within(edit, source, truth, mask)})
     mean = {
@@ -131,11 +131,11 @@ def over_time(editor) -> tuple[dict, dict]:
     crop = CropBox(0, 0, LONG_SIZE[2], LONG_SIZE[1])
     region = Region((LONG_SIZE[2], LONG_SIZE[1]), crop)
     drifting = (edit * (1 + MADE * torch.arange(len(edit)).view(-1, 1, 1, 1))).clamp(0, 1)
-    found = []
+    drifts = []
     for frames in (edit, drifting):
         corrected = matched(frames, source, region, crop, True)
-        found.append({"before": {"drift": drift(frames - truth)}, "after": {"drift": drift(corrected - truth)}})
-    return tuple(found)
+        drifts.append({"before": {"drift": drift(frames - truth)}, "after": {"drift": drift(corrected - truth)}})
+    return tuple(drifts)
 
 
 def as_batch(frames: torch.Tensor) -> torch.Tensor:
