@@ -17,6 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui")
+CLIP = ROOT / "web/liveditor_sample.mp4"
+"""What the templates edit. Their page brings it to the server's input folder, which a script does itself."""
 
 
 def import_comfy():

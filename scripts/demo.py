@@ -5,7 +5,7 @@
     .venv/bin/python scripts/demo.py --workflow example_workflows/liveditor_edit_video.json --models ComfyUI/models --gpu \\
         --video holiday.mp4 --set "3 · What to change.text=Let it snow"
 
-The first two use LIVEditor-tiny, which comes with this pack.
+The first two use LIVEditor-tiny and a clip, which come with this pack.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import sys
 from pathlib import Path
 
 import av
-from comfy_headless import ROOT, ComfyServer, PromptRefused
+from comfy_headless import CLIP, ROOT, ComfyServer, PromptRefused
 from PIL import Image, ImageOps
-from setup import SAMPLE_VIDEO
 from tqdm import tqdm
 from workflow_api import Workflow
 
@@ -55,7 +54,7 @@ def main():
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="a workflow saved by the page")
-    parser.add_argument("--video", type=Path, default=SAMPLE_VIDEO, help="the video to edit")
+    parser.add_argument("--video", type=Path, default=CLIP, help="the video to edit")
     parser.add_argument("--models", type=Path, help="a models folder; without it, there is only what the pack includes")
     parser.add_argument("--gpu", action="store_true", help="run on the GPU")
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NODE.INPUT=VALUE", help="change an input")

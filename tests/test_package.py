@@ -2,10 +2,11 @@
 
 import ast
 import json
+import re
 import sys
 
 import pytest
-from comfy_headless import ROOT
+from comfy_headless import CLIP, ROOT
 from liveditor_isa.checkpoint import included
 from node_inputs import all_inputs
 from without_packages import run_without
@@ -36,6 +37,7 @@ SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglo
     ROOT / "__init__.py",
     ROOT / "__main__.py",
 ]
+WORKFLOWS = [*sorted((ROOT / "example_workflows").glob("*.json")), *sorted((ROOT / "subgraphs").glob("*.json"))]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -148,6 +150,62 @@ def test_example_workflows_need_nothing_but_us_and_core(path, schemas):
         files = {value for value in node.get("widgets_values") or [] if str(value).endswith((".safetensors", ".bin"))}
         assert files <= offered, f"{node['type']} does not say where {files - offered} come from"
     assert offered or any(included.NAME in (node.get("widgets_values") or []) for node in saved["nodes"])
+
+
+def preset(name: str) -> list[float]:
+    """keep_ratio, dense_query_ratio and exact_ratio of one of the page's presets."""
+    script = (ROOT / "web/isa_presets.js").read_text(encoding="utf-8")
+    values = re.search(rf"\b{name}: \{{.*?values: \{{(.*?)\}}", script, re.S)[1]
+    return [float(re.search(rf"{ratio}: ([\d.]+)", values)[1]) for ratio in ("keep_ratio", "dense_query_ratio", "exact_ratio")]
+
+
+def graphs(path) -> list[dict]:
+    """A saved workflow, and the subgraphs in it."""
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    return [saved, *((saved.get("definitions") or {}).get("subgraphs") or [])]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_included_model_is_offered_with_what_serves_it(path):
+    """The preset Even: Paper, made for models that were trained with ISA, loses the scene (docs/fidelity.md)."""
+    nodes = [node for graph in graphs(path) for node in graph["nodes"]]
+    values = [list(node.get("widgets_values") or []) for node in nodes]
+    if not any(included.NAME in each for each in values):
+        assert not any("LIVEditor-tiny" in str(each) for node, each in zip(nodes, values) if node["type"] != "MarkdownNote")
+        return
+    named = [(node["type"], each) for node, each in zip(nodes, values)]
+    assert {included.NAME} == {value for kind, each in named if kind == "LIVEditorLoad" for value in each[:3]}
+    for kind, each in named:
+        if kind == "LIVEditorAttachISA":
+            enabled, keep, routing, dense, exact, sharpness, tail, *_ = each
+            assert [keep, dense, exact] == preset("Even")
+            assert [enabled, routing, sharpness, tail] == [True, "ratio", "variance", "drop"]
+        if kind == "KSampler":
+            assert each[3] == 1.5, "cfg"
+    # What stands on a subgraph's node goes before what is in it.
+    for node in nodes:
+        shown = [slot["name"] for slot in node.get("inputs", []) if "widget" in slot]
+        if node["type"] == graphs(path)[-1].get("id") and "keep_ratio" in shown:
+            on_node = dict(zip(shown, node["widgets_values"]))
+            assert (on_node["isa"], on_node["keep_ratio"], on_node["cfg"]) == (True, preset("Even")[0], 1.5)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_edit_the_clip_that_comes_with_the_pack(path):
+    loaded = [node["widgets_values"][0] for graph in graphs(path) for node in graph["nodes"] if node["type"] == "LoadVideo"]
+    assert loaded == ([] if path.parent.name == "subgraphs" else [CLIP.name])
+
+
+def test_the_clip_is_small_and_says_whose_it_is():
+    av = pytest.importorskip("av")
+    assert CLIP.stat().st_size < 300_000
+    with av.open(str(CLIP)) as clip:
+        video, sound = clip.streams.video[0], clip.streams.audio[0]
+        assert (video.codec_context.name, sound.codec_context.name) == ("h264", "aac")
+        assert (video.width, video.height, video.frames, video.average_rate) == (640, 360, 50, 25)
+        assert "Blender Foundation, CC BY 3.0" in clip.metadata["copyright"]
+    assert CLIP.name in (ROOT / "README.md").read_text(encoding="utf-8").split("## Sources")[1]
+    assert f'"{CLIP.name}"' in (ROOT / "web/sample_clip.js").read_text(encoding="utf-8")
 
 
 def test_the_version_is_the_same_everywhere():

@@ -111,6 +111,15 @@ def test_help_says_in_every_language_what_it_says_in_english(language):
         assert not set(prose) & set(english.splitlines())
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_help_gives_the_included_model_the_guidance_of_its_template(language):
+    """2.5 is LIVEditor-14B's, of which this page says nothing."""
+    nodes = json.loads((EXAMPLES / "liveditor_tiny_edit_video.json").read_text(encoding="utf-8"))["nodes"]
+    sampler = next(node for node in nodes if node["type"] == "KSampler")
+    page = HELP / "LIVEditorLoad.md" if language == "en" else HELP / "LIVEditorLoad" / f"{language}.md"
+    assert re.findall(r"cfg ([\d.]*\d)", page.read_text(encoding="utf-8")) == [str(sampler["widgets_values"][3])]
+
+
 def test_there_is_no_help_without_a_node():
     pages = {f"{node}/{language}.md" for node in locale("en", "nodeDefs") for language in LANGUAGES[1:]}
     assert {path.relative_to(HELP).as_posix() for path in HELP.glob("*/*")} == pages

@@ -1,0 +1,104 @@
+"""The templates on a fresh install: the page brings the clip that they edit, and nothing on it is red."""
+
+import json
+
+import pytest
+from browser_page import WAYS, after_frames, opened_page
+from comfy_headless import CLIP, ROOT, ComfyServer
+from examples import EXAMPLES
+
+TINY = sorted(path.stem for path in EXAMPLES.glob("*.json") if "LIVEditor-tiny (included)" in path.read_text(encoding="utf-8"))
+LARGE = sorted({path.stem for path in EXAMPLES.glob("*.json")} - {*TINY})
+
+
+@pytest.fixture(scope="module")
+def fresh_install(tmp_path_factory):
+    """No models and no input but what the pack brings."""
+    with ComfyServer(tmp_path_factory.mktemp("fresh"), None) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def fresh_page(browser, fresh_install, request):
+    clip_in(fresh_install).unlink(missing_ok=True)
+    with opened_page(browser, fresh_install, request.param) as page:
+        yield page
+
+
+def clip_in(server):
+    return server.base / "input" / CLIP.name
+
+
+def inputs(server) -> list[str]:
+    return sorted(path.name for path in (server.base / "input").iterdir() if path.is_file())
+
+
+def opened(page, saved: dict) -> list[str]:
+    """Types of the nodes that are red once the page has opened a workflow."""
+    page.evaluate("saved => window.app.loadGraphData(saved)", saved)
+    after_frames(page, 3)
+    return page.evaluate("() => window.app.graph.nodes.filter(node => node.has_errors).map(node => node.type)")
+
+
+def template(name: str) -> dict:
+    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_nothing_is_brought_before_a_workflow_asks_for_it(fresh_page, fresh_install):
+    assert inputs(fresh_install) == []
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_template_of_the_included_model_opens_with_nothing_missing(fresh_page, fresh_install, name):
+    clip_in(fresh_install).unlink(missing_ok=True)
+    assert opened(fresh_page, template(name)) == []
+    assert inputs(fresh_install) == [CLIP.name] and clip_in(fresh_install).read_bytes() == CLIP.read_bytes()
+    fresh_page.wait_for_function(
+        "name => [...document.querySelectorAll('video')].some(video => video.src.includes(name) && video.videoWidth)",
+        arg=CLIP.name,
+    )
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_template_of_another_model_lacks_nothing_but_its_files(fresh_page, fresh_install, name):
+    clip_in(fresh_install).unlink(missing_ok=True)
+    red = opened(fresh_page, template(name))
+    assert red and not {*red} & {"LoadVideo", "LIVEditorAttachISA"}
+    assert clip_in(fresh_install).exists()
+
+
+def test_the_blueprint_opens_with_nothing_missing(fresh_page):
+    [path] = (ROOT / "subgraphs").glob("*.json")
+    assert opened(fresh_page, json.loads(path.read_text(encoding="utf-8"))) == []
+
+
+def test_another_file_that_is_missing_is_still_red(fresh_page, fresh_install):
+    clip_in(fresh_install).unlink(missing_ok=True)
+    saved = template(TINY[0])
+    video = next(node for node in saved["nodes"] if node["type"] == "LoadVideo")
+    video["widgets_values"][0] = "of_somebody.mp4"
+    assert opened(fresh_page, saved) == ["LoadVideo"]
+    assert inputs(fresh_install) == []
+
+
+def test_a_file_of_that_name_stays(fresh_page, fresh_install):
+    clip_in(fresh_install).write_bytes(b"somebody's own")
+    opened(fresh_page, template(TINY[0]))
+    assert inputs(fresh_install) == [CLIP.name] and clip_in(fresh_install).read_bytes() == b"somebody's own"
+    clip_in(fresh_install).unlink()
+
+
+def test_a_template_runs_as_it_is(fresh_page, fresh_install):
+    """Smaller and in one step, in the way that users begin: open it and press Run."""
+    clip_in(fresh_install).unlink(missing_ok=True)
+    saved = template("liveditor_tiny_edit_video")
+    nodes = {node["type"]: node for node in saved["nodes"]}
+    nodes["LIVEditorInContextReferences"]["widgets_values"][1:4] = [160, 96, 5]
+    nodes["KSampler"]["widgets_values"][2] = 1
+    opened(fresh_page, saved)
+    fresh_page.evaluate(
+        "() => { window.done = []; window.app.api.addEventListener('executed', event => window.done.push(event.detail)) }"
+    )
+    fresh_page.get_by_test_id("queue-button").dispatch_event("click")
+    fresh_page.wait_for_function("() => window.done.some(each => each.output?.animated)", timeout=120_000)
+    assert list((fresh_install.base / "output/video").glob("*.mp4"))
