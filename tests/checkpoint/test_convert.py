@@ -388,6 +388,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", COMMANDS)
 def test_a_disk_that_is_really_full(tmp_path, when):
     """A tmpfs of 4 MB, for a model of 12."""
@@ -435,6 +436,7 @@ def anonymous_memory(process: subprocess.Popen) -> int:
     return 1024 * int(match[1]) if match else 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(
     "ending, own, dtype, strided",

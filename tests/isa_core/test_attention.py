@@ -271,6 +271,7 @@ def test_every_pair_of_heads_and_batch_is_independent():
         torch.testing.assert_close(alone, whole[b : b + 1, :, h : h + 1])
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_sequence_stays_bounded():
     """S = 16,384, H = 4, D = 64 in a process of its own, torch and inputs included. S × S scores would take 4.3 GB more."""
     command = [sys.executable, "-m", "liveditor_isa.benchmarks.attention.cpu", "--one", "isa", "float32"]

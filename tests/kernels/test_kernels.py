@@ -12,6 +12,7 @@ from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.isa_core.plan import coarse_scores
 from liveditor_isa.isa_core.policies.paper import query_sharpness, route
 from liveditor_isa.isa_core.reference import reference_attention
+from sweeps import sweep
 
 WORST = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 
@@ -69,7 +70,7 @@ def relative_error(out, reference):
     return float((out.double() - reference.double()).norm() / reference.double().norm())
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", sweep(CONFIGS, "paper", "threshold", "second order, taylor tail"))
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.segments))
 def test_equals_the_pytorch_path(layout, config):
     (out, stats), (reference, expected) = both(layout, config, batch=batch_for(layout))
