@@ -4,6 +4,7 @@ The Wan 2.1 VAE is causal: the first frame has a latent frame of its own, every 
 LATENT_STEP frames. So n latent frames are 4(n - 1) + 1 frames; any other number is filled up by repeating the last frame, and
 cut off after decoding. A latent is VAE_STRIDE times smaller than the picture in both directions, and the network's tokens are
 PATCH of its places over time, height and width.
+`web/isa_graph.js` counts the same for the page, which has no Python.
 """
 
 from __future__ import annotations
