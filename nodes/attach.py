@@ -28,21 +28,21 @@ class AttachISA(io.ComfyNode):
             display_name="Attach ISA",
             category="LIVEditor",
             description=(
-                "Makes in-context editing cheaper: In-context Sparse Attention keeps the context blocks that matter, attends "
-                "exactly where attention is sharp and approximates the rest. Works on LIVEditor and on Wan with Bernini "
-                "Conditioning; other models pass through unchanged."
+                "Reduces the cost of in-context editing with In-context Sparse Attention: each head keeps the context blocks that "
+                "receive most attention; dense query blocks attend exactly, sparse query blocks approximate. Works on LIVEditor "
+                "and on Wan with Bernini Conditioning; other models pass through unchanged."
             ),
             search_aliases=["ISA", "in-context sparse attention", "sparse attention", "speed up video editing", "LIVEditor"],
             inputs=[
                 io.Model.Input("model", tooltip="LIVEditor, or a Wan model used with Bernini Conditioning."),
                 io.Boolean.Input(
                     "enabled", default=True, label_on="on", label_off="off",
-                    tooltip="Off: full attention. Like the settings below, it may be switched while a run is going.",
+                    tooltip="Off: full attention. Like the settings below, it can be switched during a run.",
                 ),
                 _ratio(
                     "keep_ratio", 0.125,
                     "Share of the context video's blocks that each attention head keeps. Lower is faster. On LIVEditor-tiny, quality "
-                    "depends most on this one; the paper uses 0.125.",
+                    "depends most on this setting; the paper uses 0.125.",
                 ),
                 io.DynamicCombo.Input(
                     "routing",
@@ -50,42 +50,42 @@ class AttachISA(io.ComfyNode):
                         io.DynamicCombo.Option("ratio", [
                             _ratio(
                                 "dense_query_ratio", 0.5,
-                                "Share of query blocks, the sharpest, that attend exactly. Lower is faster. On LIVEditor-tiny, quality "
-                                "hardly depends on this one; the paper uses 0.5.",
+                                "Share of query blocks that are dense: those of highest sharpness, which attend exactly. Lower is "
+                                "faster. On LIVEditor-tiny, quality hardly depends on this setting; the paper uses 0.5.",
                             ),
                         ]),
                         io.DynamicCombo.Option("threshold", [
                             io.Float.Input(
                                 "sharpness_threshold", default=0.00001, min=0.0, max=1.0, step=0.000001, round=False,
-                                tooltip="A query block attends exactly when its sharpness exceeds this. Higher is faster. The "
-                                "scale depends on the metric: variances are around 1e-6 to 1e-3, top_mass lies from 0 to 1.",
+                                tooltip="A query block is dense when its sharpness exceeds this value. Higher is faster. The scale "
+                                "depends on the measure: variance is about 1e-6 to 1e-3, top_mass 0 to 1.",
                             ),
                         ]),
                     ],
-                    tooltip="How query blocks are chosen for exact attention: a fixed share, or all above a sharpness.",
+                    tooltip="How dense query blocks are chosen: a fixed share, or all whose sharpness exceeds a threshold.",
                 ),
                 io.Float.Input(
                     # A number: beside a slider the page has no room for four decimals. It rounds to those of the step.
                     "exact_ratio", default=0.0625, min=0.0, max=1.0, step=0.0005,
-                    tooltip="Share of key blocks that an approximated query block still attends exactly. Can go low; the paper "
-                    "uses 0.0625.",
+                    tooltip="Share of key blocks to which a sparse query block attends exactly; each of the others counts by its "
+                    "mean. Can be low; the paper uses 0.0625.",
                 ),
                 io.Combo.Input(
                     "sharpness", options=list(SHARPNESS_METRICS), default="variance", advanced=True,
-                    tooltip="How sharpness is measured: the paper's variance, or top_mass, which the released weights ran with.",
+                    tooltip="How sharpness is measured: variance, as in the paper, or top_mass, as in the released code.",
                 ),
                 io.Combo.Input(
                     "context_tail", options=list(CONTEXT_TAILS), default="drop", advanced=True,
-                    tooltip="Context blocks that were not kept: drop them as in the paper, or let each contribute its mean "
-                    "(taylor: closer to full attention for little time; the sharp blocks then run on this pack's or PyTorch's attention).",
+                    tooltip="What context blocks that were not kept contribute: nothing (drop, as in the paper) or their mean (taylor: "
+                    "closer to full attention at little cost; dense query blocks then run on this pack's or PyTorch's attention).",
                 ),
                 io.Float.Input(
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True,
-                    tooltip="Denoising runs from 0 to 1; before this point attention is full.",
+                    tooltip="Denoising runs from 0 to 1. Attention is full before this point.",
                 ),
                 io.Float.Input(
                     "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True,
-                    tooltip="After this point of denoising attention is full.",
+                    tooltip="Denoising runs from 0 to 1. Attention is full after this point.",
                 ),
                 io.String.Input(
                     "dense_blocks", default="", advanced=True,
@@ -93,21 +93,21 @@ class AttachISA(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "min_tokens", default=MIN_TOKENS, min=0, max=10_000_000, step=64, advanced=True,
-                    tooltip="Sequences shorter than this (target and context together) keep full attention: too short to gain.",
+                    tooltip="Shorter sequences, in tokens of target and context together, keep full attention: ISA gains nothing there.",
                 ),
                 io.Combo.Input(
                     "backend", options=[*BACKENDS, EIGHT_BIT], default="auto", advanced=True,
-                    tooltip="auto takes the fastest that runs here and shows which; torch runs everywhere; triton needs the GPU "
-                    "kernels; 8-bit is triton with the sharp query blocks in 8 bits, faster at a small error, for GPUs with FP8 "
-                    "(Ada and newer) and context_tail drop. A choice by name is an error where it cannot run.",
+                    tooltip="auto selects the fastest backend that runs here and shows its name; torch runs everywhere; triton needs the "
+                    "GPU kernels; 8-bit is triton with the dense query blocks in 8 bits: faster, with a small error, for GPUs with FP8 "
+                    "(Ada and newer) and context_tail drop. A backend chosen by name is an error where it cannot run.",
                 ),
                 io.String.Input(
                     LIVE_CHANGES, default="", optional=True, advanced=True,
-                    tooltip="Written by the page after a run whose settings were changed on the way: repeats it, step by step. "
-                    "Empty: the values above throughout.",
+                    tooltip="The page writes this after a run whose settings were changed during the run. It repeats that run step by "
+                    "step. Empty: the values above apply throughout.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model with ISA attached. The model given in is not changed.")],
+            outputs=[io.Model.Output(tooltip="The model with ISA attached. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
             # Core's cache takes equal nodes for one otherwise; each has a panel, and settings, of its own.
             not_idempotent=True,

@@ -35,7 +35,7 @@ class DecodeVideo(io.ComfyNode):
             description="Decodes the latent and saves it as an mp4 with the source's frame rate and sound, a few frames at a time.",
             search_aliases=["LIVEditor", "save video", "mp4", "vae decode video", "export video", "h264"],
             inputs=[
-                io.Latent.Input("samples", tooltip="The sampler's latent; from In-Context References it brings frame rate and sound."),
+                io.Latent.Input("samples", tooltip="The sampler's latent. A latent from In-Context References carries frame rate and sound."),
                 io.Vae.Input("vae", tooltip="The VAE of Load LIVEditor."),
                 io.String.Input(
                     "filename_prefix", default="video/LIVEditor",
@@ -43,12 +43,12 @@ class DecodeVideo(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "crf", default=18, min=0, max=51, display_mode=io.NumberDisplay.slider, advanced=True,
-                    tooltip="Quality of the mp4: lower is better and larger. 18 looks like the decoded frames.",
+                    tooltip="Quality of the mp4: lower is better and larger. At 18 the mp4 looks like the decoded frames.",
                 ),
                 io.Float.Input(
                     "fps", default=0.0, min=0.0, max=240.0, step=0.001, advanced=True,
-                    tooltip="Frames per second; 0 keeps the source's, or takes 16 for a latent without one. "
-                    "At another speed than the source's the sound is left out.",
+                    tooltip="Frames per second; 0 keeps the source's, or 16 for a latent without a source. "
+                    "If it differs from the source's, the sound is left out.",
                 ),
                 io.Boolean.Input(
                     "whole_frame", default=False, optional=True, label_on="source's frame", label_off="edited part",
@@ -61,7 +61,7 @@ class DecodeVideo(io.ComfyNode):
                 ),
                 io.BoundingBox.Input(
                     "box", optional=True, force_input=True,
-                    tooltip="Instead of a mask: a box in pixels of the source, from Bounding Box or a detector; with both, the edit "
+                    tooltip="A box in pixels of the source instead of a mask, from Bounding Box or a detector. With both, the edit "
                     "shows in either.",
                 ),
                 io.Int.Input(
@@ -70,8 +70,8 @@ class DecodeVideo(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "match_colors", default=False, optional=True,
-                    tooltip="Corrects the edit's colours. With a mask or a box: so that around it they are the source's; for edits of "
-                    "one thing, since it undoes a style of everything. Without: so that they do not drift over time.",
+                    tooltip="Corrects the edit's colours. With a mask or a box, the surroundings get the source's colours: for edits of "
+                    "one thing, because it cancels a style of the whole picture. Without, colours do not drift over time.",
                 ),
             ],
             outputs=[io.Video.Output(tooltip="The saved video.")],
@@ -88,7 +88,9 @@ class DecodeVideo(io.ComfyNode):
         rate = _frame_rate(fps, source)
         audio = cut_audio(source.clip.audio, frames / rate) if source else None
         if audio is not None and rate != source.clip.fps:
-            show_on_node(cls.hidden.unique_id, "The sound is left out: it does not fit this fps. 0 keeps the source's.")
+            show_on_node(
+                cls.hidden.unique_id, "The sound is left out because fps differs from the source's. 0 keeps the source's."
+            )
             audio = None
 
         size = latent.shape[-1] * VAE_STRIDE, latent.shape[-2] * VAE_STRIDE
@@ -101,7 +103,7 @@ class DecodeVideo(io.ComfyNode):
         path, subfolder = output_path(filename_prefix, *size)
         path = write_mp4(path, chunks, rate, crf, audio, cls._metadata())
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
-        # What a browser does not tell of a video, for stepping through it.
+        # Browsers do not report these; the page needs them to step through the video.
         shown["liveditor_video"] = [{"fps": float(rate), "frames": frames}]
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 
@@ -109,8 +111,8 @@ class DecodeVideo(io.ComfyNode):
     def _region(cls, source: SourceClip | None, mask, box, feather: int) -> Region:
         if source is None:
             raise ValueError(
-                "Nothing is known of the source video, which mask, box, whole_frame and match_colors need: connect a latent "
-                "that comes from In-Context References."
+                "mask, box, whole_frame and match_colors need the source video: connect a latent that comes from "
+                "In-Context References."
             )
         region = Region(source.clip.size, source.crop, mask, box, feather)
         if mask is not None:

@@ -58,16 +58,16 @@ class LoadLIVEditor(io.ComfyNode):
                 _picker("vae", "The Wan 2.1 VAE (16 channels), not the one of Wan 2.2 5B."),
                 io.Combo.Input(
                     "weight_dtype", options=list(WEIGHT_OPTIONS), default="default", advanced=True,
-                    tooltip="default runs in bf16 where the GPU has it, an fp16 file in fp16; the fp8 types halve the memory of the weights.",
+                    tooltip="default runs in bf16 where the GPU supports it, an fp16 file in fp16; the fp8 types halve the memory of the weights.",
                 ),
                 io.Combo.Input(
                     "bin_checkpoint", options=[CONVERT, DIRECT], default=CONVERT, advanced=True,
-                    tooltip="For a .bin file: write a .safetensors beside it the first time and use that from then on "
+                    tooltip="For a .bin file: write a .safetensors beside it the first time and use that afterwards "
                     "(faster loading, low memory), or read the .bin each time.",
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="Connect to Attach ISA or straight to the sampler."),
+                io.Model.Output(tooltip="For Attach ISA, or directly for the sampler."),
                 io.Clip.Output(tooltip="For CLIP Text Encode: the instruction, and the negative prompt."),
                 io.Vae.Output(tooltip="For In-Context References and Decode Video."),
             ],

@@ -26,13 +26,13 @@ class InContextReferences(io.ComfyNode):
             node_id="LIVEditorInContextReferences",
             display_name="In-Context References",
             category="LIVEditor",
-            description="Gives the model the video to edit and optional references, and makes the latent of the result.",
+            description="Encodes the video to edit and optional references as the model's context, and creates the latent of the result.",
             search_aliases=["LIVEditor", "source video", "video to edit", "context video", "reference image", "video editing"],
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The instruction, from CLIP Text Encode."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt, from CLIP Text Encode."),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, from Load LIVEditor."),
-                io.Video.Input("video", tooltip="The video to edit. Its frame rate and sound travel on to Decode Video."),
+                io.Video.Input("video", tooltip="The video to edit. Decode Video gives the edit its frame rate and sound."),
                 io.DynamicCombo.Input(
                     "size",
                     options=[
@@ -43,16 +43,16 @@ class InContextReferences(io.ComfyNode):
                         ]),
                     ],
                     tooltip="The trained size closest in shape (960×544, 544×960, 720×720, 960×480 or 480×960), or your own. "
-                    "The video is resized keeping its aspect and centre-cropped.",
+                    "The video is resized without distortion and centre-cropped.",
                 ),
                 io.Int.Input(
                     "length", default=81, min=0, max=100_000,
-                    tooltip="Frames to edit from the start, 0 for all. Any number: the model needs 4n+1, the rest is padded "
-                    "inside and cut off after decoding.",
+                    tooltip="Frames to edit from the start, 0 for all. Any number: the model needs 4n+1, so the last frame "
+                    "is repeated up to that and the repetitions are cut off after decoding.",
                 ),
                 io.Float.Input(
                     "fps", default=0.0, min=0.0, max=240.0, step=0.001, advanced=True,
-                    tooltip="Frames per second to edit at, by nearest frame; 0 keeps the video's. The model was trained at 16.",
+                    tooltip="Frames per second of the edit, taken by nearest frame; 0 keeps the video's. The model was trained at 16.",
                 ),
                 io.Autogrow.Input(
                     "references", optional=True,

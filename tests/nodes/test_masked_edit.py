@@ -88,7 +88,7 @@ def test_without_a_source_there_is_nothing_to_put_back_into(server, workflow, as
     } | {"latent": prompt["latent"]}
     if asked == "mask":
         prompt = with_mask(prompt, decode)
-    fails_with(server, prompt, "Nothing is known of the source video", "comes from In-Context References")
+    fails_with(server, prompt, "need the source video", "comes from In-Context References")
 
 
 def test_an_empty_mask_is_refused_before_anything_is_written(server, workflow):
