@@ -1,4 +1,4 @@
-"""The part of a video that will be edited, read in chunks, and what of it travels on to the result."""
+"""The part of a video that will be edited, read in chunks, and what the result needs of it: frame rate, sound, crop."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .source import Source, cut_audio
 __all__ = ["SOURCE_CLIP", "Clip", "SourceClip", "cut_audio", "open_clip"]
 
 SOURCE_CLIP = "source_clip"
-"""Key in ComfyUI's LATENT dictionary under which the SourceClip travels through the sampler."""
+"""Key in ComfyUI's LATENT dictionary that carries the SourceClip through the sampler."""
 
 HIGHEST_RATE = 240
-"""Frames per second that a file with uneven timestamps may claim; some claim 1000, the step of their clock."""
+"""Highest frame rate accepted from a file with uneven timestamps; some state 1000, the resolution of their clock."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Clip:
     audio: dict | None
     source: Source = field(repr=False)
     indices: tuple[int, ...] = field(repr=False)
-    """Which of the source's frames, in order; some may come several times."""
+    """Indices of the source's frames, in order; an index may occur several times."""
 
     @property
     def frames(self) -> int:
@@ -55,7 +55,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class SourceClip:
-    """What *Decode Video* needs to know of the source: its frames, and the part of them that was edited."""
+    """What *Decode Video* needs of the source: its frames, and the part of them that was edited."""
 
     clip: Clip
     crop: CropBox
@@ -69,7 +69,7 @@ def open_clip(source: Source, max_frames: int, fps: float) -> Clip:
     Raises ValueError for a video that holds no frame or cannot be read.
     """
     typed = Fraction(fps).limit_denominator(1000)
-    # 29.97 typed for 30000/1001 is the video's own rate.
+    # 29.97, entered for 30000/1001, means the video's own rate.
     if abs(fps / source.rate - 1) < 1e-3:
         typed = Fraction(0)
     first, stamps, size = _scan(source, max_frames, typed)
@@ -94,7 +94,7 @@ def _scan(source: Source, max_frames: int, fps: Fraction) -> tuple[Fraction | No
         if shown != size:
             raise ValueError(f"The video changes its size from {size[0]}×{size[1]} to {shown[0]}×{shown[1]}. Cut it there.")
         times.append(None if time is None or first is None else time - first)
-        # One to spare for rounding. A varying rate may start slow or fast.
+        # One extra for rounding. A varying rate may start slow or fast.
         if max_frames > 0 and len(times) > needed and (times[-1] is None or times[-1] >= reach):
             break
     if not times:
@@ -117,8 +117,8 @@ def _own_rate(stamps: list[Fraction | None], declared: Fraction) -> tuple[Fracti
 
 
 def _nearest(times: list[Fraction], rate: Fraction, wanted: Fraction) -> list[int]:
-    """Index of the frame nearest to every 1/wanted of a second. A tie goes to the earlier frame, and Fractions keep it
-    one: 24 to 16 fps then skips evenly."""
+    """Index of the frame nearest to every 1/wanted of a second. A tie goes to the earlier frame. Fractions
+    keep ties exact, so that 24 to 16 fps skips evenly."""
     nearest, at = [], 0
     for index in range(max(1, round((times[-1] + 1 / rate) * wanted))):
         time = index / wanted

@@ -12,13 +12,13 @@ from .geometry import CropBox
 from .region import Region
 
 CELLS = 64
-"""Colours are compared on a grid, this many cells along the longer side: fine detail, which a VAE loses, is not colour."""
+"""Cells along the longer side of the grid on which colours are compared. A VAE loses finer detail, which is not colour."""
 
 CONTRAST = 0.05
-"""Standard deviation, of 0..1, at which a frame counts as much for the gain as what was known before it."""
+"""Standard deviation, of 0..1, at which a frame and the estimate before it have equal weight for the gain."""
 
 FLAT = 1 / 255
-"""Standard deviation below which a frame is even, and its spread tells nothing."""
+"""Standard deviation below which a frame is uniform and its spread carries no information."""
 
 MOST_GAIN = 1.25
 """Of a correction of drift; a contrast that changes more has other causes, such as a fade."""
@@ -123,7 +123,7 @@ def _moments(cells: torch.Tensor, source_cells: torch.Tensor) -> tuple[torch.Ten
 
 
 def _fit(cells: torch.Tensor, wanted: torch.Tensor, before: Correction) -> Correction:
-    """Tukey's biweight by reweighted least squares, each channel for itself; `before` counts as CONTRAST says."""
+    """Tukey's biweight by reweighted least squares, per channel. CONTRAST sets the weight of `before`."""
     gain, offset = before.gain, (wanted - cells * before.gain).median(0).values
     for _ in range(10):
         residual = wanted - cells * gain - offset

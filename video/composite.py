@@ -13,7 +13,7 @@ from .geometry import CropBox
 from .region import Region, extent
 
 CUBIC = -0.5
-"""Of the bicubic kernel: the one that torch takes when it antialiases."""
+"""Parameter of the bicubic kernel, as in torch's antialiased resize."""
 
 
 def put_back(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], region: Region, crop: CropBox) -> Iterator[torch.Tensor]:
@@ -43,12 +43,12 @@ def blend(source: torch.Tensor, edit: torch.Tensor, weight: torch.Tensor, rows: 
 
 
 class Samples(NamedTuple):
-    """Places along one axis at which to read it, each as a weighted sum of pixels."""
+    """Sampling positions along one axis, each a weighted sum of pixels."""
 
     pixels: torch.Tensor
     """[count, taps] int64."""
     weights: torch.Tensor
-    """[count, taps]; each sample's add up to 1."""
+    """[count, taps]; the weights of each sample sum to 1."""
 
     def part(self, which: slice) -> Samples:
         return Samples(self.pixels[which], self.weights[which])

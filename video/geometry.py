@@ -22,16 +22,16 @@ BUCKETS = ((544, 960), (720, 720), (960, 544), (480, 960), (960, 480))
 """Trained sizes, width × height."""
 
 LATENT_STEP = 4
-"""Frames that a latent frame stands for, but the first, which stands for one."""
+"""Frames per latent frame; the first latent frame stands for one frame."""
 
 VAE_STRIDE = 8
-"""Pixels along a side of a place of the latent."""
+"""Pixels along a side of a latent pixel."""
 
 PATCH = (1, 2, 2)
 """Latent frames, rows and columns of one token."""
 
 SIZE_STEP = VAE_STRIDE * PATCH[1]
-"""Pixels along a side of a token, in whose multiples the model takes width and height."""
+"""Pixels along a side of a token. The model takes width and height in multiples of it."""
 
 FRAMES_AT_A_TIME = 16
 
@@ -94,12 +94,12 @@ def size_within(width: int, height: int, longest: int) -> tuple[int, int]:
 
 
 def latent_frames(frames: int) -> int:
-    """How many latent frames a video of `frames` >= 1 frames has, once it is filled up to 4n+1."""
+    """Latent frames of a video of `frames` >= 1 frames, after its last frame is repeated up to 4n+1."""
     return (frames + LATENT_STEP - 2) // LATENT_STEP + 1
 
 
 def decoded_frames(latent: int) -> int:
-    """How many frames `latent` >= 1 latent frames decode to."""
+    """Frames to which `latent` >= 1 latent frames decode."""
     return LATENT_STEP * (latent - 1) + 1
 
 
@@ -129,7 +129,7 @@ def latent_groups(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
 
 
 def first_frames(chunks: Iterable[torch.Tensor], count: int, cure: str) -> Iterator[torch.Tensor]:
-    """Decoded chunks, [f, H, W, 3] each, cut to the first `count` frames: what was filled up to 4n+1 goes.
+    """Decoded chunks, [f, H, W, 3] each, cut to the first `count` frames, without those that were repeated up to 4n+1.
 
     cure: what to do where the VAE overflowed.
     Raises NotFiniteError at a chunk that holds NaN or infinity, rather than write black frames.

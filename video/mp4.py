@@ -19,10 +19,10 @@ import torch
 from ..optional import needed
 
 PARTIAL = re.compile(r"\.liveditor-[0-9a-f]{32}\.partial\.mp4")
-"""Names of unfinished files: of this program's alone, whose remains it may remove."""
+"""Names of unfinished files. Only this program uses them, so it may remove old ones."""
 
 ABANDONED_SECONDS = 24 * 3600
-"""After so long without a new frame an unfinished file is what a killed run left."""
+"""Seconds without a new frame after which an unfinished file is taken for the remains of a killed run."""
 
 
 def write_mp4(
@@ -60,17 +60,17 @@ def write_mp4(
 
 
 def _remove_abandoned(folder: Path, now: float):
-    """now: by the clock of the disk, which may be another computer's."""
+    """now: the time by the disk's clock, which may be another computer's."""
     for partial in folder.glob(".liveditor-*.partial.mp4"):
         try:
             if PARTIAL.fullmatch(partial.name) and now - partial.stat().st_mtime > ABANDONED_SECONDS:
                 partial.unlink()
         except OSError:
-            pass  # gone by now, or somebody else's
+            pass  # removed meanwhile, or owned by another user
 
 
 def _published(partial: Path, path: Path) -> Path:
-    """Give a whole file its name. Unlike renaming, linking fails where another process has taken the name."""
+    """Give a complete file its name. Linking fails if another process has taken the name; renaming would replace its file."""
     while True:
         try:
             os.link(partial, path)
@@ -102,7 +102,7 @@ def _encode(partial: Path, chunks, fps: Fraction, crf: int, audio, metadata, fol
     if width % 2 or height % 2:
         raise ValueError(f"H.264 needs even width and height; got {width}×{height}. Choose a size in multiples of 16.")
     command = _command(partial, width, height, fps, crf, audio, metadata, folder)
-    # stderr goes to a file: a pipe nobody reads would stall ffmpeg once full.
+    # stderr goes to a file: a full pipe that is not read would block ffmpeg.
     with open(folder / "stderr", "w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
         try:
@@ -110,7 +110,7 @@ def _encode(partial: Path, chunks, fps: Fraction, crf: int, audio, metadata, fol
                 raw = (chunk * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy().tobytes()
                 if not _written(process.stdin, raw):
                     break
-                os.utime(partial)  # ffmpeg writes when it likes to
+                os.utime(partial)  # ffmpeg buffers, so the file's own time may be old
             if not _written(process.stdin, None) or process.wait() != 0:
                 process.wait()
                 stderr.seek(0)
@@ -121,7 +121,7 @@ def _encode(partial: Path, chunks, fps: Fraction, crf: int, audio, metadata, fol
 
 
 def _written(pipe, raw: bytes | None) -> bool:
-    """Write, or close for None; False when ffmpeg has gone (EPIPE, on Windows EINVAL), whose own words say why."""
+    """Write, or close for None. False when ffmpeg has ended (EPIPE, on Windows EINVAL); its stderr has the reason."""
     try:
         pipe.close() if raw is None else pipe.write(raw)
     except OSError:
@@ -136,7 +136,7 @@ def _ffmpeg() -> str:
 
 def _command(partial, width, height, fps, crf, audio, metadata, folder) -> list[str]:
     tags = folder / "tags"
-    # Bytes: as text, Windows would end lines in a way at which ffmpeg cuts off values of several lines.
+    # Bytes: in text mode Windows writes \r\n, at which ffmpeg cuts off values of several lines.
     tags.write_bytes((";FFMETADATA1\n" + "".join(f"{_escaped(k)}={_escaped(v)}\n" for k, v in metadata.items())).encode())
     inputs = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0", "-i", str(tags)]
     sound = []
@@ -146,8 +146,8 @@ def _command(partial, width, height, fps, crf, audio, metadata, folder) -> list[
         layout = ["-f", "f32le", "-ar", str(audio["sample_rate"]), "-ac", str(len(waveform))]
         inputs += [*layout, "-i", str(folder / "audio")]
         sound = ["-map", "2:a", "-c:a", "aac", "-b:a", "192k"]
-    # Without these ffmpeg converts with BT.601 and players, guessing BT.709, shift the colours. Newer releases take the tags
-    # from the frames, hence setparams, older ones from the options.
+    # Without these, ffmpeg converts with BT.601, players assume BT.709, and colours shift. Newer releases read the tags from
+    # the frames (setparams), older ones from the options.
     convert = "scale=out_color_matrix=bt709:out_range=tv,setparams=color_primaries=bt709:color_trc=bt709"
     colour = ["-vf", convert, "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
     video = ["-map", "0:v", "-c:v", "libx264", "-preset", "medium", "-crf", str(crf), "-pix_fmt", "yuv420p", *colour]

@@ -1,4 +1,4 @@
-"""Where an edit shows in its source's frame: a mask, boxes, and the part of the frame that the model saw."""
+"""Where an edit shows in its source's frame: mask, boxes, and the crop that the model saw."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .geometry import CropBox
 
 
 class Region:
-    """How much of the edit each of the source's pixels shows, frame by frame.
+    """The weight of the edit at each pixel of the source, frame by frame.
 
     size: width and height of the source's frame. crop: the part of it that was edited; nothing shows outside of it.
     mask: [M, h, w] in 0..1, 1 where the edit shows; of any size, it covers the whole frame. boxes: ComfyUI's BOUNDING_BOX in
@@ -83,7 +83,7 @@ class Region:
 
 
 def extent(weight: torch.Tensor) -> tuple[slice, slice]:
-    """[H, W] -> rows and columns that hold all that is above 0; empty slices where nothing is."""
+    """[H, W] -> rows and columns that contain all values above 0; empty slices if there are none."""
 
     def along(axis: int) -> slice:
         inside = (weight > 0).any(axis).nonzero()
@@ -117,13 +117,13 @@ def _covered(size: tuple[int, int], box: dict) -> torch.Tensor:
 
 
 def _feathered(region: torch.Tensor, pixels: int) -> torch.Tensor:
-    """The region with a ramp inwards from its edge; the frame's own edge is none."""
+    """The region with a ramp inwards from its edge. The frame's border does not count as an edge."""
     if pixels <= 0 or bool((region > 0).all()):
         return region
     from scipy.ndimage import distance_transform_edt
 
     rows, columns = (slice(max(0, part.start - 1), part.stop + 1) for part in extent(region))
-    # The nearest pixel outside is never farther than the row or column just around the region.
+    # The nearest pixel outside is at most as far as the row or column just around the region.
     inside = (region[rows, columns] > 0).numpy()
     ramp = torch.from_numpy((distance_transform_edt(inside) / (pixels + 1)).clip(0, 1).astype(np.float32))
     feathered = region.clone()

@@ -1,4 +1,4 @@
-"""The frames of a video file one after another, and as often as asked.
+"""The frames of a video file in order, in as many passes as needed.
 
 Pixels are those that ComfyUI's `get_components` gives all at once, bit for bit: alpha is dropped and the colours under it
 stay, 10 bits keep their precision, HDR is not tone-mapped.
@@ -21,14 +21,14 @@ import torch
 from ..errors import is_out_of_memory
 
 EIGHT_BIT_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")
-"""What core converts through 8 bits a channel; everything else it converts to floats."""
+"""Pixel formats that core converts through 8 bits a channel; it converts all others to floats."""
 
 
 class Source(Protocol):
     """What a clip is read from."""
 
     rate: Fraction
-    """Frames per second by the video's own word."""
+    """Frames per second, as the video states."""
 
     def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
         """Time in seconds, or None for a frame without, and shown width and height of every frame."""
@@ -55,7 +55,7 @@ class FileSource:
         duration: float = 0,
         each_frame: Callable[[], object] = lambda: None,
     ):
-        # Passes over the same bytes, not over one file object: two may be under way.
+        # Each pass opens the bytes anew, because two passes may run at the same time.
         self._bytes = file if isinstance(file, bytes) else None
         self._path = "" if isinstance(file, bytes) else _plain(file)
         self._start, self._duration, self._each_frame = start, duration, each_frame
@@ -70,7 +70,7 @@ class FileSource:
             yield _time(frame), (frame.height, frame.width) if turned else (frame.width, frame.height)
 
     def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
-        """[H, W, 3] in 0..1 of the frames at these indices, which grow. Converts no others."""
+        """[H, W, 3] in 0..1 of the frames at these indices, which grow. Converts only these."""
         indices = iter(indices)
         wanted = next(indices, None)
         convert = None
@@ -89,7 +89,7 @@ class FileSource:
     def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
         """ComfyUI's AUDIO from `start` on, which is the first frame's time; silence where the sound begins later."""
         with readable(), self._opened() as container:
-            # Streams that ffmpeg cannot decode have no codec context; core takes the last of the others.
+            # Streams that ffmpeg cannot decode have no codec context. Core takes the last of the decodable ones.
             decodable = (track for track in reversed(container.streams.audio) if track.codec_context is not None)
             stream = next(decodable, None)
             if stream is None:
@@ -123,7 +123,7 @@ class FileSource:
                     yield frame
 
     def _decoded(self) -> Generator[tuple[av.VideoFrame, bool], None, None]:
-        """Each frame, and whether it counts: before the first that does, those are decoded on which it builds."""
+        """Each decoded frame, and whether it was asked for: frames on which the first such frame depends come before it."""
         with readable(), self._opened() as container:
             stream = _pictures(container)
             start, end = (int(seconds / stream.time_base) for seconds in (self._start, self._start + self._duration))
@@ -138,7 +138,7 @@ class FileSource:
         return av.open(self._path if self._bytes is None else io.BytesIO(self._bytes))
 
     def _stamp(self) -> tuple[int, int] | None:
-        """Tells a file from another that takes its place; None for one that is gone, and for bytes."""
+        """Identifies a file, so that a replacement is noticed. None for a missing file and for bytes."""
         if self._bytes is not None:
             return None
         try:
@@ -149,7 +149,7 @@ class FileSource:
 
 
 def _plain(file: str | os.PathLike) -> str:
-    """Of a relative name such as "talk: part 1.mp4", ffmpeg takes the beginning for a protocol."""
+    """An absolute path: in a relative name such as "talk: part 1.mp4", ffmpeg reads "talk:" as a protocol."""
     return os.path.abspath(file) if os.path.exists(file) else os.fspath(file)
 
 
@@ -167,7 +167,7 @@ def _pictures(container):
 
 
 def _decode(container, stream):
-    """All frames of a stream, but for damaged ones, which are left out as core does."""
+    """All frames of a stream except damaged ones, which core leaves out too."""
     for packet in container.demux(stream):
         try:
             yield from packet.decode()
@@ -197,7 +197,7 @@ class _Converter:
             self._eight_bit = True
         elif not self._eight_bit and right:
             graph = av.filter.Graph()
-            # A format's name is taken too; av's stub does not know it.
+            # A format's name is accepted too; av's type stub lacks it.
             name: Any = first.format.name
             source = graph.add_buffer(width=first.width, height=first.height, format=name, time_base=first.time_base)
             edges = f"left=0:right={right}:top=0:bottom={below}:mode=smear"
@@ -226,7 +226,7 @@ class _Converter:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Whatever goes wrong in reading becomes one ValueError; where memory runs out, the library's own exception comes out."""
+    """Turns every error of reading into one ValueError, except out of memory, which keeps the library's exception."""
     try:
         yield
     except Exception as error:
