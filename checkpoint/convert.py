@@ -25,10 +25,10 @@ NAMES = {
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.uint8: "U8", torch.int8: "I8",
     torch.int32: "I32", torch.int64: "I64",
 }  # fmt: skip
-"""safetensors' names of the types a checkpoint may hold."""
+"""Names in safetensors of the dtypes that a checkpoint may contain."""
 
 SOURCE_FILE, SOURCE_FINGERPRINT = "source_file", "source_fingerprint"
-"""Metadata of a conversion, by which it is known to be of a file, and of that file as it is."""
+"""Metadata keys of a conversion. They identify its source file and that file's content."""
 
 FINGERPRINT_BYTES = 2**20
 
@@ -40,7 +40,7 @@ SLICE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written: tensors and bytes, the names left out as unused, notes for the user."""
+    """What was written: tensors and bytes, names of unused weights that were left out, notes for the user."""
 
     path: Path
     tensors: int
@@ -50,7 +50,7 @@ class Conversion:
 
 
 def fingerprint(path: str | os.PathLike) -> str:
-    """Changes with the content of a checkpoint, whatever its date: an archive ends with checksums of all that it holds."""
+    """Changes with a checkpoint's content and not with its date: an archive ends with checksums of all its entries."""
     prints = [_fingerprint(file) for file in files_of(path)]
     return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
 
@@ -132,7 +132,7 @@ def _size(source) -> int:
 
 
 def _check_size(source, size: int):
-    """To read a mapped file where it was cut off would end the process."""
+    """Raises where a mapped file has become shorter: reading beyond its end would end the process."""
     if _size(source) != size:
         raise _replaced(source)
 
@@ -146,9 +146,9 @@ def _exists(destination: Path) -> FileExistsError:
 
 
 def _remove_abandoned(destination: Path):
-    """Remove what a killed conversion left; it would take the room this one needs. One at work writes all the time.
+    """Remove the file of a killed conversion, which takes disk space. A running conversion writes continuously.
 
-    Raises FileExistsError where another one is at work. Two that begin at the same moment both work, each on its own file.
+    Raises FileExistsError if another conversion is running. Two that begin at the same moment each write their own file.
     """
     for partial in partials_of(destination):
         try:
@@ -156,7 +156,7 @@ def _remove_abandoned(destination: Path):
             if age >= ABANDONED_SECONDS:
                 partial.unlink()
         except FileNotFoundError:
-            continue  # the other one is done, or found it too
+            continue  # finished or removed meanwhile by the other conversion
         if age < ABANDONED_SECONDS:
             message = "Another conversion writes this file; wait until it is done, or a minute after it was stopped"
             raise FileExistsError(errno.EEXIST, message, str(partial))
@@ -176,7 +176,7 @@ def _header(checkpoint, plan, content: str, names: Mapping[str, str]) -> tuple[b
     """The JSON header, padded so that weights start at a multiple of 8, and the number of bytes behind it."""
     metadata = {"format": "pt", SOURCE_FILE: checkpoint.path.name, "converted_by": "liveditor_isa"}
     if checkpoint.path.is_file() and not is_safetensors(checkpoint.path):
-        metadata[SOURCE_FINGERPRINT] = content  # loading a pickle asks whether its conversion is still of it
+        metadata[SOURCE_FINGERPRINT] = content  # the loader of a pickle checks whether its conversion is up to date
     metadata |= core_metadata(checkpoint.shapes) | checkpoint.quantisation_metadata()
     header, end = {"__metadata__": metadata}, 0
     for name, dtype in plan.items():
@@ -190,7 +190,7 @@ def _header(checkpoint, plan, content: str, names: Mapping[str, str]) -> tuple[b
 def _slices(name: str, tensor: torch.Tensor, dtype: torch.dtype, before_reading: Callable[[], None]):
     """The tensor's bytes in memory order, checked and cast slice by slice."""
     before_reading()
-    flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # reshape would leave one element its odd stride
+    flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # reshape keeps an odd stride of one element
     for part in flat.split(max(1, SLICE_BYTES // 4)):
         before_reading()
         if part.is_floating_point() and not torch.isfinite(part.float()).all():

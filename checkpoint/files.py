@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written under another name beside it, which nobody else writes to."""
+"""Files that exist complete or not at all: each is written under a unique name beside its own, then renamed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 
 
 def partial_name(path: Path) -> Path:
-    """A hidden name beside `path` that no other writer has, in this process or another."""
+    """A hidden name beside `path` that no other writer uses, in this process or another."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
 
 
 def partials_of(path: Path) -> list[Path]:
-    """What others write, or left, to become `path`; under the one name that earlier versions gave it, too."""
+    """Unfinished files of `path`, being written or left over, also under the single name of earlier versions."""
     pattern = re.compile(rf"\.{re.escape(path.name)}(\.[0-9a-f]{{8}})?\.partial")
     return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The name to write to. It becomes `path`, in place of what is there; where the writing fails, it goes and `path` stays.
+    """The name to write to. On success the file replaces `path`. On failure it is removed and `path` stays.
 
-    Of several writers at once the last one's file is left, whole.
+    If several writers write at once, the file of the last one remains, complete.
     """
     partial = partial_name(path)
     try:
@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def publish_new(partial: Path, path: Path) -> None:
-    """Give a whole file its name. Raises FileExistsError where another process has taken the name meanwhile."""
+    """Give a complete file its name. Raises FileExistsError if another process has taken the name meanwhile."""
     try:
         os.link(partial, path)  # unlike renaming, linking does not replace
     except FileExistsError:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 NAME = "LIVEditor-tiny (included)"
-"""What stands in the place of a file name for each of its three parts."""
+"""Stands for the file name of each of its three parts."""
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
@@ -19,7 +19,7 @@ def path_of(part: str) -> str:
 
 
 def check_parts(chosen: dict[str, str | None]) -> None:
-    """Raises ValueError where some of the three parts are the included ones and some are not: their latents and texts differ."""
+    """Raises ValueError if only some of the three parts are the included ones, because latents and texts would not match."""
     included = [part for part in FILES if chosen[part] == NAME]
     if included and len(included) < len(FILES):
         others = " and ".join(f"{part} '{chosen[part]}'" for part in FILES if part not in included)

@@ -1,4 +1,4 @@
-"""Names and shapes of LIVEditor's weights: from whatever wrapping to the official (= ComfyUI's) names, and what must be there."""
+"""Names and shapes of LIVEditor's weights: mapping to the official (= ComfyUI's) names, and the list of required weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 MEMORY = "source_video_embedding_more_memory"
-"""The second patch embedding, which tells LIVEditor from plain Wan."""
+"""The second patch embedding, which distinguishes LIVEditor from plain Wan."""
 
 WRAPPERS = ("wanx_unimodel.guidance_model.feedforward_model.", "model.diffusion_model.", "module.", "model.")
 EMA = "model_ema."
@@ -39,7 +39,7 @@ FROM_DIFFUSERS = [
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be LIVEditor's; one sentence with cause and cure."""
+    """The checkpoint is not LIVEditor's. The message is one sentence with cause and remedy."""
 
 
 def official_names(raw_names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -75,7 +75,7 @@ def _unwrapped(name: str) -> tuple[str, bool]:
 
 
 def is_dead_weight(name: str) -> bool:
-    """Gates that the checkpoint carries but inference never uses: all of cross-attention's, and every `alpha_2`."""
+    """Gates in the checkpoint that inference does not use: all of cross-attention's, and every `alpha_2`."""
     return ".cross_attn.alpha_" in name or ".self_attn.alpha_2." in name
 
 
@@ -84,7 +84,7 @@ def is_quantisation(name: str) -> bool:
 
 
 def expected_shapes(dim: int, ffn_dim: int, text_dim: int, blocks: int, channels: int = 16) -> dict[str, tuple[int, ...]]:
-    """{official name: shape} of everything inference needs; 1,095 names are Wan's at 40 blocks, 42 LIVEditor's own."""
+    """{official name: shape} of the weights that inference needs. At 40 blocks, 1,095 are Wan's and 42 LIVEditor's own."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def linear(name, rows, columns):
@@ -113,19 +113,19 @@ def expected_shapes(dim: int, ffn_dim: int, text_dim: int, blocks: int, channels
 
 
 def block_count(names: Iterable[str]) -> int:
-    """Transformer blocks among official names, of which there is at least one."""
-    # Three digits: a damaged name must not make us list a billion blocks.
+    """Number of transformer blocks among official names; at least one."""
+    # At most three digits, so that a damaged name cannot produce a list of a billion blocks.
     return 1 + max(int(match[1]) for name in names if (match := re.match(r"blocks\.(\d{1,3})\.", name)))
 
 
 def core_metadata(shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """File metadata that tells core what it cannot see in the weights: it assumes the text width of UMT5-XXL."""
+    """File metadata for what core cannot derive from the weights: it assumes the text width of UMT5-XXL."""
     text_dim = shapes["text_embedding.0.weight"][1]
     return {} if text_dim == 4096 else {"config": json.dumps({"transformer": {"text_dim": text_dim}})}
 
 
 def check_keys(shapes: dict[str, tuple[int, ...]]) -> None:
-    """Refuse what is not a whole LIVEditor; `shapes` by official name.
+    """Raise unless `shapes`, by official name, are those of a complete LIVEditor.
 
     Raises CheckpointError that says what the file is instead, or names the first missing, unexpected or misshapen weights.
     """
@@ -146,12 +146,12 @@ def check_keys(shapes: dict[str, tuple[int, ...]]) -> None:
             f"This is a plain Wan checkpoint: it lacks {MEMORY}.weight, through which LIVEditor sees the video. "
             "Pick liveditor_ckpt.bin or a conversion of it."
         )
-    # Counting finds no block missing at the end; of the official size the number is known.
+    # Counting cannot notice missing blocks at the end. For the official size the number is known.
     blocks = OFFICIAL_BLOCKS.get(weights["head.modulation"][-1:], block_count(weights))
     # The 0: damaged shapes may be empty.
     dim, ffn_dim = (0, *weights["head.modulation"])[-1], (*weights["blocks.0.ffn.0.weight"], 0)[0]
     expected = expected_shapes(dim, ffn_dim, (0, *weights.get("text_embedding.0.weight", (4096,)))[-1], blocks)
-    # A packed weight has another shape; core's quantised loader knows it.
+    # A packed weight has another shape, which core's quantised loader handles.
     packed = {name.removesuffix(".comfy_quant") + ".weight" for name in shapes if name.endswith(".comfy_quant")}
     problems = {
         "lacks": [name for name in expected if name not in weights],

@@ -26,16 +26,16 @@ QUANTISATION_METADATA = "_quantization_metadata"
 """Key under which core describes quantised layers in a safetensors file's metadata."""
 
 LARGEST_HEADER = 16 * 2**20
-"""Bytes. The safetensors library takes six times as much, which as JSON can fill gigabytes of memory."""
+"""Limit of a header, in bytes. The safetensors library allows six times as much; as JSON that can fill gigabytes of memory."""
 
 MOST_NAMES = 4
-"""Of one weight in a pickle, on average: text encoders tie theirs."""
+"""Names per weight in a pickle, on average: text encoders share weights between names."""
 
 MOST_STRETCHED = 2**20
-"""Bytes of a weight that is one number, or one row, many times over."""
+"""Bytes of a weight that repeats one number, or one row."""
 
 LONGEST_NAME = 500
-"""Characters; names come up in messages."""
+"""Characters of a name: messages quote names."""
 
 BITS = {
     "F64": 64,
@@ -55,7 +55,7 @@ BITS |= {"U16": 16, "U32": 32, "U64": 64, "BOOL": 8, "C64": 64, "F4": 4, "F8_E8M
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself: {name: shape}, and its metadata."""
+    """The header of a safetensors file: {name: shape}, and its metadata."""
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
@@ -65,7 +65,7 @@ class Checkpoint:
     """Weights under official names, memory-mapped: reading one reads only that one.
 
     shapes: {official name: shape}; sources: {official name: name in the file}; notes: what the user should know.
-    metadata: what a safetensors file says of itself, by its own names.
+    metadata: of a safetensors file, under the file's own names.
     """
 
     def __init__(self, path: Path, raw: Mapping, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str] = {}):
@@ -82,7 +82,7 @@ class Checkpoint:
         return {name: self.tensor(name) for name in self.sources}
 
     def quantisation_metadata(self) -> dict[str, str]:
-        """Which layers are quantised, where core wrote that into the file's metadata: under official names."""
+        """Quantised layers under official names, if core wrote them into the file's metadata."""
         if QUANTISATION_METADATA not in self.metadata:
             return {}
         official = {source: name for name, source in self.sources.items()}
@@ -108,7 +108,7 @@ def files_of(path: str | os.PathLike) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         with open(path, "rb"):
-            return [path]  # the readers would take a missing file for a damaged one
+            return [path]  # the readers would report a missing file as damaged
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     if files := sorted(folder.glob("*.safetensors")):
         return files
@@ -121,7 +121,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """A file, or a folder in diffusers' layout whose safetensors files are one checkpoint.
 
     Raises CheckpointError when a file is truncated, no checkpoint, or a pickle that holds more than weights; OSError when
-    there is no such file, or it may not be read. Where memory runs out, the library's own exception comes out
+    there is no such file, or it may not be read. Out of memory raises the library's own exception
     (`errors.is_out_of_memory`).
     """
     path, files = Path(path), files_of(path)
@@ -133,20 +133,20 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
             path, _Shards(shards), {n: shape for header in headers.values() for n, shape in header.shapes.items()}
         )
     if is_safetensors(path):
-        header = read_header(path)  # first, because it knows what is wrong with a file
+        header = read_header(path)  # first, because it can say what is wrong with a file
         return Checkpoint(path, _SafetensorsFile(path), header.shapes, header.metadata)
     weights = {name: value for name, value in _load_pickle(path).items() if isinstance(name, str) and _is_weight(value)}
     checkpoint = Checkpoint(path, weights, {name: weight.shape for name, weight in weights.items()})
-    # Many names may share one weight, but not without an end: it takes no room in the file and all in memory.
+    # Many names may share one weight, but within a limit: shared weights take no space in the file and full space in memory.
     if sum(weight.nbytes for weight in weights.values()) > MOST_NAMES * os.path.getsize(path):
         raise CheckpointError(f"{path.name} holds fewer numbers than its weights have: it is damaged, download it again.")
     return checkpoint
 
 
 def _is_weight(value) -> bool:
-    """Whether it lies in memory number by number; torch knows sparse, nested, quantised, absent and stretched ones too.
+    """Whether a tensor is stored element by element; torch also has sparse, nested, quantised, meta and expanded tensors.
 
-    A bias may be one number stretched; a stretched matrix would be larger in memory than anything in the file.
+    A bias may be one expanded number. An expanded matrix could be larger in memory than the whole file.
     """
     plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided and not value.is_nested
     here = plain and value.device.type == "cpu" and not value.is_quantized
@@ -154,7 +154,7 @@ def _is_weight(value) -> bool:
 
 
 def read_header(path: str | os.PathLike) -> Header:
-    """Read and verify the header of a safetensors file, and that the file is as long as the header says."""
+    """Read and verify the header of a safetensors file, and the file's length against it."""
     path = Path(path)
     size = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -188,7 +188,7 @@ def _checked_end(dtype, shape, begin, end) -> int:
 
 
 def _unreadable(what: str, error: Exception) -> CheckpointError:
-    """A library's words may quote the file at any length."""
+    """An error that quotes the start of the library's message, which may be of any length."""
     words = " ".join(str(error).split())[:200]
     return CheckpointError(f"{what} cannot be read ({words}): the file is damaged, download it again.")
 
@@ -198,12 +198,12 @@ def _truncated(path: Path, needed: int, size: int) -> CheckpointError:
 
 
 class _SafetensorsFile(Mapping):
-    """A safetensors file as a mapping that reads a tensor when it is asked for."""
+    """A safetensors file as a mapping that reads each tensor on access."""
 
     def __init__(self, path: Path):
         try:
             self._file = safe_open(path, framework="pt", device="cpu")
-        except SafetensorError as error:  # gaps between weights, say, or bytes behind the last
+        except SafetensorError as error:  # such as gaps between weights, or bytes after the last
             if is_out_of_memory(error):
                 raise
             raise _unreadable(path.name, error) from None
@@ -235,7 +235,7 @@ class _Shards(Mapping):
 
 
 def _load_pickle(path: Path) -> dict:
-    """The dictionary of weights in a torch pickle. Only tensors are unpickled, code never runs."""
+    """The dictionary of weights in a torch pickle. Only tensors are unpickled; code in it does not run."""
     try:
         mapped = check_pickle(path)
         if not mapped:
@@ -243,7 +243,7 @@ def _load_pickle(path: Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Unsound as error:
         raise CheckpointError(f"{path.name} {error}.") from None
-    except Exception as error:  # whatever torch's unpickler stumbles on first; struct.error and AssertionError are among it
+    except Exception as error:  # torch's unpickler raises many types, struct.error and AssertionError among them
         if is_out_of_memory(error):
             raise
         words = str(error) if isinstance(error, pickle.UnpicklingError) else ""

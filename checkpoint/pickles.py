@@ -1,4 +1,4 @@
-"""Looks into a torch pickle before torch does, which runs no code of it either, but can be made to fill memory or never end."""
+"""Checks a torch pickle before torch reads it. Torch runs no code from it, but a pickle can make it fill memory or never end."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import NamedTuple
 from ..errors import is_out_of_memory
 
 LARGEST_STRUCTURE = 8 * 2**20
-"""Bytes of names and shapes, the weights lie elsewhere; torch takes about as many steps to read them."""
+"""Bytes of names and shapes; the weights are stored elsewhere. Torch takes about as many steps to read them."""
 
 DEEPEST_TUPLE, LARGEST_TUPLE = 100, 1_000_000
 """Levels; and items, those of inner tuples counted as often as they occur."""
 
 MAKE_BYTES = {"bytearray", "encode"}
-"""What torch lets a pickle call, though it makes as many bytes as it is told, and no weight needs it."""
+"""Functions that torch allows a pickle to call, that allocate any number of bytes, and that no weight needs."""
 
 LEGACY_PICKLES = 5
-"""How many a file in torch's old format begins with: magic number, version, machine, the content, its storages."""
+"""Pickles at the start of a file in torch's old format: magic number, version, machine, the content, its storages."""
 
 
 DAMAGED = "is truncated or no torch checkpoint: download it again"
@@ -30,7 +30,7 @@ UNLIKE = "{}, unlike what torch writes, and was not opened: download it again"
 
 
 class Unsound(Exception):
-    """Not to be given to torch; says what the file does, and what to do, for a sentence that begins with its name."""
+    """The pickle must not be given to torch. The message completes a sentence that begins with the file's name."""
 
 
 def check_pickle(path: Path) -> bool:
@@ -48,14 +48,14 @@ def check_pickle(path: Path) -> bool:
         return False
     except Unsound:
         raise
-    except Exception as error:  # whatever zipfile and pickletools stumble on first
+    except Exception as error:  # zipfile and pickletools raise many types
         if is_out_of_memory(error):
             raise
         raise Unsound(DAMAGED) from None
 
 
 def _check_archive(path: Path):
-    """Torch stores weights as they are; what is compressed, or lies over another, may hold far more than the file's size."""
+    """Torch stores weights uncompressed. Compressed or overlapping entries may expand to far more than the file's size."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -77,7 +77,7 @@ class _Tuple(NamedTuple):
 
 
 def _check_structure(stream: io.BytesIO):
-    """Follow the tuples of the next pickle in `stream`: as a key of a dictionary, one is walked through by recursion."""
+    """Follow the tuples of the next pickle in `stream`: torch hashes a tuple used as a dictionary key recursively."""
     stack: list[_Tuple] = []
     marks: list[int] = []
     memo: dict[int, _Tuple] = {}

@@ -1,4 +1,4 @@
-"""Which edit is made of which scene, in names; and the instruction that asks for it."""
+"""Chooses an edit for a scene, by name, and the instruction for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAIRS = tuple(Thing(shape, colour) for shape, colour in product(SHAPES, COLOURS)
 USUAL, UNUSUAL = ([thing for thing in PAIRS if thing.is_held_out == held_out] for held_out in (False, True))
 
 SOURCE_LOOKS = ("plain",) * 6 + ("striped", "dotted", "checked", "outlined")
-"""Looks that leave the colour and the shape plain to see; the others only come about by an edit."""
+"""Looks in which colour and shape stay recognisable; the others occur only as the result of an edit."""
 
 HALVED = ("striped", "checked")
 """Looks in which a black and a white object are the same."""
@@ -38,7 +38,7 @@ HIDDEN = {
     "chequerboard": ("black", "white"),
     "city": ("black",),
 }
-"""Colours that would hardly show before a named background."""
+"""Colours that would hardly be visible before a named background."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _recolour(rng: Random, cast: _Cast, unusual: bool) -> _ObjectEdit:
 
 
 def _stylise(rng: Random, cast: _Cast, unusual: bool) -> _ObjectEdit:
-    """A pattern or an outline is taken away, or a plain object gets a look: one look would replace another."""
+    """Removes a pattern or an outline, or gives a plain object a look, so that no look replaces another."""
     look = rng.choice(LOOKS)
     old = cast.pick(unusual, looks=[name for name in SOURCE_LOOKS if (name == "plain") != (look == "plain")])
     adjective, noun = (rng.choice(words) for words in phrases.LOOK_WORDS[look])

@@ -53,14 +53,14 @@ TINTS = {
     "gravel": ((0.10, 0.08, 0.08), (0.92, 0.84, 0.74)),
     "coins": ((0.08, 0.07, 0.14), (1.00, 0.86, 0.60)),
 }
-"""Dark and light colour of those that are grey."""
+"""Dark and light colour for tinting grey photographs."""
 
 log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1)
 def available() -> tuple[str, ...]:
-    """Names of the photographs that are installed. What is missing is logged, once."""
+    """Names of the installed photographs. Missing ones are logged once."""
     missing = [name for name in FILES if not _path(name)]
     if missing:
         packages = "scikit-image and scikit-learn"

@@ -23,7 +23,7 @@ SHAPE_WORDS = {
     "diamond": ("diamond", "diamond", "rhombus"),
     "cross": ("cross", "cross", "plus sign"),
 }
-"""What stands twice is said twice as often."""
+"""An entry that occurs twice is chosen twice as often."""
 
 COLOUR_WORDS = {name: (name,) for name in COLOURS} | {
     "turquoise": ("turquoise", "turquoise", "cyan"),
@@ -40,7 +40,7 @@ LOOK_WORDS = {
     "glowing": (("glowing", "shining"), ("a glow", "a bright glow")),
     "see-through": (("see-through", "transparent"), ("a see-through look", "a transparent look")),
 }
-"""How it is, and what it has."""
+"""Each look as an adjective, and as something that an object has."""
 
 LOOK_COMMANDS = {
     "plain": ("remove the pattern from {ref}", "take the pattern off {ref}"),
@@ -80,7 +80,7 @@ BACKGROUND_WORDS = {
     "chequerboard": (("a chequerboard", "a checkerboard"), ("on a chequerboard", "in front of a checkerboard")),
     "city": (("a city", "a city skyline", "a city at dusk"), ("in the city", "in front of a city skyline")),
 }
-"""What it is, and where things are then."""
+"""Each background as a noun, and as the place of the objects."""
 
 STYLE_WORDS = {
     "black and white": (
@@ -129,7 +129,7 @@ STYLE_WORDS = {
         ("underwater",),
     ),
 }
-"""What the video is made, what it becomes, and what the effect is called."""
+"""Each style as a property of the video, as what the video becomes, and as the name of the effect."""
 
 STYLE_COMMANDS = {
     "black and white": ("remove all [colour|colours|color]", "take all [colour|colours] out of {video}"),

@@ -1,4 +1,4 @@
-"""What a scene holds, by name, and how its camera and objects move.
+"""The contents of a scene, by name, and the movement of its camera and objects.
 
 Lengths are in half short sides of the frame: of a square one, x and y run from -1 to 1, y downwards.
 """

@@ -1,4 +1,4 @@
-"""The endless stream of edits: any batch of it, made from its number alone."""
+"""The endless stream of edits: each batch is generated from its number alone."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class EditBatch(NamedTuple):
     target: torch.Tensor
     """[B, 3, T, H, W] in 0..1; the same as source, bit by bit, outside of region."""
     region: torch.Tensor
-    """[B, 1, T, H, W] bool: the pixels that the edit is about; for a style, all."""
+    """[B, 1, T, H, W] bool: the pixels that the edit changes; for a style, all."""
     instructions: list[str]
     tasks: list[str]
 
 
 class EditStream:
-    """Batches of edits, made when asked for.
+    """Batches of edits, generated on access.
 
     Everything random is drawn on the CPU from (seed, split, index), so a batch is the same whenever it is asked for, and
     on other devices but for rounding. The held-out split has photographs, pairs of colour and shape, and sentence
@@ -89,7 +89,7 @@ class EditStream:
         if changed:
             chosen = upload(changed, self.device)
             names = [item.new_background for item in plans if item.new_background]
-            # Each name stands for one picture, or else no answer could be exact; how it moves can be seen.
+            # Each name stands for one picture, otherwise there would be no exact answer. Its movement is visible in the source.
             camera = from_the_first_frame(motion.camera[chosen])
             target[chosen] = self._backgrounds(names, camera, textures.Chance.always(len(changed)))
 

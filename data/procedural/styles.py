@@ -89,7 +89,7 @@ def neon(frames: torch.Tensor) -> torch.Tensor:
 
 
 def foggy(frames: torch.Tensor) -> torch.Tensor:
-    """Thicker towards the top, that is, far away."""
+    """Fog, denser towards the top, where things are far away."""
     grey = colour(frames.device, 0.84, 0.86, 0.88)
     thickness = torch.linspace(0.82, 0.52, frames.shape[-2], device=frames.device).view(1, 1, -1, 1)
     return torch.lerp(_blur(frames, 0.006), grey, thickness)

@@ -1,4 +1,4 @@
-"""Small tensors on the device, without waiting for the work that it has still to do."""
+"""Small tensors on the device, made without waiting for queued work."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Chance:
 
     @classmethod
     def always(cls, batch: int) -> Chance:
-        """The same for every picture, now and ever."""
+        """The same for every picture and every call."""
         one = cls.draw(1, torch.Generator().manual_seed(1))
         return cls(*(part.expand(batch, *part.shape[1:]) for part in (one.lattice, one.knobs)))
 
@@ -261,12 +261,12 @@ NAMED: dict[str, Callable[[Canvas], torch.Tensor]] = {
     "chequerboard": chequerboard,
     "city": city,
 }
-"""Those that a background edit asks for by name."""
+"""Backgrounds that a background edit names."""
 
 NAMELESS = {"gradient": gradient, "haze": haze, "bands": bands, "patches": patches}
 
 PLAIN = ("gradient", "night sky")
-"""Too dim or too smooth for a change of style to show."""
+"""Backgrounds too dim or too smooth for a change of style to be visible."""
 
 
 def photograph(c: Canvas, chosen: torch.Tensor, stack: torch.Tensor) -> torch.Tensor:
