@@ -1,7 +1,7 @@
 """Triton kernels of ISA: pure functions over tensors, without policy. Import the submodules lazily: triton may be missing.
 
-Sizes that follow from a sequence's length are not specialised where nothing is lost by it (`do_not_specialize`), so that
-another length compiles little.
+Sizes that depend on a sequence's length are not specialised where this costs no speed (`do_not_specialize`), so that
+another length compiles few kernels.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from .hardware import shared_memory
 
 OLDEST_TRITON = (3, 4)
-"""The first with descriptors for bulk copies made on the host."""
+"""The first version with tensor descriptors created on the host."""
 
 MISCOMPILES = (
-    # (compute capability, first bad Triton, first good one or None, report): loops of dots give results that change.
+    # (compute capability, first bad Triton, first good one or None, report): loops of dots give varying results.
     ((10, 0), (3, 4), (3, 7), "triton-lang/triton#9871"),
     ((10, 3), (3, 4), None, "triton-lang/triton#10590"),
 )
@@ -25,7 +25,7 @@ MISCOMPILES = (
 LARGEST_BLOCK, LARGEST_DIM = 128, 128
 """Tokens of a block and channels of a head whose 16-bit tiles fit the shared memory of every GPU from Ampere on.
 
-Gradients of blocks of more than 64 tokens need more than the cards that people own have: Triton says so by itself.
+Gradients of blocks of more than 64 tokens need more shared memory than consumer GPUs have; Triton raises an error there.
 """
 
 
@@ -36,7 +36,7 @@ FP32_BYTES = 140_000
 def unavailable_reason(
     device: torch.device, dtype: torch.dtype | None = None, dim: int | None = None, block_size: int | None = None
 ) -> str | None:
-    """Why the kernels cannot run on tensors like these, or None when they can. What is None is not looked at."""
+    """Why the kernels cannot run on tensors like these, or None when they can. Arguments of None are not checked."""
     if device.type != "cuda":
         return f"Triton needs a GPU, not '{device.type}'"
     if dtype not in (None, torch.float16, torch.bfloat16, torch.float32):
@@ -62,7 +62,7 @@ def eight_bit_unavailable_reason(device: torch.device) -> str | None:
 @lru_cache
 def _unfit_triton(capability: tuple[int, int] | None) -> str | None:
     try:
-        # Asking what is installed would not do: on Windows, or after an update of torch, it may be there and not load.
+        # Checking the installation is not enough: on Windows, or after an update of torch, Triton may be installed and not load.
         import triton
 
         name = triton.__version__
@@ -80,7 +80,7 @@ def _unfit_triton(capability: tuple[int, int] | None) -> str | None:
 
 @lru_cache
 def _cannot_start() -> str | None:
-    """Its driver is built with the C compiler of this machine, which may have none."""
+    """Triton builds its driver with this machine's C compiler, which may be missing."""
     import triton
 
     try:

@@ -1,4 +1,4 @@
-"""Gradients of the sparse group: weights are recomputed tile by tile, and every sum has one program that owns it (no atomics)."""
+"""Gradients of the sparse group: weights are recomputed tile by tile, and one program computes each sum (no atomics)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .softmax import LOG2E
 TAIL_TILE = 64
 
 PROGRAMS = 512
-"""With fewer programs than this, the sum over query blocks that each makes for the means is split up."""
+"""With fewer programs than this, the sum over query blocks for the means is split among more programs."""
 
 
 def sparse_attention_backward(
@@ -23,15 +23,15 @@ def sparse_attention_backward(
 
     q, k, v, out, d_out [B, S, H, D] of any strides; mean_k, mean_v [G, N, D] in q's dtype, G = B*H; dense [G, N] bool;
     lists [G, N, E] int32, taken [G, N, T] uint8, tail [G, T] int32 distinct block numbers; starts, lengths [N] int32;
-    log_sum [B, H, S] fp32, contiguous: log2 of each query's softmax denominator. Of dense query blocks nothing is read,
-    and their rows of dq are zero. The means count as inputs of their own: dk and dv hold the exact part alone, and
+    log_sum [B, H, S] fp32, contiguous: log2 of each query's softmax denominator. Dense query blocks are not
+    read, and their rows of dq are zero. The means are separate inputs: dk and dv hold only the exact part, and
     `spread_means` adds the rest once d_mean_k and d_mean_v are complete.
     """
     batch, _, heads, dim = q.shape
     blocks, count, tails = len(starts), lists.shape[2], tail.shape[1]
     slots = max(16, triton.next_power_of_2(block_size))
     if q.element_size() == 4:
-        # No tensor cores: a product is unrolled over the threads, and with few of them takes half a minute to compile.
+        # No tensor cores: the product is unrolled over the threads and takes half a minute to compile with few threads.
         launch = {"num_warps": min(16, slots // 4), "num_stages": 1}
     else:
         launch = {"num_warps": 4 if slots <= 64 else 8, "num_stages": 3}
@@ -68,7 +68,7 @@ def sparse_attention_backward(
 def spread_means(
     d_mean: torch.Tensor, d_x: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int = 64
 ) -> None:
-    """The gradient of `pool_blocks`: adds d_mean [G, N, D] fp32 to d_x [B, S, H, D], each block's over its tokens in equal parts."""
+    """The gradient of `pool_blocks`: adds d_mean [G, N, D] fp32 to d_x [B, S, H, D], distributed equally over the tokens of each block."""
     batch, _, heads, dim = d_x.shape
     blocks = len(starts)
     _spread[(blocks, batch * heads)](
@@ -78,13 +78,13 @@ def spread_means(
 
 
 def _listed_by(lists: torch.Tensor, dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The lists of sparse rows turned round, without a read-back -> (rows [G*N*E] int32, ends [G*N + 1] int64).
+    """The inverse of the lists of sparse rows, without a read-back -> (rows [G*N*E] int32, ends [G*N + 1] int64).
 
     Block j of head g is in the lists of rows[ends[g*N + j] : ends[g*N + j + 1]], in ascending order.
     """
     heads, blocks, count = lists.shape
     head = torch.arange(heads, device=lists.device, dtype=torch.int32)[:, None, None]
-    # Dense rows list nothing: their entries go behind all others.
+    # Dense rows have no list: their entries are sorted behind all others.
     block = (lists + head * blocks).masked_fill(dense[:, :, None], heads * blocks)
     block, entry = block.flatten().sort(stable=True)
     ends = torch.searchsorted(block, torch.arange(heads * blocks + 1, device=lists.device, dtype=torch.int32))
@@ -92,21 +92,21 @@ def _listed_by(lists: torch.Tensor, dense: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _sparse_rows(dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """dense [G, N] -> (rows [G, N] int32 with each head's sparse ones first, ascending; how many they are [G] int32)."""
+    """dense [G, N] -> (rows [G, N] int32 with each head's sparse ones first, ascending; their count [G] int32)."""
     rows = dense.to(torch.uint8).sort(dim=1, stable=True).indices.int()
     return rows, (~dense).sum(1, dtype=torch.int32)
 
 
 @triton.jit
 def _tile(x, token, channel, token_stride, channel_stride, real):
-    """Tokens of one head as a matrix; channels past the true ones are zeros."""
+    """Tokens of one head as a matrix; padded channels are zeros."""
     return tl.load(x + token[:, None] * token_stride + channel[None] * channel_stride, mask=real[None], other=0.0)
 
 
 @triton.jit
 def _query_tile(q, d_out, log_sum, delta, start, length, slot, channel, real, qs, qd, gs, gd):
     """A query block of one head: (queries, their outputs' gradients, log_sum, delta)."""
-    # Slots past a ragged block read its last token again, and an infinite sum takes their weight away.
+    # Slots past a ragged block read its last token again; an infinite sum sets their weight to 0.
     token = start.to(tl.int64) + tl.minimum(slot, length - 1)
     query, grad = _tile(q, token, channel, qs, qd, real), _tile(d_out, token, channel, gs, gd, real)
     sums = tl.load(log_sum + token, mask=slot < length, other=float("inf"))
@@ -115,7 +115,7 @@ def _query_tile(q, d_out, log_sum, delta, start, length, slot, channel, real, qs
 
 @triton.jit
 def _query_step(query, grad, log_sum, delta, key, value, bias, scale, d_query):
-    """What one tile of keys adds to the gradient of queries, but for the factor `scale`. bias: one per key, in powers of two."""
+    """The contribution of one tile of keys to the gradient of queries, without the factor `scale`. bias: one per key, in powers of two."""
     score = tl.dot(query, tl.trans(key), input_precision="ieee") * (scale * LOG2E) + bias[None]
     weight = tl.exp2(score - log_sum[:, None])
     d_weight = tl.dot(grad, tl.trans(value), input_precision="ieee")
@@ -125,7 +125,7 @@ def _query_step(query, grad, log_sum, delta, key, value, bias, scale, d_query):
 
 @triton.jit
 def _key_step(query, grad, log_sum, delta, key, value, bias, scale, d_key, d_value):
-    """What one tile of queries adds to the gradients of keys and values, but for the factor `scale` of the former.
+    """The contribution of one tile of queries to the gradients of keys and values, without the factor `scale` of the keys'.
 
     Weights are made with keys as rows: transposing an accumulator for the products with them is miscompiled (Triton <= 3.7).
     """
@@ -144,7 +144,7 @@ def _queries(
     scale, tokens, heads, blocks, count, tails,
     TAIL_TILE: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """dq of one query block, and its queries' delta: the sum of output times gradient, which the other kernels want."""
+    """dq of one query block, and its queries' delta: the sum of output times gradient, which the other kernels need."""
     row, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
     b, h = group // heads, group % heads
     slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)

@@ -1,4 +1,4 @@
-"""What routing needs to know of the coarse attention of a few heads: row statistics, sharpness, context saliency.
+"""Inputs of routing from the coarse attention of a few heads: row statistics, sharpness, context saliency.
 
 The coarse logits of the heads in work are the only block × block array; their softmax is never stored.
 """
@@ -13,9 +13,9 @@ from .select import kth_largest, sortable
 
 
 def coarse_logits(pooled_q: torch.Tensor, pooled_k: torch.Tensor) -> torch.Tensor:
-    """[G, N, D] fp32 block means -> [G, N, N] fp32 `Qc Kcᵀ / √D`, on tensor cores where there are some.
+    """[G, N, D] fp32 block means -> [G, N, N] fp32 `Qc Kcᵀ / √D`, on tensor cores if the GPU has them.
 
-    Three products of TF32 parts keep it as exact as fp32: bf16 ties would favour early blocks.
+    Three products of TF32 parts are as exact as fp32. In bf16, ties would favour early blocks.
     """
     heads, blocks, dim = pooled_q.shape
     logits = torch.empty(heads, blocks, blocks, device=pooled_q.device, dtype=torch.float32)

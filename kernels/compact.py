@@ -1,4 +1,4 @@
-"""Copies between strided tokens and the compact sequences that a plain attention kernel wants, block by block."""
+"""Copies blocks between strided tokens and the compact sequences that a plain attention kernel takes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scatter_blocks(
     lengths: torch.Tensor, block_size: int, gate: torch.Tensor | None = None, coarse: torch.Tensor | None = None,
     offsets: torch.Tensor | None = None, add: bool = False,
 ) -> None:  # fmt: skip
-    """The way back, with the gated residual: compact [tokens, C, D], laid out as above, into or onto out [B, S, H, D]."""
+    """The reverse copy, with the gated residual: compact [tokens, C, D], laid out as above, into or onto out [B, S, H, D]."""
     if compact.stride(2) != 1:
         compact = compact.contiguous()
     gated = gate is not None

@@ -17,7 +17,7 @@ def dense_attention(
     """Softmax attention of C heads: q [Sq, C, D], k and v [Sk, C, D] -> [Sq, C, D] in q's dtype.
 
     bias [C, P] fp32, P = Sk rounded up to whole TILEs, is added to the logits in units of log 2; unbiased [C] int32:
-    it is 0 for that many leading keys, which the kernel takes without looking.
+    it is 0 for that many leading keys, for which the kernel does not read it.
     """
     (rows, heads, dim), keys = q.shape, k.shape[0]
     out = torch.empty(rows, heads, dim, device=q.device, dtype=q.dtype)
@@ -39,13 +39,13 @@ def dense_attention_8bit(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, q_scale: torch.Tensor, k_scale: torch.Tensor, v_scale: torch.Tensor,
     v_centre: torch.Tensor, bias: torch.Tensor, unbiased: torch.Tensor, dtype: torch.dtype,
 ) -> torch.Tensor:  # fmt: skip
-    """The same on what kernels/quantize.py makes: q, k [T, C, D] int8, v [C, D, Sk] fp8 -> [Sq, C, D] in `dtype`.
+    """The same on the outputs of kernels/quantize.py: q, k [T, C, D] int8, v [C, D, Sk] fp8 -> [Sq, C, D] in `dtype`.
 
     q_scale [C, Sq], k_scale and v_scale [C, Sk / TILE], v_centre [C, D], all fp32.
     """
     (rows, heads, dim), keys = q.shape, k.shape[0]
     out = torch.empty(rows, heads, dim, device=q.device, dtype=dtype)
-    # Weights get the scale of the values they meet. The largest becomes 2^8: FP8 ends at 448.
+    # Weights are multiplied by the scale of their values. The largest becomes 2^8, because FP8 ends at 448.
     largest = v_scale.amax(1) / 256
     weight_scale = (v_scale / largest[:, None]).clamp_min(2.0**-24)
     block = 64
@@ -101,12 +101,12 @@ def _dense(
 
 
 INTEGER_OFFSET = tl.constexpr(12582912.0)
-"""1.5 * 2^23: an fp32 whose last mantissa bits are an int32 that was added to its bits."""
+"""1.5 * 2^23 as fp32: an int32 added to its bits appears in the last mantissa bits."""
 
 
 @triton.jit
 def _softmax_8bit(score, scale, bias, weight_scale, peak, total, acc, ROWS: tl.constexpr, KEYS: tl.constexpr, BIASED: tl.constexpr):  # fmt: skip
-    """score: INTEGER_OFFSET + int32 logits; one tile of the online softmax, whose weights carry weight_scale and leave as FP8."""
+    """score: INTEGER_OFFSET + int32 logits; one tile of the online softmax. Weights are multiplied by weight_scale and returned as FP8."""
     if BIASED:
         score = score - INTEGER_OFFSET
         logit = score * scale[:, None] + bias[None]
@@ -116,12 +116,12 @@ def _softmax_8bit(score, scale, bias, weight_scale, peak, total, acc, ROWS: tl.c
         highest = tl.maximum(peak, (tl.max(score, axis=1) - INTEGER_OFFSET) * scale)
         offset = tl.log2(weight_scale) - highest - INTEGER_OFFSET * scale
         shape: tl.constexpr = [ROWS, KEYS]
-        # One fused multiply-add turns bits of an integer into an exponent; Triton does not find it by itself.
+        # One fused multiply-add turns the bits of an integer into an exponent. Triton does not fuse it by itself.
         weight = tl.exp2(tl.fma(score, tl.broadcast_to(scale[:, None], shape), tl.broadcast_to(offset[:, None], shape)))
     shrink = tl.exp2(peak - highest)
     total = total * shrink + tl.sum(weight, axis=1) / weight_scale
     weight = weight.to(tl.float8e4nv)
-    # Columns in the order of `quantize_values`, in which each thread already holds them.
+    # Columns in the order of `quantize_values`, which is the order in a thread's registers.
     weight = tl.reshape(tl.permute(tl.reshape(weight, [ROWS, KEYS // 16, 2, 4, 2]), [0, 1, 3, 2, 4]), [ROWS, KEYS])
     return weight, highest, total, acc * shrink[:, None]
 
@@ -143,7 +143,7 @@ def _dense_8bit(
     peak = tl.full([ROWS], -1e30, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, DIM_PAD], tl.float32)
-    # Integer logits are added to the bits of INTEGER_OFFSET, which makes them fp32 at no cost: |logit| <= 127 * 127 * 256 < 2^22.
+    # Integer logits are added to the bits of INTEGER_OFFSET, which converts them to fp32 without an operation: |logit| <= 127 * 127 * 256 < 2^22.
     whole = tl.full([ROWS, KEYS], 0x4B400000, tl.int32)
     plain = tl.load(unbiased + head) // KEYS * KEYS
     for at in range(0, plain, KEYS):

@@ -1,4 +1,4 @@
-"""What a GPU offers the kernels."""
+"""Features of a GPU that the kernels use."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def bulk_copied(x: torch.Tensor, tile: list[int]) -> TensorDescriptor:
 
 
 def shared_memory(device: torch.device) -> int:
-    """Bytes that one program may use: 232,448 on Hopper, 101,376 on the cards of Ampere, Ada and Blackwell that people own."""
+    """Bytes that one program may use: 232,448 on Hopper, 101,376 on consumer GPUs of Ampere, Ada and Blackwell."""
     if device.type != "cuda":
         return 0
-    # torch's stub leaves it out.
+    # Missing in torch's type stub.
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Block means of q, k or v, and variances within blocks, straight from strided tokens."""
+"""Block means of q, k or v, and variances within blocks, computed from strided tokens without a copy."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def pool_blocks(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """x [B, S, H, D], starts and lengths [N] int32 -> [B*H, N, D] fp32 means over each block's true length.
 
-    With `variance` the pair of them and each channel's variance within each block.
+    With `variance`: a pair of these means and the variances of each channel within each block.
     """
     batch, _, heads, dim = x.shape
     blocks = len(starts)
     out = torch.empty(batch * heads, blocks, dim, device=x.device, dtype=torch.float32)
     variances = torch.empty_like(out) if variance else out
-    # Heads next to each other run together: their tokens share DRAM pages.
+    # Neighbouring heads run together, because their tokens share DRAM pages.
     _pool[(batch * heads, blocks)](
         x, out, variances, starts, lengths, x.stride(0), x.stride(1), x.stride(2), x.stride(3), heads, blocks,
         VARIANCE=variance, DIM=dim, DIM_PAD=triton.next_power_of_2(dim), SLOTS=triton.next_power_of_2(block_size),
-        num_warps=1,  # a sum that stays within one warp needs no shared memory
+        num_warps=1,  # a sum within one warp needs no shared memory
     )  # fmt: skip
     return (out, variances) if variance else out
 

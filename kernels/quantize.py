@@ -40,10 +40,10 @@ def quantize_keys(
 def quantize_values(
     v: torch.Tensor, centre: torch.Tensor, heads: torch.Tensor, blocks: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, block_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """As `quantize_keys`, but FP8 (e4m3) and transposed, [C, D, T], as 8-bit tensor cores want it.
+    """As `quantize_keys`, but FP8 (e4m3) and transposed, [C, D, T], as 8-bit tensor cores require.
 
-    The 16 tokens of each group stand in the order in which a warp holds the weights that they meet, so that the kernel
-    need not move those: place 4l + 2j + i has token 8j + 2l + i.
+    The 16 tokens of each group are stored in the order in which a warp holds their weights, so that the kernel does not
+    have to move the weights: place 4l + 2j + i has token 8j + 2l + i.
     """
     out, scales = _outputs(v, heads, blocks, block_size, torch.float8_e4m3fn)
     out = out.view(len(heads), v.shape[3], -1)
@@ -77,7 +77,7 @@ def _quantize(
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     place = tile * TILE + tl.arange(0, TILE)
     if VALUES:
-        # The token that stands at each place, see `quantize_values`.
+        # The token stored at each place, see `quantize_values`.
         token = place // 16 * 16 + place % 4 // 2 * 8 + place % 16 // 4 * 2 + place % 2
     else:
         token = place
@@ -107,6 +107,6 @@ def _quantize(
         address = out + (row * DIM + channel[None]) * tokens + place[:, None]
         tl.store(address, value.to(tl.float8e4nv), mask=real[None])
     else:
-        # Adding and taking away 1.5 * 2^23 rounds to the nearest whole number.
+        # Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
         value = (value + 12582912.0) - 12582912.0
         tl.store(out + (place[:, None].to(tl.int64) * rows + row) * DIM + channel[None], value.to(tl.int8), mask=real[None])

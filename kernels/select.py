@@ -1,4 +1,4 @@
-"""The k largest of a row, and the lists that the sparse kernel walks."""
+"""The k largest of a row, and the lists over which the sparse kernel loops."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import triton.language as tl
 
 @triton.jit
 def sortable(x):
-    """fp32 -> uint32 above 0 that orders alike."""
+    """fp32 -> uint32 above 0 in the same order."""
     bits = x.to(tl.uint32, bitcast=True)
     return tl.where(bits >> 31 == 1, bits ^ 0xFFFFFFFF, bits | 0x80000000)
 
 
 @triton.jit
 def kth_largest(key, k):
-    """The k-th largest of a row of uint32, k >= 1, by deciding one bit after another from the top."""
+    """The k-th largest of a row of uint32, k >= 1, found bit by bit from the highest."""
     least = tl.full([], 0, tl.uint32)
-    # Not unrolled: that would take seconds to compile for every new length.
+    # Not unrolled: an unrolled loop would compile for seconds at every new length.
     for step in range(32):
         candidate = least | (tl.full([], 0x80000000, tl.uint32) >> step)
         enough = tl.sum((key >= candidate).to(tl.int32), axis=0) >= k
@@ -30,7 +30,7 @@ def kth_largest(key, k):
 def largest(value, inside, count):
     """True at the `count` largest values among those `inside` a row; ties go to the earlier."""
     key = tl.where(inside, sortable(value), 0)
-    # With nothing to choose the threshold is the highest possible key, which no finite value has.
+    # With a count of 0 the threshold is the highest possible key, which no finite value has.
     least = tl.where(count > 0, kth_largest(key, count), 0xFFFFFFFF)
     above = (key > least) & inside
     ties = count - tl.sum(above.to(tl.int32), axis=0)
@@ -66,8 +66,8 @@ def exact_lists(
 
     logits [G, N, N] fp32, listed [G, L] int32 ascending, dense [G, N] bool, lengths [N] int32. `tail` is L when the
     tail is the list itself, N when it is every block.
-    Returns lists [G, N, count] int32, full blocks first and ragged ones last, both ascending; full [G, N] int32, how
-    many are full, which is none where a block does not fill the sparse kernel's tile; and taken [G, N, tail] uint8, 1 where a tail entry is in the row's list.
+    Returns lists [G, N, count] int32, full blocks first and ragged ones last, both ascending; full [G, N] int32, the
+    number of full ones, 0 where a block does not fill the sparse kernel's tile; and taken [G, N, tail] uint8, 1 where a tail entry is in the row's list.
     Rows of dense query blocks hold nothing of meaning.
     """
     heads, blocks, _ = logits.shape

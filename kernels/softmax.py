@@ -1,4 +1,4 @@
-"""One tile of the online softmax, in powers of two, as the sparse and the dense kernel share it.
+"""One tile of the online softmax, in powers of two, shared by the sparse and the dense kernel.
 
 query [R, D], key and value [K, D]; peak and total [R] fp32, acc [R, D] fp32: the running maximum of the scaled logits,
 the sum of weights and that of weighted values. scale holds log2(e) already.
@@ -12,7 +12,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def step(query, key, value, scale, peak, total, acc):
-    """All keys count. The scale goes into the exponential: one operation per score less."""
+    """All keys are valid. The exponential includes the scale, which saves one operation per score."""
     score = tl.dot(query, key.T, input_precision="ieee")
     highest = tl.maximum(peak, tl.max(score, axis=1) * scale)
     shrink = tl.exp2(peak - highest)
@@ -30,7 +30,7 @@ def biased_step(query, key, value, scale, bias, peak, total, acc):
 
 @triton.jit
 def scored_step(score, value, peak, total, acc):
-    """score [R, K]: scaled and biased logits; a row may hold nothing but -inf, and be the first."""
+    """score [R, K]: scaled and biased logits. A row may be all -inf, also in the first tile."""
     highest = tl.maximum(tl.maximum(peak, tl.max(score, axis=1)), -1e30)
     shrink = tl.exp2(peak - highest)
     weight = tl.exp2(score - highest[:, None])

@@ -63,7 +63,7 @@ def _tile(x, b, h, first, row_stride, column_stride, slot, last, channel, real, 
 
 @triton.jit
 def _means(x, group, first, item, tails, channel, real, TMA: tl.constexpr, TAIL_TILE: tl.constexpr, DIM: tl.constexpr):
-    """[TAIL_TILE, DIM] rows of x [G, T, DIM] from `first` on; what lies past the last is masked by the caller."""
+    """[TAIL_TILE, DIM] rows of x [G, T, DIM] from `first` on; the caller masks rows past the last."""
     if TMA:
         tile = tl.reshape(x.load([group.to(tl.int32), first, 0]), [TAIL_TILE, DIM])
     else:

@@ -1,4 +1,4 @@
-"""Forward and backward passes as CUDA graphs: a small network's thousands of kernels run faster than a CPU launches them."""
+"""Forward and backward passes as CUDA graphs: a CPU launches a small network's thousands of kernels more slowly than they run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 import torch
 
 WARM_UPS = 3
-"""Calls before a graph is recorded: what is compiled, tuned or cached on the way is so by then."""
+"""Calls before a graph is recorded, in which everything is compiled, tuned and cached."""
 
 
 class Pass:
@@ -20,13 +20,13 @@ class Pass:
     def __init__(self, function: Callable[..., tuple[torch.Tensor, ...]], weights: list[torch.nn.Parameter]):
         self.function = function
         self.gradient = torch.zeros(sum(map(torch.numel, weights)), device=weights[0].device)
-        """All gradients in a row; each weight's own is a part of it."""
+        """All gradients in one tensor; each weight's gradient is a view of a part."""
         parts = self.gradient.split([weight.numel() for weight in weights])
         for weight, part in zip(weights, parts):
             weight.grad = part.as_strided(weight.shape, weight.stride(), part.storage_offset())
         self.recorded: dict[Hashable, tuple] = {}
         self.memory = None
-        """All recordings use the same: only one runs at a time."""
+        """The memory pool of all recordings, of which only one runs at a time."""
 
     def __call__(self, key: Hashable, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not inputs[0].is_cuda:

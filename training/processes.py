@@ -1,4 +1,4 @@
-"""Several GPUs: one process each, started by torchrun. All see other edits, and follow the mean of their gradients."""
+"""Several GPUs: one process each, started by torchrun. Each sees other edits; all apply the mean of their gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..runtime.torchrun import this_process
 
 
 def join(device: str) -> str:
-    """Meet the other processes, if torchrun started this one; the device of this process."""
+    """Join the other processes if torchrun started this one. Returns the device of this process."""
     process = this_process()
     if process is None:
         return device
@@ -35,19 +35,19 @@ def count() -> int:
 
 
 def own_seed(seed: int) -> int:
-    """A process's own random numbers; the first one's are the same whatever the number of processes."""
+    """A seed of each process's own. The first process's does not depend on the number of processes."""
     return seed + 10**12 * rank()
 
 
 def average(gradient: torch.Tensor):
-    """Over all processes, in place."""
+    """Average over all processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(gradient)
         gradient /= count()
 
 
 def any_of(flag: bool, device: torch.device) -> bool:
-    """Whether it is true for any process; all must ask."""
+    """Whether it is true for any process. All processes must call this."""
     if not dist.is_initialized():
         return flag
     asked = torch.tensor(float(flag), device=device)
@@ -56,6 +56,6 @@ def any_of(flag: bool, device: torch.device) -> bool:
 
 
 def wait():
-    """Until all are here."""
+    """Wait until all processes have called this."""
     if dist.is_initialized():
         dist.barrier()

@@ -1,4 +1,4 @@
-"""What training runs share: files that are whole or absent, a log, the end of a step, and steps until the time is up."""
+"""Shared by training runs: files that are complete or absent, a log, the end of a step, and the loop over steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAVE_EVERY = 60
 
 
 def replace_file(path: Path, write: Callable[[Path], object]):
-    """A file that is there whole or not at all."""
+    """A file that exists complete or not at all."""
     with replacing(path) as partial:
         write(partial)
 
@@ -33,15 +33,15 @@ def log_line(path: Path, entry: dict):
 
 
 def half_cosine(first: float, last: float, progress: float) -> float:
-    """A learning rate on its way from first to last, at a progress of 0 to 1."""
+    """The learning rate between first and last, at a progress of 0 to 1."""
     return last + (first - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def descend(trainer, taken: int) -> torch.Tensor:
-    """What follows the gradients in every step: clip them, follow them, average the weights. Returns the gradients' norm.
+    """The end of every step: clip the gradients, update the weights, average the weights. Returns the gradients' norm.
 
     trainer: has `gradients`, `weights`, `averaged`, `optimizer`, `learning_rate`, `done` and `settings.ema`; `taken`: its optimiser's steps
-    with this one, since the average reaches less far back at the start.
+    including this one; the average covers fewer steps at the start.
     """
     processes.average(trainer.gradients.gradient)
     norm = torch.nn.utils.clip_grad_norm_(trainer.weights, 1.0)
@@ -55,11 +55,11 @@ def descend(trainer, taken: int) -> torch.Tensor:
 
 
 def run_until(trainer, name: str, checkpoint: Path, log: Path, minutes: float, steps: int | None = None):
-    """Step a trainer until its steps are done or the minutes over; it saves itself every minute and at the end.
+    """Step a trainer until its steps are done or the minutes are over. It saves itself every minute and at the end.
 
     trainer: has `settings.steps`, `device`, `done`, `learning_rate`, `step()`, which returns numbers still on the device, and
     `save(path)`; minutes: looked at every LOG_EVERY steps; steps: stop once so many are done, where that is fewer than all.
-    Of several processes all stop at the same step; the first one saves.
+    All processes stop at the same step; the first one saves.
     """
     steps = trainer.settings.steps if steps is None else steps
     start = saved = time.monotonic()
