@@ -1,1 +1,1 @@
-"""Edits of many clips: a manifest in, one mp4 per row out. The work is Ray Data's; here is what makes it safe to repeat."""
+"""Edits of many clips: a manifest in, one mp4 per row out. Ray Data schedules the work; this package makes it safe to repeat."""

@@ -1,4 +1,4 @@
-"""The Ray that a job runs on, and how many workers it has room for."""
+"""The Ray cluster of a job, and the number of workers that fit on it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..pipelines.request import ModelChoice
 from .results import JobError
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""What travels between processes are lines of text; Ray's own default is a third of the memory."""
+"""Bytes of Ray's object store. Processes exchange only lines of text; Ray's default is a third of the memory."""
 
 SOCKET_ROOM = 20
-"""Characters that a temporary folder's path may have: Ray's sockets lie below it, and systems allow theirs about 103."""
+"""Longest path of a temporary folder, in characters: Ray's sockets lie below it, and systems allow about 103 for a socket."""
 
 
 @contextmanager
 def connected(address: str | None):
-    """Connected to a cluster, or to a Ray of this process alone that leaves nothing behind."""
+    """A connection to a cluster, or to a local Ray that ends with this process and removes its files."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it speaks of its inner life on stderr
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves them, and the GPU, beside anything else
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise it writes internal messages to stderr
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, 15, starves workers and GPU
     needed("ray.data", "ray[data]", HERE)
     import ray
 
@@ -56,7 +56,7 @@ def _connect(ray, address: str, quiet: dict):
     try:
         host, colon, port = address.rpartition(":")
         if colon and port.isdecimal() and "/" not in host:
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself waits for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would wait for minutes
         ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
@@ -66,7 +66,7 @@ def _connect(ray, address: str, quiet: dict):
 
 @contextmanager
 def sigterm_as_ctrl_c():
-    """Schedulers send it some time before they kill. Within Ray, whose own handler aborts the process."""
+    """Turns SIGTERM, which schedulers send before they kill, into an exception. Used within Ray, whose handler aborts the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -79,7 +79,7 @@ def sigterm_as_ctrl_c():
 
 @dataclass(frozen=True)
 class Pool:
-    """Of workers: how many, and what each of them takes."""
+    """Number of workers, and the resources of each."""
 
     size: int
     cpus: int
@@ -87,7 +87,7 @@ class Pool:
 
 
 def pool_for(ray, choice: ModelChoice, workers: int | None, gpus_per_worker: float, pending: int, is_local: bool) -> Pool:
-    """Raises JobError where there is no room for that many, ValueError for a device that workers cannot choose."""
+    """Raises JobError if that many do not fit, ValueError for a device that workers cannot choose."""
     if choice.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"--device {choice.device}: a job gives each worker a GPU of its own; use CUDA_VISIBLE_DEVICES.")
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -100,7 +100,7 @@ def pool_for(ray, choice: ModelChoice, workers: int | None, gpus_per_worker: flo
     rooms = [(node, room) for node, room in rooms if room]
     room = sum(room for _, room in rooms)
     wanted = workers or room
-    # A cluster may grow: Ray waits for the nodes it lacks.
+    # A cluster may grow: Ray waits for missing nodes.
     if wanted < 1 or (is_local and wanted > room):
         what = f"{gpus_per_worker:g} of a GPU" if on_gpus else "a CPU core"
         raise JobError(f"Each worker takes {what}; there is room for {room}, not for {max(1, wanted)}.")

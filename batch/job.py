@@ -21,18 +21,18 @@ from .results import JobError, Results
 from .worker import BAD_INPUT, Worker
 
 EDITOR = f"{ModelChoice.__module__.rpartition('.')[0]}.edit"
-"""What edits a clip: a module with `load` and `edit_file`, by the name under which every worker can import it."""
+"""The editor: a module with `load` and `edit_file`, by the name under which every worker can import it."""
 
 SAME_FAILURES = 3
 """After so many clips in a row failed alike, and not by being bad input, the job is taken to be what fails."""
 
 WITHOUT_EFFECT = ("device", "offload")
-"""Of a model's settings, those under which the job may go on elsewhere."""
+"""Settings of a model that may differ when the job goes on elsewhere."""
 
 
 @dataclass
 class Plan:
-    """What a job would do with each clip.
+    """The plan of a job for each clip.
 
     changed: done, but from a row or a video that is another now.
     """
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of all clips of the manifest. edited: by this run; pending: neither done nor given up; seconds: this run's."""
+    """Counts over all clips of the manifest. edited: by this run; pending: neither done nor given up; seconds: of this run."""
 
     clips: int
     done: int
@@ -56,7 +56,7 @@ class Summary:
 
 
 def plan(clips: list[Clip], results: Results, retry_quarantined: bool = False) -> Plan:
-    """What is in quarantine is tried again when asked for, and where its row or its video has changed since."""
+    """Quarantined clips are tried again on request, and when their row or video has changed since."""
     planned = Plan()
     for clip in clips:
         if record := results.record(clip.id):
@@ -69,7 +69,7 @@ def plan(clips: list[Clip], results: Results, retry_quarantined: bool = False) -
 
 
 def settings_of(choice: ModelChoice, editor: str = EDITOR) -> dict:
-    """What all clips of a job share, ready for `Results`."""
+    """Settings that all clips of a job share, in the form for `Results`."""
     settings = asdict(_with_absolute_paths(choice))
     settings = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
     isa = settings.pop("isa") or {}
@@ -90,7 +90,7 @@ def run(
     progress: bool = True,
     editor: str = EDITOR,
 ) -> Summary:
-    """Edit what is not done yet. Called again, it goes on where the last call was stopped or killed.
+    """Edit all clips that are not done. Another call continues where the last one was stopped or killed.
 
     address: of a Ray cluster, or "auto"; None for this machine alone. Where Ray is connected already, that is used.
     workers: None for as many as the GPUs allow, or one per machine without. limit: edit no more than so many now.
@@ -138,7 +138,7 @@ def _summarise(clips: list[Clip], results: Results, edited: set[str], begun: flo
 
 
 def _is_of(outcome: dict, clip: Clip, also_if_gone: bool = True) -> bool:
-    """Whether it came of the row and the video as they are now.
+    """Whether a record belongs to the present row and video.
 
     also_if_gone: nobody has to keep the video of a clip that is done.
     """
@@ -174,21 +174,21 @@ def _with_absolute_paths(choice: ModelChoice) -> ModelChoice:
 
 
 def row_of(clip: Clip) -> str:
-    """What a worker is told."""
+    """The arguments of a worker."""
     return json.dumps(asdict(clip) | {"source_bytes": _size(clip.edit.video)})
 
 
 def _stream(ray, pending: list[Clip], pool: cluster.Pool, worker: tuple) -> Iterator[dict]:
-    """What becomes of each clip, in the order in which they are ready. Closing it stops the workers."""
+    """The outcome of each clip, in the order of completion. Closing the generator stops the workers."""
     rows = [{"row": row_of(clip)} for clip in pending]
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised, too
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
     with ray.data.DataContext.current(context):
-        # A task each, none waiting behind another: clips take long and not equally long. Ray starts killed workers anew
-        # and hands them their clip again, without end; `worker.ATTEMPTS` ends it.
+        # One task per clip, none queued behind another, because clips take long and unequal times. Ray restarts killed
+        # workers and gives them their clip again without limit; `worker.ATTEMPTS` is the limit.
         edited = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             Worker,
             fn_constructor_args=worker,
@@ -211,13 +211,13 @@ def _stream(ray, pending: list[Clip], pool: cluster.Pool, worker: tuple) -> Iter
 
 
 def _follow(stream: Iterator[dict], pending: list[Clip], results: Results, edited: set[str], progress: bool):
-    """Until all is done, or until something is found that would fail the clips to come too."""
+    """Runs until all clips are done, or until an error occurs that would also fail the remaining clips."""
     from tqdm import tqdm
 
     failures: list[dict] = []
     quarantined = 0
     form = "{desc}: {n_fmt}/{total_fmt} |{bar:30}| {elapsed}, {remaining} left{postfix}"
-    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log has a line for each
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log gets one line per interval
     bar = tqdm(
         total=len(pending), desc="clips", bar_format=form, mininterval=interval, maxinterval=interval, disable=not progress
     )

@@ -15,7 +15,7 @@ from ..pipelines.request import RANGES, Edit
 
 
 class ManifestError(ValueError):
-    """What is wrong with a manifest, in one sentence with the line's number."""
+    """An error in a manifest, in one sentence with the line number."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ COLUMNS = {
 REQUIRED = ("video", "prompt")
 
 MULTIPLE = 16
-"""Pixels; of width and height, as the model's patches want it."""
+"""Width and height must be multiples of this many pixels, the size of the model's patches."""
 
 ID_LENGTH = 100
 SAFE_ID = re.compile(r"\w(?:[\w.-]*[\w-])?", re.ASCII)
@@ -91,7 +91,7 @@ def _json_rows(text: str):
 
 
 def _csv_rows(text: str):
-    """Cells are text; an empty one is not given."""
+    """Cells are text; an empty cell means that the value is not given."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -165,7 +165,7 @@ def _check_value(name: str, value, line: int):
 
 
 def _ids(rows: list[tuple[int, dict]]) -> list[str]:
-    """Told apart without regard to case, as some disks do."""
+    """Names are compared without regard to case, as on some file systems."""
     lines = {}
     for line, row in rows:
         if "id" in row:
@@ -178,13 +178,13 @@ def _ids(rows: list[tuple[int, dict]]) -> list[str]:
 
 
 def _stem(video: str) -> str:
-    """Of the file's name, what may name another: letters without their accents, anything else an underscore."""
+    """An id from the file's name: letters without accents, an underscore for every other character."""
     plain = unicodedata.normalize("NFKD", re.split(r"[/\\]", video)[-1]).encode("ascii", "ignore").decode()
     return re.sub(r"[^\w-]+", "_", Path(plain).stem, flags=re.ASCII).strip("_-")[: ID_LENGTH - 10] or "clip"
 
 
 def _free(stem: str, taken: set[str], numbers: dict[str, int]) -> str:
-    """Sets of thousands of clips may all have one name: where numbering ended is kept."""
+    """A name not in `taken`. `numbers` keeps the last number of each name, because thousands of clips may share one."""
     name = stem
     while name.lower() in taken:
         numbers[stem.lower()] = number = numbers.get(stem.lower(), 1) + 1

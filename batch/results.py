@@ -37,7 +37,7 @@ class JobError(RuntimeError):
 
 
 class Results:
-    """folder: need not be there yet. Whoever constructs one changes nothing on disk."""
+    """folder: need not exist yet. Construction changes nothing on disk."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).resolve()
@@ -71,25 +71,25 @@ class Results:
         return self.folder / "errors.log"
 
     def log(self, outcome: dict):
-        """What a worker says of a failure, with its traceback; the clip may be released from quarantine later."""
+        """Writes a worker's report of a failure, with its traceback, to the log; the clip may leave quarantine later."""
         entry = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {outcome['id']}: {outcome['reason']}\n{outcome['traceback']}\n"
         with suppress(OSError), open(self.log_file, "a", encoding="utf-8") as file:  # on a full disk
             file.write(entry)
 
     def put_in_quarantine(self, id: str, why: dict, work: Path):
-        """Raises FileNotFoundError where the run is over."""
+        """Raises FileNotFoundError if the run is over."""
         _write(self._quarantine(id), why, work)
 
     def release(self, id: str):
-        """From quarantine."""
+        """Remove a clip from quarantine."""
         self._quarantine(id).unlink(missing_ok=True)
 
     def forget(self, id: str):
-        """That it is done. Its video stays until the next one replaces it."""
+        """Remove the record of a finished clip. Its video stays until the next one replaces it."""
         self._record(id).unlink(missing_ok=True)
 
     def check(self, settings: dict):
-        """Raises JobError where the folder cannot take the results of a job with these settings."""
+        """Raises JobError if the folder cannot take the results of a job with these settings."""
         if self.folder.exists() and not self.folder.is_dir():
             raise JobError(f"{self.folder} is a file: name another folder for the results.")
         earlier = _read(self._inner / "job.json")
@@ -99,7 +99,7 @@ class Results:
             return
         other = [name for name in settings if name in earlier and settings[name] != earlier[name]]
         outcomes = itertools.chain(*((self.folder / name).glob("*.json") for name in ("records", "quarantine")))
-        if other and any(outcomes):  # before there are any, what was wrong may be corrected
+        if other and any(outcomes):  # before the first outcome, wrong settings may be corrected
             changes = ", ".join(f"{name} {earlier[name]!r}, now {settings[name]!r}" for name in other)
             raise JobError(f"{self.folder} belongs to a job with other settings ({changes}): name another folder.")
 
@@ -146,14 +146,14 @@ class Results:
 
     def _remove_runs(self):
         for run in self._inner.glob("run-*"):
-            # First the name, at once: a worker that is still there would make new files while the old ones go.
+            # Rename first, which is atomic: a remaining worker could create new files during the removal.
             gone = run.with_name(f"over-{run.name}")
             os.rename(run, gone)
         for gone in self._inner.glob("over-*"):
             shutil.rmtree(gone, ignore_errors=True)
 
     def write_summary(self, summary: dict, rows: list[dict], work: Path):
-        """summary.json, and metrics.csv with one row per clip; columns are what any row has."""
+        """summary.json, and metrics.csv with one row per clip; the columns are those of all rows together."""
         _write(self.folder / "summary.json", summary, work)
         columns = list({name: None for row in rows for name in row})
         partial = work / "metrics.csv"
@@ -172,7 +172,7 @@ class Results:
 
 
 def _read(path: Path) -> dict | None:
-    """None for what is not there, and for what a computer that lost its power left of it."""
+    """None for a missing file, and for an incomplete one after a loss of power."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -187,6 +187,6 @@ def _write(path: Path, content: dict, work: Path):
 
 
 def _flush(path: Path):
-    """To the disk itself, before it gets a name that says it is whole."""
+    """Flush to the disk before the file gets the name of a complete one."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

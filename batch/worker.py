@@ -1,4 +1,4 @@
-"""What happens to one clip, in one of the processes that share a job's work."""
+"""The work on one clip, in one of a job's worker processes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .manifest import Clip
 from .results import Results
 
 ATTEMPTS = 3
-"""So often may a clip, or the loading of the model, kill its worker."""
+"""How often a clip, or loading the model, may kill its worker."""
 
 BAD_INPUT = "bad input"
-"""Kind of a failure that is the clip's own: the row or the video is wrong."""
+"""Kind of a failure caused by the clip: its row or its video is wrong."""
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -54,7 +54,7 @@ class Worker:
 
     def _outcome(self, clip: Clip, source_bytes: int | None) -> dict:
         try:
-            if self._results.is_done(clip.id):  # by a worker that was killed, or lost, before it could say so
+            if self._results.is_done(clip.id):  # by a worker that was killed or lost before it reported
                 return _done(clip, self._results.record(clip.id) or {})
             folder, attempt = self._begin(clip.id)
         except OSError as error:
@@ -71,7 +71,7 @@ class Worker:
             shutil.rmtree(folder.parent, ignore_errors=True)
 
     def _begin(self, id: str) -> tuple[Path, int]:
-        """A folder for this attempt, and its number: attempts whose worker was killed have left theirs."""
+        """A folder for this attempt, and its number: attempts whose worker was killed leave their folders."""
         (self._work / id).mkdir(exist_ok=True)
         for attempt in itertools.count(1):
             try:
@@ -123,7 +123,7 @@ class Worker:
         try:
             video, metrics = self._editor.edit_file(self._pipe, clip.edit, folder / f"{clip.id}.mp4", progress=False)
             seconds = time.monotonic() - begun
-            if self._results.is_done(clip.id):  # by another worker, of a node thought lost
+            if self._results.is_done(clip.id):  # by another worker, on a node that was taken for lost
                 return _done(clip, self._results.record(clip.id) or {})
             record = {
                 "id": clip.id,
@@ -150,7 +150,7 @@ class Worker:
                 return _stopped(clip, sentence(error), traceback.format_exc())
             if _is_the_devices(error):
                 (folder / "last-words").write_text(f"{sentence(error)}\n{traceback.format_exc()}", encoding="utf-8")
-                os._exit(1)  # nothing more can run in this process; Ray starts another one and hands it the clip
+                os._exit(1)  # this process cannot go on; Ray starts another one and gives it the clip
             bad_input = _is_bad_input(error, self._editor_name)
             kind = BAD_INPUT if bad_input else type(error).__name__
             trace = None if bad_input else traceback.format_exc()
@@ -209,19 +209,19 @@ def _is_bad_input(error: Exception, editor: str) -> bool:
 
 
 def _is_the_disks(error: Exception, folder: Path) -> bool:
-    """A full disk, or anything else about the folder of the results: no clip is to blame."""
+    """Whether the results' folder caused the error, such as a full disk, and not the clip."""
     if not isinstance(error, OSError):
         return False
     return error.errno in DISK_ERRORS or bool(error.filename and Path(os.fsdecode(error.filename)).is_relative_to(folder))
 
 
 def _is_the_devices(error: Exception) -> bool:
-    """An error after which CUDA refuses everything in this process; want of memory is none."""
+    """Whether CUDA accepts no further calls in this process after the error. It does after out of memory."""
     return type(error).__name__ == "AcceleratorError" or (type(error) is RuntimeError and "CUDA error" in str(error))
 
 
 def _free_memory():
-    """What the failed edit held, on the GPU too."""
+    """Free the memory of the failed edit, on the GPU too."""
     import torch
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""The command line `liveditor`: LIVEditor without ComfyUI. One module for each command, imported when it is asked for."""
+"""The command line `liveditor`: LIVEditor without ComfyUI. One module per command, imported when the command is used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Without --model the included LIVEditor-tiny edits, also without a GPU. `livedito
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, or 2 with one line on stderr that says what is wrong."""
+    """The exit status: 0, or 2 with one line on stderr that names the error."""
     commands = "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="liveditor",

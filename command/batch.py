@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def run(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
-    """The exit status. Says what is wrong in one line on stderr."""
+    """The exit status. An error is one line on stderr."""
     try:
         choice = model_choice(options)
         clips = read_manifest(options.manifest)

@@ -1,4 +1,4 @@
-"""liveditor benchmark: what ISA brings on this machine."""
+"""liveditor benchmark: the speed of ISA on this machine."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     source = options.source
-    # Not resolved: a download's name may be a link to where its content lies under another.
+    # Not resolved: a downloaded file's name may be a link to content under another name.
     destination = options.destination or Path(os.path.abspath(source)).with_suffix(".safetensors")
     if destination.suffix.lower() in (".bin", ".pt", ".pth", ".ckpt"):
         raise ValueError(f"{destination.name} would be a pickle, which is not written: name a .safetensors file, or a folder.")

@@ -1,4 +1,4 @@
-"""What a command says when it fails."""
+"""The message of a command that fails."""
 
 from __future__ import annotations
 

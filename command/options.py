@@ -1,4 +1,4 @@
-"""The options by which every command chooses its model."""
+"""Options for the choice of the model, which every command has."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class AttachISA(io.ComfyNode):
                     tooltip="How dense query blocks are chosen: a fixed share, or all whose sharpness exceeds a threshold.",
                 ),
                 io.Float.Input(
-                    # A number: beside a slider the page has no room for four decimals. It rounds to those of the step.
+                    # A number field: a slider has no room for four decimals. The page rounds to the decimals of the step.
                     "exact_ratio", default=0.0625, min=0.0, max=1.0, step=0.0005,
                     tooltip="Share of key blocks to which a sparse query block attends exactly; each of the others counts by its "
                     "mean. Can be low; the paper uses 0.0625.",
@@ -109,13 +109,13 @@ class AttachISA(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The model with ISA attached. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
-            # Core's cache takes equal nodes for one otherwise; each has a panel, and settings, of its own.
+            # Without this, core's cache runs equal nodes once; each has its own panel and live settings.
             not_idempotent=True,
         )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):
-        """A result that was changed live is not these settings' own: the cache must not give it for them."""
+        """Settings changed live alter the result, so the cache must not return it for the node's own settings."""
         return CHANGED[cls.hidden.unique_id]
 
     @classmethod

@@ -124,7 +124,7 @@ class DecodeVideo(io.ComfyNode):
 
     @classmethod
     def _metadata(cls) -> dict[str, str]:
-        """The tags that core's Save Video writes, which is where the page looks for a workflow."""
+        """The tags that core's Save Video writes, from which the page reads the workflow."""
         if args.disable_metadata:
             return {}
         extra = cls.hidden.extra_pnginfo
@@ -137,7 +137,7 @@ class DecodeVideo(io.ComfyNode):
 
 
 def _frame_count(latent, vae, source) -> int:
-    """Frames to write: what the VAE makes of the latent, without what was padded to the source's frames."""
+    """Number of frames to write: those that the VAE decodes, without the repetitions that padded the source."""
     over_time = isinstance(vae.upscale_ratio, tuple) and latent.ndim == 5
     decoded = vae.upscale_ratio[0](latent.shape[2]) if over_time else 0
     return min(source.clip.frames, decoded) if source else decoded
@@ -146,14 +146,14 @@ def _frame_count(latent, vae, source) -> int:
 def _frame_rate(fps: float, source) -> Fraction:
     if fps <= 0:
         return source.clip.fps if source else Fraction(TRAINED_FPS)
-    # 29.97 typed for 30000/1001 is the source's own rate.
+    # 29.97, entered for 30000/1001, means the source's own rate.
     if source and abs(fps / source.clip.fps - 1) < 1e-3:
         return source.clip.fps
     return max(Fraction(fps).limit_denominator(1000), Fraction(1, 1000))
 
 
 def _with_source(chunks, source: SourceClip, region: Region, whole_frame: bool, match_colors: bool):
-    """Chunks of the edit with what the source gives them, its frames read one at a time."""
+    """Chunks of the edit, composited with or corrected by the source, whose frames are read one at a time."""
     pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(source.clip.chunks(1)))
     if match_colors:
         pairs = match_colours(pairs, region, source.crop)
@@ -162,7 +162,7 @@ def _with_source(chunks, source: SourceClip, region: Region, whole_frame: bool, 
 
 
 def _with_progress(chunks, frames: int):
-    """The first `frames` frames, moving the node's progress bar."""
+    """The first `frames` frames; updates the node's progress bar."""
     bar, done = comfy.utils.ProgressBar(frames), 0
     for chunk in first_frames(chunks, frames, "start ComfyUI with --fp32-vae"):
         yield chunk

@@ -29,7 +29,7 @@ def _picker(name: str, tooltip: str) -> io.Combo.Input:
 
 
 def _default(name: str) -> str:
-    """The included model, unless there is a file of LIVEditor's: then what fits."""
+    """The included model, or the fitting files if LIVEditor's diffusion model is installed."""
     return _fitting("diffusion_model") and _fitting(name) or included.NAME
 
 
@@ -75,18 +75,18 @@ class LoadLIVEditor(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, diffusion_model, text_encoder, vae):
-        """Keeps core from refusing a file that is not there as "value not in list": `execute` says what belongs where."""
+        """Stops core from rejecting a missing file with "value not in list"; `execute` says which file belongs where."""
         return True
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):
-        """A file that was replaced under its name is another model; one that is not there is looked for again."""
+        """Changes when a file is replaced under its name, and on every call while one is missing."""
         files = [os.stat(_path_of(part, inputs[part])) for part in PARTS]
         return [(file.st_ino, file.st_size, file.st_mtime_ns) for file in files]
 
     @classmethod
     def execute(cls, diffusion_model, text_encoder, vae, weight_dtype, bin_checkpoint) -> io.NodeOutput:
-        # All files first, then the small parts: what is wrong is found before gigabytes are read.
+        # All files are checked first, then the small parts loaded, so that errors come before gigabytes are read.
         files = {"diffusion_model": diffusion_model, "text_encoder": text_encoder, "vae": vae}
         included.check_parts(files)
         paths = {name: _path_of(name, file) for name, file in files.items()}
@@ -97,7 +97,7 @@ class LoadLIVEditor(io.ComfyNode):
 
 
 def _show_unknown_words(unknown: list[str]):
-    """On the node whose text it is."""
+    """Show the unknown words on the node that encodes the text."""
     running = get_executing_context()
     show_on_node(
         running and running.node_id, f"This model was never taught: {', '.join(unknown)}. See the help of Load LIVEditor."

@@ -1,4 +1,4 @@
-"""Where a video goes in the output folder, said in a sentence where it cannot go."""
+"""The path of a video in the output folder. Errors say in one sentence why a path is not possible."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import folder_paths
 
 FORBIDDEN = ':*?"<>|' if os.name == "nt" else ""
-"""Windows writes past the file where there is a colon, and refuses the others."""
+"""Characters not allowed in a name: with a colon, Windows writes to another stream of the file; it refuses the others."""
 
 LONGEST = 255
-"""Bytes of a name, on all usual disks."""
+"""Longest name in bytes on common file systems."""
 
 
 def output_path(prefix: str, width: int, height: int) -> tuple[str, str]:
-    """(path of the next mp4 by that prefix, its subfolder as ComfyUI's page wants it). Makes the subfolder.
+    """(path of the next mp4 by that prefix, its subfolder in the form that ComfyUI's page expects). Creates the subfolder.
 
     Raises ValueError for a prefix that leads out of the output folder or is no name, OSError where no folder can be made.
     """

@@ -1,4 +1,4 @@
-"""In-Context References: the video to edit, and what it may refer to, as context of the model."""
+"""In-Context References: the video to edit and its references, as context of the model."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class InContextReferences(io.ComfyNode):
 
 
 def _encode(vae, read, width: int, height: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latent of the frames that `read(how many at a time)` gives, resized and cropped; and a small picture per latent frame."""
+    """The latent of the frames from `read(frames at a time)`, resized and cropped, and a small picture per latent frame."""
     shown = []
 
     def groups():

@@ -1,4 +1,4 @@
-"""A real ComfyUI without its window: importable modules for unit tests, or a whole server in a folder of its own."""
+"""A real ComfyUI without a browser: importable modules for unit tests, or a complete server in a folder of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui")
 CLIP = ROOT / "web/liveditor_sample.mp4"
-"""What the templates edit. Their page brings it to the server's input folder, which a script does itself."""
+"""The clip of the templates. The page copies it to the server's input folder; a script has to do so itself."""
 
 
 def import_comfy():
@@ -90,7 +90,7 @@ class ComfyServer:
     def __enter__(self) -> ComfyServer:
         command = [*self.launcher, sys.executable, str(COMFYUI / "main.py")]
         command += ["--port", str(self.port), "--base-directory", str(self.base)]
-        # Its default place is inside ComfyUI itself, which may be the user's own.
+        # By default it lies inside ComfyUI's folder, which may be the user's.
         command += ["--database-url", f"sqlite:///{self.base}/user/comfyui.db"]
         command += ["--disable-api-nodes", "--disable-auto-launch", *([] if self.gpu else ["--cpu"]), *self.options]
         with open(self.log_path, "wb") as log:

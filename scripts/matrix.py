@@ -1,4 +1,4 @@
-"""Runs the tests that need no ComfyUI under every supported Python that is here, without Triton, with NumPy 1 and 2.
+"""Runs the tests that need no ComfyUI under every supported Python that is installed, without Triton, with NumPy 1 and 2.
 
 python scripts/matrix.py [3.12 ...]
 
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def find_python(version: str) -> str | None:
-    """The Python of that version on the PATH or kept by pyenv, if any. pyenv's command is there for versions that are not."""
+    """The Python of that version on the PATH or kept by pyenv, if any. pyenv's command also exists for versions that are not installed."""
     asked = "import sys; print(sys.executable)"
     pyenv = ROOT if not shutil.which("pyenv") else _output("pyenv", "prefix", version)
     for command in (f"python{version}", f"{pyenv}/bin/python"):
@@ -65,7 +65,7 @@ def find_python(version: str) -> str | None:
 
 
 def _output(*command: str) -> str:
-    """What it prints; nothing where it fails."""
+    """Its output; an empty string if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -86,7 +86,7 @@ def _cuda_libraries() -> Path:
 
 
 def environment(version: str) -> Path:
-    """Its Python, which is there if `make` was through once."""
+    """Its Python, which exists once `make` has completed."""
     return ENVIRONMENTS / version / "bin/python"
 
 
@@ -111,7 +111,7 @@ def make(version_: str, python: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     step(f"making an environment for Python {version_}", python, "-m", "venv", "--without-pip", str(folder))
     torch = f"torch=={version('torch').split('+')[0]}"
-    # Without their dependencies: those are CUDA's libraries and Triton.
+    # Without dependencies, which are CUDA's libraries and Triton.
     pip_install(target, "--no-deps", torch, "kornia>=0.7.1")
     pip_install(target, "-r", str(REQUIREMENTS), NUMPY[version_])
     (folder / f"lib/python{version_}/site-packages/nvidia").symlink_to(_cuda_libraries(), target_is_directory=True)
@@ -135,7 +135,7 @@ def test(version: str, python: Path, wheel: Path) -> tuple[int, str]:
     """(pytest's exit code, what it was and how it ended)."""
     pip_install(python, "--no-deps", "--force-reinstall", str(wheel))
     files = [f"tests/{name}" for name in TESTS]
-    # One thread each: they run beside each other.
+    # One thread each, because they run at the same time.
     alone = {"COMFYUI_PATH": str(ENVIRONMENTS / "no-comfyui"), "OMP_NUM_THREADS": "1"}
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"not ({NOT})", *files]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | alone, capture_output=True, text=True)

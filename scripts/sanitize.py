@@ -53,7 +53,7 @@ def main() -> int:
         return refuse("compute-sanitizer is not installed: it comes with NVIDIA's CUDA toolkit")
     if not torch.cuda.is_available():
         return refuse("there is no CUDA GPU here")
-    # Compiles the kernels, without the tools' slowness, and shows what fails by itself.
+    # Compiles the kernels without the slow tools, and shows calls that fail without them.
     code, output, _ = run([sys.executable, __file__, "--child"], options.timeout)
     if code != 0:
         print(output)
@@ -72,12 +72,12 @@ def refuse(reason: str) -> int:
 
 
 def check(sanitizer: str, tool: str, timeout: float) -> dict:
-    """One tool over all calls; prints what it finds."""
+    """Run one tool over all calls and print its reports."""
     names = our_kernels()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         options = ["--tool", tool, "--log-file", str(log), "--print-limit", "10000", "--show-backtrace", "no"]
-        # The compilers that Triton starts are no business of the tool's.
+        # The tool must not follow the compilers that Triton starts.
         options += ["--target-processes", "application-only", *TOOLS[tool]]
         if tool != "initcheck":
             options += [part for name in (*names, PLANTED) for part in ("--kernel-name", f"kernel_name={name}")]

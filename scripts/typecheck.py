@@ -26,7 +26,7 @@ WITHOUT_HOST = ("isa_core", "kernels", "runtime", "checkpoint", "video", "data")
 def main() -> int:
     link_folders(CACHE / PACKAGE)
     packages = [option for folder in WITHOUT_HOST for option in ("-p", f"{PACKAGE}.{folder}")]
-    # There mypy finds the package, and writes paths that begin with its name.
+    # mypy finds the package there and prints paths that begin with its name.
     os.chdir(CACHE)
     report, errors, status = api.run(["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", "mypy", *packages])
     print(re.sub(f"^{PACKAGE}/", "", report, flags=re.MULTILINE), end="")
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def link_folders(to: Path):
-    """Links in `to` to this package's folders and modules, and to nothing that is gone."""
+    """Links in `to` to this package's folders and modules, without those of removed files."""
     to.mkdir(parents=True, exist_ok=True)
     wanted = {path.name: path for path in [*ROOT.glob("*.py"), *(init.parent for init in ROOT.glob("*/__init__.py"))]}
     for link in to.iterdir():

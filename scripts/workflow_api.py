@@ -50,7 +50,7 @@ class Workflow:
         return inputs
 
     def _widgets(self, node: dict):
-        """(name, value) of each widget. Values are saved in order; a seed's is followed by what happens to it after a run."""
+        """(name, value) of each widget. Values are saved in order; a seed's value is followed by its action after a run."""
         known = self.info[node["type"]]["input"]
         known = {**known.get("required", {}), **known.get("optional", {})}
         values = iter(node.get("widgets_values") or [])
