@@ -11,23 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-
-from ...training.tiny import vae  # first: tells core whether there is a GPU
-
-# isort: split
 from PIL import Image
-from safetensors.torch import load_file
 
-from ...comfyui.attach import OVERRIDE
-from ...data.procedural.phrases import STYLE_WORDS
-from ...data.procedural.stream import TASKS, EditBatch, EditStream
-from ...isa_core import TokenLayout
-from ...runtime.in_context import IN_CONTEXT
-from ...training.tiny import text
-from ...training.tiny.__main__ import EDITOR, ENCODER
-from ...training.tiny.editor import EditorSettings, new_editor
-from ...training.tiny.preview import edit
-from ...video.geometry import fit_frames
+from ...comfyui.startup import use_cpu_without_gpu
+
+use_cpu_without_gpu()  # before core's modules are imported
+
+from ...comfyui.attach import OVERRIDE  # noqa: E402
+from ...data.procedural.phrases import STYLE_WORDS  # noqa: E402
+from ...data.procedural.stream import TASKS, EditBatch, EditStream  # noqa: E402
+from ...isa_core import TokenLayout  # noqa: E402
+from ...runtime.in_context import IN_CONTEXT  # noqa: E402
+from ...training.tiny import text, vae  # noqa: E402
+from ...training.tiny.editor import load_networks  # noqa: E402
+from ...training.tiny.exports import EDITOR, ENCODER  # noqa: E402
+from ...training.tiny.preview import edit  # noqa: E402
+from ...video.geometry import fit_frames  # noqa: E402
 
 REAL_STYLES = ("pencil sketch", "black and white", "night", "cartoon", "sunset", "underwater")
 """What real video is turned into: the other edits need an object that only procedural clips have."""
@@ -52,16 +51,7 @@ class Editor(NamedTuple):
 
 def load_editor(folder: Path, vae_folder: Path, device: torch.device | str) -> Editor:
     """From the files that training exports. Fine-tuning with ISA leaves the VAE alone, so that it may come from elsewhere."""
-    weights, words = load_file(folder / EDITOR), load_file(folder / ENCODER)
-    ffn_dim, dim = weights["blocks.0.ffn.0.weight"].shape
-    blocks = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
-    network, encoder = new_editor(EditorSettings(dim=dim, ffn_dim=ffn_dim, blocks=blocks)), text.new_encoder()
-    tokenizer = text.Tokenizer(text.saved_vocabulary(words))
-    del words[text.VOCABULARY]
-    for part, tensors in ((network, weights), (encoder, words)):
-        part.load_state_dict({name: weight.float() for name, weight in tensors.items()})
-        part.requires_grad_(False).to(device)
-    return Editor(network, encoder, tokenizer, vae.load_export(vae_folder / vae.EXPORT, device))
+    return Editor(*load_networks(folder / EDITOR, folder / ENCODER, device), vae.load_export(vae_folder / vae.EXPORT, device))
 
 
 @cache  # drawing takes about as long as editing, and every set of weights is tried on the same

@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from ...isa_core import ISAConfig
+from ...video.geometry import token_count
 from ..machine import ROOT, result_file, versions
 from . import attention as inside
 from . import quality as quality
@@ -157,7 +158,7 @@ def edit_video(results: Results, weights: str, editor: Editor, options, wanted: 
 def tokens(size: tuple[int, int, int]) -> int:
     """Of target and context together: a patch is 16×16 pixels of four frames, of the first one alone."""
     frames, height, width = size
-    return 2 * ((frames + 3) // 4) * (height // 16) * (width // 16)
+    return 2 * token_count(frames, width, height)
 
 
 def about(options, folders: dict[str, Path]) -> dict:

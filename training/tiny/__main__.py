@@ -20,19 +20,24 @@ from pathlib import Path
 
 import torch
 
-from ...data.procedural.stream import EditStream
-from .. import processes  # vae first: tells core whether there is a GPU
-from ..run import run_until
-from . import decoder, vae  # vae first: tells core whether there is a GPU
-from .editor import EditorSettings, EditorTrainer, with_isa
-from .evaluate import by_task, scores
-from .latents import LatentPool
-from .preview import edit, loss_plot, sheet
-from .text import CONFIG, Tokenizer
+from ...comfyui.startup import use_cpu_without_gpu
+
+if __name__ == "__main__":  # before core's modules are imported
+    use_cpu_without_gpu()
+
+from ...data.procedural.stream import EditStream  # noqa: E402
+from .. import processes  # noqa: E402
+from ..run import run_until  # noqa: E402
+from . import decoder, vae  # noqa: E402
+from .editor import EditorSettings, EditorTrainer, with_isa  # noqa: E402
+from .evaluate import by_task, scores  # noqa: E402
+from .exports import EDITOR, ENCODER  # noqa: E402
+from .latents import LatentPool  # noqa: E402
+from .preview import edit, loss_plot, sheet  # noqa: E402
+from .text import CONFIG, Tokenizer  # noqa: E402
 
 SETTINGS = "config.json"
 STAGE_ONE = "stage-one"
-EDITOR, ENCODER = "liveditor_tiny.safetensors", "umt5_tiny.safetensors"
 CHECKPOINT, LOG, SCORES = "editor_checkpoint.pt", "editor_log.jsonl", "scores.json"
 
 
@@ -119,14 +124,14 @@ def judge(trainer: EditorTrainer, tokenizer: Tokenizer, autoencoder, folder: Pat
     if phase.isa:
         networks["ISA"] = partial(trainer.network, transformer_options=with_isa(phase.isa))
     unseen = EditStream(trainer.settings.seed, 28, *size, trainer.device, split="held-out")
-    found = {name: [] for name in networks}
+    judged = {name: [] for name in networks}
     for batch in (unseen[0], unseen[1]):
         for name, network in networks.items():
             output = edit(network, trainer.encoder, tokenizer, autoencoder, batch.source, batch.instructions)
-            found[name].append((batch, scores(batch, output)))
-            if batch is found[name][0][0]:
+            judged[name].append((batch, scores(batch, output)))
+            if batch is judged[name][0][0]:
                 sheet(batch, output, folder / f"edits-{name.split()[0].lower()}.png")
-    result = {"steps": trainer.done, "size": size, **{name: by_task(judged) for name, judged in found.items()}}
+    result = {"steps": trainer.done, "size": size, **{name: by_task(batches) for name, batches in judged.items()}}
     (folder / SCORES).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from ..graph import Pass
 from ..processes import own_seed, rank, wait
 from ..run import descend, half_cosine, log_line, replace_file, run_until
 from . import vae
+from .vae_network import decode, encode, latent_shape
 
 CHECKPOINT, LOG, STEPS = "decoder_checkpoint.pt", "decoder_log.jsonl", "decoder_steps"
 
@@ -72,7 +73,7 @@ class DecoderTrainer:
         video = 2 * self.clips(self.done) - 1
         video = video.contiguous(memory_format=torch.channels_last_3d)
         generator = torch.Generator(self.device).manual_seed(own_seed(self.settings.seed) + 1_000_003 * self.done)
-        noise = torch.randn(vae.latent_shape(video), device=self.device, generator=generator)
+        noise = torch.randn(latent_shape(video), device=self.device, generator=generator)
         loss, quality = self.gradients(video.shape, video, noise)
         descend(self, self.done + 1 - self.started)
         return {"loss": loss, "psnr": quality}
@@ -81,8 +82,8 @@ class DecoderTrainer:
         """(what is minimised, PSNR) for a batch, and what is added to its latents."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             with torch.no_grad():
-                latents = vae.encode(self.network, video).float()
-            output = vae.decode(self.network, latents + self.settings.noise * self.deviation * noise)
+                latents = encode(self.network, video).float()
+            output = decode(self.network, latents + self.settings.noise * self.deviation * noise)
         return vae.reconstruction_loss(output, video), vae.psnr(output.detach(), video)
 
     @property

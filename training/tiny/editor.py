@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management
 import comfy.ops
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from comfy.text_encoders.t5 import T5
+from safetensors.torch import save_file
 
 from ...checkpoint.keys import core_metadata, expected_shapes
 from ...comfyui.attach import OVERRIDE
@@ -21,6 +22,7 @@ from ..graph import Pass
 from ..processes import own_seed
 from ..run import descend, half_cosine, replace_file
 from . import text
+from .exports import open_export
 from .latents import LatentBatch
 
 
@@ -112,6 +114,27 @@ def new_editor(settings: EditorSettings) -> LIVEditorModel:
     return network
 
 
+def load_networks(editor: Path, encoder: Path, device: torch.device | str) -> tuple[LIVEditorModel, T5, text.Tokenizer]:
+    """Network, text encoder and tokenizer of two exported files: in fp32, without gradients, on the device."""
+    export = open_export(editor, encoder)
+    networks = new_editor(EditorSettings(dim=export.dim, ffn_dim=export.ffn_dim, blocks=export.blocks)), text.new_encoder()
+    for network, weights in zip(networks, (export.network, export.encoder)):
+        network.load_state_dict({name: weight.float() for name, weight in weights.items()})
+        network.requires_grad_(False).to(device)
+    return *networks, text.Tokenizer(export.vocabulary)
+
+
+@contextmanager
+def differentiable():
+    """Core's rotary embedding has gradients only while core believes that it trains; its nodes in this process do not."""
+    before = comfy.model_management.in_training
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
+
+
 def shifted(level: torch.Tensor, shift: float) -> torch.Tensor:
     """Noise levels in 0..1, moved towards 1 for a `shift` above 1, as core's flow sampling moves them."""
     return shift * level / (1 + (shift - 1) * level)
@@ -138,8 +161,6 @@ class EditorTrainer:
     """
 
     def __init__(self, settings: EditorSettings, batches: Callable[[int, tuple], LatentBatch], device: torch.device | str):
-        # Core's rotary embedding has no gradient otherwise.
-        comfy.model_management.in_training = True
         self.settings, self.batches, self.device = settings, batches, torch.device(device)
         self.network = new_editor(settings).to(self.device)
         if self.device.type == "cuda":
@@ -191,7 +212,8 @@ class EditorTrainer:
         """(flow-matching loss with the edited region's weight, the same without)."""
         instructions = text.encode_text(self.encoder, tokens, mixed.dtype)
         options = with_isa(self.isa) if self.isa else {}
-        answer = self.network(mixed, time, instructions, context_latents=[source], transformer_options=options)
+        with differentiable():
+            answer = self.network(mixed, time, instructions, context_latents=[source], transformer_options=options)
         error = (answer.float() - velocity).square()
         return (error * weight).mean(), error.detach().mean()
 
@@ -238,13 +260,11 @@ class EditorTrainer:
     @torch.no_grad()
     def load_export(self, editor: Path, encoder: Path):
         """Go on from exported files alone, which are small: with their averaged weights and an optimiser that starts anew."""
-        with safe_open(editor, "pt") as file:
-            self.done = self.started = int(file.metadata()["steps"])
-        tensors = load_file(editor)
-        tensors = [tensors[name] for name, _ in self.network.named_parameters()]
-        words = load_file(encoder)
-        self.vocabulary = text.saved_vocabulary(words)
-        tensors += [words[name] for name, _ in self.encoder.named_parameters()]
+        export = open_export(editor, encoder)
+        self.done = self.started = export.steps
+        self.vocabulary = export.vocabulary
+        tensors = [export.network[name] for name, _ in self.network.named_parameters()]
+        tensors += [export.encoder[name] for name, _ in self.encoder.named_parameters()]
         for weight, averaged, saved in zip(self.weights, self.averaged, tensors):
             weight.copy_(saved)
             averaged.copy_(saved)

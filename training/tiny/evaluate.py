@@ -36,12 +36,12 @@ class Score:
 
 def scores(batch: EditBatch, output: torch.Tensor) -> list[Score]:
     """output: [B, 3, T, H, W] in 0..1, what was made of batch.source."""
-    found = []
-    for source, target, region, made in zip(batch.source, batch.target, batch.region, output):
-        source, target, made = (x.float() for x in (source, target, made))
+    judged = []
+    for source, target, region, edit in zip(batch.source, batch.target, batch.region, output):
+        source, target, edit = (x.float() for x in (source, target, edit))
         inside = region.expand_as(target)
-        error, undone = (made - target).square(), (source - target).square()
-        found.append(
+        error, undone = (edit - target).square(), (source - target).square()
+        judged.append(
             Score(
                 psnr=decibels(error.mean()),
                 region=decibels(error[inside].mean()),
@@ -50,14 +50,14 @@ def scores(batch: EditBatch, output: torch.Tensor) -> list[Score]:
                 progress=float(1 - error[inside].sum() / undone[inside].sum()),
             )
         )
-    return found
+    return judged
 
 
 def by_task(batches: list[tuple[EditBatch, list[Score]]]) -> dict[str, dict[str, float]]:
     """{task: means over its clips, and the share that is right}, with "all"."""
     groups = defaultdict(list)
-    for batch, found in batches:
-        for task, score in zip(batch.tasks, found):
+    for batch, judged in batches:
+        for task, score in zip(batch.tasks, judged):
             groups[task].append(score)
             groups["all"].append(score)
     return {task: _means(group) for task, group in sorted(groups.items())}

@@ -14,8 +14,8 @@ from comfy.latent_formats import Wan21
 
 from ...data.procedural.stream import EditBatch, EditStream
 from ...data.procedural.tensors import upload
-from . import vae
 from .text import LENGTH, Tokenizer
+from .vae_network import encode
 
 CHUNK = 32
 """Clips that the VAE takes at a time."""
@@ -81,7 +81,7 @@ def encode_clips(network, clips: torch.Tensor) -> torch.Tensor:
     """[B, 3, 4n+1, H, W] in 0..1 -> latents [B, 16, n+1, H/8, W/8] as the editor takes them, bf16 on a GPU."""
     with eager_half(clips.device):
         parts = [
-            vae.encode(network, (2 * part - 1).contiguous(memory_format=torch.channels_last_3d)) for part in clips.split(CHUNK)
+            encode(network, (2 * part - 1).contiguous(memory_format=torch.channels_last_3d)) for part in clips.split(CHUNK)
         ]
     latents = Wan21().process_in(torch.cat(parts).float())
     return latents.bfloat16() if clips.is_cuda else latents

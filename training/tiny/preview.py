@@ -10,9 +10,10 @@ from comfy.latent_formats import Wan21
 from PIL import Image, ImageDraw
 
 from ...data.procedural.stream import EditBatch
-from . import text, vae
+from . import text
 from .editor import shifted
 from .latents import eager_half, encode_clips
+from .vae_network import decode
 
 
 @torch.no_grad()
@@ -32,7 +33,7 @@ def edit(network, encoder, tokenizer, autoencoder, source, instructions, steps: 
             asked, unasked = velocity.chunk(2)
             x = x + (following - level) * (unasked + guidance * (asked - unasked))
     with eager_half(device):
-        clips = [vae.decode(autoencoder, Wan21().process_out(part)) for part in x.split(4)]
+        clips = [decode(autoencoder, Wan21().process_out(part)) for part in x.split(4)]
     return (torch.cat(clips).float() / 2 + 0.5).clamp(0, 1)
 
 

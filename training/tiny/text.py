@@ -107,3 +107,8 @@ def save_encoder(weights: dict[str, torch.Tensor], model: bytes, path: Path):
 def saved_vocabulary(tensors: dict[str, torch.Tensor]) -> bytes:
     """Of a file of `save_encoder`."""
     return tensors[VOCABULARY].numpy().tobytes()
+
+
+def without_vocabulary(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in a file of `save_encoder`."""
+    return {name: tensor for name, tensor in tensors.items() if name != VOCABULARY}

@@ -16,27 +16,36 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from comfy.cli_args import args as core_options
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-# Core looks for a GPU when it is imported, and fails without one unless told that there is none.
-core_options.cpu |= not torch.cuda.is_available()
+from ...comfyui.startup import use_cpu_without_gpu
+
+if __name__ == "__main__":  # before core's modules are imported; in another program that is its own affair
+    use_cpu_without_gpu()
+
 import comfy.sd  # noqa: E402
 from comfy.latent_formats import Wan21  # noqa: E402
-from comfy.ldm.wan.vae import Resample, ResidualBlock, WanVAE  # noqa: E402
+from comfy.ldm.wan.vae import WanVAE  # noqa: E402
 
 from ...data.procedural.stream import EditStream  # noqa: E402
 from ...data.procedural.tensors import upload  # noqa: E402
 from ..graph import Pass  # noqa: E402
 from ..processes import join, leave, own_seed, rank  # noqa: E402
 from ..run import descend, half_cosine, log_line, replace_file, run_until  # noqa: E402
+from .vae_network import (  # noqa: E402
+    LATENT_CHANNELS,
+    channels_last,
+    decode,
+    encode,
+    fold_statistics,
+    latent_shape,
+    new_network,
+    normalise,
+)
 
 EXPORT, CHECKPOINT, LOG, SHEET = "wan_tiny_vae.safetensors", "vae_checkpoint.pt", "vae_log.jsonl", "reconstructions.png"
-LATENT_CHANNELS = 16
-CAUSAL = (0, 0, 0, 0, 2, 0)
-"""Padding in front of a causal convolution over three frames, in F.pad's order."""
 
 
 @dataclass(frozen=True)
@@ -61,155 +70,6 @@ class VAESettings:
     while neither half of the network knows it, neither has a reason to learn it."""
     ema: float = 0.999
     seed: int = 0
-
-
-# The network ----------------------------------------------------------------------------------------------------------
-
-
-def new_network(dim: int, seed: int = 0) -> WanVAE:
-    """Core's network with random weights that let much of the picture through: residual branches are silent at first, and
-    all other convolutions hand on what they see where they are. From plain noise, colours alone take hundreds of steps.
-    """
-    network = WanVAE(
-        dim=dim, z_dim=LATENT_CHANNELS, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True]
-    ).requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in network.named_parameters():
-        if name.endswith(("bias", "residual.6.weight", "proj.weight")):
-            weight.zero_()
-        elif name.endswith("weight"):
-            weight.normal_(std=weight[0].numel() ** -0.5, generator=generator)
-            if "residual" not in name and "to_qkv" not in name:
-                weight *= 0.3
-                _hand_on(name, weight, generator)
-    return network.requires_grad_(True)
-
-
-def _hand_on(name: str, weight: torch.Tensor, generator: torch.Generator):
-    """Add an orthogonal matrix of channels at the tap that sees the output's own place, or the mean over those that do."""
-    out, into = weight.shape[:2]
-    down, in_time = "downsamples" in name, "time_conv" in name
-    # Upwards in time, one frame becomes two: the same twice.
-    twice = 2 if in_time and not down else 1
-    channels = torch.nn.init.orthogonal_(torch.empty(out // twice, into), generator=generator).repeat(twice, 1)
-    if down and in_time:
-        weight[:, :, 1:] += channels.view(out, into, 1, 1, 1) / 2
-    elif down and "resample" in name:
-        weight[:, :, :2, :2] += channels.view(out, into, 1, 1) / 4
-    else:
-        # The last frame of a causal kernel, the middle of a picture.
-        weight.view(out, into, -1, *weight.shape[-2:])[:, :, -1, weight.shape[-2] // 2, weight.shape[-1] // 2] += channels
-
-
-def channels_last(network: WanVAE) -> WanVAE:
-    """The network itself, its weights laid out as cuDNN's bf16 kernels want them: others it transposes at every call."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for weight in network.parameters():
-        if weight.ndim in formats:
-            weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
-    return network
-
-
-def encode(network: WanVAE, video: torch.Tensor) -> torch.Tensor:
-    """`WanVAE.encode` with all frames at once instead of two at a time: one launch where it has many.
-
-    video: [B, 3, 4n+1, 8h, 8w] in -1..1 -> latents [B, 16, n+1, h, w].
-    """
-    encoder = network.encoder
-    x = _convolve(encoder.conv1, F.pad(video, CAUSAL))
-    for layer in (*encoder.downsamples, *encoder.middle):
-        x = _run(layer, x)
-    return network.conv1(_head(encoder.head, x)).chunk(2, dim=1)[0]
-
-
-def decode(network: WanVAE, latents: torch.Tensor) -> torch.Tensor:
-    """`WanVAE.decode`, likewise: [B, 16, n+1, h, w] -> video [B, 3, 4n+1, 8h, 8w]."""
-    decoder = network.decoder
-    x = _convolve(decoder.conv1, F.pad(network.conv2(latents), CAUSAL))
-    for layer in (*decoder.middle, *decoder.upsamples):
-        x = _run(layer, x)
-    return _head(decoder.head, x)
-
-
-def _run(layer, x: torch.Tensor) -> torch.Tensor:
-    if isinstance(layer, Resample):
-        return _resample(layer, x)
-    if isinstance(layer, ResidualBlock):
-        norm_1, _, conv_1, norm_2, _, _, conv_2 = layer.residual
-        hidden = _convolve(conv_1, _activate(x, norm_1.gamma))
-        return _convolve(conv_2, _activate(hidden, norm_2.gamma)) + layer.shortcut(x)
-    return layer(x)
-
-
-def _head(head, x: torch.Tensor) -> torch.Tensor:
-    norm, _, conv = head
-    return _convolve(conv, _activate(x, norm.gamma))
-
-
-def _convolve(conv, x: torch.Tensor) -> torch.Tensor:
-    """x comes with its causal padding."""
-    return F.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding)
-
-
-# In one kernel: at few channels, reading and writing takes longer than computing. Six shapes, a few seconds each.
-@torch.compile(dynamic=False, disable=not torch.cuda.is_available())
-def _activate(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-    """RMS norm over the channels, SiLU, causal padding: [B, C, T, H, W] -> [B, C, 2+T, H, W]."""
-    normed = F.normalize(x.float(), dim=1) * x.shape[1] ** 0.5 * gamma
-    return F.pad(F.silu(normed).to(x.dtype), CAUSAL)
-
-
-def _resample(layer: Resample, x: torch.Tensor) -> torch.Tensor:
-    """The first frame stands for itself, before and after; every other one is a half, or becomes two."""
-    frames = x.shape[2]
-    if layer.mode == "upsample3d" and frames > 1:
-        pairs = _convolve(layer.time_conv, F.pad(x[:, :, 1:], CAUSAL)).unflatten(1, (2, x.shape[1]))
-        x = torch.cat([x[:, :, :1], pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)], dim=2)
-    images = layer.resample(x.transpose(1, 2).flatten(0, 1))
-    x = images.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
-    if layer.mode == "downsample3d" and frames > 1:
-        x = torch.cat([x[:, :, :1], _convolve(layer.time_conv, x)], dim=2)
-    return x
-
-
-def latent_shape(video: torch.Tensor) -> tuple[int, ...]:
-    """Of `encode`'s answer for a video."""
-    batch, _, frames, height, width = video.shape
-    return batch, LATENT_CHANNELS, (frames + 3) // 4, height // 8, width // 8
-
-
-def normalise(latents: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tensor], momentum: torch.Tensor) -> torch.Tensor:
-    """Every channel to about mean 0 and variance 1, by running statistics ([16] each), which are brought up to date.
-
-    Not by the batch's own: of so few clips they would take the colour away.
-    """
-    with torch.no_grad():
-        variance, mean = torch.var_mean(latents.float(), dim=(0, 2, 3, 4))
-        for running, seen in zip(statistics, (mean, variance)):
-            running.lerp_(seen, momentum)
-    return F.batch_norm(latents.float(), *statistics, training=False)
-
-
-def fold_statistics(weights: dict[str, torch.Tensor], mean: torch.Tensor, std: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Weights whose latents have the statistics that core takes for granted in Wan 2.1's.
-
-    weights: of a network that decodes `(encode(video) - mean) / std`. mean, std: [16].
-    The result decodes its own latents, and core's `process_in` makes them what the decoder was trained on. Both affine maps
-    go into the two 1×1×1 convolutions at the latents, so nothing else changes.
-    """
-    core = Wan21()
-    core_mean, core_std = (value.flatten().to(mean) for value in (core.latents_mean, core.latents_std))
-    # conv1 has the mean's channels in front of the log variance's, which nobody reads.
-    weight, bias = weights["conv1.weight"].clone(), weights["conv1.bias"].clone()
-    weight[:LATENT_CHANNELS] *= (core_std / std).view(-1, 1, 1, 1, 1)
-    bias[:LATENT_CHANNELS] = (bias[:LATENT_CHANNELS] - mean) * core_std / std + core_mean
-    inverse = weights["conv2.weight"] / core_std.view(1, -1, 1, 1, 1)
-    return weights | {
-        "conv1.weight": weight,
-        "conv1.bias": bias,
-        "conv2.weight": inverse,
-        "conv2.bias": weights["conv2.bias"] - inverse.flatten(1) @ core_mean,
-    }
 
 
 # Training -------------------------------------------------------------------------------------------------------------
