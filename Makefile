@@ -1,17 +1,18 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test test-fast fuzz matrix ui check lint layers types clean
+.PHONY: help setup demo test test-fast fuzz matrix same-numbers ui check lint layers types clean
 
 help:
-	@echo "make demo      edit a real video end to end, headless, through the real ComfyUI server"
-	@echo "make test      run all tests"
-	@echo "make test-fast only those without a server and a browser, without long sweeps"
-	@echo "make fuzz      try random requests, settings and files for long (EXAMPLES=5000 of each)"
-	@echo "make matrix    run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
-	@echo "make ui        open ComfyUI with this pack"
-	@echo "make check     lint, layers and types, which are also targets of their own"
-	@echo "make clean     remove what the commands above made (.venv, .comfyui, .cache, output)"
+	@echo "make demo         edit a real video end to end, headless, through the real ComfyUI server"
+	@echo "make test         run all tests"
+	@echo "make test-fast    only those without a server and a browser, without long sweeps"
+	@echo "make fuzz         try random requests, settings and files for long (EXAMPLES=5000 of each)"
+	@echo "make matrix       run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
+	@echo "make same-numbers print fingerprints of outputs on fixed seeds; COMPARE=FILE names what is not as in FILE"
+	@echo "make ui           open ComfyUI with this pack"
+	@echo "make check        lint, layers and types, which are also targets of their own"
+	@echo "make clean        remove what the commands above made (.venv, .comfyui, .cache, output)"
 
 setup:
 	@python3 scripts/setup.py
@@ -34,6 +35,9 @@ fuzz: setup
 
 matrix: setup
 	@$(PYTHON) scripts/matrix.py $(PYTHONS)
+
+same-numbers: setup
+	@$(PYTHON) scripts/same_numbers.py $(if $(COMPARE),--compare $(COMPARE))
 
 ui: setup
 	@$(PYTHON) scripts/ui.py
