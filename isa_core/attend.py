@@ -24,7 +24,7 @@ CUDNN_FIRST = [
 ]  # fmt: skip
 
 GATHER_BYTES = 128 * 2**20
-"""Memory for the keys and values that one step of the sparse group gathers."""
+"""Bytes for the keys and values that one step of the sparse group gathers."""
 
 
 def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ def _attend_dense_group(out, q, k, v, pooled_k, pooled_v, plan, table, config, d
         slots = listed[:, :, None] * table.block_size + torch.arange(table.block_size, device=device)
         slots = slots[slot_is_token[listed]].view(len(heads), -1)
         each = heads[:, None]
-        # Heads become one batch element, so that any subset of (batch, head) pairs is a plain attention call.
+        # All heads go into one batch element, so that any subset of (batch, head) pairs is one plain attention call.
         query = q[each, rows].flatten(1, 2).transpose(0, 1)[None]
         key, value = (x.flatten(1, 2)[each, slots].transpose(0, 1)[None] for x in (k, v))
         if config.context_tail == "drop":
@@ -79,7 +79,7 @@ def dense_with_tail(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pooled_k: torch.Tensor, pooled_v: torch.Tensor,
     listed: torch.Tensor, table: BlockTable,
 ) -> torch.Tensor:  # fmt: skip
-    """Exact over the listed tokens, plus the mean of every block that is not listed: one softmax, so it needs a bias.
+    """Exact over the listed tokens, plus the mean of every other block, in one softmax with a bias.
 
     query, key, value [1, tokens, heads, D]; block means pooled_k, pooled_v [heads, N, D]; listed [heads, L] blocks.
     """
@@ -107,7 +107,7 @@ def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, variance_k, plan, tab
     step = max(1, GATHER_BYTES // (2 * keys_per_row * k.shape[-1] * k.element_size()))
     for g, i in zip(head.split(step), row.split(step)):
         exact, tail = plan.exact_blocks[g, i], tail_blocks[g]
-        # A block attended exactly must not count again through its mean.
+        # An exactly attended block must not contribute its mean as well.
         weight = pooled_bias.expand(len(g), -1).scatter(1, exact, -math.inf)
         bias = torch.cat([slot_bias[exact].flatten(1), weight.gather(1, tail)], dim=1)
         key = torch.cat([k[g[:, None], exact].flatten(1, 2), pooled_k[g[:, None], tail]], dim=1)
@@ -120,7 +120,7 @@ def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, variance_k, plan, tab
 
 
 def second_order(query: torch.Tensor, variance_k: torch.Tensor) -> torch.Tensor:
-    """query [n, R, D], variance_k [n, T, D] -> [n, R, T]: the logarithm by which second order raises a block's weight.
+    """query [n, R, D], variance_k [n, T, D] -> [n, R, T]: the logarithm of the factor on a block's weight at second order.
 
     The mean of exp(q·k/√D) over a block is exp of the mean's logit times 1 + half the logits' variance, to second order.
     Their variance is taken channel by channel: with all covariances the expansion runs away (docs/kernels.md).
@@ -130,7 +130,7 @@ def second_order(query: torch.Tensor, variance_k: torch.Tensor) -> torch.Tensor:
 
 
 def _tail_bias(table: BlockTable, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax biases that give a block's mean the weight of its tokens: one for exact tokens, [N] for block means.
+    """Softmax biases that give a block's mean the weight of all its tokens: one for exact tokens, [N] for block means.
 
     They are `0` and `log(length)`, shifted together so that a full block's is exact in low precision:
     in bf16, log 64 alone would be rounded by 0.3 %, a systematic error in every pooled weight.

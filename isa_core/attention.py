@@ -1,4 +1,4 @@
-"""In-context Sparse Attention, whole: layout -> pool -> plan -> attend -> residual."""
+"""In-context Sparse Attention, the public function: layout -> pool -> plan -> attend -> residual."""
 
 from __future__ import annotations
 

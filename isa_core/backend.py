@@ -1,4 +1,4 @@
-"""Which implementation runs a call. The one place that decides, and says why."""
+"""Chooses the implementation of a call, and gives the reason. No other module does."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ DENSE_BACKENDS = ("auto", "sdpa", "triton", "8bit")
 
 
 class BackendUnavailable(RuntimeError):
-    """A backend was asked for by name and cannot run here."""
+    """A backend was chosen by name and cannot run here."""
 
 
 def resolve_backend(
     requested: str, device: torch.device, dtype: torch.dtype | None = None, dim: int | None = None,
     config: ISAConfig = ISAConfig(), needs_grad: bool = False,
 ) -> tuple[str, str]:  # fmt: skip
-    """(backend, reason) for a requested one: "auto" may fall back, an explicit choice never does.
+    """(backend, reason) for a requested one: "auto" may fall back; an explicit choice raises an error instead.
 
     dtype, dim: None where the call is not known yet.
 
@@ -42,7 +42,7 @@ def resolve_backend(
 def resolve_dense(
     requested: Callable | str, backend: str, device: torch.device, context_tail: str = "drop", needs_grad: bool = False
 ) -> tuple[str, str]:
-    """(what attends for the dense query group, why): "caller", "sdpa", "triton" or "8bit".
+    """(implementation for the dense query blocks, reason): "caller", "sdpa", "triton" or "8bit".
 
     requested: a function of the caller or one of DENSE_BACKENDS. "auto" is PyTorch's attention, which is faster than
     the Triton kernel wherever both were measured (docs/kernels.md), except where it would need a bias per key.

@@ -1,4 +1,4 @@
-"""One call of ISA, whatever runs it: check -> choose a backend -> layout, pool, plan, attend, residual -> statistics."""
+"""One call of ISA on any backend: check -> choose a backend -> layout, pool, plan, attend, residual -> statistics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .residual import residual
 from .stats import ISAStats, measure
 
 
-# What a compiler cannot see through ends its graph here; `compiled.compiled_attention` is the way without a break.
+# A compiler cannot trace this function and breaks its graph here. `compiled.compiled_attention` has no break.
 @torch.compiler.disable
 def run_call(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout, config: ISAConfig,
@@ -33,7 +33,7 @@ def run_call(
     if dense_name != "caller":
         dense = dense_attention if dense_name == "sdpa" else dense_name
     table = block_table(layout, config.block_size)
-    # Triton launches on the current GPU, wherever the tensors are.
+    # Triton launches on the current GPU, even if the tensors are on another.
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
         if name == "triton" and not needs_grad:
             out, plan = attention_on_gpu(q, k, v, table, config, coarse_gate, dense)

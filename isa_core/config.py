@@ -1,4 +1,4 @@
-"""What a user may choose about In-context Sparse Attention (ISA)."""
+"""The user's settings of In-context Sparse Attention (ISA)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ISAConfig:
 
 
 def blocks_for(ratio: float, total: int) -> int:
-    """Whole blocks that make up `ratio` of `total`, rounded up (the slack absorbs 0.1 * 10 > 1)."""
+    """`ratio` of `total` blocks, rounded up to whole blocks (the slack absorbs 0.1 * 10 > 1)."""
     return min(total, math.ceil(ratio * total - 1e-9))
 
 

@@ -1,4 +1,4 @@
-"""Where target and context tokens lie in the sequence, and how each group is cut into blocks."""
+"""The positions of target and context tokens in the sequence, and the blocks of each group."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ class BlockTable:
         return self.count - self.target_blocks
 
     def lengths_on(self, device: torch.device | str) -> torch.Tensor:
-        """[N] block lengths as int64; one tensor a device, which is not to be changed."""
+        """[N] block lengths as int64; one tensor per device, which callers must not change."""
         return _lengths_on(self, torch.device(device))
 
     @property
     def ragged_context(self) -> tuple[int, ...]:
-        """Numbers of the context blocks that are ragged, at most one a context."""
+        """Numbers of the ragged context blocks, at most one per context."""
         return tuple(i for i in range(self.target_blocks, self.count) if self.lengths[i] < self.block_size)
 
     def kept_blocks(self, keep_ratio: float) -> int:
-        """Context blocks that each head keeps: a share of all, which every ragged one belongs to unless the share is zero.
+        """Context blocks that each head keeps: a share of all. It includes every ragged block unless it is zero.
 
         So all heads list equally many tokens: they attend in one call, of a size that the host knows without asking the GPU.
         """
@@ -90,7 +90,7 @@ class BlockTable:
         return self.layout.target + kept * self.block_size - missing
 
     def ragged_first(self, device: torch.device | str) -> torch.Tensor:
-        """[context blocks] fp32 to add to their saliency, which is below it: more than any, where a block is ragged."""
+        """[context blocks] fp32 to add to the saliency: for ragged blocks, a number above every saliency."""
         return _ragged_first(self, torch.device(device))
 
     @property
@@ -116,8 +116,8 @@ class BlockTable:
         return torch.cat(parts, dim=1)
 
     def spread(self, per_block: torch.Tensor) -> torch.Tensor:
-        """[G, N, D], one row a block -> [G, S, D], that row repeated for each token of the block."""
-        # Not repeat_interleave: its gradient adds tokens up by atomics, very slowly in bf16.
+        """[G, N, D], one row per block -> [G, S, D], each row repeated for each token of its block."""
+        # Not repeat_interleave: its gradient sums tokens with atomics, which is very slow in bf16.
         return self.to_tokens(per_block[:, :, None].expand(-1, -1, self.block_size, -1))
 
 
@@ -145,7 +145,7 @@ def _ragged_first(table: BlockTable, device: torch.device) -> torch.Tensor:
 
 
 def upload(values: Sequence, device: torch.device | str, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """`values` as a tensor on `device`, without the host waiting for what is queued there."""
+    """`values` as a tensor on `device`, without the host waiting for work queued there."""
     # An inference tensor, kept for later calls, could not be saved for a backward pass.
     with torch.inference_mode(False):
         tensor = torch.tensor(values, dtype=dtype)

@@ -1,4 +1,4 @@
-"""How much of a call is taken at a time, so that memory does not grow with the number of heads."""
+"""Splits a call into groups of heads, so that memory does not grow with the number of heads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from .layout import BlockTable
 
 WORKSPACE_BYTES = 768 * 2**20
-"""Copies made for the heads in work stay within this, or within one head's worth if that is more."""
+"""Bytes of copies for the heads processed at a time, or the copies of one head if they are larger."""
 
 
 def heads_at_once(heads: int, bytes_per_head: int, workspace: int | None = None) -> int:
-    """How many of `heads` to take at a time: as few turns as fit, all about equally large.
+    """How many of `heads` to process at a time: the fewest groups that fit, of about equal size.
 
     workspace: bytes, WORKSPACE_BYTES where None.
     """

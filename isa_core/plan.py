@@ -1,4 +1,4 @@
-"""Which blocks meet: what a policy is given (coarse scores), and what it returns (a RoutingPlan)."""
+"""Which query blocks attend to which KV blocks: the input of a policy (coarse scores) and its output (a RoutingPlan)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Block means: the coarse view of queries, keys and values that all routing looks at."""
+"""Block means: the coarse queries, keys and values from which all routing is decided."""
 
 from __future__ import annotations
 

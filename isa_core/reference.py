@@ -18,11 +18,11 @@ class HeadLists(TypedDict):
     """One head's decisions, as numbers of blocks."""
 
     kv: list[int]
-    """What every query may see."""
+    """KV blocks to which every query block may attend."""
     dense: set[int]
     """Query blocks that attend all of `kv` exactly."""
     exact: dict[int, list[int]]
-    """What each query block attends exactly, unless it is dense."""
+    """KV blocks to which each sparse query block attends exactly."""
 
 
 Routing = dict[tuple[int, int], HeadLists]
@@ -82,7 +82,7 @@ def route_head(
     target = [j for j, yes in enumerate(is_target) if yes]
     context = [j for j, yes in enumerate(is_target) if not yes]
     saliency = probabilities[target].sum(0)
-    # The ragged end of a context is kept by every head, so that all lists hold equally many tokens.
+    # Every head keeps the ragged end of a context, so that all lists have the same number of tokens.
     ragged = [j for j in context if blocks[j].stop - blocks[j].start < config.block_size]
     whole = sorted((j for j in context if j not in ragged), key=lambda j: -saliency[j])
     wanted = max(blocks_for(config.keep_ratio, len(context)), len(ragged)) if config.keep_ratio > 0 else 0

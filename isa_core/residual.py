@@ -22,7 +22,7 @@ def residual(probabilities: torch.Tensor, pooled_v: torch.Tensor, gate: torch.Te
 
 def coarse_output(pooled_q: torch.Tensor, pooled_k: torch.Tensor, pooled_v: torch.Tensor) -> torch.Tensor:
     """Attention of blocks, `softmax(Qc Kcᵀ / √D) Vc`: [G, N, D] each -> [G, N, D], contiguous."""
-    # With a batch dimension: without one PyTorch writes the N × N matrix of every head, where fused kernels would do.
+    # With a batch dimension PyTorch uses a fused kernel; without one it writes the N × N matrix of every head.
     return F.scaled_dot_product_attention(pooled_q[None], pooled_k[None], pooled_v[None])[0].contiguous()
 
 

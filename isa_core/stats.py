@@ -1,4 +1,4 @@
-"""What a call of ISA did, and what it costs beside full attention."""
+"""Statistics of a call of ISA, and its cost relative to full attention."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Te
 
 
 def estimate_cost(layout: TokenLayout, config: ISAConfig) -> tuple[float, float]:
-    """(density, flop_ratio) before running, for ratio routing; an absolute threshold is taken as `dense_query_ratio`."""
+    """(density, flop_ratio) before running, for ratio routing; with an absolute threshold, `dense_query_ratio` is used."""
     table = block_table(layout, config.block_size)
     listed_blocks = table.target_blocks + table.kept_blocks(config.keep_ratio)
     exact_blocks = blocks_for(config.exact_ratio, listed_blocks)
@@ -72,8 +72,8 @@ def estimate_cost(layout: TokenLayout, config: ISAConfig) -> tuple[float, float]
 
 
 def _means_seen(table, config, listed, exact) -> tuple[float, float]:
-    """Block means that a (dense, sparse) query meets, in units of two products each."""
-    # Second order takes a third product of the means' size.
+    """Number of block means to which a (dense, sparse) query attends, in units of two products each."""
+    # Second order needs a third product over the means.
     products = 1.5 if config.tail_order == 2 else 1
     if config.context_tail == "taylor":
         return table.count - listed, products * (table.count - exact)

@@ -1,1 +1,1 @@
-"""What every host of ISA shares: the contract of a call, the schedule, live settings, monitoring, reports. Needs no host."""
+"""Shared by all hosts of ISA: the contract of a call, schedule, live settings, monitoring, reports. Needs no host."""

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 class Recorder(Protocol):
-    """Is told what the attentions of a model call did. Several threads may tell it at once."""
+    """Receives the results of a model call's attentions. Several threads may call it at once."""
 
     def sparse(self, stats: ISAStats, layout: TokenLayout, block: int, of_blocks: int) -> None: ...
 
@@ -34,7 +34,7 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class ModelCall:
-    """One call of a network. Nothing in it changes while the call runs, or runs again.
+    """One call of a network. It does not change while the call runs or is repeated.
 
     layout: token groups of its self-attentions; None where the network has yet to say.
     decisions: of the ISA that is attached, None without one. record: who is told what its attentions did.
@@ -48,7 +48,7 @@ class ModelCall:
     padding: int = 0
     owner: object = None
     outer: ModelCall | None = field(default=None, repr=False, compare=False)
-    """The call inside which this one runs."""
+    """The enclosing call."""
 
 
 _current: ContextVar[ModelCall | None] = ContextVar("liveditor_isa.call", default=None)
@@ -56,14 +56,14 @@ _observers: ContextVar[tuple[list, ...]] = ContextVar("liveditor_isa.observers",
 
 
 def current() -> ModelCall | None:
-    """The call that this thread is in."""
+    """The current call of this thread."""
     return _current.get()
 
 
-# A compiler cannot set the variable; what runs within is compiled for itself.
+# A compiler cannot set the variable. The function inside is compiled separately.
 @torch.compiler.disable(recursive=False)
 def within(call: ModelCall, function: Callable[..., Result], *args, **kwargs) -> Result:
-    """`function(*args, **kwargs)`, for which `call` is the current one."""
+    """`function(*args, **kwargs)` with `call` as the current call."""
     enter(call)
     try:
         return function(*args, **kwargs)
@@ -72,21 +72,21 @@ def within(call: ModelCall, function: Callable[..., Result], *args, **kwargs) ->
 
 
 def enter(call: ModelCall) -> None:
-    """`call` is the current one until `leave`, for hooks, which have a before and an after and nothing in between."""
+    """Make `call` the current one until `leave`. For pairs of hooks, which cannot use a `with` block."""
     _current.set(replace(call, outer=_current.get()))
     for seen in _observers.get():
         seen[:] = [call.layout]
 
 
 def leave(owner: object = None) -> None:
-    """Back to the call outside, if the current one is `owner`'s."""
+    """Return to the enclosing call, if the current one is `owner`'s."""
     call = _current.get()
     if call is not None and call.owner is owner:
         _current.set(call.outer)
 
 
 class Carried:
-    """A block with the call that it is part of: it can run again at any time, on any thread, and is in the same call then."""
+    """A block bound to its call: it can run again at any time, on any thread, within the same call."""
 
     def __init__(self, block: Callable, call: ModelCall):
         self.block, self.call = block, call
@@ -99,7 +99,7 @@ class Carried:
 
 
 class CarryingCheckpoint:
-    """A function for gradient checkpointing, `(block, *args)`, that lets each block carry the call it is first run in."""
+    """A function for gradient checkpointing, `(block, *args)`, that binds each block to the call of its first run."""
 
     def __init__(self, checkpoint: Callable):
         self.checkpoint = checkpoint
@@ -122,6 +122,6 @@ class layouts_seen:
 
 
 def in_backward() -> bool:
-    """Whether autograd runs this, as gradient checkpointing has it do: then it was run, and recorded, before."""
-    graph_task = getattr(torch._C, "_current_graph_task_id", None)  # what torch.utils.checkpoint asks, too
+    """Whether autograd runs this for gradient checkpointing. It has then been run and recorded before."""
+    graph_task = getattr(torch._C, "_current_graph_task_id", None)  # torch.utils.checkpoint uses it too
     return graph_task is not None and graph_task() != -1

@@ -1,4 +1,4 @@
-"""Where ISA kept context, found attention sharp and attended densely: reduced on the GPU, encoded elsewhere."""
+"""Heat maps of kept context, sharpness and dense query blocks: reduced on the GPU, encoded on the CPU."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ OFF, THUMBNAIL, EVERY_BLOCK = "off", "thumbnail", "every transformer block"
 DETAILS = (OFF, THUMBNAIL, EVERY_BLOCK)
 
 MEAN = -1
-"""In place of a transformer block: the mean of those that are sampled."""
+"""In place of a transformer block's number: the mean of the sampled blocks."""
 
 HEADS, BLOCKS = 8, 4
-"""Sampled, evenly spread; of a model's 40 and 40 enough to see by."""
+"""Number of blocks and heads that are sampled, evenly spread; enough for a picture of a model with 40 and 40."""
 
 MOST_BLOCKS = 16_384
-"""Longer sequences (a million tokens) have no heat map: it would be most of the page's traffic."""
+"""Longer sequences (a million tokens) have no heat map, because it would be most of the page's traffic."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class HeatMaps:
             self._calls[key] += 1
 
     def take(self) -> tuple[list[int], ReadBack] | None:
-        """(transformer block or MEAN of each, their [3, blocks] maps on the way to the CPU), and begin anew."""
+        """(transformer block or MEAN of each, their [3, blocks] maps, being copied to the CPU). Clears the collection."""
         if not self._sums:
             return None
         keys = sorted(self._sums)
@@ -81,7 +81,7 @@ def _reduce(stats: ISAStats, blocks: int) -> torch.Tensor:
 def encode(maps: torch.Tensor) -> EncodedMap:
     """[3, blocks] float on the CPU -> bytes."""
     kept, dense, sharpness = maps
-    # No attention is sharper than 1; where it is even, its variance is 0.
+    # Sharpness is at most 1. The variance of uniform attention is 0.
     levels = sharpness.clamp_min(1e-12).log10()
     low, high = float(levels.min()), float(levels.max())
     scaled = (levels - low) / max(high - low, 1e-6)

@@ -1,4 +1,4 @@
-"""What each evaluation of the model did, for whoever watches: read back from the GPU without waiting for it."""
+"""Numbers of each evaluation of the model, for observers. They are read back from the GPU without waiting."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .live import Settings
 from .read_back import ReadBack
 
 PACES: OrderedDict[tuple, dict[str, deque]] = OrderedDict()
-"""Seconds of the last evaluations of either kind, by what makes two comparable: model, sequences at once and their tokens."""
+"""Seconds of the last evaluations with ISA and with full attention, by model, number of sequences and their tokens."""
 MOST_PACES = 64
 
 
 class StepMonitor:
-    """Numbers of the evaluation that is going on, and of those whose numbers are not yet here.
+    """Numbers of the current evaluation, and of earlier ones whose numbers have not arrived.
 
     A sampler evaluates the model once per step, or more often (heun, dpm_2).
     """
 
     def __init__(self, model: Hashable, sigmas: Sequence[float] = ()):
-        """model: what it is that is timed; others are not compared with it. sigmas: of the sampling run."""
+        """model: identifies what is timed; only times of the same model are compared. sigmas: of the sampling run."""
         self.model, self.sigmas = model, sigmas
         self.at = -1
         self.settings: Settings | None = None
@@ -42,7 +42,7 @@ class StepMonitor:
         self.backend: tuple[str, str] | None = None
 
     def called(self, sequences: int) -> None:
-        """The model is called with so many sequences at once: prompts, and videos of a batch."""
+        """A model call with this many sequences: prompts times videos of a batch."""
         self.sequences += sequences
 
     def sparse(self, stats: ISAStats, layout: TokenLayout) -> None:
@@ -63,7 +63,7 @@ class StepMonitor:
         self._clear()
 
     def end(self) -> None:
-        """The evaluation that was begun is over."""
+        """The current evaluation has ended."""
         if self.settings is None:
             return
         row = {
@@ -82,7 +82,7 @@ class StepMonitor:
         self.settings = None
 
     def finished(self, wait: bool = False) -> list[dict]:
-        """Rows of the evaluations whose numbers are here by now; with `wait`, of all."""
+        """Rows of the evaluations whose numbers have arrived; with `wait`, of all."""
         rows = []
         while self._waiting and self._waiting[0].numbers.here(wait):
             rows.append(self._row(self._waiting.pop(0)))
@@ -130,7 +130,7 @@ class _Moment:
 
 
 def _numbers(sigma: torch.Tensor, shares: list[torch.Tensor]) -> torch.Tensor:
-    """The noise level and, if any, the mean of all shares."""
+    """The noise level and, if there are shares, their mean."""
     level = sigma.max()[None].float()
     if not shares:
         return level

@@ -1,4 +1,4 @@
-"""Numbers on their way from the device to the CPU, without anybody waiting for them."""
+"""Asynchronous copies of numbers from the device to the CPU."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ class ReadBack:
     def tensor(self) -> torch.Tensor:
         """On the CPU; waits."""
         self.here(wait=True)
-        return self._tensor.cpu()  # already there, but from devices without CUDA's events
+        return self._tensor.cpu()  # already on the CPU, except from devices without CUDA's events

@@ -1,4 +1,4 @@
-"""What ISA did during one sampling run, in words a user can read."""
+"""A report of ISA over one sampling run, in sentences for the user."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class RunReport:
 
     def __init__(self):
         self.full: Counter[str] = Counter()
-        """Attention calls, by why they ran in full."""
+        """Number of attention calls, by the reason for full attention."""
         self.left_out: Counter[str] = Counter()
-        """Model calls in which no attention was looked at, by the reason."""
+        """Number of model calls without any ISA decision, by the reason."""
         self.model_calls = 0
         self.backend: tuple[str, str] | None = None
         self.dense: tuple[str, str] | None = None
@@ -110,7 +110,7 @@ class ReportRecorder:
         return type(self), ()
 
     def called(self) -> None:
-        """The model is called once more."""
+        """A model call begins."""
         if not in_backward():
             with self._lock:
                 self._report.model_calls += 1
@@ -131,7 +131,7 @@ class ReportRecorder:
                 self._report.add_left_out(reason)
 
     def take(self) -> RunReport:
-        """What was recorded so far; from here on a new report."""
+        """The report so far. A new report begins."""
         with self._lock:
             report, self._report = self._report, RunReport()
         return report

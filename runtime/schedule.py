@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIN_TOKENS = 12_288
-"""What users start with. Shorter clips gain little, and LIVEditor-tiny's lose most (docs/fidelity.md)."""
+"""The default of min_tokens. Shorter clips gain little speed; with LIVEditor-tiny they lose most quality (docs/fidelity.md)."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Schedule:
 
 
 def _counted(number: int, total: int) -> int:
-    """From the start; a range may reach beyond the last block."""
+    """Block numbers counted from the start. A range may reach beyond the last block."""
     return number + total if number < 0 else number
 
 

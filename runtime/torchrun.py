@@ -1,4 +1,4 @@
-"""Whether torchrun started this process, and beside which others."""
+"""Whether torchrun started this process, and its place among the others."""
 
 from __future__ import annotations
 

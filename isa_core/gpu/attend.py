@@ -28,10 +28,11 @@ def attention_on_gpu(
     pooled_q, pooled_k, pooled_v, variance_k = _pool(q, k, v, blocks, config)
 
     plan = make_plan(pooled_q, pooled_k, table, config)
-    # With a threshold, begun before the sparse kernel is queued and waited for after it: the wait is for the plan alone.
+    # With a threshold, the read-back starts before the sparse kernel is queued and is awaited after it, so the host waits
+    # only for the plan.
     rows = begin_count(plan, config)
 
-    # The kernels add the residual to what they write.
+    # The kernels add the residual to their outputs.
     coarse = None if gate is None else coarse_output(pooled_q, pooled_k, pooled_v)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     routing = plan.routing
@@ -52,5 +53,5 @@ def _pool(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocks: Blocks, con
     if config.tail_order != 2:
         return pooled_q, pool_blocks(k, *blocks), pooled_v, None
     pooled_k, variance_k = pool_blocks(k, *blocks, variance=True)
-    # In fp16 the square of a large key is infinite, and times a query of zero not a number.
+    # In fp16 the square of a large key is infinite, and its product with a query of zero is NaN.
     return pooled_q, pooled_k, pooled_v, variance_k.clamp(max=torch.finfo(k.dtype).max)

@@ -18,10 +18,10 @@ from ..plan import RoutingPlan
 from .plan import Blocks, KernelPlan, blocks_on
 
 COPIES_BYTES = 384 * 2**20
-"""For the copies of one call of plain attention. Ten heads of a long video fit, which keep every GPU busy."""
+"""Bytes for the copies of one call of plain attention. Ten heads of a long video fit, which fully use every GPU."""
 
 Rows = Callable[[], int]
-"""Waits for a number of dense query blocks."""
+"""Returns a number of dense query blocks; waits for the GPU."""
 
 
 def attend_dense_group(
@@ -47,7 +47,7 @@ def attend_dense_group(
 
 
 def begin_count(plan: KernelPlan, config: ISAConfig) -> Rows:
-    """How many dense query blocks the head with most of them has; a threshold leaves that to the GPU, else the host knows.
+    """The largest number of dense query blocks of a head. With a threshold it is computed on the GPU, otherwise the host knows it.
 
     While a CUDA graph is recorded, in which nothing can be read back, the most there can be stands in.
     """
@@ -69,7 +69,7 @@ def begin_count(plan: KernelPlan, config: ISAConfig) -> Rows:
 
 
 def turns(q: torch.Tensor, plan: KernelPlan, table: BlockTable, rows: int) -> Iterable[torch.Tensor]:
-    """The heads of every call of plain attention; a call's copies, with `rows` dense query blocks a head, fit COPIES_BYTES."""
+    """The heads of each call of plain attention, whose copies fit COPIES_BYTES at `rows` dense query blocks per head."""
     heads = torch.arange(len(plan.dense_rows), device=q.device)
     copied = 2 * (rows + plan.routing.kv_blocks.shape[1]) * table.block_size
     step = heads_at_once(len(heads), copied * q.shape[3] * q.element_size(), COPIES_BYTES)
@@ -80,7 +80,7 @@ def gathered(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: torch.Tensor, dense_rows: torch.Tensor, routing: RoutingPlan,
     tokens: int, blocks: Blocks,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """(query, key, value, listed, offsets): compact [tokens, C, D] of the heads [C], and where each listed block begins."""
+    """(query, key, value, listed, offsets): compact [tokens, C, D] of the heads [C], and the first token of each listed block."""
     from ...kernels.compact import gather_blocks
 
     listed = routing.kv_blocks[heads]
@@ -94,12 +94,12 @@ def gathered(
 def _by_function(q, k, v, heads, dense_rows, plan: KernelPlan, tokens, blocks, dense) -> torch.Tensor:
     """Plain attention of the dense query blocks `dense_rows` [C, R] of `heads` -> [R * block_size, C, D]."""
     query, key, value, *_ = gathered(q, k, v, heads, dense_rows, plan.routing, tokens, blocks)
-    # Heads become one batch element: [1, tokens, heads, D].
+    # All heads go into one batch element: [1, tokens, heads, D].
     return dense(query[None], key[None], value[None])[0]
 
 
 def _by_kernel(q, k, v, heads, dense_rows, plan: KernelPlan, means, config, blocks, dense: str) -> torch.Tensor:
-    """As `_by_function`, by our kernels: no two heads need lists of the same length."""
+    """As `_by_function`, by our kernels, for which heads may have lists of different lengths."""
     from ...kernels import dense as kernel
     from ...kernels.compact import gather_blocks
     from ...kernels.quantize import TILE, quantize_keys, quantize_queries, quantize_values

@@ -15,7 +15,7 @@ from ..policies.paper import top_mass_blocks
 
 
 class KernelPlan(NamedTuple):
-    """What the kernels need of a RoutingPlan, G heads over N blocks.
+    """A RoutingPlan in the form of the kernels, G heads over N blocks.
 
     routing: with int32 lists; `exact_blocks` has full blocks first and ragged ones last.
     full: [G, N] int32, how many of a row's exact blocks are full.

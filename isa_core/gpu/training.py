@@ -79,7 +79,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _DenseTurn:
-    """The dense query blocks of a few heads, with the graph that PyTorch recorded of their attention."""
+    """The dense query blocks of a few heads, with PyTorch's autograd graph of their attention."""
 
     def __init__(self, q, k, v, means, heads, dense_rows, tokens, plan: KernelPlan, table, config, blocks: Blocks, dense):
         self.number, self.heads, self.dense_rows = heads.int(), heads, dense_rows
@@ -102,7 +102,7 @@ class _DenseTurn:
         rows = self.dense_rows.shape[1] * blocks.size
         d_result = gather_blocks(d_out, self.number, self.dense_rows, None, rows, *blocks)
         d_query, d_key, d_value, *d_tail = torch.autograd.grad(self.result, self.inputs, d_result.to(self.result.dtype))
-        # Rows of dense query blocks are zero so far; keys and values were met by the sparse group too.
+        # Rows of dense query blocks are zero so far. The gradients of keys and values already contain the sparse group's part.
         scatter_blocks(d_query, d_tokens[0], self.number, self.dense_rows, *blocks)
         for d_compact, d_x in zip((d_key, d_value), d_tokens[1:]):
             scatter_blocks(d_compact, d_x, self.number, self.listed, *blocks, offsets=self.offsets, add=True)

@@ -1,1 +1,1 @@
-"""Routers, one a file. Each turns coarse scores into a RoutingPlan, and knows nothing of what computes the attention."""
+"""Routers, one per file. Each turns coarse scores into a RoutingPlan and does not depend on kernels or backends."""

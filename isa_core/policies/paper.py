@@ -11,7 +11,7 @@ from ..plan import RoutingPlan
 
 @torch.no_grad()
 def route(scores: torch.Tensor, probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> RoutingPlan:
-    """Decide from coarse logits and their softmax, both [G, N, N], who attends what. No gradient flows through it."""
+    """The plan from coarse logits and their softmax, both [G, N, N]. No gradient flows through it."""
     saliency = probabilities[:, : table.target_blocks, table.target_blocks :].sum(1)
     kv_blocks = list_blocks(saliency, table, config.keep_ratio)
     sharpness = query_sharpness(probabilities, table, config)
@@ -24,7 +24,7 @@ def route(scores: torch.Tensor, probabilities: torch.Tensor, table: BlockTable, 
 
 
 def list_blocks(saliency: torch.Tensor, table: BlockTable, keep_ratio: float) -> torch.Tensor:
-    """[G, L] KV blocks, ascending: every target block, and the context blocks that the target looks at most.
+    """[G, L] KV blocks, ascending: every target block, and the context blocks that receive most of the target's attention.
 
     Ragged context blocks are kept first (`BlockTable.kept_blocks`).
 
@@ -37,7 +37,7 @@ def list_blocks(saliency: torch.Tensor, table: BlockTable, keep_ratio: float) ->
 
 
 def query_sharpness(probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> torch.Tensor:
-    """[G, N] how peaked each query block's attention is over the target's columns of P (section 3.3).
+    """[G, N] sharpness: how peaked each query block's attention is over the target's columns of P (section 3.3).
 
     "variance" of those probabilities, or "top_mass", the sum of their largest `exact_ratio` share.
     """
@@ -48,12 +48,12 @@ def query_sharpness(probabilities: torch.Tensor, table: BlockTable, config: ISAC
 
 
 def top_mass_blocks(table: BlockTable, config: ISAConfig) -> int:
-    """How many target columns top_mass sums; at least one, or it would tell no two query blocks apart."""
+    """How many target columns top_mass sums; at least one, because with none all query blocks would be equal."""
     return max(1, blocks_for(config.exact_ratio, table.target_blocks))
 
 
 def group_queries(sharpness: torch.Tensor, config: ISAConfig) -> torch.Tensor:
-    """[G, N] bool, True for the dense group: the sharpest share, or all above the absolute threshold."""
+    """[G, N] bool, True for dense query blocks: the share of highest sharpness, or all above the absolute threshold."""
     if config.sharpness_threshold is not None:
         return sharpness > config.sharpness_threshold
     sharpest = _highest(sharpness, blocks_for(config.dense_query_ratio, sharpness.shape[1]))
