@@ -1,4 +1,4 @@
-"""Errors told apart, and put into one sentence for a user. Needs no host program."""
+"""Classifies errors and puts them into one sentence for a user. Needs no host program."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ OUT_OF_MEMORY = (
     "std::bad_alloc",
     "cublas_status_alloc_failed",
 )
-"""In lower case, what libraries say when memory ran out, in exceptions that have other causes too."""
+"""Lower-case parts of libraries' out-of-memory messages, in exception types that have other causes too."""
 
 AMBIGUOUS = ("RuntimeError", "AcceleratorError", "SafetensorError")
-"""Those exceptions: torch's and safetensors'."""
+"""These exception types: torch's and safetensors'."""
 
 CURE = "ask for fewer frames or a smaller size; on a GPU, --offload keeps less there"
 
 
 class NotFiniteError(ValueError):
-    """A result that holds NaN or infinity: one sentence with cause and cure. The input is sound; other inputs may fail alike."""
+    """A result that holds NaN or infinity: one sentence with cause and remedy. The input is valid; other inputs may fail in the same way."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the machine or on a GPU, also where a library has raised another exception over it."""
+    """Whether memory ran out, on the machine or on a GPU, also if a library has raised another exception for it."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -48,7 +48,7 @@ def _says_out_of_memory(error: BaseException) -> bool:
 
 
 def sentence(error: BaseException) -> str:
-    """What an error that ends an edit says to a user, in one line."""
+    """The message to the user for an error that ends an edit, in one line."""
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None or str(error.filename) in error.strerror else f": {error.filename}"
         return f"{error.strerror}{where}."

@@ -1,4 +1,4 @@
-"""Packages that one node needs and the others do not: imported where they are used, so that a missing one takes nothing down."""
+"""Packages that only one node needs. They are imported on use, so that a missing one stops only that node."""
 
 from __future__ import annotations
 

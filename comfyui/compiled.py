@@ -8,7 +8,7 @@ import torch
 
 
 def apart_when_compiled(wrapper):
-    """A wrapper around a model call that torch.compile does not look into, while what it calls is compiled for it alone.
+    """A wrapper around a model call that torch.compile does not trace; the function that it calls is compiled separately.
 
     Core's TorchCompileModel drops all guards on `transformer_options`, where overrides and wrappers are. So code compiled
     with ISA would serve the same network without it, and the other way round: silently full attention, or a KeyError. Guards

@@ -32,12 +32,12 @@ WEIGHT_OPTIONS = {
     "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
-"""Weight types by the names that core's own loader gives them."""
+"""Weight dtypes by their names in core's loader."""
 
 
 @contextmanager
 def _named(path: str, whole: bool = False):
-    """What core stumbles on becomes a sentence that names the file; core's own words stay in the log.
+    """Turns an error of core into one sentence that names the file; core's message stays in the log.
 
     whole: the file's names and shapes are known to be right, so that it is not to blame.
     Raises CheckpointError, RuntimeError for a file that is whole; where memory runs out, core's own exception comes out.
@@ -69,10 +69,10 @@ def load_diffusion_model(path: str, weight_dtype: str = "default", convert: bool
         path = converted(path)
     state_dict, metadata = read_diffusion_model(path)
     options = WEIGHT_OPTIONS[weight_dtype]
-    # `check_keys` knows every weight but not what a quantised one is packed into.
+    # `check_keys` knows every weight, but not the entries of a quantised one.
     with _named(path, whole=not any(map(is_quantisation, state_dict))):
         model = comfy.sd.load_diffusion_model_state_dict(state_dict, options, metadata, disable_dynamic=disable_dynamic)
-    # How core makes fresh copies, for torch.compile, weight hooks and several GPUs.
+    # Core uses this to create new copies for torch.compile, weight hooks and several GPUs.
     model.cached_patcher_init = (load_diffusion_model, (path, weight_dtype, False))
     return model
 
@@ -83,16 +83,16 @@ def read_diffusion_model(path: str):
     check_keys(checkpoint.shapes)
     if not is_safetensors(path):
         return checkpoint.tensors(), core_metadata(checkpoint.shapes)
-    # Core's reader, because it also keeps where each weight lies in the file for its offloading.
+    # Core's reader, because it also stores each weight's position in the file, for offloading.
     raw, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
-    # Core builds a network of any size that "config" asks for; the weights themselves say which.
+    # Core builds a network of any size that "config" states; here the weights determine the size.
     metadata = {name: text for name, text in (metadata or {}).items() if name != "config"}
     metadata |= core_metadata(checkpoint.shapes) | checkpoint.quantisation_metadata()
     return {name: raw[source] for name, source in checkpoint.sources.items()}, metadata
 
 
 def converted(path: str) -> str:
-    """Path of the safetensors file made from pickle `path`, made now if it is missing or was made from another content.
+    """Path of the safetensors file made from pickle `path`, which is created if it is missing or was made from other content.
 
     Where it cannot be written (a read-only models folder, or somebody else's file has its name) the pickle itself is
     used, and that is logged.
@@ -124,7 +124,7 @@ def converted(path: str) -> str:
 
 
 def _origin(target: Path) -> dict[str, str]:
-    """What safetensors file `target` says of itself, nothing if it is damaged."""
+    """The metadata of safetensors file `target`; empty if the file is damaged."""
     try:
         return read_header(target).metadata
     except CheckpointError:
@@ -153,7 +153,7 @@ def load_text_encoder(path: str, tell: Callable[[list[str]], None] | None = None
 
 
 def _check_small_text_encoder(shapes: dict[str, tuple[int, ...]], config: dict):
-    """Raises ValueError unless the file holds every weight of just the network that its own config describes."""
+    """Raises ValueError unless the file's weights are exactly those of the network that its config describes."""
     blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.block.")}
     if config["num_layers"] != len(blocks):
         raise ValueError("another number of layers than its config says")
@@ -165,7 +165,7 @@ def _check_small_text_encoder(shapes: dict[str, tuple[int, ...]], config: dict):
 
 
 def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False, tell: Callable | None = None):
-    """Core's UMT5 classes at another size: core only ever looks for XXL."""
+    """Core's UMT5 classes at another size, because core supports XXL only."""
     weights = comfy.utils.load_torch_file(path)
     known = frozenset(config.get("words", ()))
     encoder = comfy.text_encoders.wan.te(**comfy.text_encoders.sd3_clip.t5_xxl_detect(weights))

@@ -11,7 +11,7 @@ from ..errors import NotFiniteError, is_out_of_memory
 from ..video.geometry import FRAMES_AT_A_TIME
 
 CORE_CHANGED = (ImportError, AttributeError, TypeError, LookupError)
-"""What a call of core's inner functions ends in where another version of core names or calls them otherwise."""
+"""Errors of calls to core's private functions if another version of core has changed them."""
 
 
 def decode_chunks(vae, latent: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -43,7 +43,7 @@ def decode_chunks(vae, latent: torch.Tensor) -> Iterator[torch.Tensor]:
             raise
         if not out_of_memory:
             logging.warning("This ComfyUI's VAE cannot be decoded in chunks; decoding the whole video at once", exc_info=True)
-    # Beyond the handler, whose exception would keep what memory the first attempt took.
+    # Outside of the handler, because its exception would keep the memory of the first attempt.
     if out_of_memory:
         logging.warning("Not enough memory to decode at full size; decoding in tiles")
         yield from vae.decode_tiled(latent)[0].split(FRAMES_AT_A_TIME)
@@ -65,7 +65,7 @@ def _stream(vae, latent: torch.Tensor) -> Iterator[torch.Tensor]:
     for start, end in zip(starts, [*starts[1:], latent.shape[2]]):
         part = network.conv2(latent[:, :, start:end].to(device=vae.device, dtype=vae.vae_dtype))
         frames = torch.cat(network.decoder(part, feat_cache=cache, feat_idx=[0]), dim=2)
-        # Into memory of its own first: process_output works in place.
+        # Copied first, because process_output works in place.
         frames = frames.to(device=vae.output_device, dtype=vae.vae_output_dtype(), copy=True)
         yield vae.process_output(frames)[0].movedim(0, -1).cpu()
 

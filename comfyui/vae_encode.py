@@ -12,11 +12,11 @@ from ..errors import is_out_of_memory
 from .vae_decode import CORE_CHANGED
 
 TILE, OVERLAP = 256, 64
-"""Pixels; what core falls back to."""
+"""Tile size in pixels to which core falls back."""
 
 
 def encode_groups(vae, groups: Callable[[], Iterator[torch.Tensor]]) -> torch.Tensor:
-    """[1, C, T, h, w], exactly what `vae.encode` gives of all frames at once.
+    """[1, C, T, h, w], exactly the result of `vae.encode` on all frames at once.
 
     groups: gives T groups of frames, [1, H, W, 3] and then [4, H, W, 3] in 0..1, and does so again when asked again.
 
@@ -39,7 +39,7 @@ def encode_groups(vae, groups: Callable[[], Iterator[torch.Tensor]]) -> torch.Te
             raise
         if not out_of_memory:
             logging.warning("This ComfyUI's VAE cannot encode in chunks; encoding the whole video at once", exc_info=True)
-    # Beyond the handler, whose exception would keep what memory the first attempt took.
+    # Outside of the handler, because its exception would keep the memory of the first attempt.
     if not out_of_memory:
         return vae.encode(torch.cat([*groups()]))
     logging.warning("Not enough memory to encode at full size; encoding in tiles")
@@ -64,7 +64,7 @@ def _stream(vae, groups: Iterator[torch.Tensor]) -> torch.Tensor:
             throw_exception_if_processing_interrupted()
             pixels = vae.vae_encode_crop_pixels(step).movedim(-1, 0)[None]
             pixels = vae.process_input(pixels).to(vae.vae_dtype).to(vae.device)
-            # Nothing comes out until there are frames enough for a latent, or no more follow.
+            # There is no output until enough frames for a latent frame have come, or no more follow.
             latents = network.encoder(pixels, feat_cache=cache, feat_idx=[0], final=following is None)
             encoded += [] if latents is None else [latents]
         mean, _ = network.conv1(torch.cat(encoded, 2)).chunk(2, dim=1)

@@ -1,4 +1,4 @@
-"""ComfyUI's VIDEO objects as what a clip is read from: frame by frame, which core gives only all at once."""
+"""ComfyUI's VIDEO objects as sources of a clip, read frame by frame; core reads all frames at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_video(video, max_frames: int, fps: float) -> Clip:
 
 
 def source_of(video) -> Source:
-    """For a VIDEO of any kind; one that is not core's own file is asked for its frames at once, and they are kept."""
+    """For a VIDEO of any kind; a VIDEO that is not core's file object is read at once, and its frames are kept."""
     if type(video) is not InputImpl.VideoFromFile:
         return ImagesSource(video)
     file = video.get_stream_source()
@@ -31,7 +31,7 @@ def source_of(video) -> Source:
 
 
 class ImagesSource:
-    """A VIDEO that holds its images already."""
+    """A VIDEO whose images are in memory."""
 
     def __init__(self, video):
         with readable():

@@ -28,7 +28,7 @@ def require(*more: str):
 
 
 def __getattr__(name: str):
-    # Imported when asked for: diffusers takes seconds, and may be missing.
+    # Imported on access: importing diffusers takes seconds, and it may be missing.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     require()

@@ -1,4 +1,4 @@
-"""ISA as the attention of diffusers transformers, in the processors that they have already (`stand_in`)."""
+"""ISA as the attention of diffusers transformers, within their own attention processors (`stand_in`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .layouts import layout_reader
 from .stand_in import OUTSIDE_OF_CALL, InContextProcessor, in_context_attention
 
 OURS = ("isa", "block")
-"""What our processors have beside what those they replace had."""
+"""Attributes of our processors that the replaced ones do not have."""
 
 
 class AttachedISA:
@@ -38,7 +38,7 @@ class AttachedISA:
         self.recorder = ReportRecorder()
         self._transformer: torch.nn.Module | None = None
         self._plain: dict[str, object] = {}
-        """Processors that were replaced, by the names of their modules."""
+        """The replaced processors, by the names of their modules."""
         self._hooks: list = []
         self._layout: TokenLayout | Callable[[dict], TokenLayout] | None = None
 
@@ -48,13 +48,13 @@ class AttachedISA:
         return Decisions(Settings(self.config, self.enabled), schedule, backend=self.backend)
 
     def report(self) -> str:
-        """What ran since the last report: calls, their cost, the backend, and why calls ran in full; one line per fact."""
+        """Report since the last report: calls, their cost, the backend, reasons for full attention; one line per fact."""
         run = self.recorder.take()
         nothing = "none of its attention covers all tokens" if run.model_calls else "the transformer was not called"
         return run.summary(self.config, nothing=nothing)
 
     def detach(self):
-        """Leave the transformer as it was, but for what was set on its processors meanwhile, a backend say."""
+        """Restore the transformer's processors, with attributes that were set meanwhile, such as a backend."""
         if (transformer := self._transformer) is None:
             return
         for name, plain in self._plain.items():
@@ -96,7 +96,7 @@ class AttachedISA:
                 f"{type(transformer).__name__} has no attention processor of diffusers' current kind, which ISA could use."
             )
 
-    # A compiler cannot set the variable in which the call is; it goes on after these.
+    # A compiler cannot set the variable of the current call; it continues after these functions.
     @torch.compiler.disable
     def _begin(self, transformer, args, kwargs):
         """Before each forward call."""
@@ -137,7 +137,7 @@ def attach_isa(
     detach_isa(transformer)
     parameter = next(transformer.parameters())
     resolve_backend(backend, parameter.device, config=config)
-    Schedule(dense_blocks=dense_blocks)  # says what is wrong with it
+    Schedule(dense_blocks=dense_blocks)  # raises an error for invalid blocks
     isa = AttachedISA(config, backend, dense_blocks, min_tokens)
     isa.attach(transformer, layout)
     return isa
@@ -155,7 +155,7 @@ def tells_its_calls(transformer: torch.nn.Module) -> bool:
 
 
 def block_of(name: str) -> str:
-    """Of a processor's or module's name, up to the number of its block: "blocks.3.attn1.processor" -> "blocks.3"."""
+    """The start of a processor's or module's name, up to the number of its block: "blocks.3.attn1.processor" -> "blocks.3"."""
     return re.match(r".*?\d+(?=\.)|.*", name)[0]
 
 
@@ -165,21 +165,21 @@ def forward_arguments(kind: type) -> tuple[str, ...]:
 
 
 def in_context_processor(plain, isa: AttachedISA, block: int):
-    """`plain`, a diffusers attention processor, as one that attends in context; it keeps its class's signature and name."""
+    """`plain`, a diffusers attention processor, as one with in-context attention. It keeps its class's signature and name."""
     processor = _blank_processor(type(plain))
     vars(processor).update(vars(plain), isa=isa, block=block)
     return processor
 
 
 def _blank_processor(kind: type):
-    """Without attributes yet: what copies and pickles are made of."""
+    """An instance without attributes, for copies and pickles."""
     ours = _in_context_kind(kind)
     return ours.__new__(ours)
 
 
 @functools.lru_cache
 def _in_context_kind(kind: type) -> type:
-    # wraps: some attention modules look at the signature to see what their processor takes.
+    # wraps: some attention modules read their processor's signature to choose its arguments.
     @functools.wraps(kind.__call__)
     def call(self, *args, **kwargs):
         model_call = current()

@@ -1,4 +1,4 @@
-"""A LIVEditor checkpoint as diffusers sees it: whether it can be held there, the network's configuration, names of weights."""
+"""A LIVEditor checkpoint for diffusers: supported weights, the network's configuration, names of weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEAD_DIM = 128
 
 
 def open_liveditor(path: str | Path) -> Checkpoint:
-    """A checked checkpoint that can be held in diffusers. Raises CheckpointError, or OSError where there is none."""
+    """A checked checkpoint that diffusers can represent. Raises CheckpointError, or OSError where there is none."""
     checkpoint = open_checkpoint(path)
     check_keys(checkpoint.shapes)
     if any(is_quantisation(name) for name in checkpoint.shapes):
@@ -25,7 +25,7 @@ def open_liveditor(path: str | Path) -> Checkpoint:
 
 
 def configuration(checkpoint: Checkpoint) -> dict:
-    """The transformer's configuration, as the weights' shapes tell it."""
+    """The transformer's configuration, derived from the weights' shapes."""
     dim = checkpoint.shapes["head.modulation"][-1]
     return {
         "num_attention_heads": dim // HEAD_DIM,

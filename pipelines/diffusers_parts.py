@@ -1,4 +1,4 @@
-"""Parts of diffusers that are not its public interface, all in one place, and a sentence for a version that lacks one."""
+"""All uses of diffusers' private parts, and an error message for a version that lacks one."""
 
 from __future__ import annotations
 

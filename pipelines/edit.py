@@ -1,4 +1,4 @@
-"""From a video file and an instruction to an edited video file: what the command line and batch jobs do with each clip."""
+"""Edits a video file to a video file, for the command line and batch jobs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
 
 
 def check_files(edit: Edit, output: str | Path):
-    """Before anything takes time. Raises ValueError for a video or reference that is not there, OSError where the output
+    """Check the files before any long work. Raises ValueError for a missing video or reference, OSError where the output
     cannot be written."""
     for path in (edit.video, *edit.references):
         if not Path(path).is_file():
@@ -79,7 +79,7 @@ def check_files(edit: Edit, output: str | Path):
 
 
 def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress: bool = True) -> tuple[Path, dict]:
-    """Edit, write an mp4 with the source's frame rate and sound; where it lies, and what is worth knowing of the run.
+    """Edit, write an mp4 with the source's frame rate and sound. Returns its path and facts about the run.
 
     The file appears under its name only when it is whole; where a file has that name already, it is numbered on.
     Several processes under torchrun all edit, and the first writes.
@@ -145,7 +145,7 @@ def _pipeline(choice: ModelChoice, dtype: torch.dtype) -> LIVEditorPipeline:
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> LIVEditorPipeline:
-    """`from_pretrained` by itself would fill up what weights a folder lacks with random ones."""
+    """Raise for missing weights, which `from_pretrained` alone would replace with random ones."""
     tokenizer, encoder = load_text_encoder(folder, dtype)
     vae = load_vae(folder, dtype)
     transformer = load_part(LIVEditorTransformer3DModel, folder, "transformer", dtype)

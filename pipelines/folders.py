@@ -12,7 +12,7 @@ from ..errors import is_out_of_memory
 
 
 def load_part(kind: type, folder: Path, part: str, dtype: torch.dtype) -> torch.nn.Module:
-    """The model of class `kind` in `folder`/`part`, or in `folder` itself where it is that part alone. Nothing is downloaded.
+    """The model of class `kind` in `folder`/`part`, or in `folder` itself if it contains only that part. Nothing is downloaded.
 
     Raises CheckpointError when it is not there, damaged, or not whole.
     """
@@ -30,7 +30,7 @@ def part_folder(folder: Path, part: str) -> Path:
 
 @contextmanager
 def said_of(place: Path, what: str):
-    """What a library stumbles on in a folder becomes one CheckpointError; where memory runs out, its own exception comes out."""
+    """Turns a library's errors about a folder into one CheckpointError, except out of memory."""
     try:
         yield
     except Exception as error:  # libraries raise anything here: OSError, SafetensorError, KeyError of a damaged config

@@ -1,4 +1,4 @@
-"""Where target and context lie in the sequence of transformers that diffusers brings, from their forward call's arguments."""
+"""Positions of target and context in the sequence of diffusers' transformers, from the arguments of their forward call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[dict], TokenLayout]] = {
     "FluxTransformer2DModel": flux_layout,
     "QwenImageTransformer2DModel": qwen_layout,
 }
-"""By the transformer's class."""
+"""Layout functions by the transformer's class."""
 
 
 def layout_reader(transformer) -> Callable[[dict], TokenLayout]:

@@ -24,7 +24,7 @@ def local_device() -> torch.device:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and tells."""
+    """Whether this process writes files and messages."""
     return (this_process() or Process()).rank == 0
 
 
@@ -39,7 +39,7 @@ def check_processes() -> int:
 
 
 def share_gpus(transformer):
-    """Share `transformer`'s work with all processes that torchrun started; nothing where it started one or none.
+    """Share `transformer`'s work with all processes that torchrun started. Does nothing for one process.
 
     Every process has all the weights on its GPU already, and calls with the same inputs.
     Raises ValueError where they cannot share: more processes than GPUs, or heads that they do not divide.

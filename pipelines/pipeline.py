@@ -1,4 +1,4 @@
-"""LIVEditorPipeline: a video and an instruction in, the edited video out, in diffusers' manner."""
+"""LIVEditorPipeline: a video and an instruction in, the edited video out, as a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SHIFT = 6.0
 TRAIN_TIMESTEPS = 1000
 
 VAE_OVERFLOW = "use dtype fp32"
-"""What to do where the VAE decodes NaN."""
+"""Advice for a VAE that decodes NaN."""
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，"
     "画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
-"""Wan's standard one."""
+"""Wan's standard negative prompt."""
 
 
 class LIVEditorPipeline(WanPipeline):
@@ -72,7 +72,7 @@ class LIVEditorPipeline(WanPipeline):
             negative_prompt=negative_prompt,
             longest_side=longest_side,
         )
-        # Frames come and go as they are; sizes are for `fit_frames`.
+        # Frames are passed on unchanged; `fit_frames` resizes them.
         self.video_processor = VideoProcessor(do_resize=False, do_normalize=False)
 
     @classmethod
@@ -200,7 +200,7 @@ class LIVEditorPipeline(WanPipeline):
         return WanPipelineOutput(frames=result) if return_dict else (result,)
 
     def encode_prompt(self, prompt, *args, max_sequence_length: int | None = None, **kwargs):
-        """As in Wan, but that texts are as long as ComfyUI makes them where `max_sequence_length` does not say."""
+        """As in Wan, but without `max_sequence_length` texts are as long as in ComfyUI."""
         return super().encode_prompt(prompt, *args, max_sequence_length=max_sequence_length, **kwargs)
 
     def _get_t5_prompt_embeds(self, prompt=None, num_videos_per_prompt=1, max_sequence_length=None, device=None, dtype=None):
@@ -211,7 +211,7 @@ class LIVEditorPipeline(WanPipeline):
         return super()._get_t5_prompt_embeds(texts, num_videos_per_prompt, length, device, dtype)
 
     def check_inputs(self, prompt, prompt_embeds, callback_tensors, steps, output_type):
-        """Raises ValueError for what `encode_prompt` and `fit_frames` would not find wrong, or only late."""
+        """Raises ValueError for errors that `encode_prompt` and `fit_frames` would find late or not at all."""
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("Give either `prompt`, what to change in the video, or `prompt_embeds`.")
         texts = prompt if isinstance(prompt, list) else [prompt]
@@ -247,7 +247,7 @@ class LIVEditorPipeline(WanPipeline):
         return batch[0].movedim(0, -1)
 
     def size_for(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height at which a video of these is edited where a call does not say."""
+        """Default width and height of the edit for a video of this width and height."""
         longest = self.config.longest_side
         return size_within(width, height, longest) if longest else closest_bucket(width, height)
 
@@ -282,7 +282,7 @@ class LIVEditorPipeline(WanPipeline):
 
 
 def solves_flows(scheduler) -> bool:
-    """Unless its settings say that it is for models that predict something else than a flow's velocity."""
+    """Raise if a scheduler is set for models that predict something else than a flow's velocity."""
     settings = scheduler.config
     return settings.get("prediction_type", "flow_prediction") == "flow_prediction" and settings.get("use_flow_sigmas", True)
 

@@ -1,4 +1,4 @@
-"""What may be asked of the editor: a model, and an edit of a video file."""
+"""A request to the editor: the model, and an edit of a video file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ RANGES = {
     "width": (16, 8192),
     "height": (16, 8192),
 }
-"""Of the numbers of an edit, both ends included."""
+"""Ranges of an edit's numbers, both ends included."""
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model edits, and how it is held.
+    """The model and how its weights are stored.
 
     model: "tiny" (the included one), a folder in diffusers' layout, or a LIVEditor checkpoint file (.bin or .safetensors).
     text_encoder, vae: files, needed with a checkpoint file only.
@@ -47,7 +47,7 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit of one video file. What is None, the model's own default decides.
+    """One edit of one video file. None stands for the model's default.
 
     frames: the first so many, 0 for all; fps: 0 for the video's own; size: width and height, multiples of 16.
     references: image or video files the edit may refer to.

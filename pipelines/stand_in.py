@@ -1,4 +1,4 @@
-"""One attention of a diffusers processor in context: ISA, or full attention with LIVEditor's coarse residual.
+"""One in-context attention of a diffusers processor: ISA, or full attention with LIVEditor's coarse residual.
 
 diffusers' native attention, on one GPU or in context parallelism, ends in PyTorch's `scaled_dot_product_attention` over all
 tokens of some heads. While a processor attends in context, a `TorchFunctionMode` puts a StandIn in its place: queries, keys,
@@ -26,7 +26,7 @@ OUTSIDE_OF_CALL = (
 )
 
 _waiting: ContextVar[object] = ContextVar("liveditor_isa.waiting", default=None)
-"""The processor in whose place this thread's StandIn waits."""
+"""The processor that this thread's StandIn replaces."""
 
 
 class InContextProcessor:
@@ -43,7 +43,7 @@ class InContextProcessor:
 
 @contextmanager
 def in_context_attention(processor, call: ModelCall, block: int, of_blocks: int = 1, gate: torch.Tensor | None = None):
-    """Let `processor` attend as `call` says while this holds, for whatever of its attention covers all tokens.
+    """Within this context, those attentions of `processor` that cover all tokens run as `call` says.
 
     gate: [B, S + padding, 1, 1], factor of LIVEditor's coarse residual over all tokens; None for a model without one.
     Yields the StandIn, which knows whether there was such an attention.

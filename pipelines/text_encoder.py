@@ -1,4 +1,4 @@
-"""UMT5 in transformers, from ComfyUI's files too: XXL, and smaller ones that say in the file what they know."""
+"""UMT5 in transformers, from ComfyUI's files too: XXL, and smaller ones whose files list the words that they know."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from . import HERE
 from .folders import load_part, part_folder, said_of
 
 TEXT_LENGTH = 512
-"""Tokens to which UMT5-XXL has its texts filled up, as Wan was trained."""
+"""Number of tokens to which texts for UMT5-XXL are padded, as in Wan's training."""
 
 TOKENIZER = "spiece_model"
 """Key of the bytes of a sentencepiece model in ComfyUI's files."""
 
 SCALES = ("scale_weight", "weight_scale")
-"""What the scale of an fp8 weight is called, in older and newer files."""
+"""Names of the scale of an fp8 weight, in older and newer files."""
 
 
 def load_text_encoder(
     path: str | Path, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[PreTrainedTokenizerBase, UMT5EncoderModel]:
-    """Tokenizer and encoder; `text_length` and `unknown_to` tell what else ComfyUI does with a text.
+    """Tokenizer and encoder; `text_length` and `unknown_to` do what else ComfyUI does with a text.
 
     path: umt5_xxl_fp16.safetensors, umt5_xxl_fp8_e4m3fn_scaled.safetensors or another width's, or a folder in diffusers'
     layout: a whole pipeline's, or one that holds both.
@@ -50,7 +50,7 @@ def load_text_encoder(
 
 
 def text_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """The `max_sequence_length` with which a text is embedded as by ComfyUI: the model's own, and what longer texts need.
+    """The `max_sequence_length` with which a text is embedded as in ComfyUI: the model's own length, or that of a longer text.
 
     ComfyUI cuts no text off, so longer ones have longer embeddings; give each text its own length.
     """
@@ -59,7 +59,7 @@ def text_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 
 
 def unknown_to(encoder: UMT5EncoderModel, text: str) -> list[str]:
-    """Words of the text that a small encoder was never taught, which are logged; a large one knows all."""
+    """Words of the text that a small encoder does not know; they are logged. A large one knows all words."""
     known = getattr(encoder.config, "known_words", None)
     unknown = unknown_words(text, frozenset(known)) if known else []
     if unknown:
@@ -83,20 +83,20 @@ def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTo
         encoder = _empty_encoder(checkpoint.shapes, own.get("words", []))
         if len(tokenizer) > encoder.config.vocab_size:
             raise ValueError(f"it embeds {encoder.config.vocab_size} of the {len(tokenizer)} tokens of its tokenizer")
-    except Exception as error:  # protobuf's and tokenizers' own kinds are among what damaged bytes lead to
+    except Exception as error:  # damaged bytes also raise protobuf's and tokenizers' own types
         if is_out_of_memory(error):
             raise
         words = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{name} does not fit ({words}): it is damaged or another model, download it again.") from error
     weights = {weight: _weight(checkpoint, weight, dtype) for weight in _expected(encoder)}
-    # Its input embedding has a second name.
+    # The input embedding has a second name.
     encoder.load_state_dict({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, assign=True)
     encoder.tie_weights()
     return tokenizer, encoder.eval().requires_grad_(False)
 
 
 def _tokenizer(model: bytes, length: int) -> PreTrainedTokenizerFast:
-    """Of a sentencepiece model: the same ids, but that texts which spell special tokens, as "</s>", mean those."""
+    """The tokenizer of a sentencepiece model: the same ids, except that special tokens spelled in a text, as "</s>", are recognised."""
     proto = import_protobuf().ModelProto.FromString(model)
     pad, end, unknown = proto.pieces[0], proto.pieces[1], proto.pieces[proto.trainer_spec.unk_id]
     if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM or not (
@@ -105,8 +105,8 @@ def _tokenizer(model: bytes, length: int) -> PreTrainedTokenizerFast:
         raise ValueError("its tokenizer is not of UMT5's kind")
     fast = SpmConverter.build_tokenizer_from_spm_proto(proto, [(piece.piece, piece.score) for piece in proto.pieces])
     if "nfkc" in proto.normalizer_spec.name:
-        # Letters spelled with several accents, and Korean by its strokes, as Apple's file names are: `tokenizers` looks up
-        # each as a whole, and would lose parts of them.
+        # Letters with several combining accents, and decomposed Korean, as in Apple's file names: `tokenizers` looks up each
+        # as a whole and would lose parts.
         fast.normalizer = normalizers.Sequence([normalizers.NFC(), fast.normalizer])
     fast.post_processor = processors.TemplateProcessing(
         single=["$A", end.piece], pair=["$A", end.piece, "$B", end.piece], special_tokens=[(end.piece, 1)]
@@ -121,7 +121,7 @@ def _tokenizer(model: bytes, length: int) -> PreTrainedTokenizerFast:
 
 
 def _empty_encoder(shapes: dict[str, tuple[int, ...]], words: list[str]) -> UMT5EncoderModel:
-    """As large as the weights' shapes say, without weights. Raises ValueError unless these are just its weights."""
+    """An encoder of the size given by the weights' shapes, without weights. Raises ValueError unless the names match."""
     attention = "encoder.block.0.layer.0.SelfAttention"
     try:
         heads = shapes[f"{attention}.relative_attention_bias.weight"][1]
@@ -156,7 +156,7 @@ def _expected(encoder: UMT5EncoderModel) -> dict[str, tuple[int, ...]]:
 
 
 def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tensor:
-    """Read when it is asked for, with its scale if it is stored in fp8."""
+    """A weight, read on access and multiplied by its scale if it is stored in fp8."""
     weight = checkpoint.tensor(name)
     stem = name.removesuffix("weight")
     scale = next((checkpoint.tensor(stem + ending) for ending in SCALES if stem + ending in checkpoint.shapes), None)
@@ -165,7 +165,7 @@ def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tens
             f"{checkpoint.path.name} is quantised in a way that only ComfyUI reads: pick "
             "umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors."
         )
-    # In fp16 these overflow; transformers keeps them in fp32 too.
+    # These overflow in fp16; transformers keeps them in fp32 too.
     if dtype == torch.float16 and set(name.split(".")) & set(UMT5EncoderModel._keep_in_fp32_modules):
         dtype = torch.float32
     return weight.to(dtype) if scale is None else (weight.float() * scale.float()).to(dtype)

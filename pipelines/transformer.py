@@ -60,7 +60,7 @@ class LIVEditorAttnProcessor(InContextProcessor, WanAttnProcessor):
 
 
 class InContextRotaryPosEmbed(WanRotaryPosEmbed):
-    """Wan's, over several token groups, whose positions start at (0, 0, 0) each."""
+    """Wan's, over several token groups, each with positions from (0, 0, 0)."""
 
     def forward(self, *latents: torch.Tensor, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, C, T, h, w] each -> cosines and sines, [1, S, 1, D] over all groups' tokens, then zeros for the padding."""
@@ -78,7 +78,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
     makes_model_calls = True
     ignore_for_config = ["added_kv_proj_dim", "pos_embed_seq_len"]  # of Wan's image-to-video
     _skip_layerwise_casting_patterns = [*WanTransformer3DModel._skip_layerwise_casting_patterns, MEMORY, "alpha_1"]
-    # All groups' tokens are one sequence: it is cut as one, and whole again wherever a token's group matters.
+    # All groups' tokens are one sequence. It is split as a whole, and gathered wherever a token's group matters.
     _cp_plan = {
         "rope": {index: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True) for index in (0, 1)},
         "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False)},
@@ -102,7 +102,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         qk_norm: str = "rms_norm_across_heads",
         eps: float = 1e-6,
         rope_max_seq_len: int = 1024,
-        image_dim: None = None,  # Wan's loader of LoRAs asks whether this is its image-to-video
+        image_dim: None = None,  # Wan's LoRA loader checks this for image-to-video models
     ):
         super().__init__(
             patch_size=patch_size, num_attention_heads=num_attention_heads, attention_head_dim=attention_head_dim,
@@ -163,7 +163,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         time, modulation, text, _ = self.condition_embedder(timestep, encoder_hidden_states)
         tokens = within(call, self._run_blocks, call, tokens, text, modulation.unflatten(1, (6, -1)), rotary)
 
-        if self._parallel_config is None:  # else nobody has the target's tokens by themselves yet
+        if self._parallel_config is None:  # otherwise no process has all of the target's tokens yet
             tokens = tokens[:, :target]
         shift, scale = (self.scale_shift_table + time[:, None]).to(tokens.device).chunk(2, dim=1)
         tokens = (self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
@@ -171,7 +171,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
     def call_over(self, layout: TokenLayout) -> ModelCall:
-        """The model call that begins, with what an attached ISA decides for it now."""
+        """The model call that begins, with the decision of an attached ISA."""
         padding, isa = self._padding(layout.total), getattr(self, "attached_isa", None)
         if isa is None:
             return ModelCall(layout, padding=padding)
@@ -187,15 +187,15 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         return tokens
 
     def _padded(self, latent: torch.Tensor) -> torch.Tensor:
-        """To whole patches, as ComfyUI does: what was cut off at one edge goes on at the other."""
+        """Pad to whole patches, as ComfyUI does: with pixels from the opposite edge."""
         missing = [-side % patch for side, patch in zip(latent.shape[2:], self.config.patch_size)]
         return (
             F.pad(latent, [end for side in reversed(missing) for end in (0, side)], mode="circular") if any(missing) else latent
         )
 
     def _padding(self, tokens: int) -> int:
-        """How many tokens more all GPUs can share equally. Raises ValueError for another parallelism than Ulysses, or heads
-        that cannot be shared."""
+        """Number of padding tokens with which all GPUs get equal shares. Raises ValueError for another parallelism than Ulysses,
+        or heads that do not divide."""
         if self._parallel_config is None:
             return 0
         degree = self._parallel_config.context_parallel_config.ulysses_degree

@@ -62,7 +62,7 @@ def _another(path: Path) -> CheckpointError:
 
 @torch.no_grad()
 def encode_video(vae: AutoencoderKLWan, frames: torch.Tensor | Iterable[torch.Tensor]) -> torch.Tensor:
-    """Normalised latents, [1, 16, T, H/8, W/8] in fp32, the mean of what the VAE sees: as the network takes them.
+    """Normalised latents, [1, 16, T, H/8, W/8] in fp32, the mean of the VAE's distribution, as the network takes them.
 
     frames: [F, H, W, 3] in 0..1, or an iterable of such chunks, which are read as they are needed. H and W are multiples of
     8. The last frame is repeated to 4(T-1) + 1 frames.
@@ -100,18 +100,18 @@ def decode_video(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch
         yield _frames(vae.decoder(vae.post_quant_conv(latent), feat_cache=cache, feat_idx=[0]))
 
 
-# `vae.encode` and `vae.decode` go through a video just so, latent frame by latent frame, but hold all of it at once. There is
-# no public way to ask them for one after the other.
+# `vae.encode` and `vae.decode` process a video in the same steps, latent frame by latent frame, but hold all of it at once.
+# They have no public way to return one step at a time.
 
 
 def _cache(network: torch.nn.Module) -> list:
-    """For what encoder or decoder remember of the frames before: a place for each of their convolutions over time."""
+    """The feature cache of encoder or decoder: one entry for each of their convolutions over time."""
     return [None] * sum(isinstance(module, WanCausalConv3d) for module in network.modules())
 
 
 @apply_forward_hook
 def _ready(vae: AutoencoderKLWan) -> torch.device:
-    """Where it computes. The decorator has accelerate's offloading bring it there, as it does for `vae.encode`."""
+    """The device of computation. The decorator makes accelerate's offloading load the VAE, as for `vae.encode`."""
     return get_module_execution_device(vae)
 
 

@@ -1,4 +1,4 @@
-"""Writes LIVEditor's weights in diffusers' layout, from any checkpoint that the node pack loads."""
+"""Writes the weights of any checkpoint that the node pack loads in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save_for_diffusers(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(errno.EEXIST, "There is a file where the folder should be; name another", str(folder))
-    # A loader would take these, or both.
+    # A loader would read these instead, or as well.
     if others := sorted(path.name for path in folder.glob("*.safetensors*") if path.name != WEIGHTS):
         raise FileExistsError(errno.EEXIST, f"The folder holds other weights ({others[0]}); name an empty one", str(folder))
     is_new = not folder.exists()
