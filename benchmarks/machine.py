@@ -1,4 +1,4 @@
-"""Where results and scripts are, and what machine and packages a measurement ran on."""
+"""Paths of results and scripts, and the machine and packages of a measurement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLE_VIDEO = ROOT / ".cache/bigbuckbunny.mp4"
 
 
 def result_file(name: str) -> Path:
-    """Of today's results of a benchmark, say "attention-h200"."""
+    """Path of today's results of a benchmark, such as "attention-h200"."""
     return RESULTS / f"{name}-{date.today():%Y-%m-%d}.json"
 
 
@@ -27,7 +27,7 @@ def gpu_slug(name: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, PyTorch, and every installed package that may run."""
+    """Versions of Python, PyTorch, and every installed package that may run."""
     found = {"torch": torch.__version__, "python": platform.python_version()}
     if torch.backends.cudnn.is_available():
         found["cudnn"] = str(torch.backends.cudnn.version())
@@ -46,7 +46,7 @@ def peak_memory() -> int:
 
 
 def use_comfyui():
-    """Make ComfyUI's modules importable, on a GPU where there is one. Call it before they are imported."""
+    """Make ComfyUI's modules importable, on a GPU if there is one. Call it before they are imported."""
     if str(ROOT / "scripts") not in sys.path:
         sys.path.insert(0, str(ROOT / "scripts"))
     from comfy_headless import import_comfy

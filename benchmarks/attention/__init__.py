@@ -1,1 +1,1 @@
-"""Attention alone: time, memory and error of ISA beside its rivals."""
+"""Attention alone: time, memory and error of ISA and of other implementations."""

@@ -1,4 +1,4 @@
-"""What gradients cost: forward and backward of ISA beside full attention's, on one GPU, medians of alternating runs.
+"""The time of gradients: forward and backward of ISA and of full attention, on one GPU, medians of alternating runs.
 
     python -m liveditor_isa.benchmarks.attention.backward [--tokens 16384 65520] [--out FILE]
 

@@ -1,4 +1,4 @@
-"""First calls in a fresh process with an empty Triton cache: what a user waits for, and that a new length is not tuned again.
+"""First calls in a fresh process with an empty Triton cache: the time that a user waits, and a check that a new length is not tuned again.
 
 The process has imported everything, and its inputs are on the GPU, before the first call.
 """

@@ -1,4 +1,4 @@
-"""Three errors, all relative L2, none of which stands for another:
+"""Three different errors, all relative L2:
 
 - `kernel_error`: rounding alone. ISA with its gated residual against the fp64 oracle, which takes the same decisions, on a small ragged layout.
 - `relative(out[rows], exact_rows(...))`: what the method leaves out as well. Any variant against exact attention in fp32,
@@ -21,7 +21,7 @@ SMALL = TokenLayout(1080, (1080, 301))
 
 
 def relative(out: torch.Tensor, exact: torch.Tensor) -> float:
-    """‖out - exact‖ / ‖exact‖ over [.., H, D], a few heads at a time. Raises ValueError where either holds a NaN."""
+    """‖out - exact‖ / ‖exact‖ over [.., H, D], a few heads at a time. Raises ValueError if either contains NaN."""
     wrong = size = 0.0
     for a, b in zip(out.split(4, -2), exact.split(4, -2)):
         wrong = wrong + (a.float() - b.float()).square().sum(dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Queries, keys and values to measure attention on: white noise, and what a video model's attention looks like.
+"""Queries, keys and values to measure attention on: white noise, and inputs like those in a video model.
 
     python -m liveditor_isa.benchmarks.attention.inputs [--tokens 65520] [--heads 40]      prints statistics of the structured ones
 
@@ -19,16 +19,16 @@ FREQUENCIES = 128
 """Random Fourier features per field."""
 
 CLASSES = 16
-"""Kinds of things in the picture, with sharp edges between them."""
+"""Number of classes of objects in the picture, with sharp edges between them."""
 
 SAME = 0.9
 """Correlation of the context's content with the target's at the same place: the video before and after an edit."""
 
 SIGNAL = 0.85
-"""Share of a query's and of a key's variance that both read off the content; the rest is each one's own."""
+"""Share of a query's and of a key's variance that comes from the content; the rest is independent."""
 
 SHARES = {"field": 0.6, "class": 0.25, "token": 0.15}
-"""What content is made of: smooth fields, the class of the thing shown, texture of the single token."""
+"""Parts of the content: smooth fields, the class of the object, texture of the single token."""
 
 
 def half_context(tokens: int) -> TokenLayout:

@@ -50,7 +50,7 @@ def measure(bench: Bench, kind: str, tokens: int, turns: int, kernel_errors: dic
     def first_call(name):
         _, extra = timing.first_output(calls[name])
         row = {"tokens": tokens, "inputs": kind, "variant": name, "extra_gb": extra, "first_call_s": None}
-        # The residual is no part of full attention, which these errors are against.
+        # Without the residual, which full attention, the reference of these errors, does not have.
         out = bench.running[name](q, k, v, layout)
         row |= errors.errors_vs_full(out, exact, sample, layout)
         # Full attention's rounding shows against the exact output; ISA's only against its oracle; sol_attn has none here.
@@ -69,7 +69,7 @@ def measure(bench: Bench, kind: str, tokens: int, turns: int, kernel_errors: dic
     for name, row in rows.items():
         for column, rival in (("vs_cudnn", "sdpa-cudnn"), ("vs_fa2", "sdpa-fa2")):
             row[column] = round(rows[rival]["ms"] / row["ms"], 2) if rival in rows else None
-        if name.startswith("isa") and name != TORCH:  # whose two groups run on the same kernels
+        if name.startswith("isa") and name != TORCH:  # both groups of these run on the same kernels
             row |= timing.split(calls[name])
             row["sparse_tflops"] = round(sparse_flops(layout) / row["sparse_ms"] / 1e9) if row["sparse_ms"] else None
     return [rounded(row) for row in rows.values()]
@@ -155,7 +155,7 @@ def main():
 
     def store(rows):
         result["rows"] += rows
-        if not options.no_store:  # after every part: a run that breaks off keeps what it has
+        if not options.no_store:  # after every part, so that an interrupted run keeps its results
             path.write_text(json.dumps(result, indent=2) + "\n")
 
     small = {kind: kernel_errors(bench, kind) for kind in options.inputs}

@@ -1,4 +1,4 @@
-"""How long calls take on the GPU. Two figures, medians over turns in which all variants alternate in one process:
+"""GPU time of calls. Two figures, medians over turns in which all variants alternate in one process:
 
 - `ms`: the GPU first sleeps a few milliseconds, in which the host queues the call, as in a model, where the host runs
   ahead of the GPU. Launches are hidden unless the call itself makes the host wait.
@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 SLEEP_CYCLES = 20_000_000
-"""About 10 ms at 2 GHz: longer than any variant takes to queue its calls."""
+"""About 10 ms at 2 GHz, longer than any variant needs to queue its calls."""
 
 
 def alternate(calls: dict[str, Callable], turns: int, alone: bool = True) -> dict[str, dict]:
@@ -76,7 +76,7 @@ def split(call: Callable) -> dict[str, float]:
 
 
 def part_of(kernel: str) -> str:
-    """Our Triton kernels by their names, the libraries' attention by what all of them have in theirs."""
+    """Our Triton kernels by their names, the libraries' attention by a part that is common to their names."""
     if kernel.startswith("_sparse"):
         return "sparse_ms"
     if kernel.startswith("_dense") or any(word in kernel.lower() for word in ("sdpa", "flash", "fmha")):

@@ -43,7 +43,7 @@ def isa(config: ISAConfig = ISAConfig(), backend: str = "triton", dense: str = "
 def flex() -> Attention:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # One compilation per length, as fixed shapes give it its fastest code.
+    # One compilation per length, because its code is fastest for fixed shapes.
     compiled = torch.compile(flex_attention, dynamic=False)
 
     def run(q, k, v, layout, gate=None):
@@ -78,7 +78,7 @@ def sage() -> Attention:
     from sageattention import sageattn
 
     def run(q, k, v, layout, gate=None):
-        # Left to itself SageAttention 1 subtracts the mean of K in place: the caller's K, which others are measured on.
+        # By default SageAttention 1 subtracts the mean of K in place, in the caller's K, which other variants use too.
         centred = k - k.mean(dim=1, keepdim=True)
         return sageattn(q, centred, v, tensor_layout="NHD", smooth_k=False)
 
@@ -110,7 +110,7 @@ class Bench:
             self.attempt(name, lambda name=name, make=make: self.running.__setitem__(name, make()))
 
     def attempt(self, name: str, what: Callable):
-        """what(), or None and the variant `name` is out from here on."""
+        """what(); if it fails, None, and the variant `name` is not measured further."""
         try:
             return what()
         except Exception as error:
@@ -118,13 +118,13 @@ class Bench:
             self.skipped[name] = reason(error)
             print(f"skipped {name}: {self.skipped[name]}", flush=True)
             if torch.cuda.is_available():
-                # A faulty kernel leaves a context in which every later call fails: that ends the run, here.
+                # After a faulty kernel every later call in this context fails, so the run ends here.
                 torch.cuda.synchronize()
             return None
 
 
 def reason(error: Exception) -> str:
-    """One line: the error's kind, unless it speaks for itself, and the first line of what it says."""
+    """One line: the error's type, unless the message is clear without it, and the first line of the message."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     text = first if isinstance(error, (ImportError, RuntimeError)) and first else f"{type(error).__name__}: {first}"
     return text[:300]

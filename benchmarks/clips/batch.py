@@ -48,7 +48,7 @@ def make_clips(folder: Path, count: int) -> Path:
 
 
 def files(folder: Path) -> dict[str, dict[str, int]]:
-    """By kind of result: when each file was written, by its name."""
+    """{kind of result: {name of the file: time of writing}}."""
     patterns = {"videos": "*.mp4", "records": "records/*.json", "quarantined": "quarantine/*.json"}
     return {kind: {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern)} for kind, pattern in patterns.items()}
 
@@ -60,7 +60,7 @@ def kill_a_worker() -> bool:
                 os.kill(int(folder.name), signal.SIGKILL)
                 return True
         except OSError:
-            pass  # gone meanwhile
+            pass  # removed meanwhile
     return False
 
 

@@ -47,9 +47,9 @@ from ..fidelity.model import load_editor
 SIZE, LONG_SIZE, CLIP_SIDE = (33, 144, 256), (81, 112, 208), 192
 STEPS, EDITS = 12, 6
 MADE = 0.001
-"""Gain that the made drift adds each frame."""
+"""Gain that the artificial drift adds per frame."""
 CAST = torch.tensor([[1.05, 1.0, 0.95], [0.02, 0.0, -0.01]])
-"""Gain and offset of the made shift, of red, green and blue."""
+"""Gain and offset of the artificial shift, for red, green and blue."""
 
 
 def full(func, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""A long video edited by overlapping context windows: whether their seams show, and what memory takes for how many frames.
+"""A long video edited by overlapping context windows: visibility of the seams, and memory by number of frames.
 
     python -m liveditor_isa.benchmarks.clips.long_video [--write]
 
@@ -63,7 +63,7 @@ VARIANTS = {
 def edit(variant: str, path: str, frames: int) -> dict:
     """Edit the beginning of a video; one row of the table."""
     schedule, overlap, fuse = VARIANTS[variant]
-    # Threads that wait for each other over such small work make it slower.
+    # For such small work, more threads are slower, because they wait for each other.
     torch.set_num_threads(1)
     register()
     vae = load_vae(included.path_of("vae"))

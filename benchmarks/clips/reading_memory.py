@@ -1,4 +1,4 @@
-"""What memory it takes to bring a long video into the model's latent: read in chunks, and all at once as core reads it.
+"""Memory for encoding a long video to the model's latent: read in chunks, and all at once as core reads it.
 
     python -m liveditor_isa.benchmarks.clips.reading_memory [--write]
 
@@ -39,7 +39,7 @@ WIDTH, HEIGHT = 96, 64
 @torch.inference_mode()
 def read(way: str, path: str) -> dict:
     """One row: seconds, and the process' peak memory before and after."""
-    # Threads that wait for each other over such small work make it slower.
+    # For such small work, more threads are slower, because they wait for each other.
     torch.set_num_threads(1)
     vae = load_vae(included.path_of("vae"))
     video = InputImpl.VideoFromFile(path)

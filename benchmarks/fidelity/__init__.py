@@ -1,1 +1,1 @@
-"""How near edits with ISA are to edits with full attention."""
+"""How close edits with ISA are to edits with full attention."""

@@ -1,4 +1,4 @@
-"""What happens inside: ISA's error in every call of attention, and the two premises that the paper rests ISA on."""
+"""Inside the network: ISA's error in every attention call, and the paper's two premises of ISA."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ERRORS = ("taylor", "routed")
 """Of a query block: with all of its KV list as means, and as ISA's sparse group attends, the best blocks exactly."""
 
 SAMPLE = 400
-"""Query blocks that the scatter plot shows."""
+"""Number of query blocks in the scatter plot."""
 
 
 def attention_errors(editor: Editor, batch: EditBatch, steps: int, chosen: dict[str, Setting]) -> dict[str, dict]:
@@ -75,7 +75,7 @@ def premises(editor: Editor, batch: EditBatch, steps: int, config: ISAConfig) ->
 
 
 def context_saliency(q, k, layout: TokenLayout, config: ISAConfig) -> dict[str, torch.Tensor]:
-    """Where the target looks, in exact attention, q and k [B, S, H, D] -> [B, H] each:
+    """The distribution of the target's exact attention, q and k [B, S, H, D] -> [B, H] each:
 
     context_share: share of its attention on the context;
     kept_share: of that, the share on the context blocks that ISA keeps; best_share: on as many blocks, the best ones.
@@ -101,7 +101,7 @@ def _mass(q, k, layout: TokenLayout) -> torch.Tensor:
 
 
 def _plan(q, k, layout: TokenLayout, config: ISAConfig) -> RoutingPlan:
-    """What ISA decides about q, k [B, S, H, D], for B·H heads."""
+    """ISA's plan for q, k [B, S, H, D], for B·H heads."""
     table = block_table(layout, config.block_size)
     scores = coarse_scores(*(pool_blocks(x.transpose(1, 2).flatten(0, 1), table) for x in (q, k)))
     return route(scores, scores.softmax(-1), table, config)
@@ -118,7 +118,7 @@ def sharpness_and_error(q, k, v, layout: TokenLayout, config: ISAConfig) -> dict
         found[metric] = sharpness.unflatten(0, (q.shape[0], q.shape[2]))
 
     def output(**ratios) -> torch.Tensor:
-        # Not the kernels: in fp32, and without exact blocks, only PyTorch's path runs.
+        # Not the kernels: fp32 without exact blocks runs on PyTorch only.
         return in_context_sparse_attention(q, k, v, layout=layout, config=replace(config, **ratios), backend="torch")
 
     exact = output(dense_query_ratio=1)
@@ -153,7 +153,7 @@ def _summary(found: dict[str, torch.Tensor]) -> dict:
 
 
 def rank_correlation(one: torch.Tensor, other: torch.Tensor) -> float | None:
-    """Spearman's, of each row of two [R, N], averaged; None where all rows are constant, and so have no ranks."""
+    """Spearman's, of each row of two [R, N], averaged; None if all rows are constant and have no ranks."""
     found = [spearmanr(*pair).statistic for pair in zip(one.numpy(), other.numpy()) if all(np.ptp(x) > 0 for x in pair)]
     return round(float(np.mean(found)), 3) if found else None
 

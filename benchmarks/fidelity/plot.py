@@ -42,8 +42,8 @@ def plot_quality(result: dict, path: Path) -> bool:
 
 
 def _draw_quality(axes, rows: dict[str, dict], column: str):
-    """Sweeps as lines through the paper's point, all else as points of their own."""
-    # Near enough to full attention to hide all differences between the others.
+    """Sweeps as lines through the paper's point, other settings as single points."""
+    # So close to full attention that it would hide the differences between the others.
     rows = {name: row for name, row in rows.items() if name not in (FULL, ALL_DENSE)}
     for label, (prefix, colour) in SWEEPS.items():
         swept = [name for name in rows if name.startswith(prefix)]

@@ -1,4 +1,4 @@
-"""How good an edited clip is, and how near to the one that full attention makes."""
+"""Quality of an edited clip, and its closeness to the edit with full attention."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def copied(batch: EditBatch) -> list[dict[str, float]]:
 
 
 def against_full(output: torch.Tensor, full: torch.Tensor) -> list[dict[str, float]]:
-    """For each clip, how near the output is to what full attention makes, both [B, 3, T, H, W] in 0..1."""
+    """For each clip, how close the output is to that of full attention, both [B, 3, T, H, W] in 0..1."""
     found = []
     for made, wanted, clip in zip(output, full, similarity(output, full)):
         psnr = decibels((made.float() - wanted.float()).square().mean())
@@ -45,7 +45,7 @@ def against_full(output: torch.Tensor, full: torch.Tensor) -> list[dict[str, flo
     return found
 
 
-# In TF32, SSIM's small variances drown in the rounding of large squares.
+# Without TF32, in which the rounding of large squares hides SSIM's small variances.
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 def similarity(output: torch.Tensor, wanted: torch.Tensor, region: torch.Tensor | None = None) -> list[dict[str, float]]:
     """{"ssim", "gmsd"} of each clip, frame by frame; with `region` [B, 1, T, H, W] also SSIM within it. Clips as above."""
@@ -70,7 +70,7 @@ def gradient_deviation(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _gradient_magnitude(images: torch.Tensor) -> torch.Tensor:
-    """By Prewitt's filters at half size, as GMSD's paper has it."""
+    """Prewitt gradients at half size, as in GMSD's paper."""
     luma = F.avg_pool2d(rgb_to_grayscale(images), 2)
     across = luma.new_tensor([1.0, 0.0, -1.0]).expand(3, 3) / 3
     return F.conv2d(luma, torch.stack([across, across.T])[:, None], padding=1).square().sum(1).sqrt()
@@ -94,5 +94,5 @@ def means(clips: list[dict[str, float]]) -> dict[str, float]:
 
 
 def standard_error(values: list[float]) -> float | None:
-    """Of their mean; None of a single value."""
+    """Standard error of the mean; None for a single value."""
     return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None

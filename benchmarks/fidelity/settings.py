@@ -1,4 +1,4 @@
-"""What the fidelity study compares with full attention: the paper's ISA, sweeps of one thing at a time, and a few combinations."""
+"""Settings that the fidelity study compares with full attention: the paper's, sweeps of one parameter, and combinations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def settings(threshold: float, block_size: int = 64) -> dict[str, Setting]:
     """{name: Setting}, full attention first. threshold: the sharpness above which "isa-threshold" has a query block dense."""
     isa = partial(ISAConfig, block_size=block_size)
     keep_all = partial(isa, keep_ratio=1)
-    # Those of equal cost have fewer dense query blocks than the paper's half, for what else they add.
+    # Settings of equal cost have fewer dense query blocks than the paper's half, to pay for their additions.
     with_tail = isa(dense_query_ratio=0.47, context_tail="taylor")
     second_order = keep_all(dense_query_ratio=0.125, exact_ratio=0.17, tail_order=2)
     return {
@@ -79,7 +79,7 @@ class Override:
     def __init__(self, setting: Setting):
         self.setting = setting
         self.flop_ratios: list[torch.Tensor] = []
-        """Of every sparse call, still on the device."""
+        """Statistics of every sparse call, on the device."""
 
     def __call__(self, func, q, k, v, heads, mask=None, **kwargs):
         options = kwargs["transformer_options"]

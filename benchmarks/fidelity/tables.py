@@ -1,4 +1,4 @@
-"""What a stored fidelity study says, as Markdown tables."""
+"""A stored fidelity study as Markdown tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WEIGHTS = {"stage-one": "ISA training-free (weights of stage one)", "final": "IS
 FINE_TUNED = "-finetuned"
 
 EQUAL_COST = 1.02
-"""How much dearer than the paper's a setting may be and still count as of equal cost."""
+"""Largest cost relative to the paper's setting that counts as equal cost."""
 
 NEAR = 0.3
 """dB: the most that the paper's ISA may lose against full attention."""
@@ -147,7 +147,7 @@ def _met(reached: bool) -> str:
 
 
 def page(result: dict, pictures: list[str]) -> str:
-    """What stands between the marks of docs/fidelity.md. pictures: their files, relative to it."""
+    """The text between the marks of docs/fidelity.md. pictures: their files, relative to it."""
     size = result["size"]
     words = [
         f"{result['gpu']}, {', '.join(f'{name} {version}' for name, version in result['versions'].items())}; "

@@ -1,4 +1,4 @@
-"""What a denoising step takes with full attention, with ISA, and with what the page's panel adds to ISA.
+"""Time of a denoising step with full attention, with ISA, and with ISA and the page's panel.
 
     python -m liveditor_isa.benchmarks.steps.panel
 

@@ -68,7 +68,7 @@ def shared(model: LIVEditorTransformer3DModel) -> LIVEditorTransformer3DModel:
 
 
 class Calls:
-    """What is timed, of one network at one length."""
+    """The timed functions of one network at one length."""
 
     def __init__(self, model: LIVEditorTransformer3DModel, tokens: int):
         self.model = model
@@ -97,7 +97,7 @@ class Calls:
         return self.model(*self.arguments, return_dict=False)[0]
 
     def call(self) -> ModelCall:
-        """With the ISA that is attached now."""
+        """Attention with the attached ISA."""
         return self.model.call_over(self.layout)
 
     def module(self):
@@ -113,7 +113,7 @@ class Calls:
 
 
 def slowest(call) -> float:
-    """Milliseconds on the GPU that took longest."""
+    """Milliseconds on the slowest GPU."""
     dist.barrier()
     taken = torch.tensor([once(call)], device=local_device())
     dist.all_reduce(taken, dist.ReduceOp.MAX)
@@ -121,7 +121,7 @@ def slowest(call) -> float:
 
 
 def whole(part: str, out: torch.Tensor) -> torch.Tensor:
-    """The output over all tokens, of a part that leaves every GPU its share."""
+    """The output over all tokens, gathered from the GPUs' shares."""
     if part == "step":
         return out
     shares = [torch.empty_like(out) for _ in range(dist.get_world_size())]

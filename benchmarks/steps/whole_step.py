@@ -98,7 +98,7 @@ def measure(patcher, size, turns: int, names: list[str]) -> list[dict]:
             "peak_gb_guided": round(both, 2),
             "weights_gb": round(held, 2),
         }
-        # What core has to set aside beside the weights (tests/test_memory.py).
+        # The memory that core has to reserve beside the weights (tests/test_memory.py).
         rows[name]["step_gb"] = round(peak - held, 2)
         times[name] += times_of_first
     for _ in range(turns):
@@ -117,7 +117,7 @@ FREE_AND_TOTAL = torch.cuda.mem_get_info
 
 
 def be_a_smaller_card(gibibytes: float | None):
-    """No more than that is to be had, and no more is told of to who asks; None: all of the card."""
+    """Limits the memory that can be allocated and that is reported as available. None: all of the card."""
     _, total = FREE_AND_TOTAL()
     wanted = int(gibibytes * 2**30) if gibibytes else total
     torch.cuda.set_per_process_memory_fraction(wanted / total)
