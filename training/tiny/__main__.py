@@ -42,7 +42,7 @@ CHECKPOINT, LOG, SCORES = "editor_checkpoint.pt", "editor_log.jsonl", "scores.js
 
 
 def train(folder: Path, minutes: float, device: str, vae_settings=None, decoder_settings=None, settings=None):
-    """All runs in turn, within `minutes`; see the module's words."""
+    """All runs in turn, within `minutes`; see the module's docstring."""
     end = time.monotonic() + 60 * minutes
 
     def left() -> float:
@@ -81,7 +81,7 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     def batches(step: int, size: tuple):
         if size not in pools:
             frames, height, width, edits = size
-            # Drawing twice as many takes the CPU hardly longer.
+            # Drawing twice as many takes the CPU little longer.
             stream = EditStream(processes.own_seed(settings.seed), 2 * edits, frames, height, width, device)
             pools[size] = LatentPool(autoencoder, stream, tokenizer, edits)
         return pools[size].draw(step)

@@ -1,4 +1,4 @@
-"""Goes on with the VAE's decoder alone: truer pictures of the same latents, so that an editor trained on them need not change."""
+"""Trains the VAE's decoder further, alone: better pictures of the same latents, so that an editor trained on them stays valid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DecoderSettings:
-    """What is trained, and how."""
+    """Settings of the training."""
 
     steps: int = 6000
     clips: int = 4
@@ -36,10 +36,10 @@ class DecoderSettings:
     learning_rate: float = 4e-4
     warm_up: int = 100
     noise: float = 0.1
-    """Standard deviation of what is added to the normalised latents, so that near latents decode alike."""
+    """Standard deviation of noise added to the normalised latents, so that similar latents decode alike."""
     ema: float = 0.999
     seed: int = 1
-    """Another than the VAE's: other clips."""
+    """Differs from the VAE's seed, for other clips."""
 
 
 class DecoderTrainer:
@@ -63,9 +63,9 @@ class DecoderTrainer:
         )
         self.gradients = Pass(self.loss, self.weights)
         self.deviation = Wan21().latents_std[0].to(self.device)
-        """Of each latent channel, [16, 1, 1, 1]: what noise is measured by."""
+        """Standard deviation of each latent channel, [16, 1, 1, 1], the unit of the noise."""
         self.done = self.started = steps_done(export)
-        """Steps so far, and where the optimiser began."""
+        """Steps so far, and the step at which the optimiser began."""
         self.vae_steps = vae.steps_done(export)
 
     def step(self) -> dict[str, torch.Tensor]:
@@ -79,7 +79,7 @@ class DecoderTrainer:
         return {"loss": loss, "psnr": quality}
 
     def loss(self, video: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(what is minimised, PSNR) for a batch, and what is added to its latents."""
+        """(loss, PSNR) of a batch, with `noise` added to its latents."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             with torch.no_grad():
                 latents = encode(self.network, video).float()
@@ -88,7 +88,7 @@ class DecoderTrainer:
 
     @property
     def learning_rate(self) -> float:
-        """For the next step: linear warm-up, then half a cosine down to a hundredth."""
+        """Learning rate of the next step: linear warm-up, then half a cosine down to a hundredth."""
         settings = self.settings
         warm = min(1.0, (self.done - self.started + 1) / settings.warm_up)
         return warm * half_cosine(settings.learning_rate, 0.01 * settings.learning_rate, self.done / settings.steps)
@@ -106,7 +106,7 @@ class DecoderTrainer:
 
     @torch.no_grad()
     def load(self, path: Path):
-        """Ignores a checkpoint that was trained against a VAE of other steps, and logs that: its decoder knows other latents."""
+        """Ignores, with a log line, a checkpoint trained on a VAE of another step, because its decoder knows other latents."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state.get("vae_steps") != self.vae_steps:
             log.warning("%s is of another VAE than this one of %d steps: the decoder starts anew.", path, self.vae_steps)
@@ -130,7 +130,7 @@ class DecoderTrainer:
 
 
 def steps_done(export: Path) -> int:
-    """What an exported VAE's decoder was trained for, alone."""
+    """Steps for which an exported VAE's decoder was trained alone."""
     with safe_open(export, "pt") as file:
         return int(file.metadata().get(STEPS, 0))
 

@@ -1,4 +1,4 @@
-"""Trains the small editor: LIVEditor's own network and a text encoder, together, by flow matching on edits made as it goes."""
+"""Trains the small editor: LIVEditor's network and a text encoder, together, by flow matching on edits drawn during training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .latents import LatentBatch
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training.
+    """A phase of training.
 
     sizes: (frames, height, width, edits a step), taken in turn. rate: (first, last) learning rate, along half a cosine.
     isa: None for full attention (the paper's first stage), else what attention is sparse by (its second).
@@ -43,7 +43,7 @@ class Phase:
 # More than 4,096 tokens, of which the paper's ratios leave enough blocks; whole blocks, so that ISA reads nothing back.
 LONG = ((33, 256, 256, 8), (33, 256, 320, 6))
 
-# Single frames teach what words mean at a third of a clip's cost.
+# Single frames teach the meaning of words at a third of a clip's cost.
 SHORT = ((1, 256, 256, 64), (33, 112, 144, 32), (17, 144, 208, 32), (9, 224, 224, 32))
 
 PHASES = (
@@ -55,7 +55,7 @@ PHASES = (
 
 @dataclass(frozen=True)
 class EditorSettings:
-    """What is trained, and how. Optimiser and average as in the paper (section 4.1 and appendix B), for a small network."""
+    """Settings of the training. Optimiser and average as in the paper (section 4.1 and appendix B), for a small network."""
 
     dim: int = 256
     ffn_dim: int = 896
@@ -65,9 +65,9 @@ class EditorSettings:
     weight_decay: float = 1e-2
     ema: float = 0.995
     shift: float = 3.0
-    """Of the noise level: high levels decide what is edited. Sampling shifts by 6."""
+    """Shift of the noise level: high levels determine the edit. Sampling uses a shift of 6."""
     focus: float = 4.0
-    """How much more the edited region counts in the loss."""
+    """Weight of the edited region in the loss."""
     unconditional: float = 0.1
     """Share of edits trained without their instruction, for guidance."""
     seed: int = 0
@@ -82,7 +82,7 @@ class EditorSettings:
         return sum(phase.steps for phase in self.phases if phase.isa is None)
 
     def phase_at(self, step: int) -> tuple[Phase, int]:
-        """The phase of a step, and the step's number within it."""
+        """The phase of a step, and its number within the phase."""
         for phase in self.phases:
             if step < phase.steps:
                 return phase, step
@@ -91,7 +91,7 @@ class EditorSettings:
 
 
 def new_editor(settings: EditorSettings) -> LIVEditorModel:
-    """Core's network with random weights; both patch embeddings begin alike, so that like places meet from the start."""
+    """Core's network with random weights; both patch embeddings start equal, so that equal positions match from the start."""
     network = LIVEditorModel(
         model_type="t2v", dim=settings.dim, ffn_dim=settings.ffn_dim, num_heads=settings.dim // 128, num_layers=settings.blocks,
         in_dim=16, out_dim=16, text_dim=text.CONFIG["d_model"], freq_dim=256, text_len=512, patch_size=(1, 2, 2),
@@ -136,7 +136,7 @@ def differentiable():
 
 
 def shifted(level: torch.Tensor, shift: float) -> torch.Tensor:
-    """Noise levels in 0..1, moved towards 1 for a `shift` above 1, as core's flow sampling moves them."""
+    """Noise levels in 0..1, moved towards 1 for a `shift` above 1, as in core's flow sampling."""
     return shift * level / (1 + (shift - 1) * level)
 
 
@@ -167,7 +167,7 @@ class EditorTrainer:
             for block in self.network.blocks:
                 block.compile(dynamic=False)
         self.vocabulary = text.vocabulary()
-        """What the instructions' tokens are numbered by."""
+        """The tokenizer of the instructions."""
         self.encoder = text.new_encoder(settings.seed).to(self.device)
         named = [*self.network.named_parameters(), *self.encoder.named_parameters()]
         self.weights = [weight for _, weight in named]
@@ -182,7 +182,7 @@ class EditorTrainer:
         self.done = 0
         """Steps so far."""
         self.started = 0
-        """Where the optimiser began: at the first step, or where it went on from exported weights."""
+        """Step at which the optimiser began: the first, or the one at which it went on from exported weights."""
 
     def step(self) -> dict[str, torch.Tensor]:
         """One step; its losses, still on the device."""
@@ -194,7 +194,7 @@ class EditorTrainer:
         return {"loss": loss, "velocity_error": plain, "gradient": norm}
 
     def noised(self, batch: LatentBatch, step: int) -> tuple[torch.Tensor, ...]:
-        """All that is random about a step, and `loss`'s arguments: what the network sees, and what it should answer."""
+        """All random choices of a step, and the arguments of `loss`: inputs and targets of the network."""
         generator = torch.Generator(self.device).manual_seed(own_seed(self.settings.seed) + 1_000_003 * step)
         size, target = len(batch.target), batch.target.float()
         noise = torch.randn(target.shape, device=self.device, generator=generator)
@@ -202,7 +202,7 @@ class EditorTrainer:
         level = (torch.arange(size, device=self.device) + torch.rand(size, device=self.device, generator=generator)) / size
         level = shifted(level, self.settings.shift)
         at = level.view(-1, 1, 1, 1, 1)
-        # Weights are fp32; core's layers cast them to what comes in, as they do when they sample.
+        # Weights are fp32; core's layers cast them to the input's dtype, as in sampling.
         mixed = ((1 - at) * target + at * noise).to(batch.source.dtype)
         weight = 1 + self.settings.focus * batch.region.float()
         tokens = self._some_unconditional(batch.tokens, generator)
@@ -218,7 +218,7 @@ class EditorTrainer:
         return (error * weight).mean(), error.detach().mean()
 
     def _some_unconditional(self, tokens: torch.Tensor, generator) -> torch.Tensor:
-        """A few instructions are replaced by nothing, or by words that are not in the vocabulary: both ask for no edit."""
+        """Replace a few instructions by an empty text or by words outside of the vocabulary, which both ask for no edit."""
         chance = torch.rand(len(tokens), 1, device=self.device, generator=generator)
         length = torch.randint(0, tokens.shape[1], (len(tokens), 1), device=self.device, generator=generator)
         length = length * (chance < self.settings.unconditional / 2)
@@ -228,7 +228,7 @@ class EditorTrainer:
 
     @property
     def learning_rate(self) -> float:
-        """For the next step: linear warm-up, and within each phase half a cosine from its first rate to its last."""
+        """Learning rate of the next step: linear warm-up, and in each phase half a cosine from its first rate to its last."""
         phase, within = self.settings.phase_at(self.done)
         warm = min(1.0, (self.done - self.started + 1) / self.settings.warm_up)
         return warm * half_cosine(*phase.rate, within / phase.steps)
@@ -259,7 +259,7 @@ class EditorTrainer:
 
     @torch.no_grad()
     def load_export(self, editor: Path, encoder: Path):
-        """Go on from exported files alone, which are small: with their averaged weights and an optimiser that starts anew."""
+        """Continue from the exported files alone, with their averaged weights and a new optimiser."""
         export = open_export(editor, encoder)
         self.done = self.started = export.steps
         self.vocabulary = export.vocabulary
@@ -271,7 +271,7 @@ class EditorTrainer:
 
     @torch.no_grad()
     def use_average(self):
-        """From here on the networks hold the averaged weights: for looking, not for going on."""
+        """Load the averaged weights into the networks, for evaluation. Training cannot continue after it."""
         for weight, averaged in zip(self.weights, self.averaged):
             weight.copy_(averaged)
 

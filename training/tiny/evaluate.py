@@ -1,4 +1,4 @@
-"""How right an edit is, against its ground truth."""
+"""The accuracy of an edit against its ground truth."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from ...data.procedural.stream import EditBatch
 
 RIGHT = 0.75
-"""An edit is right from this `Score.progress` on: every pixel half-way to where it should be has just that."""
+"""An edit is right from this `Score.progress` on. It is the value of an edit with every pixel half-way to the truth."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of one clip. PSNR in dB, pixels from 0 to 1; the region is what the edit is about.
+    """The score of one clip. PSNR in dB, pixels from 0 to 1; the region is the edited one.
 
     psnr: of the whole clip. region, copy: within the region, of the output and of the source left as it is.
     kept: outside the region; None where that is nothing.
@@ -35,7 +35,7 @@ class Score:
 
 
 def scores(batch: EditBatch, output: torch.Tensor) -> list[Score]:
-    """output: [B, 3, T, H, W] in 0..1, what was made of batch.source."""
+    """output: [B, 3, T, H, W] in 0..1, the edit of batch.source."""
     judged = []
     for source, target, region, edit in zip(batch.source, batch.target, batch.region, output):
         source, target, edit = (x.float() for x in (source, target, edit))
@@ -73,5 +73,5 @@ def _means(group: list[Score]) -> dict[str, float]:
 
 
 def decibels(error: torch.Tensor) -> float:
-    """PSNR of a mean squared error over values from 0 to 1; no more than 100, which is what no difference gets."""
+    """PSNR of a mean squared error over values from 0 to 1; at most 100, the value for equal inputs."""
     return float(-10 * torch.log10(error.clamp_min(1e-10)))

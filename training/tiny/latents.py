@@ -1,4 +1,4 @@
-"""Edits as the editor sees them: latents of both clips, the edited region and the instruction's tokens, kept on the GPU.
+"""Edits in the form of the editor's inputs: latents of both clips, the edited region and the instruction's tokens, kept on the GPU.
 
 Drawing and encoding a clip takes longer than a training step of it, so each one is used several times, with other noise.
 """
@@ -18,7 +18,7 @@ from .text import LENGTH, Tokenizer
 from .vae_network import encode
 
 CHUNK = 32
-"""Clips that the VAE takes at a time."""
+"""Number of clips that the VAE encodes at a time."""
 
 
 class LatentBatch(NamedTuple):
@@ -31,7 +31,7 @@ class LatentBatch(NamedTuple):
 
 
 class LatentPool:
-    """A ring of encoded batches of one size, and smaller ones drawn from all over it.
+    """A ring of encoded batches of one size, from which smaller batches are drawn at random.
 
     Deterministic: what `draw(step)` gives depends on the step alone, so a resumed run goes on with the same numbers. Steps
     must ascend; the first call, wherever it starts, fills the ring.
@@ -43,7 +43,7 @@ class LatentPool:
         self.edits, self.batches, self.every = edits, batches, every
         self.ring: LatentBatch | None = None
         self.next = 0
-        """Number of the next batch to make."""
+        """Number of the next batch to encode."""
 
     def draw(self, step: int) -> LatentBatch:
         wanted = self.batches + step // self.every
@@ -66,7 +66,7 @@ class LatentPool:
 
 @torch.no_grad()
 def encode_edits(network, tokenizer: Tokenizer, batch: EditBatch) -> LatentBatch:
-    """network: a VAE as it was exported. Instructions longer than LENGTH tokens are cut, which none of the stream's are."""
+    """network: a VAE as it was exported. Instructions longer than LENGTH tokens are cut; the stream has none."""
     clips = encode_clips(network, torch.cat([batch.source, batch.target]))
     frames, height, width = clips.shape[2:]
     # The first frame has a latent of its own, every later one stands for four frames.
@@ -89,6 +89,6 @@ def encode_clips(network, clips: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def eager_half(device: torch.device):
-    """For calls of the VAE at many sizes: bf16 on a GPU, and nothing compiled, which every size would be anew."""
+    """For calls of the VAE at many sizes: bf16 on a GPU, without compilation, which would be repeated for every size."""
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), torch.compiler.set_stance("force_eager"):
         yield

@@ -1,4 +1,4 @@
-"""Pictures of what a run has learnt: a loss curve, and edits of clips it never saw."""
+"""Pictures of a run: a loss curve, and edits of held-out clips."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def edit(network, encoder, tokenizer, autoencoder, source, instructions, steps: 
     x = torch.randn(context.shape, device=device, generator=generator)
     levels = shifted(torch.linspace(1, 0, steps + 1), shift)
     words, both = text.encode_text(encoder, ids, context.dtype), torch.cat([context, context])
-    with torch.compiler.set_stance("force_eager"):  # else every size would be compiled
+    with torch.compiler.set_stance("force_eager"):  # otherwise every size would be compiled
         for level, following in zip(levels.tolist(), levels[1:].tolist()):
             time = torch.full((len(both),), 1000 * level, device=device)
             velocity = network(torch.cat([x, x]).to(context.dtype), time, words, context_latents=[both]).float()

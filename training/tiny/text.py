@@ -1,4 +1,4 @@
-"""The small text encoder: core's UMT5 classes at a small size, with a vocabulary made from the instructions themselves."""
+"""The small text encoder: core's UMT5 classes at a small size, with a vocabulary made from the instructions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LENGTH = 32
 """Tokens to which a shorter instruction is padded, as UMT5's are to 512."""
 
 SENTENCES = 20_000
-"""Instructions that the vocabulary is made from."""
+"""Number of instructions from which the vocabulary is made."""
 
 VOCABULARY = "spiece_model"
-"""Where core looks for it in a text encoder's file."""
+"""Key under which core reads the vocabulary from a text encoder's file."""
 
 CONFIG = {
     "d_ff": 512, "d_kv": 32, "d_model": 256, "dense_act_fn": "gelu_pytorch_tanh", "is_gated_act": True,
@@ -36,7 +36,7 @@ CONFIG = {
 
 @lru_cache
 def vocabulary() -> bytes:
-    """A sentencepiece model with UMT5's special tokens; upper and lower case are one.
+    """A sentencepiece model with UMT5's special tokens; upper and lower case are not distinguished.
 
     From one version of sentencepiece to the next it may be another, so weights are kept together with theirs.
     """
@@ -50,7 +50,7 @@ def vocabulary() -> bytes:
 
 
 class Tokenizer:
-    """Instructions to numbers, as core's tokenizer does it with the same vocabulary."""
+    """Converts instructions to token numbers, like core's tokenizer with the same vocabulary."""
 
     def __init__(self, model: bytes):
         self.pieces = sentencepiece.SentencePieceProcessor(model_proto=model, add_eos=True)
@@ -72,7 +72,7 @@ def new_encoder(seed: int = 0) -> T5:
         if "norm" in name:
             torch.nn.init.ones_(weight)
         else:
-            # T5 leaves the scale out of the attention, so that queries have it in their weights.
+            # T5 has no scale in the attention; the queries' weights include it.
             torch.nn.init.normal_(weight, std=deviations.get(name.split(".")[-2], width**-0.5), generator=generator)
     return encoder
 

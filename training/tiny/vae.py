@@ -50,12 +50,12 @@ EXPORT, CHECKPOINT, LOG, SHEET = "wan_tiny_vae.safetensors", "vae_checkpoint.pt"
 
 @dataclass(frozen=True)
 class VAESettings:
-    """What is trained, and how."""
+    """Settings of the training."""
 
     dim: int = 16
     """Channels at full resolution; Wan's own has 96."""
     steps: int = 7000
-    """Length of the learning rate's schedule; a finished run does not go on."""
+    """Length of the learning rate's schedule; a finished run cannot be continued."""
     clips: int = 4
     """A step."""
     frames: int = 17
@@ -64,7 +64,7 @@ class VAESettings:
     learning_rate: float = 7e-4
     warm_up: int = 100
     noise: float = 0.1
-    """Standard deviation of what is added to the normalised latents, so that near latents decode alike."""
+    """Standard deviation of noise added to the normalised latents, so that similar latents decode alike."""
     anchor: float = 0.2
     """Weight of the first three latent channels' being the mean colour. Without it a whole axis of colour can stay unlearnt:
     while neither half of the network knows it, neither has a reason to learn it."""
@@ -136,7 +136,7 @@ class VAETrainer:
         return {"loss": loss, "psnr": quality}
 
     def loss(self, video: torch.Tensor, noise: torch.Tensor, momentum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(what is minimised, PSNR) for a batch, and what is added to its latents."""
+        """(loss, PSNR) of a batch, with noise added to its latents."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             raw = encode(self.network, video)
             latents = normalise(raw, self.statistics, momentum)
@@ -151,7 +151,7 @@ class VAETrainer:
 
     @property
     def learning_rate(self) -> float:
-        """For the next step: linear warm-up, then half a cosine down to a hundredth."""
+        """Learning rate of the next step: linear warm-up, then half a cosine down to a hundredth."""
         settings = self.settings
         warm = min(1.0, (self.done + 1) / settings.warm_up)
         return warm * half_cosine(settings.learning_rate, 0.01 * settings.learning_rate, self.done / settings.steps)
@@ -224,7 +224,7 @@ def is_finished(folder: Path, settings: VAESettings) -> bool:
 
 
 def steps_done(export: Path) -> int:
-    """What an exported VAE was trained for, before its decoder alone."""
+    """Steps for which an exported VAE was trained, before its decoder alone."""
     with safe_open(export, "pt") as file:
         return int((file.metadata() or {}).get("steps", 0))
 
@@ -271,7 +271,7 @@ def evaluate(file: Path, clips: torch.Tensor, sheet: Path | None = None) -> dict
     """
     vae = comfy.sd.VAE(sd=load_file(file))
     pixels = clips.movedim(1, -1).float().cpu()
-    # One by one: of a batch of videos, core crops the frames to a multiple of 8.
+    # One by one, because core crops the number of frames of a batch of videos to a multiple of 8.
     latents = torch.cat([vae.encode(video) for video in pixels])
     output = vae.decode(latents).to(pixels)
     normalised = Wan21().process_in(latents.float().cpu())

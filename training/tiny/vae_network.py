@@ -1,4 +1,4 @@
-"""The small VAE's network: core's Wan VAE with weights to begin with, run over all frames at once."""
+"""The small VAE's network: core's Wan VAE with initial weights, run over all frames at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CAUSAL = (0, 0, 0, 0, 2, 0)
 
 
 def new_network(dim: int, seed: int = 0) -> WanVAE:
-    """Core's network with random weights that let much of the picture through: residual branches are silent at first, and
-    all other convolutions hand on what they see where they are. From plain noise, colours alone take hundreds of steps.
+    """Core's network with random weights that let much of the picture through: residual branches start at zero, and
+    all other convolutions pass on their input at its position. From plain noise, colours alone take hundreds of steps.
     """
     network = WanVAE(
         dim=dim, z_dim=LATENT_CHANNELS, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True]
@@ -34,10 +34,10 @@ def new_network(dim: int, seed: int = 0) -> WanVAE:
 
 
 def _hand_on(name: str, weight: torch.Tensor, generator: torch.Generator):
-    """Add an orthogonal matrix of channels at the tap that sees the output's own place, or the mean over those that do."""
+    """Add an orthogonal matrix of channels at the tap at the output's position, or their mean over all such taps."""
     out, into = weight.shape[:2]
     down, in_time = "downsamples" in name, "time_conv" in name
-    # Upwards in time, one frame becomes two: the same twice.
+    # Upsampling in time repeats each frame.
     twice = 2 if in_time and not down else 1
     channels = torch.nn.init.orthogonal_(torch.empty(out // twice, into), generator=generator).repeat(twice, 1)
     if down and in_time:
@@ -50,7 +50,7 @@ def _hand_on(name: str, weight: torch.Tensor, generator: torch.Generator):
 
 
 def channels_last(network: WanVAE) -> WanVAE:
-    """The network itself, its weights laid out as cuDNN's bf16 kernels want them: others it transposes at every call."""
+    """The network itself, with weights in the memory layout of cuDNN's bf16 kernels, which transpose other layouts at every call."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for weight in network.parameters():
         if weight.ndim in formats:
@@ -59,7 +59,7 @@ def channels_last(network: WanVAE) -> WanVAE:
 
 
 def encode(network: WanVAE, video: torch.Tensor) -> torch.Tensor:
-    """`WanVAE.encode` with all frames at once instead of two at a time: one launch where it has many.
+    """`WanVAE.encode` with all frames at once instead of two at a time: one launch instead of many.
 
     video: [B, 3, 4n+1, 8h, 8w] in -1..1 -> latents [B, 16, n+1, h, w].
     """
@@ -127,9 +127,9 @@ def latent_shape(video: torch.Tensor) -> tuple[int, ...]:
 
 
 def normalise(latents: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tensor], momentum: torch.Tensor) -> torch.Tensor:
-    """Every channel to about mean 0 and variance 1, by running statistics ([16] each), which are brought up to date.
+    """Normalises every channel to about mean 0 and variance 1 by running statistics ([16] each), and updates these.
 
-    Not by the batch's own: of so few clips they would take the colour away.
+    Not by the batch's statistics: with so few clips that would remove the colour.
     """
     with torch.no_grad():
         variance, mean = torch.var_mean(latents.float(), dim=(0, 2, 3, 4))
@@ -139,7 +139,7 @@ def normalise(latents: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tenso
 
 
 def fold_statistics(weights: dict[str, torch.Tensor], mean: torch.Tensor, std: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Weights whose latents have the statistics that core takes for granted in Wan 2.1's.
+    """Weights whose latents have the statistics that core assumes for Wan 2.1.
 
     weights: of a network that decodes `(encode(video) - mean) / std`. mean, std: [16].
     The result decodes its own latents, and core's `process_in` makes them what the decoder was trained on. Both affine maps
@@ -147,7 +147,7 @@ def fold_statistics(weights: dict[str, torch.Tensor], mean: torch.Tensor, std: t
     """
     core = Wan21()
     core_mean, core_std = (value.flatten().to(mean) for value in (core.latents_mean, core.latents_std))
-    # conv1 has the mean's channels in front of the log variance's, which nobody reads.
+    # conv1 has the mean's channels in front of the log variance's, which are not used.
     weight, bias = weights["conv1.weight"].clone(), weights["conv1.bias"].clone()
     weight[:LATENT_CHANNELS] *= (core_std / std).view(-1, 1, 1, 1, 1)
     bias[:LATENT_CHANNELS] = (bias[:LATENT_CHANNELS] - mean) * core_std / std + core_mean
