@@ -1,4 +1,4 @@
-// Attach ISA: panels on the nodes, told what their runs do; settings.
+// Attach ISA: panels on the nodes, which receive the events of their runs; settings.
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 import { isInUse, nodeAt, root } from "./isa_graph.js";
@@ -8,12 +8,12 @@ import { speedTest } from "./isa_speed_test.js";
 import { loadWords } from "./isa_text.js";
 
 const NODE = "LIVEditorAttachISA";
-const LOOK_EVERY = 100; // ms between two looks at the widgets; no more than that reaches the server
+const LOOK_EVERY = 100; // ms between two checks of the widgets, which limits the requests to the server
 const panels = new Map(); // node -> Panel
 
 const setting = (name) => app.extensionManager.setting.get(`LIVEditor.${name}`);
 
-// Between runs: queue once the hand has left the slider and the server has nothing else to do.
+// Between runs: queue when the slider is released and the server is idle.
 const autoQueue = {
     pending: false,
     down: false,
@@ -37,14 +37,14 @@ function onEvent(event) {
     if (event.workflow === root().id) panels.get(nodeAt(event.node))?.on(event);
 }
 
-// What a page missed that was loaded, or showed another workflow.
+// Events that the page missed while it was loading or showed another workflow.
 async function catchUp() {
     const workflow = root().id;
     const { events } = await post("events", { workflow, client: api.clientId });
     if (workflow === root().id) events?.forEach(onEvent);
 }
 
-// How much of heat maps the server is to make for this page.
+// Which heat maps the server makes for this page.
 const detail = {
     told: null,
     tell(maps = setting("HeatMaps")) {
@@ -115,11 +115,11 @@ app.registerExtension({
         await loadWords();
         api.addEventListener("liveditor_isa.run", ({ detail }) => onEvent(detail));
         api.addEventListener("status", (event) => {
-            detail.tell(); // the first one brings the client's id
+            detail.tell(); // the first call sends the client's id
             autoQueue.told(event.detail);
         });
         api.addEventListener("reconnected", () => {
-            // A stopped server ends no run.
+            // A stopped server sends no end of a run.
             panels.forEach((panel) => {
                 panel.run = null;
                 panel.drawNow();
@@ -146,7 +146,7 @@ app.registerExtension({
             panels.set(node, panel);
             return added?.apply(this, args);
         };
-        // What a workflow brings is not moved by anybody.
+        // Values that come with a workflow were not moved by the user.
         const configured = node.onConfigure;
         node.onConfigure = function (...args) {
             panel.seen = null;

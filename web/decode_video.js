@@ -20,7 +20,7 @@ function say(detail) {
 }
 
 function compare(node) {
-    // What the node shows, also after the workflow was left and opened again.
+    // The shown video, also after the workflow was closed and opened again.
     const shown = app.nodeOutputs[locator(node)];
     const result = shown?.images?.[0];
     const source = sourceOf(node);
@@ -81,7 +81,7 @@ class Comparison {
         };
         this.dialog.onclose = () => {
             cancelAnimationFrame(this.drawing);
-            // Lets go of the files, or Windows could not delete them.
+            // Releases the files, otherwise Windows could not delete them.
             for (const video of [this.after, this.before]) {
                 video.removeAttribute("src");
                 video.load();
@@ -122,7 +122,7 @@ class Comparison {
         const [x, y] = this.shift ?? [0, 0];
         const { width } = this.stage.getBoundingClientRect();
         for (const video of [this.after, this.before]) video.style.transform = `translate(${x}px, ${y}px) scale(${this.zoom})`;
-        // Where the line is, in the picture that may be zoomed and moved.
+        // The position of the line in the picture, which may be zoomed and moved.
         const cut = width ? ((this.share - 0.5) * width - x) / (this.zoom * width) + 0.5 : this.share;
         this.before.style.clipPath = `inset(0 ${100 - 100 * Math.min(1, Math.max(0, cut))}% 0 0)`;
         this.line.style.left = `${100 * this.share}%`;
@@ -139,7 +139,7 @@ class Comparison {
         this.seek((now + frames) * this.frame);
     }
 
-    // Into the middle of a frame: on its edge, either one may be shown.
+    // Seek to the middle of a frame: at its edge, either neighbour may be shown.
     seek(time) {
         const middle = (Math.round(Math.min(this.last(), Math.max(0, time)) / this.frame) + 0.5) * this.frame;
         this.after.currentTime = this.before.currentTime = middle;
@@ -148,7 +148,7 @@ class Comparison {
     draw() {
         this.drawing = requestAnimationFrame(() => this.draw());
         const now = this.after.currentTime;
-        // The source goes on after the edit's end, and starts again with it.
+        // The source is longer than the edit and restarts with it.
         if (!this.after.paused && Math.abs(this.before.currentTime - now) > 1.5 * this.frame) this.before.currentTime = now;
         if (document.activeElement !== this.time) this.time.value = (1000 * now) / (this.last() || 1);
         this.label.textContent = t("frame {frame} of {frames}", {

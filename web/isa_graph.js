@@ -1,8 +1,8 @@
-// Where a node is, and what lies around it.
+// Finds nodes, their subgraphs and their neighbours.
 import { app } from "/scripts/app.js";
 
 const REFERENCES = "LIVEditorInContextReferences";
-const SUBGRAPH_INPUT = -10; // core's id for where a subgraph's inputs come from
+const SUBGRAPH_INPUT = -10; // core's id for the origin of a subgraph's inputs
 
 export const root = () => app.rootGraph ?? app.graph;
 
@@ -35,8 +35,8 @@ export function instances(node) {
     return node.graph === root() ? 1 : hostsOf(node.graph).reduce((sum, host) => sum + instances(host), 0);
 }
 
-// The widget that a node's value comes from: its own, or the one it was promoted to on the subgraph's node; null for a value
-// that another node makes, or that the subgraph's nodes do not have in common.
+// The widget that holds a node's value: its own, or the promoted one on the subgraph's node. null for a value from another
+// node, or one that differs between the subgraph's instances.
 export function control(node, name) {
     const widget = node.widgets?.find((each) => each.name === name);
     const input = node.inputs?.find((each) => each.widget?.name === name);
@@ -62,10 +62,10 @@ export function tokensAhead(node) {
     return { tokens: [video, video, ...references.map(() => frame)], about: !known };
 }
 
-// Where the page keeps what a node put out.
+// The page's store of a node's outputs.
 export const locator = (node) => (node.graph === root() ? String(node.id) : `${node.graph.id}:${node.id}`);
 
-// The nodes that an input's value comes from: several, where it comes into a subgraph that is used more than once.
+// The nodes from which an input's value comes; several if it enters a subgraph that is used more than once.
 function originsOf(node, input) {
     const link = input?.link != null && node.graph?.links?.get(input.link);
     if (!link) return [];

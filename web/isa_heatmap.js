@@ -1,10 +1,10 @@
-// Heat maps over the frames: which context was kept, where attention is sharp, where queries attended densely.
+// Heat maps over the frames: kept context, sharpness, dense query blocks.
 import { api } from "/scripts/api.js";
 import { COLOURS, blockAt, blocksOf, bytes, cellOf, endsOf, frameAt } from "./isa_map.js";
 import { post } from "./isa_requests.js";
 import { t } from "./isa_text.js";
 
-const MEAN = -1; // in place of a transformer block: the mean of a few
+const MEAN = -1; // stands for the mean of a few transformer blocks
 const OPACITY = 0.55;
 
 // The token groups of a run and the frames they stand for.
@@ -169,7 +169,7 @@ class HeatMapDialog {
     }
 
     async draw() {
-        if (!this.calls) return; // not here yet, or gone
+        if (!this.calls) return; // not loaded yet, or no longer on the server
         const { frame, call, block } = this.sliders;
         const number = Number(this.part.value);
         const [frames] = this.scene.parts[number].grid;
@@ -180,7 +180,7 @@ class HeatMapDialog {
         block.nextElementSibling.textContent = transformer === MEAN ? t("mean") : transformer;
         const asked = (this.asked = {});
         const found = await this.mapOf(at, transformer);
-        if (asked !== this.asked) return; // moved on meanwhile
+        if (asked !== this.asked) return; // the sliders were moved meanwhile
         if (!found) return (this.note.textContent = t("There is no map of this block at this model call."));
         const width = Math.min(1280, Math.max(320, this.canvas.parentElement.clientWidth));
         this.scene.draw(this.canvas, number, Number(frame.value), found[this.layer.value], width, () => this.draw());

@@ -1,16 +1,16 @@
-// What the panel says of settings and steps, as text.
+// The panel's text about settings and steps.
 import { t } from "./isa_words.js";
 
 export const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
 export const listed = (values, names) => names.map((name) => `${name} ${values[name]}`).join(", ");
 
-// The names whose values in `theirs` are others than those that `mine` has.
+// The names whose values differ between `theirs` and `mine`.
 export function differing(mine, theirs) {
     return Object.keys(mine).filter((name) => name in theirs && mine[name] !== theirs[name]);
 }
 
-// The bar and its words, {share, text, title}; without a text where the server has to estimate the share.
-// tokens: [target, context ...]; about: not quite known; least, from, to, dense: the schedule; measured: the last step in which
+// The bar and its words, {share, text, title}; without a text if the server has to estimate the share.
+// tokens: [target, context ...]; about: estimated; least, from, to, dense: the schedule; measured: the last step in which
 // ISA acted.
 export function costOf({ values, tokens, about, measured, least, from, to, dense }) {
     const count = tokens.reduce((sum, part) => sum + part);
@@ -27,7 +27,7 @@ export function costOf({ values, tokens, about, measured, least, from, to, dense
     if (values.enabled && dense) limits.push(t("Not in dense_blocks {blocks}, which attend in full.", { blocks: dense }));
     const title = limits.join("\n");
     if (!values.enabled || !("sharpness_threshold" in values)) return { total, title };
-    // How many queries are sharper, no one knows before a run.
+    // The number of query blocks above a threshold is unknown before a run.
     const share = measured && !differing(values, measured.values).length ? measured.flop_ratio : null;
     const text = share === null ? t("By threshold: depends on the video, {total} tokens", { total })
         : t("By threshold: {share} of full attention's arithmetic measured, {total} tokens", { share: percent(share), total });
@@ -40,7 +40,7 @@ export function estimatedCost({ flop_ratio: share, error }, { total, title }) {
     return { share: share ?? 0, text, title };
 }
 
-// What the last step did, line by line; run: the one that is going on, or null.
+// The lines about the last step; run: the current run, or null.
 export function stepLines(row, run) {
     const lines = [];
     const full = Object.keys(row.full)[0];

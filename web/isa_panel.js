@@ -1,4 +1,4 @@
-// What stands on an Attach ISA node: presets, what the settings cost, what the running steps do, where they attend.
+// The panel of an Attach ISA node: presets, cost of the settings, the last steps, heat map.
 import { app } from "/scripts/app.js";
 import { instances, root, tokensAhead } from "./isa_graph.js";
 import { Thumbnail } from "./isa_heatmap.js";
@@ -17,14 +17,14 @@ export class Panel {
     constructor(node, moved) {
         this.node = node;
         this.moved = moved;
-        this.run = null; // the "started" event of the run that is going on
-        this.row = null; // what its last step reported
-        this.pending = null; // the widgets' values, moved and not yet with the server
+        this.run = null; // the "started" event of the current run
+        this.row = null; // the report of its last step
+        this.pending = null; // the widgets' values that were moved and not yet sent to the server
         this.offered = null; // the "ended" event of a run that was changed live and that the widgets do not repeat
-        this.taken = null; // one that the widgets repeat, {event, at}, until it is sure that the workflow holds it
-        this.seen = null; // the widgets' values at the last look
+        this.taken = null; // the one that the widgets repeat, {event, at}, until the workflow has stored it
+        this.seen = null; // the widgets' values at the last check
         this.measured = null; // the last step of a run in which ISA acted
-        Object.assign(this, tokensAhead(node)); // tokens: [target, context ...]; about: not quite known
+        Object.assign(this, tokensAhead(node)); // tokens: [target, context ...]; about: estimated
         this.element = document.createElement("div");
         this.element.className = "isa-panel";
         this.element.innerHTML =
@@ -40,7 +40,7 @@ export class Panel {
             getMaxHeight: () => HEIGHT,
         });
         widget.serialize = false;
-        const changes = this.changes; // drawReplay says it in words
+        const changes = this.changes; // drawReplay shows it as text
         if (changes) {
             changes.hidden = true;
             changes.options = { ...changes.options, hidden: true }; // for Vue nodes
@@ -89,7 +89,7 @@ export class Panel {
     }
 
     async drawCost(values = read(this.node)) {
-        if (!values) return; // the page still makes the node
+        if (!values) return; // the page is still creating the node
         const { tokens, about, measured } = this;
         const asked = (this.asked = {});
         const show = ({ share, text, title }) => {
@@ -101,7 +101,7 @@ export class Panel {
         const cost = costOf({ values, tokens, about, measured, ...schedule(this.node) });
         if (cost.text) return show(cost);
         const found = await post("estimate", { values, tokens });
-        if (asked === this.asked) show(estimatedCost(found, cost)); // or it has moved on meanwhile
+        if (asked === this.asked) show(estimatedCost(found, cost)); // unless the settings changed meanwhile
     }
 
     drawNow() {
@@ -119,7 +119,7 @@ export class Panel {
         this.now.textContent = lines.join("\n");
     }
 
-    // What live changes the next run repeats, or could.
+    // The live changes that the next run repeats or can repeat.
     drawReplay() {
         const button = (label, press) => Object.assign(document.createElement("button"), { textContent: label, onclick: press });
         const parts = [];
@@ -202,14 +202,14 @@ export class Panel {
         this.drawReplay();
     }
 
-    // Every now and then: by callbacks alone, the two ways of drawing nodes tell different things.
+    // Called at intervals: the callbacks of the two node renderers differ.
     look(live) {
         const values = read(this.node);
         if (!values) return;
         if (this.taken && Date.now() - this.taken.at > SETTLED_AFTER) this.rememberTaken();
         const ahead = tokensAhead(this.node);
         if (JSON.stringify(ahead) !== this.ahead) {
-            // Until a run says how many there really are.
+            // Until a run reports the real number.
             this.ahead = JSON.stringify(ahead);
             Object.assign(this, ahead);
             this.drawCost(values);
@@ -231,10 +231,10 @@ export class Panel {
         if (this.pending && this.run) this.tell();
     }
 
-    // By hand, or by a preset: a run takes it, or the next one will.
+    // Moved by hand or by a preset: for the current run or the next one.
     settle(values, live) {
         if (this.run && live && instances(this.node) === 1) {
-            // All of them: one that was moved before the run began is otherwise on the slider and not in the run.
+            // All values: a slider that was moved before the run began would otherwise differ from the run.
             this.pending = values;
             return;
         }
@@ -243,7 +243,7 @@ export class Panel {
         if (!this.run) this.moved();
     }
 
-    // One request at a time, so that none overtakes another; what is moved meanwhile goes with the next.
+    // One request at a time, so that the order is kept. Later changes go into the next request.
     async tell() {
         if (this.telling) return;
         this.telling = true;

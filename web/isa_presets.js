@@ -1,4 +1,4 @@
-// Presets of Attach ISA. docs/fidelity.md has what they were measured to cost; "Paper" is the paper's, exactly.
+// Presets of Attach ISA. docs/fidelity.md has their measured loss; "Paper" has exactly the paper's ratios.
 import { t } from "./isa_words.js";
 
 export const PRESETS = {
@@ -30,7 +30,7 @@ export function matches(preset, values) {
     );
 }
 
-// The user's own, which are stored with the workflow; a workflow may bring anything.
+// The user's presets, which are stored in the workflow. A workflow may contain any value.
 export function ownPresets(node) {
     const own = Object.entries(node.properties?.isa_presets ?? {});
     return Object.fromEntries(own.filter(([, values]) => values && typeof values === "object"));

@@ -1,6 +1,6 @@
-// The record of a run that was changed live: what becomes of it, and which ones are done with.
+// The record of a run that was changed live: whether the node takes it, and which ones are settled.
 
-// What a node does with the record of its run that ended: "taken" where the widgets repeat it, "offered" where it would be lost
+// What a node does with the record of its finished run: "taken" if the widgets repeat it, "offered" if it would be lost
 // (they were moved for the next run, too late for this one, or refused, or they are not the node's alone), or null.
 // mine: the widgets' values; uses: how many times the node is part of the workflow; current: the record that it holds.
 export function fateOf(event, mine, uses, current) {
@@ -9,7 +9,7 @@ export function fateOf(event, mine, uses, current) {
     return event.changes !== current ? "offered" : null;
 }
 
-// An end is told again to a page that was reloaded; its record may have been taken and forgotten since.
+// A reloaded page receives the end of a run again; its record may have been taken and removed since.
 const keyOf = (event, workflow) => `isa-ended ${workflow} ${event.node}`;
 const endOf = (event) => `${event.execution} ${event.changes}`;
 

@@ -2,7 +2,7 @@
 import { api } from "/scripts/api.js";
 import { t } from "./isa_text.js";
 
-// The server's answer; {error, status} for what it refuses, and without a status where there is no answer.
+// The server's answer; {error, status} if it refuses, {error} if there is no answer.
 export async function post(path, body) {
     try {
         const answer = await api.fetchApi(`/liveditor_isa/${path}`, {

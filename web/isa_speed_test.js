@@ -1,4 +1,4 @@
-// The command that runs the open workflow twice, with full attention and with ISA, and says what either took.
+// The command that runs the open workflow twice, with full attention and with ISA, and reports the time of each.
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 import { t } from "./isa_text.js";

@@ -12,6 +12,6 @@ export async function loadWords() {
         const all = await (await api.fetchApi("/i18n")).json();
         setWords(all[language]?.LIVEditor ?? all[language.split("-")[0]]?.LIVEditor ?? {});
     } catch {
-        // English will do.
+        // The page stays in English.
     }
 }

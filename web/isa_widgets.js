@@ -8,7 +8,7 @@ export const LIVE = [
 const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold" };
 const widgetName = (name) => (name in ROUTING ? `routing.${name}` : name);
 
-// What else decides whether ISA acts; a run does not change it.
+// The other settings that decide whether ISA acts; they do not change during a run.
 export function schedule(node) {
     const value = (name) => control(node, name)?.value;
     return {
@@ -19,7 +19,7 @@ export function schedule(node) {
     };
 }
 
-// {name: value}, with that of the two ways to route which is chosen; null while the page still makes the node.
+// {name: value}, with the value of the chosen routing; null while the page is creating the node.
 export function read(node) {
     if (!node.widgets?.some((widget) => widget.name === "keep_ratio")) return null;
     const found = LIVE.map((name) => [name, control(node, widgetName(name))]).filter(([, widget]) => widget);
@@ -28,7 +28,7 @@ export function read(node) {
 
 export function write(node, values) {
     for (const [name, value] of Object.entries(values)) {
-        // The way to route first: the page makes its slider.
+        // The routing first, because the page creates its slider.
         if (name in ROUTING) set(node, "routing", ROUTING[name]);
         set(node, widgetName(name), value);
     }

@@ -1,4 +1,4 @@
-// The clip that our templates edit: brought to the server's input folder when a workflow that names it is opened.
+// Copies the templates' clip to the server's input folder when a workflow that uses it is opened.
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 
@@ -28,21 +28,21 @@ async function bring() {
 
 app.registerExtension({
     name: "LIVEditor.SampleClip",
-    // The page waits for this before it makes the nodes and looks for missing files.
+    // The page awaits this before it creates the nodes and checks for missing files.
     async beforeConfigureGraph(workflow) {
         if (!loadsClip(workflow)) return;
         try {
             there = await bring();
         } catch (error) {
             there = false;
-            console.warn("LIVEditor:", error); // the page says itself that the file is missing
+            console.warn("LIVEditor:", error); // the page itself reports the missing file
         }
     },
     nodeCreated(node) {
         if (node.comfyClass !== NODE) return;
         const configured = node.onConfigure;
         node.onConfigure = function (...args) {
-            // The page's list of files is that of its start.
+            // The page read its list of files at its start.
             const widget = this.widgets?.find((each) => each.name === "file");
             const files = widget?.options?.values;
             if (there && widget?.value === CLIP && Array.isArray(files) && !files.includes(CLIP)) files.push(CLIP);
