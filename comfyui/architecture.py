@@ -9,6 +9,7 @@ import comfy.supported_models
 import torch
 
 from ..checkpoint.keys import is_dead_weight
+from ..runtime.in_context import CONTEXT_LATENTS
 from .network import LIVEditorModel
 
 MEMORY_OF_WANS = 0.49
@@ -22,13 +23,13 @@ class LIVEditorBase(comfy.model_base.WAN21):
         # Past WAN21.__init__, which fixes the network class.
         comfy.model_base.BaseModel.__init__(self, model_config, model_type, device=device, unet_model=LIVEditorModel)
         self.image_to_video = False
-        self.memory_usage_factor_conds = ("context_latents",)
+        self.memory_usage_factor_conds = (CONTEXT_LATENTS,)
 
     def extra_conds_shapes(self, **kwargs):
         shapes = super().extra_conds_shapes(**kwargs)
-        latents = kwargs.get("context_latents")
+        latents = kwargs.get(CONTEXT_LATENTS)
         if latents:
-            shapes["context_latents"] = [1, 16, sum(math.prod(latent.shape[2:]) for latent in latents)]
+            shapes[CONTEXT_LATENTS] = [1, 16, sum(math.prod(latent.shape[2:]) for latent in latents)]
         return shapes
 
     def resize_cond_for_context_window(self, cond_key, cond_value, *args, **kwargs):
@@ -41,6 +42,7 @@ class LIVEditorBase(comfy.model_base.WAN21):
 class LIVEditor(comfy.supported_models.WAN21_T2V):
     """Detected by its second patch embedding; everything else is Wan 2.1/2.2 text-to-video."""
 
+    registered_by = "liveditor_isa"
     required_keys = {"{}source_video_embedding_more_memory.weight": None}
     sampling_settings = {"shift": 6.0}
     # Wan's order has fp16 first; LIVEditor was trained in bf16, whose range cannot overflow. An fp16 file stays fp16.
@@ -58,6 +60,10 @@ class LIVEditor(comfy.supported_models.WAN21_T2V):
 
 
 def register():
-    """Put LIVEditor in front of plain Wan in core's list of architectures; once, however often the pack is loaded."""
+    """Put LIVEditor in front of plain Wan in core's list of architectures; once, however often the pack is loaded.
+
+    Ours of an earlier load makes way; a class of another origin stays, whatever it is called.
+    """
     models = comfy.supported_models.models
-    models[:] = [LIVEditor] + [model for model in models if model.__qualname__ != LIVEditor.__qualname__]
+    ours = LIVEditor.registered_by
+    models[:] = [LIVEditor] + [model for model in models if vars(model).get("registered_by") != ours]

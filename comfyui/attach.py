@@ -1,9 +1,8 @@
-"""Attach ISA to a ComfyUI model: one attention override and two wrappers on a clone, nothing global."""
+"""Attach ISA to a ComfyUI model: one attention override and three wrappers on a clone, nothing global."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 import comfy.model_management
@@ -13,26 +12,30 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.wan.model import WanModel
 from comfy_execution.utils import get_executing_context
 
-from ..isa_core import ISAConfig, in_context_sparse_attention, resolve_backend, resolve_dense
-from ..runtime.finite import GUARDED, FiniteGuard
-from ..runtime.heatmap import OFF, HeatMaps
-from ..runtime.in_context import IN_CONTEXT, InContextCall, InContextNetwork
-from ..runtime.live import LiveSettings
-from ..runtime.monitor import StepMonitor
-from ..runtime.read_back import ReadBack
-from ..runtime.report import RunReport
+from ..isa_core import ISAConfig, TokenLayout, in_context_sparse_attention, resolve_backend, resolve_dense
+from ..runtime import decisions
+from ..runtime.call import ModelCall
+from ..runtime.core_attention import OVERRIDE, in_context_override
+from ..runtime.decisions import Decisions
+from ..runtime.finite import FiniteGuard
+from ..runtime.in_context import CALL, IN_CONTEXT, InContextCall, InContextNetwork
+from ..runtime.live import LiveSettings, Settings
 from ..runtime.schedule import Schedule
 from . import windows
 from .compiled import apart_when_compiled
 from .memory import count_context
 from .native_context import native_layout
-from .scene import Part, scene
+from .network import name_of
+from .sampling_run import SamplingRun, Watcher, going, run_of
+from .scene import scene
 
 KEY = "liveditor_isa"
-OVERRIDE = "optimized_attention_override"
 
 EIGHT_BIT = "8-bit"
-"""The choice of a backend that is Triton with its 8-bit kernel for the sharp query group."""
+"""The choice of a backend that is Triton with its 8-bit kernel for the dense query blocks."""
+
+PYTORCH = getattr(attention_pytorch, "__wrapped__", attention_pytorch)
+"""Core's attention where nobody chose one, as an override gets it."""
 
 
 def can_attach(model) -> bool:
@@ -54,27 +57,7 @@ def implementation(backend: str, device: torch.device, config: ISAConfig) -> tup
         return resolve_backend(backend, device, config=config)
     name, reason = resolve_backend("triton", device, config=config)
     resolve_dense("8bit", name, device, config.context_tail)
-    return name, f"{reason}, sharp blocks in 8 bits"
-
-
-class Watcher:
-    """Whoever wants to know of sampling runs, and to change them; this one does not.
-
-    Called from the sampler's thread.
-    """
-
-    def started(self, live: LiveSettings, steps: int, parts: list[Part]) -> str:
-        """A sampling run of so many steps begins, and `live` may be told. Returns how much of heat maps to make."""
-        return OFF
-
-    def stepped(self, row: dict):
-        """An evaluation of the model is over: `StepMonitor`'s row."""
-
-    def mapped(self, at: int, blocks: list[int], maps: ReadBack):
-        """Its heat maps: of which transformer blocks, and the maps, [3, blocks of tokens] each."""
-
-    def ended(self, live: LiveSettings):
-        """It is over, or was stopped."""
+    return name, f"{reason}, dense blocks in 8 bits"
 
 
 def attach_isa(
@@ -92,6 +75,7 @@ def attach_isa(
     if isinstance(previous, ISAOverride):
         previous = previous.previous
     override = ISAOverride(live, schedule, backend, previous, notify, watcher or Watcher())
+    override.acting = override.acting_between(clone.get_model_object("model_sampling"))
     options[OVERRIDE] = override
     for kind, wrapper in (
         (comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, override.around_sampling),
@@ -108,169 +92,188 @@ def attach_isa(
 
 
 class ISAOverride:
-    """The attention override of one Attach ISA node; chains the override it found."""
+    """The attention override of one Attach ISA node; chains the override it found.
 
-    def __init__(self, live, schedule, backend, previous, notify, watcher):
+    It holds what was set on the node and nothing of a call: that is in `transformer_options` (`runtime.call`), and what a
+    sampling run adds up in its SamplingRun. Called without its wrappers, or outside of sampling, it does the same by the
+    settings on the node, and nobody is told. A deep copy is itself, as core's own way of copying options has it; a pickled
+    one has the settings, and tells nobody.
+    """
+
+    def __init__(self, live, schedule, backend, previous=None, notify=logging.debug, watcher=None):
         self.live, self.schedule, self.backend = live, schedule, backend
-        self.previous, self.notify, self.watcher = previous, notify, watcher
-        self.settings = live.first
-        """Of the evaluation that is going on."""
-        self.sigmas: tuple[float, float] | None = None
-        self.in_schedule = True
-        self.parts: list[Part] = []
-        self.report, self.monitor, self.maps = RunReport(), StepMonitor(""), HeatMaps(OFF)
-        # Core's MultiGPU CFG Split calls the model from a thread per GPU.
-        self._recording = threading.Lock()
-        self.guard = FiniteGuard()
+        self.previous, self.notify, self.watcher = previous, notify, watcher or Watcher()
+        self.acting: tuple[float, float] | None = None
+        """(highest, lowest) sigma at which ISA acts as the model was attached; None for all."""
+        self._override = in_context_override(self._attend, previous, self._refused)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        given = LiveSettings(Settings(self.live.current.config, self.live.current.enabled), self.live.recorded)
+        return type(self), (given, self.schedule, self.backend, self.previous), {"acting": self.acting}
 
     def around_sampling(self, executor, *args, **kwargs):
         """OUTER_SAMPLE: find the sigmas between which ISA acts (model sampling may be patched after attaching), report."""
-        patcher = executor.class_obj.model_patcher
-        self.sigmas = self._acting_between(patcher.get_model_object("model_sampling"))
+        guider = executor.class_obj
+        options = getattr(guider, "model_options", {}).get("transformer_options", {})
+        if (outer := run_of(self, options)) and outer.guider is guider:
+            return executor(*args, **kwargs)  # of two models whose wrappers were put together
+        patcher = guider.model_patcher
         running = get_executing_context()
         noise, sigmas = _noise_and_sigmas(*args, **kwargs)
-        timed = patcher.patches_uuid, patcher.model.get_dtype_inference()
-        self.report, self.monitor = RunReport(), StepMonitor(timed, sigmas)
-        self.guard = FiniteGuard()
         self.live.begin(running and running.prompt_id, running.node_id if running else "")
-        self.parts = scene(executor.class_obj, noise)
-        self.maps = HeatMaps(self.watcher.started(self.live, len(sigmas) - 1, self.parts))
+        run = SamplingRun(
+            self, guider, self.live, self.watcher, (patcher.patches_uuid, patcher.model.get_dtype_inference()), sigmas,
+            self.acting_between(patcher.get_model_object("model_sampling")), scene(guider, noise),
+        )  # fmt: skip
         whole = False
         try:
-            result = executor(*args, **kwargs)
+            with going(run):
+                result = executor(*args, **kwargs)
             whole = True
         finally:
             # After an error the GPU may not be asked for more.
             try:
-                self._pass_on(wait=whole)
+                run.pass_on(wait=whole)
             finally:
                 self.watcher.ended(self.live)
         # Only after a whole run: what a stopped one did says nothing of the graph.
-        summary = self.report.summary(self.settings.config, self.live.happened, self.live.unmatched)
+        summary = run.summary()
         logging.info(summary)
         self.notify(summary)
         return result
 
-    def _acting_between(self, sampling) -> tuple[float, float] | None:
+    def acting_between(self, sampling) -> tuple[float, float] | None:
         """(highest, lowest) sigma at which ISA acts; None for all, which spares a look at every call."""
         percents = self.schedule.start_percent, self.schedule.end_percent
         return None if percents == (0, 1) else tuple(float(sampling.percent_to_sigma(percent)) for percent in percents)
 
     def around_step(self, executor, x, timestep, *args, **kwargs):
         """PREDICT_NOISE: once per evaluation, whatever it is batched into. Settings hold for a whole evaluation."""
-        self._pass_on()
-        at = self.live.at
-        self.settings = self.live.next()
-        self.monitor.begin(at, self.settings, timestep)
-        return executor(x, timestep, *args, **kwargs)
-
-    def _pass_on(self, wait: bool = False):
-        """End the evaluation that was going on; the sampler does its part until the next one begins."""
-        self.monitor.end()
-        if maps := self.maps.take():
-            self.watcher.mapped(self.monitor.at, *maps)
-        for row in self.monitor.finished(wait):
-            self.watcher.stepped(row)
+        run = run_of(self, getattr(executor.class_obj, "model_options", {}).get("transformer_options", {}))
+        if run is None:
+            return executor(x, timestep, *args, **kwargs)
+        with run.evaluation(x, timestep):
+            return executor(x, timestep, *args, **kwargs)
 
     @apart_when_compiled
     def around_model(
         self, executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs
     ):
         """DIFFUSION_MODEL: once per model call, not per block, decide by sigma; publish the layout where core does not."""
-        with self._recording:
-            self.monitor.called(x.shape[0])
-        self.in_schedule = True
-        if self.sigmas is not None:
-            start, end = self.sigmas
-            # A step that lies on the boundary belongs to it, whatever fp32 made of its sigma.
-            self.in_schedule = end - 1e-6 <= float(transformer_options["sigmas"].max()) <= start + 1e-6
-        transformer_options = dict(transformer_options)
-        if not isinstance(executor.class_obj, InContextNetwork):
-            layout = native_layout(executor.class_obj, x, context, time_dim_concat=time_dim_concat, **kwargs)
-            transformer_options[IN_CONTEXT] = layout and InContextCall(layout)
+        network, outer = executor.class_obj, transformer_options.get(CALL)
+        if outer is not None and outer.owner is self:  # of two models whose wrappers were put together
+            return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+        run = run_of(self, transformer_options)
+        if run is not None:
+            front = transformer_options.get(OVERRIDE)
+            run.called(x.shape[0], None if front is None or front is self else name_of(front))
+        options, layout = dict(transformer_options), None
+        if not isinstance(network, InContextNetwork):
+            layout = native_layout(network, x, context, time_dim_concat=time_dim_concat, **kwargs)
+            if not isinstance(layout, TokenLayout):
+                if run is not None:
+                    run.left_out(layout)
+                layout = None
+            options[IN_CONTEXT] = layout and InContextCall(layout)
+            if torch.is_grad_enabled():
+                _give_blocks_their_numbers(options, len(network.blocks))
 
         def call(careful: bool):
-            options = {**transformer_options, GUARDED: careful}
-            return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+            decided = self._decisions(run, transformer_options, careful)
+            called = {**options, CALL: ModelCall(layout, decided, run, owner=self)}
+            return executor(x, timestep, context, clip_fea, time_dim_concat, called, **kwargs)
 
-        return self.guard.run(call, executor.class_obj, x)
+        return (run.guard if run else FiniteGuard()).run(call, network, x)
+
+    def _decisions(self, run: SamplingRun | None, options: dict, careful: bool = False) -> Decisions:
+        """For one model call."""
+        whole, acting = None, run.acting if run else self.acting
+        if acting is not None:
+            sigmas, (start, end) = options.get("sigmas"), acting
+            if sigmas is None:
+                whole = decisions.NO_NOISE_LEVEL
+            # A step that lies on the boundary belongs to it, whatever fp32 made of its sigma.
+            elif not end - 1e-6 <= float(sigmas.max()) <= start + 1e-6:
+                whole = decisions.OUTSIDE_SCHEDULE
+        settings, at = (run.settings, run.at) if run else (self.live.current, 0)
+        guard = run.guard if run else FiniteGuard()
+        return Decisions(settings, self.schedule, whole, self.backend, guard, at, careful)
 
     @torch.compiler.disable
     def __call__(self, func, q, k, v, heads, mask=None, **kwargs):
         """Stands in for core's attention; q, k, v are [B, S, H·D]."""
-
         options = kwargs.get("transformer_options") or {}
-        call = options.get(IN_CONTEXT)
-        if call is not None:
-            # An ISA further inside, behind somebody else's override, must not take what this one decided on.
-            kwargs["transformer_options"] = {**options, IN_CONTEXT: None}
+        if CALL not in options and q.shape == k.shape and options.get("block_index") == 0:
+            if run := run_of(self, options):
+                run.left_out(decisions.WITHOUT_WRAPPERS)
+        return self._override(func, q, k, v, heads, mask=mask, **kwargs)
 
-        def chosen(q, k, v, heads, mask=None):
-            if self.previous is not None:
-                return self.previous(func, q, k, v, heads, mask=mask, **kwargs)
-            return func(q, k, v, heads, mask=mask, **kwargs)
+    def _call_of(self, options: dict) -> ModelCall:
+        """The model call, also of an attention that came here past `around_model`."""
+        call = options.get(CALL)
+        if call is not None and call.owner is self:
+            return call
+        run = run_of(self, options)
+        return ModelCall(decisions=self._decisions(run, options), record=run, owner=self)
 
-        if not self._is_in_context(call, q, k, mask, kwargs):
-            return chosen(q, k, v, heads, mask)
-        reason = self._reason_for_full(call, options)
+    def _refused(self, reason: str, options: dict):
+        if record := self._call_of(options).record:
+            record.full(reason, options[IN_CONTEXT].layout)
+
+    def _attend(self, call: InContextCall, q, k, v, options, full, core) -> torch.Tensor | None:
+        model_call = self._call_of(options)
+        decided, record = model_call.decisions, model_call.record
+        block, of_blocks = options.get("block_index", 0), options.get("total_blocks", 1)
+        reason = decided.reason_for_full(call.layout, block, of_blocks)
         if reason:
-            with self._recording:
-                self.report.add_full(reason)
-                self.monitor.full(reason, call.layout)
-            return chosen(q, k, v, heads, mask)
-
-        def dense(q, k, v):
-            heads = q.shape[2]
-            return chosen(q.flatten(2), k.flatten(2), v.flatten(2), heads).unflatten(2, (heads, -1))
-
+            if record:
+                record.full(reason, call.layout)
+            return None
+        dense = full
         if self.backend == EIGHT_BIT:
             dense = "8bit"
-        elif self.previous is None and func is attention_pytorch.__wrapped__:
+        elif core is PYTORCH:
             # Nobody chose: core's own is PyTorch's too, but asks for FlashAttention 2 first, also where cuDNN is faster.
             dense = "auto"
         out, stats = in_context_sparse_attention(
-            *(x.unflatten(2, (heads, -1)) for x in (q, k, v)),
+            q, k, v,
             layout=call.layout,
-            config=self.settings.config,
+            config=decided.settings.config,
             coarse_gate=call.coarse_gate,
             backend="triton" if self.backend == EIGHT_BIT else self.backend,
             dense=dense,
             return_stats=True,
-        )
-        block = options.get("block_index", 0)
-        if options.get(GUARDED):
-            instead = self.guard.checked(out, lambda: chosen(q, k, v, heads, mask), block, self.live.at - 1)
+        )  # fmt: skip
+        if decided.careful:
+            instead = decided.guard.checked(out, lambda: full(q, k, v), block, decided.at)
             if instead is not None:
-                with self._recording:
-                    self.report.add_full(self.guard.reason(block))
+                if record:
+                    record.full(decided.guard.reason(block), call.layout)
                 return instead
-        with self._recording:
-            self.report.add_sparse(stats)
-            self.monitor.sparse(stats, call.layout)
-            # A context window cuts another sequence out of the same frames.
-            if call.layout.segments == tuple(part.tokens for part in self.parts):
-                self.maps.add(stats, block, options.get("total_blocks", 1))
+        if record:
+            record.sparse(stats, call.layout, block, of_blocks)
         call.residual_added = True
-        return out.flatten(2)
+        return out
 
-    @staticmethod
-    def _is_in_context(call, q, k, mask, kwargs) -> bool:
-        """Cross-attention and foreign layouts (q already split into heads, masks) are not ours to touch."""
-        plain = mask is None and not kwargs.get("skip_reshape") and not kwargs.get("skip_output_reshape")
-        return call is not None and plain and q.ndim == 3 and q.shape[1] == k.shape[1] == call.layout.total
 
-    def _reason_for_full(self, call: InContextCall, options: dict) -> str | None:
-        if not call.layout.context:
-            return "no context tokens"
-        if not self.settings.enabled:
-            return "switched off"
-        if not self.in_schedule:
-            return "outside start_percent to end_percent"
-        if call.layout.total < self.schedule.min_tokens:
-            return f"{call.layout.total} tokens are fewer than min_tokens {self.schedule.min_tokens}"
-        if self.schedule.is_dense_block(options.get("block_index", 0), options.get("total_blocks", 1)):
-            return f"dense_blocks {self.schedule.dense_blocks}"
-        return self.guard.reason(options.get("block_index", 0))
+def _give_blocks_their_numbers(options: dict, blocks: int):
+    """Core writes a block's number into one dict for all: where gradient checkpointing runs a block again, in backward, it
+    would find the last one's. So each gets a dict of its own, by core's way of putting something in a block's place."""
+
+    def numbered(number: int, earlier):
+        def block(args, extra):
+            args = {**args, "transformer_options": {**args["transformer_options"], "block_index": number}}
+            return earlier(args, extra) if earlier else extra["original_block"](args)
+
+        return block
+
+    replacements = options.get("patches_replace", {})
+    earlier = replacements.get("dit", {})
+    own = {("double_block", number): numbered(number, earlier.get(("double_block", number))) for number in range(blocks)}
+    options["patches_replace"] = {**replacements, "dit": {**earlier, **own}}
 
 
 def _noise_and_sigmas(noise, latent_image, sampler, sigmas, *args, **kwargs) -> tuple[torch.Tensor, list[float]]:

@@ -6,7 +6,8 @@ from math import ceil, prod
 
 import comfy.patcher_extension
 
-CONTEXT = "context_latents"
+from ..runtime.in_context import CONTEXT_LATENTS
+
 COUNTED = "memory_usage_factor_conds"
 """Attribute of core's models: the conditions whose size counts for what fits into one batch."""
 
@@ -17,8 +18,8 @@ TAKEN = 0.52
 def count_context(clone):
     """Have ModelPatcher `clone` count its context, unless its model does so already."""
     counted = clone.get_model_object(COUNTED)
-    if CONTEXT not in counted:
-        clone.add_object_patch(COUNTED, (*counted, CONTEXT))
+    if CONTEXT_LATENTS not in counted:
+        clone.add_object_patch(COUNTED, (*counted, CONTEXT_LATENTS))
         clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, "liveditor_isa", around_prepare)
 
 
@@ -30,7 +31,7 @@ def around_prepare(executor, model, noise_shape, conds, *args, **kwargs):
 def with_context(noise_shape, conds: dict[str, list[dict]]) -> list[int]:
     """Shape [B, C, T, h, w] of a latent without context that core would set as much memory aside for as noise and the
     largest context of `conds` take together."""
-    contexts = (cond.get(CONTEXT) or () for each in conds.values() for cond in each or ())
+    contexts = (cond.get(CONTEXT_LATENTS) or () for each in conds.values() for cond in each or ())
     largest = max((sum(prod(latent.shape[2:]) for latent in latents) for latents in contexts), default=0)
     batch, channels, frames, *sides = noise_shape
     if largest:

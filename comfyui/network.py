@@ -5,6 +5,9 @@ Facts: arXiv 2605.04569, section 3 and appendix B, and the key names of its rele
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import comfy.ldm.common_dit
 import comfy.ops
 import torch
@@ -12,9 +15,11 @@ from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.wan.model import WanAttentionBlock, WanModel, WanSelfAttention, sinusoidal_embedding_1d
 
-from ..isa_core import TokenLayout, add_coarse_residual
-from ..runtime.finite import GUARDED, require_finite
-from ..runtime.in_context import IN_CONTEXT, LAYOUT, InContextCall, InContextNetwork
+from ..isa_core import TokenLayout, add_coarse_residual, coarse_gate
+from ..runtime.call import ModelCall
+from ..runtime.core_attention import OVERRIDE, with_residual
+from ..runtime.finite import require_finite
+from ..runtime.in_context import CALL, CONTEXT_LATENTS, IN_CONTEXT, InContextCall, InContextNetwork
 
 TOKENS_AT_A_TIME = 8192
 
@@ -26,11 +31,6 @@ def gate_projection(dim: int, operation_settings: dict) -> torch.nn.Module:
     if isinstance(operations, type) and issubclass(operations, comfy.ops.fp8_ops):
         operations = comfy.ops.manual_cast  # fp8 matrix products need at least 16 outputs
     return operations.Linear(dim, 1, bias=False, **{name: operation_settings.get(name) for name in ("device", "dtype")})
-
-
-def coarse_gate(projected: torch.Tensor) -> torch.Tensor:
-    """`0.5 (sigmoid(x·alpha) - 0.5)`, in -0.25..0.25 (section 3.4): [B, S, 1] -> [B, S, 1, 1]."""
-    return (0.5 * torch.sigmoid(projected) - 0.25)[..., None]
 
 
 def rotate(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
@@ -48,29 +48,91 @@ def rotate(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
 
 
 class LIVEditorSelfAttention(WanSelfAttention):
-    """Self-attention over target and context tokens, plus the coarse residual, in front of the output projection."""
+    """Self-attention over target and context tokens, plus the coarse residual, in front of the output projection.
+
+    Other nodes put a `forward` of their own in place of this one. So the residual is added where core's attention is called,
+    by an override that a hook in front of `forward` brings; a hook behind it sees whether that happened.
+    """
 
     def __init__(self, dim, *args, operation_settings, **kwargs):
         super().__init__(dim, *args, operation_settings=operation_settings, **kwargs)
         self.alpha_1 = gate_projection(dim, operation_settings)
+        self.register_forward_pre_hook(_publish, with_kwargs=True)
+        self.register_forward_hook(_require_residual, with_kwargs=True)
 
     def forward(self, x, freqs, transformer_options={}):
-        """x [B, S, dim], freqs over all S tokens -> [B, S, dim]. The layout comes in `transformer_options[LAYOUT]`."""
-        split = (self.num_heads, self.head_dim)
-        q = rotate(self.norm_q(self.q(x)).unflatten(2, split), freqs)
-        k = rotate(self.norm_k(self.k(x)).unflatten(2, split), freqs)
-        v = self.v(x)
-
-        call = InContextCall(transformer_options[LAYOUT], coarse_gate(self.alpha_1(x)))
-        options = {**transformer_options, IN_CONTEXT: call}
-        out = optimized_attention(q.flatten(2), k.flatten(2), v, heads=self.num_heads, transformer_options=options)
-        if not call.residual_added:
-            heads = (out.unflatten(2, split), q, k, v.unflatten(2, split))
-            out = add_coarse_residual(*heads, call.coarse_gate, call.layout).flatten(2)
-
+        """x [B, S, dim], freqs over all S tokens -> [B, S, dim]. The layout is that of `transformer_options[CALL]`."""
+        options = published(self, x, transformer_options)
+        q, k, v = self.heads(x, freqs)
+        out = optimized_attention(q.flatten(2), k.flatten(2), v.flatten(2), heads=self.num_heads, transformer_options=options)
         for patch in transformer_options.get("patches", {}).get("attn1_patch", []):
             out = patch({"x": out, "q": q, "k": k, "transformer_options": transformer_options})
         return self.o(out)
+
+    def heads(self, x, freqs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """[B, S, dim] -> normed and rotated queries and keys, and values, [B, S, H, D]."""
+        split = (self.num_heads, self.head_dim)
+        q = rotate(self.norm_q(self.q(x)).unflatten(2, split), freqs)
+        k = rotate(self.norm_k(self.k(x)).unflatten(2, split), freqs)
+        return q, k, self.v(x).unflatten(2, split)
+
+    def residual_alone(self, x, freqs, call: InContextCall) -> torch.Tensor:
+        """What the residual adds behind the output projection, [B, S, dim], from the input: computes its heads once more."""
+        heads = self.heads(x, freqs)
+        coarse = add_coarse_residual(torch.zeros_like(heads[0]), *heads, call.coarse_gate, call.layout).flatten(2)
+        return self.o(coarse) - self.o(torch.zeros_like(coarse[:1, :16]))[:, :1]  # without the projection's bias
+
+
+def published(attention: LIVEditorSelfAttention, x: torch.Tensor, options: dict) -> dict:
+    """`options` with the InContextCall of this attention and the override that adds its residual, unless they are there."""
+    if options.get(IN_CONTEXT) is not None:
+        return options
+    call = InContextCall(options[CALL].layout, coarse_gate(attention.alpha_1(x)))
+    return {**options, IN_CONTEXT: call, OVERRIDE: with_residual(options.get(OVERRIDE))}
+
+
+def _publish(attention, args, kwargs):
+    """Before `forward`, whoever wrote that."""
+    (x, freqs), options = _arguments(*args, **kwargs)
+    return (x, freqs), {"transformer_options": published(attention, x, options)}
+
+
+def _require_residual(attention, args, kwargs, out):
+    """After `forward`: add the residual where nobody else could. Raises RuntimeError where that is impossible."""
+    call = kwargs["transformer_options"][IN_CONTEXT]
+    if call.residual_added:
+        return None
+    by = name_of(attention.forward)
+    if out.shape != args[0].shape:
+        raise RuntimeError(
+            f"{by} took LIVEditor's self-attention and gave back {[*out.shape]} instead of {[*args[0].shape]}, so its coarse "
+            "residual, without which edits are wrong, cannot be added: remove the node that patches self-attention."
+        )
+    _warn_once(by)
+    return out + attention.residual_alone(*args, call)
+
+
+def _arguments(x, freqs, transformer_options={}):
+    return (x, freqs), transformer_options
+
+
+def name_of(function) -> str:
+    """Of a patch, for a user who wants to know which node brought it."""
+    function = getattr(function, "__func__", function)
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+_warned: set[str] = set()
+
+
+@torch.compiler.disable
+def _warn_once(by: str):
+    if by not in _warned:
+        _warned.add(by)
+        logging.warning(
+            "%s took LIVEditor's self-attention past ComfyUI's own: the coarse residual is computed by itself, which takes "
+            "longer, and ISA cannot act", by,
+        )  # fmt: skip
 
 
 class LIVEditorBlock(WanAttentionBlock):
@@ -103,7 +165,7 @@ class LIVEditorModel(InContextNetwork, WanModel):
         frames, height, width = x.shape[2:]
         groups = [
             comfy.ldm.common_dit.pad_to_patch_size(latent, self.patch_size)
-            for latent in (x, *kwargs.get("context_latents", ()))
+            for latent in (x, *(kwargs.get(CONTEXT_LATENTS) or ()))
         ]
         # Every group's positions start at (0, 0, 0).
         freqs = torch.cat(
@@ -116,8 +178,9 @@ class LIVEditorModel(InContextNetwork, WanModel):
         out = self.forward_orig(
             groups[0], timestep, context, freqs=freqs, transformer_options=transformer_options, context_latents=groups[1:]
         )
-        # A training loop watches its own loss, and need not wait for the GPU here.
-        if not out.requires_grad and GUARDED not in transformer_options:
+        # A training loop watches its own loss, and need not wait for the GPU here; a guard outside looks by itself.
+        call = transformer_options.get(CALL)
+        if not out.requires_grad and not (call and call.decisions and call.decisions.guard):
             require_finite(out, self, x)
         return out[:, :, :frames, :height, :width]
 
@@ -132,10 +195,13 @@ class LIVEditorModel(InContextNetwork, WanModel):
         modulation = self.time_projection(time).unflatten(2, (6, self.dim))
         text = self.text_embedding(context)
 
-        options = transformer_options
-        options.update(grid_sizes=grid, total_blocks=len(self.blocks), block_type="double", **{LAYOUT: layout})
+        transformer_options.update(grid_sizes=grid, total_blocks=len(self.blocks), block_type="double")
+        # What is this call's alone goes into a dict of its own: the caller may use his for another call.
+        options = {**transformer_options, CALL: replace(transformer_options.get(CALL) or ModelCall(), layout=layout)}
         replacements = options.get("patches_replace", {}).get("dit", {})
         for index, block in enumerate(self.blocks):
+            # Core's way is one dict for all blocks. Where autograd may run a block again, it needs one of its own.
+            options = {**options} if torch.is_grad_enabled() else options
             options["block_index"] = index
             hidden = self._run_block(block, index, replacements, hidden, text, modulation, freqs, options)
             for patch in options.get("patches", {}).get("double_block", []):

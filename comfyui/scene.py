@@ -8,6 +8,7 @@ from math import prod
 import comfy.model_management
 import torch
 
+from ..runtime.in_context import CONTEXT_LATENTS
 from .native_context import token_grid
 
 FRAMES = "liveditor_isa_frames"
@@ -36,8 +37,9 @@ def scene(guider, noise: torch.Tensor) -> list[Part]:
     has its source's shape.
     """
     network, latent_format = (getattr(guider.model_patcher.model, name) for name in ("diffusion_model", "latent_format"))
-    cond = next((cond for conds in guider.conds.values() for cond in conds if "context_latents" in cond), {})
-    latents = cond.get("context_latents")
+    groups = (getattr(guider, "conds", None) or {}).values()
+    cond = next((cond for conds in groups for cond in conds or () if CONTEXT_LATENTS in cond), {})
+    latents = cond.get(CONTEXT_LATENTS)
     videos = [noise, *latents] if isinstance(latents, list) and latents else []
     if not videos or not hasattr(network, "patch_size") or any(latent.ndim != 5 for latent in videos):
         return []

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+from ..runtime.in_context import CONTEXT_LATENTS
+
 KEY = "liveditor_isa_windows"
-CONTEXT = "context_latents"
 
 
 def around_prepare(executor, model, noise_shape, conds, *args, model_options=None, **kwargs):
@@ -21,13 +22,15 @@ def around_prepare(executor, model, noise_shape, conds, *args, model_options=Non
 @contextmanager
 def _cut(conds: dict[str, list[dict]], dim: int, length: int):
     """Contexts as long as the first, which is the video to edit, one latent frame longer than a window: core adds one in front."""
-    whole = [(cond, cond[CONTEXT]) for each in conds.values() for cond in each or () if cond.get(CONTEXT)]
+    whole = [(cond, cond[CONTEXT_LATENTS]) for each in conds.values() for cond in each or () if cond.get(CONTEXT_LATENTS)]
     try:
         for cond, latents in whole if length else ():
             frames = latents[0].shape[dim]
             if frames > length + 1:
-                cond[CONTEXT] = [each.narrow(dim, 0, length + 1) if each.shape[dim] == frames else each for each in latents]
+                cond[CONTEXT_LATENTS] = [
+                    each.narrow(dim, 0, length + 1) if each.shape[dim] == frames else each for each in latents
+                ]
         yield
     finally:
         for cond, latents in whole:
-            cond[CONTEXT] = latents
+            cond[CONTEXT_LATENTS] = latents

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import logging
+import threading
 from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,11 +36,18 @@ class RunMaps:
         self.found: dict[tuple[int, int], EncodedMap] = {}
         """By evaluation and transformer block (or MEAN)."""
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def add(self, at: int, block: int, found: EncodedMap):
-        self._bytes += 3 * len(found.kept)
-        if block == MEAN or self._bytes <= MOST_MAP_BYTES:
-            self.found[at, block] = found
+        with self._lock:
+            self._bytes += 3 * len(found.kept)
+            if block == MEAN or self._bytes <= MOST_MAP_BYTES:
+                self.found[at, block] = found
+
+    def listed(self) -> list[tuple[int, int]]:
+        """The keys of `found`, in order, on any thread."""
+        with self._lock:
+            return sorted(self.found)
 
 
 @dataclass
@@ -60,7 +68,9 @@ class Run:
 
 
 RUNS: OrderedDict[tuple[str, str], Run] = OrderedDict()
-"""By execution and node, the oldest first."""
+"""By execution and node, the oldest first. The sampler's thread writes, the server's reads: iterate over `_remembered()`."""
+
+_RUNS_LOCK = threading.Lock()
 
 CHANGED: Counter[str] = Counter()
 """How often a run of a node was changed live: the result is then not what the node's settings alone give."""
@@ -137,12 +147,18 @@ class PageWatcher(Watcher):
 
 
 def _remember(execution: str, node: str, run: Run):
-    RUNS.pop((execution, node), None)
-    RUNS[execution, node] = run
-    while len(RUNS) > MOST_RUNS:
-        RUNS.popitem(last=False)
-    for earlier in list(RUNS.values())[:-MOST_MAPPED]:
+    with _RUNS_LOCK:
+        RUNS.pop((execution, node), None)
+        RUNS[execution, node] = run
+        while len(RUNS) > MOST_RUNS:
+            RUNS.popitem(last=False)
+    for _, earlier in _remembered()[:-MOST_MAPPED]:
         earlier.maps = RunMaps([])
+
+
+def _remembered() -> list[tuple[tuple[str, str], Run]]:
+    with _RUNS_LOCK:
+        return list(RUNS.items())
 
 
 def _workflow_of(execution: str) -> str | None:
@@ -156,14 +172,14 @@ def _workflow_of(execution: str) -> str | None:
 
 def events_of(workflow: str, client: str) -> list[dict]:
     """What this page was told of each node's latest run in this workflow, or would have been."""
-    latest = {node: run for (_, node), run in RUNS.items() if (run.workflow, run.client) == (workflow, client)}
+    latest = {node: run for (_, node), run in _remembered() if (run.workflow, run.client) == (workflow, client)}
     order = ("started", "step", "map", "ended")
     return [run.last[kind] for run in latest.values() for kind in order if kind in run.last]
 
 
 def with_live_changes(tags: dict, execution: str | None) -> dict:
     """A video's tags (`prompt`, `workflow`) with the changes of the execution that makes it, so that they repeat it."""
-    records = {node: run.changes for (of, node), run in RUNS.items() if of == execution and run.changes}
+    records = {node: run.changes for (of, node), run in _remembered() if of == execution and run.changes}
     if not records:
         return tags
     tags = copy.deepcopy(tags)

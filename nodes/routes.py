@@ -100,7 +100,7 @@ def events(body: dict) -> dict:
 def list_maps(body: dict) -> dict:
     """{"execution", "node"} -> {"grids": of the target and every context, "found": [[model call, transformer block], ...]}."""
     run = _run_of(body)
-    return {"grids": [part.grid for part in run.maps.parts], "found": sorted(run.maps.found)}
+    return {"grids": [part.grid for part in run.maps.parts], "found": run.maps.listed()}
 
 
 def one_map(body: dict) -> dict:

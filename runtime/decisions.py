@@ -52,6 +52,13 @@ def taken_over(by: str) -> str:
     return f"{by} took the attention and passed none on: place Attach ISA after other nodes that replace the attention"
 
 
+WITHOUT_WRAPPERS = (
+    "the model was called without the wrappers of Attach ISA, by a guider with two models say, so target and context could "
+    "not be told apart"
+)
+
+ALL_SKIPPED = "the model was not called in any step: a node that reuses earlier steps, a cache say, answered for it"
+
 NO_STEPS = "the sampler had no step to do: look at its steps, start_at_step and end_at_step"
 
 

@@ -9,10 +9,6 @@ import torch
 
 from ..errors import NotFiniteError
 
-GUARDED = "liveditor_isa.guarded"
-"""Key in `transformer_options`: somebody outside looks at the network's output, which need not do so itself. Its value says
-whether every sparse attention is to be looked at, too."""
-
 
 @torch.compiler.disable
 def is_finite(x: torch.Tensor) -> bool:

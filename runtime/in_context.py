@@ -9,13 +9,10 @@ import torch
 from ..isa_core import TokenLayout
 
 CONTEXT_LATENTS = "context_latents"
-"""Conditioning key, and keyword of a network: the latents [B, C, T, h, w] of the video to edit and of every reference."""
+"""Core's conditioning key, and keyword of a network: the latents [B, C, T, h, w] of the video to edit and of every reference."""
 
 CALL = "liveditor_isa.call"
 """Key in ComfyUI's `transformer_options`: the ModelCall of the whole model call."""
-
-LAYOUT = "liveditor_isa.layout"
-"""Key in `transformer_options`: the TokenLayout of the whole model call."""
 
 IN_CONTEXT = "liveditor_isa.in_context"
 """Key in `transformer_options`: the InContextCall of the attention it was passed to."""

@@ -101,6 +101,13 @@ class LiveSettings:
         self._execution: object = None
         self._restart()
 
+    def __getstate__(self):
+        """Of a pickle: what was set and recorded. `check` belongs to the machine it was made on."""
+        return {"first": self.first, "recorded": self.recorded}
+
+    def __setstate__(self, state):
+        self.__init__(**{"settings": state["first"], "recorded": state["recorded"]})
+
     def _restart(self):
         self.current = self.first
         self.told_any = False

@@ -163,17 +163,17 @@ def test_8_bit_is_refused_for_reasons_of_its_own(liveditor, monkeypatch, config,
         attached(liveditor, config, backend="8-bit")
 
 
-def test_what_attended_for_the_sharp_blocks_is_said_where_it_was_not_the_models_attention(liveditor):
+def test_what_attended_for_the_dense_blocks_is_said_where_it_was_not_the_models_attention(liveditor):
     model, shown = attached(liveditor, ISAConfig(context_tail="taylor"))
     sample(model)
-    assert "Sharp query blocks attended on PyTorch's attention (context_tail 'taylor' needs a bias per key)" in shown[0]
+    assert "Dense query blocks attended on PyTorch's attention (context_tail 'taylor' needs a bias per key)" in shown[0]
     model, shown = attached(liveditor, ISAConfig())
     sample(model)
-    assert "Sharp query blocks" not in shown[0]
+    assert "Dense query blocks" not in shown[0]
 
 
 def test_no_context_is_said(liveditor, plain_wan):
-    for network, words in ((liveditor, "no context tokens"), (plain_wan, "saw no in-context attention")):
+    for network, words in ((liveditor, "no context tokens"), (plain_wan, "saw no in-context attention: no context tokens")):
         model, shown = attached(network)
         assert torch.equal(sample(model, ()), sample(network, ()))
         assert words in shown[0]
@@ -306,13 +306,13 @@ def test_text_as_long_as_the_sequence_is_not_taken_for_self_attention(plain_wan)
     network = plain_wan.model.diffusion_model
     x, contexts = latent(), [latent(seed=1)]
     assert native_layout(network, x, torch.zeros(1, 575, 64), context_latents=contexts).total == 576
-    assert native_layout(network, x, torch.zeros(1, 576, 64), context_latents=contexts) is None
+    assert native_layout(network, x, torch.zeros(1, 576, 64), context_latents=contexts).startswith("the text has 576 tokens")
 
 
-@pytest.mark.parametrize("extra", ["time_dim_concat", "reference_latent"])
-def test_inputs_that_add_other_tokens_keep_isa_out(plain_wan, extra):
+@pytest.mark.parametrize("extra, words", [("time_dim_concat", "time_dim_concat adds"), ("reference_latent", "a ReferenceLatent")])
+def test_inputs_that_add_other_tokens_keep_isa_out(plain_wan, extra, words):
     network = plain_wan.model.diffusion_model
-    assert native_layout(network, latent(), TEXT, context_latents=[latent(seed=1)], **{extra: latent()}) is None
+    assert words in native_layout(network, latent(), TEXT, context_latents=[latent(seed=1)], **{extra: latent()})
 
 
 def test_wan_variants_with_their_own_forward_pass_through():
