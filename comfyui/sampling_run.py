@@ -1,4 +1,4 @@
-"""One sampling run with one Attach ISA: what holds for it, what its evaluations did, and how each finds it."""
+"""One sampling run with one Attach ISA: its settings, the results of its evaluations, and how model calls find it."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from ..runtime.report import RunReport
 from .scene import Part
 
 RUNS = "liveditor_isa.runs"
-"""Key in `transformer_options`: the runs that are going on, for threads that core starts for further GPUs."""
+"""Key in `transformer_options`: the current runs, for threads that core starts for further GPUs."""
 
 _going: ContextVar[tuple[SamplingRun, ...]] = ContextVar("liveditor_isa.runs", default=())
 
 
 class Watcher:
-    """Whoever wants to know of sampling runs, and to change them; this one does not.
+    """Observes sampling runs and may change their settings; this base class does nothing.
 
     Called from the sampler's thread.
     """
 
     def started(self, live: LiveSettings, steps: int, parts: list[Part]) -> str:
-        """A sampling run of so many steps begins, and `live` may be told. Returns how much of heat maps to make."""
+        """A sampling run of this many steps begins; `live` takes changes. Returns which heat maps to make."""
         return OFF
 
     def stepped(self, row: dict):
-        """An evaluation of the model is over: `StepMonitor`'s row."""
+        """An evaluation of the model has ended, with `StepMonitor`'s row."""
 
     def mapped(self, at: int, blocks: list[int], maps: ReadBack):
-        """Its heat maps: of which transformer blocks, and the maps, [3, blocks of tokens] each."""
+        """The heat maps of an evaluation: numbers of transformer blocks, and their maps, [3, blocks of tokens] each."""
 
     def ended(self, live: LiveSettings):
-        """It is over, or was stopped."""
+        """The run has ended or was stopped."""
 
 
 class SamplingRun:
@@ -59,7 +59,7 @@ class SamplingRun:
         self.maps = HeatMaps(watcher.started(live, len(sigmas) - 1, parts))
         self.settings, self.at, self.evaluations = live.current, 0, 0
         self.foreign = "another node"
-        """What stood in front of ISA's override."""
+        """The override in front of ISA's, if there is one."""
         # Core's MultiGPU CFG Split calls the model from a thread per GPU.
         self._lock = threading.Lock()
         self._evaluating = False
@@ -69,7 +69,7 @@ class SamplingRun:
         return self  # nodes copy whole model options in the middle of a run
 
     def __reduce__(self):
-        return type(None), ()  # elsewhere it does not go on
+        return type(None), ()  # a pickled copy is None: the run does not continue elsewhere
 
     @contextmanager
     def evaluation(self, x: torch.Tensor, sigma: torch.Tensor):
@@ -94,7 +94,7 @@ class SamplingRun:
             self._evaluated = weakref.ref(x), x._version, sigma
 
     def pass_on(self, wait: bool = False):
-        """End the evaluation that was going on; the sampler does its part until the next one begins."""
+        """End the current evaluation. The sampler's own work follows until the next one begins."""
         self.monitor.end()
         if maps := self.maps.take():
             self.watcher.mapped(self.monitor.at, *maps)
@@ -102,7 +102,7 @@ class SamplingRun:
             self.watcher.stepped(row)
 
     def called(self, sequences: int, foreign: str | None):
-        """The model is called with so many sequences; foreign: the override in front of ISA's, if there is one."""
+        """A model call with this many sequences; foreign: the override in front of ISA's, if there is one."""
         with self._lock:
             self.report.model_calls += 1
             self.foreign = foreign or self.foreign
@@ -149,7 +149,7 @@ def run_of(owner, options: dict) -> SamplingRun | None:
 
 @contextmanager
 def going(run: SamplingRun):
-    """While this holds, `run_of` finds `run`."""
+    """Within this context, `run_of` finds `run`."""
     options = getattr(run.guider, "model_options", {}).setdefault("transformer_options", {})
     before, token = options.get(RUNS), _going.set((*_going.get(), run))
     options[RUNS] = (*(before or ()), run)

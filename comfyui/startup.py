@@ -1,4 +1,4 @@
-"""Starting core's modules in a program of one's own, without ComfyUI's server."""
+"""Imports core's modules in another program, without ComfyUI's server."""
 
 from __future__ import annotations
 

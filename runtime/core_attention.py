@@ -1,8 +1,9 @@
-"""The place that ComfyUI's core keeps for another attention: an override in `transformer_options`. Needs no ComfyUI."""
+"""Attention overrides of ComfyUI's core, in `transformer_options`. Needs no ComfyUI."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -11,14 +12,14 @@ from . import decisions
 from .in_context import IN_CONTEXT, InContextCall
 
 OVERRIDE = "optimized_attention_override"
-"""Core's key in `transformer_options`, of which there is one: who sets it calls what was there before."""
+"""Core's key in `transformer_options`, which holds one override: a new one calls the one before it."""
 
 Attend = Callable[..., torch.Tensor | None]
 """(InContextCall, q, k, v [B, S, H, D], transformer_options, full, core) -> [B, S, H, D], or None for full attention.
-full: attention over such q, k, v as it would run without this override. core: core's function, where no override was before."""
+full: attention over such q, k, v as it would run without this override. core: core's function, if there was no override before."""
 
 
-def reason_not_to_touch(call: InContextCall, q: torch.Tensor, k: torch.Tensor, mask, options: dict) -> str | None:
+def reason_not_to_touch(call: InContextCall, q: torch.Tensor, k: torch.Tensor, mask: object, options: dict) -> str | None:
     """Why an attention of core's is none that ISA knows: "" for one that is no self-attention of all tokens, a sentence for
     a self-attention in another form, None for one that it knows. options: core's keywords."""
     if options.get("skip_reshape") or options.get("skip_output_reshape"):
@@ -28,7 +29,9 @@ def reason_not_to_touch(call: InContextCall, q: torch.Tensor, k: torch.Tensor, m
     return None if mask is None else decisions.MASKED
 
 
-def in_context_override(attend: Attend, previous: Callable | None = None, refused: Callable[[str, dict], None] | None = None):
+def in_context_override(
+    attend: Attend, previous: Callable | None = None, refused: Callable[[str, dict], None] | None = None
+) -> Callable[..., torch.Tensor]:
     """An override that has `attend` for in-context self-attention, and for all others `previous` or core's own.
 
     refused: is told the sentence where a self-attention is in a form that ISA does not know, and `transformer_options`.
@@ -73,7 +76,7 @@ def with_isa(config: ISAConfig) -> dict:
     return {OVERRIDE: in_context_override(attend)}
 
 
-def with_residual(previous: Callable | None = None):
+def with_residual(previous: Callable | None = None) -> Callable[..., torch.Tensor]:
     """An override that adds LIVEditor's coarse residual to in-context self-attention, unless `previous` did.
 
     It marks the InContextCall it finds, by which the network sees that no patch went past it.
@@ -83,20 +86,15 @@ def with_residual(previous: Callable | None = None):
         options = kwargs.get("transformer_options") or {}
         call = options.get(IN_CONTEXT)
         split = kwargs.get("skip_reshape") or kwargs.get("skip_output_reshape")
-        if call is not None and not split and q.ndim == 3 and q.shape[1] == k.shape[1] == call.layout.total:
-            own = InContextCall(call.layout, call.coarse_gate)
-            kwargs["transformer_options"] = {**options, IN_CONTEXT: own}
-        else:
-            own = None
-        if previous is None:
-            out = func(q, k, v, heads, *args, **kwargs)
-        else:
-            out = previous(func, q, k, v, heads, *args, **kwargs)
-        if own is None:
-            return out
-        if not own.residual_added:
-            tokens = (x.unflatten(2, (heads, -1)) for x in (out, q, k, v))
-            out = add_coarse_residual(*tokens, own.coarse_gate, own.layout).flatten(2)
+        attention = func if previous is None else partial(previous, func)
+        if call is None or split or q.ndim != 3 or not q.shape[1] == k.shape[1] == call.layout.total:
+            return attention(q, k, v, heads, *args, **kwargs)
+        own = InContextCall(call.layout, call.coarse_gate)
+        kwargs["transformer_options"] = {**options, IN_CONTEXT: own}
+        out = attention(q, k, v, heads, *args, **kwargs)
+        if not own.residual_added and own.coarse_gate is not None:
+            split_out, split_q, split_k, split_v = (x.unflatten(2, (heads, -1)) for x in (out, q, k, v))
+            out = add_coarse_residual(split_out, split_q, split_k, split_v, call.coarse_gate, call.layout).flatten(2)
         call.residual_added = True
         return out
 
