@@ -34,7 +34,7 @@ def test_another_version_of_core_decodes_and_encodes_at_once(vae, monkeypatch, c
     whole = vae.decode(latent)[0]
     frames = torch.rand(5, 32, 48, 3, generator=torch.Generator().manual_seed(0))
     encoded = vae.encode(frames)
-    monkeypatch.setattr(vae, "decode", lambda samples: whole)
+    monkeypatch.setattr(vae, "decode", lambda samples: whole[None])
     monkeypatch.setattr(vae, "encode", lambda pixels: encoded)
     change(monkeypatch)
     with caplog.at_level(logging.WARNING):
