@@ -13,14 +13,14 @@ from ..runtime.in_context import CONTEXT_LATENTS
 from .network import LIVEditorModel
 
 MEMORY_OF_WANS = 0.49
-"""Share of core's estimate for Wan that a step takes here, and a little more; weights get the rest (tests/test_memory.py)."""
+"""Memory of a step as a share of core's estimate for Wan, with a small margin; weights get the rest (tests/test_memory.py)."""
 
 
 class LIVEditorBase(comfy.model_base.WAN21):
     """Wan 2.1 family whose memory estimate counts the context videos."""
 
     def __init__(self, model_config, model_type=comfy.model_base.ModelType.FLOW, device=None):
-        # Past WAN21.__init__, which fixes the network class.
+        # Skips WAN21.__init__, which fixes the network class.
         comfy.model_base.BaseModel.__init__(self, model_config, model_type, device=device, unet_model=LIVEditorModel)
         self.image_to_video = False
         self.memory_usage_factor_conds = (CONTEXT_LATENTS,)
@@ -33,7 +33,7 @@ class LIVEditorBase(comfy.model_base.WAN21):
         return shapes
 
     def resize_cond_for_context_window(self, cond_key, cond_value, *args, **kwargs):
-        # Core would cut the text where it is as wide as the video is long: LIVEditor-tiny's at 1,021 frames.
+        # Core would cut a text whose width equals the video's length: LIVEditor-tiny's at 1,021 frames.
         if cond_key == "c_crossattn":
             return cond_value
         return super().resize_cond_for_context_window(cond_key, cond_value, *args, **kwargs)
@@ -60,7 +60,7 @@ class LIVEditor(comfy.supported_models.WAN21_T2V):
 
 
 def register():
-    """Put LIVEditor in front of plain Wan in core's list of architectures; once, however often the pack is loaded.
+    """Put LIVEditor in front of plain Wan in core's list of architectures; once, even if the pack is loaded several times.
 
     Ours of an earlier load makes way; a class of another origin stays, whatever it is called.
     """

@@ -35,11 +35,11 @@ EIGHT_BIT = "8-bit"
 """The choice of a backend that is Triton with its 8-bit kernel for the dense query blocks."""
 
 PYTORCH = getattr(attention_pytorch, "__wrapped__", attention_pytorch)
-"""Core's attention where nobody chose one, as an override gets it."""
+"""Core's default attention, in the form in which an override receives it."""
 
 
 def can_attach(model) -> bool:
-    """Whether the model's diffusion network knows in-context attention: LIVEditor, or core's Wan with `context_latents`.
+    """Whether the model's diffusion network has in-context attention: LIVEditor, or core's Wan with `context_latents`.
 
     Wan variants with a forward pass of their own (VACE, camera, ...) append other tokens and are left alone.
     """
@@ -52,7 +52,7 @@ def can_attach(model) -> bool:
 
 
 def implementation(backend: str, device: torch.device, config: ISAConfig) -> tuple[str, str]:
-    """(backend, why that one) for a choice on the node. Raises BackendUnavailable when a choice by name cannot run."""
+    """(backend, reason) for a choice on the node. Raises BackendUnavailable when a backend chosen by name cannot run."""
     if backend != EIGHT_BIT:
         return resolve_backend(backend, device, config=config)
     name, reason = resolve_backend("triton", device, config=config)
@@ -92,7 +92,7 @@ def attach_isa(
 
 
 class ISAOverride:
-    """The attention override of one Attach ISA node; chains the override it found.
+    """The attention override of one Attach ISA node, which calls the override before it.
 
     It holds what was set on the node and nothing of a call: that is in `transformer_options` (`runtime.call`), and what a
     sampling run adds up in its SamplingRun. Called without its wrappers, or outside of sampling, it does the same by the
@@ -134,19 +134,19 @@ class ISAOverride:
                 result = executor(*args, **kwargs)
             whole = True
         finally:
-            # After an error the GPU may not be asked for more.
+            # After an error the GPU may not accept further work.
             try:
                 run.pass_on(wait=whole)
             finally:
                 self.watcher.ended(self.live)
-        # Only after a whole run: what a stopped one did says nothing of the graph.
+        # Only after a complete run: a stopped one does not show a fault of the graph.
         summary = run.summary()
         logging.info(summary)
         self.notify(summary)
         return result
 
     def acting_between(self, sampling) -> tuple[float, float] | None:
-        """(highest, lowest) sigma at which ISA acts; None for all, which spares a look at every call."""
+        """(highest, lowest) sigma at which ISA acts; None for all, which saves a check at every call."""
         percents = self.schedule.start_percent, self.schedule.end_percent
         return None if percents == (0, 1) else tuple(float(sampling.percent_to_sigma(percent)) for percent in percents)
 
@@ -189,13 +189,13 @@ class ISAOverride:
         return (run.guard if run else FiniteGuard()).run(call, network, x)
 
     def _decisions(self, run: SamplingRun | None, options: dict, careful: bool = False) -> Decisions:
-        """For one model call."""
+        """Decide for one model call."""
         whole, acting = None, run.acting if run else self.acting
         if acting is not None:
             sigmas, (start, end) = options.get("sigmas"), acting
             if sigmas is None:
                 whole = decisions.NO_NOISE_LEVEL
-            # A step that lies on the boundary belongs to it, whatever fp32 made of its sigma.
+            # A step on the boundary belongs to the range, despite the rounding of its sigma in fp32.
             elif not end - 1e-6 <= float(sigmas.max()) <= start + 1e-6:
                 whole = decisions.OUTSIDE_SCHEDULE
         settings, at = (run.settings, run.at) if run else (self.live.current, 0)
@@ -212,7 +212,7 @@ class ISAOverride:
         return self._override(func, q, k, v, heads, mask=mask, **kwargs)
 
     def _call_of(self, options: dict) -> ModelCall:
-        """The model call, also of an attention that came here past `around_model`."""
+        """The model call, also for an attention that was called without `around_model`."""
         call = options.get(CALL)
         if call is not None and call.owner is self:
             return call
@@ -236,7 +236,7 @@ class ISAOverride:
         if self.backend == EIGHT_BIT:
             dense = "8bit"
         elif core is PYTORCH:
-            # Nobody chose: core's own is PyTorch's too, but asks for FlashAttention 2 first, also where cuDNN is faster.
+            # Without a choice, core uses PyTorch's attention too, but with FlashAttention 2 first, even where cuDNN is faster.
             dense = "auto"
         out, stats = in_context_sparse_attention(
             q, k, v,

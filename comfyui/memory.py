@@ -9,10 +9,10 @@ import comfy.patcher_extension
 from ..runtime.in_context import CONTEXT_LATENTS
 
 COUNTED = "memory_usage_factor_conds"
-"""Attribute of core's models: the conditions whose size counts for what fits into one batch."""
+"""Attribute of core's models: the conditions whose size counts when core forms a batch."""
 
 TAKEN = 0.52
-"""Share of core's estimate for as many tokens that a step of its in-context Wan takes, and a little more (tests/test_memory.py)."""
+"""Memory of a step of core's in-context Wan as a share of core's estimate for as many tokens, with a small margin."""
 
 
 def count_context(clone):
@@ -24,7 +24,7 @@ def count_context(clone):
 
 
 def around_prepare(executor, model, noise_shape, conds, *args, **kwargs):
-    """PREPARE_SAMPLING: room for the context too, before weights are given what is left."""
+    """PREPARE_SAMPLING: reserve memory for the context too, before weights get the rest."""
     return executor(model, with_context(noise_shape, conds), conds, *args, **kwargs)
 
 

@@ -15,7 +15,7 @@ def token_grid(latent, patch_size) -> tuple[int, ...]:
 
 
 def native_layout(network, x, text, **inputs) -> TokenLayout | str:
-    """Layout of a WanModel call with inputs `x` [B, C, T, h, w] and `text` [B, L, C]; a sentence where ISA must stay out.
+    """Layout of a WanModel call with inputs `x` [B, C, T, h, w] and `text` [B, L, C]; a sentence with the reason where ISA cannot act.
 
     That is without context, with inputs that add tokens of another kind, and when the text is as long as the
     sequence: then cross-attention could not be told from self-attention.

@@ -77,7 +77,7 @@ class LIVEditorSelfAttention(WanSelfAttention):
         return q, k, self.v(x).unflatten(2, split)
 
     def residual_alone(self, x, freqs, call: InContextCall) -> torch.Tensor:
-        """What the residual adds behind the output projection, [B, S, dim], from the input: computes its heads once more."""
+        """The residual after the output projection, [B, S, dim], from the input. Computes queries, keys and values again."""
         heads = self.heads(x, freqs)
         coarse = add_coarse_residual(torch.zeros_like(heads[0]), *heads, call.coarse_gate, call.layout).flatten(2)
         return self.o(coarse) - self.o(torch.zeros_like(coarse[:1, :16]))[:, :1]  # without the projection's bias
@@ -92,13 +92,13 @@ def published(attention: LIVEditorSelfAttention, x: torch.Tensor, options: dict)
 
 
 def _publish(attention, args, kwargs):
-    """Before `forward`, whoever wrote that."""
+    """Called before `forward`, also before one that another node has replaced."""
     (x, freqs), options = _arguments(*args, **kwargs)
     return (x, freqs), {"transformer_options": published(attention, x, options)}
 
 
 def _require_residual(attention, args, kwargs, out):
-    """After `forward`: add the residual where nobody else could. Raises RuntimeError where that is impossible."""
+    """Called after `forward`: add the residual if no override has added it. Raises RuntimeError if that is impossible."""
     call = kwargs["transformer_options"][IN_CONTEXT]
     if call.residual_added:
         return None
@@ -178,7 +178,7 @@ class LIVEditorModel(InContextNetwork, WanModel):
         out = self.forward_orig(
             groups[0], timestep, context, freqs=freqs, transformer_options=transformer_options, context_latents=groups[1:]
         )
-        # A training loop watches its own loss, and need not wait for the GPU here; a guard outside looks by itself.
+        # A training loop checks its own loss and must not wait for the GPU here; an outer guard checks by itself.
         call = transformer_options.get(CALL)
         if not out.requires_grad and not (call and call.decisions and call.decisions.guard):
             require_finite(out, self, x)
@@ -189,18 +189,18 @@ class LIVEditorModel(InContextNetwork, WanModel):
         hidden, grid, layout = self._embed(x, context_latents)
 
         # One timestep for all groups: [B, 1, ...] broadcasts over the tokens.
-        with t.device:  # core makes the frequencies where tensors are made by default; a CUDA graph cannot hold the copy
+        with t.device:  # core creates the frequencies on the default device; a CUDA graph cannot record the copy
             waves = sinusoidal_embedding_1d(self.freq_dim, t.flatten())
         time = self.time_embedding(waves.to(hidden.dtype))[:, None]
         modulation = self.time_projection(time).unflatten(2, (6, self.dim))
         text = self.text_embedding(context)
 
         transformer_options.update(grid_sizes=grid, total_blocks=len(self.blocks), block_type="double")
-        # What is this call's alone goes into a dict of its own: the caller may use his for another call.
+        # Entries of this call go into a new dict, because the caller may use its dict for another call.
         options = {**transformer_options, CALL: replace(transformer_options.get(CALL) or ModelCall(), layout=layout)}
         replacements = options.get("patches_replace", {}).get("dit", {})
         for index, block in enumerate(self.blocks):
-            # Core's way is one dict for all blocks. Where autograd may run a block again, it needs one of its own.
+            # Core uses one dict for all blocks. A block that autograd may run again needs its own.
             options = {**options} if torch.is_grad_enabled() else options
             options["block_index"] = index
             hidden = self._run_block(block, index, replacements, hidden, text, modulation, freqs, options)
@@ -211,7 +211,7 @@ class LIVEditorModel(InContextNetwork, WanModel):
         return self.unpatchify(self.head(hidden[:, : layout.target], time), grid)
 
     def _embed(self, x, context_latents) -> tuple[torch.Tensor, torch.Size, TokenLayout]:
-        """(tokens of all groups [B, S, dim], the target's grid, the layout); the fp32 embeddings do not outlive it."""
+        """(tokens of all groups [B, S, dim], the target's grid, the layout); the fp32 embeddings are freed on return."""
         embedded = [self.patch_embedding(x.float())]
         embedded += [self.source_video_embedding_more_memory(latent.float()) for latent in context_latents]
         tokens = [group.flatten(2).transpose(1, 2).to(x.dtype) for group in embedded]

@@ -1,4 +1,4 @@
-"""What the token groups of a sampling run show: their grids, and frames to draw a heat map over."""
+"""The token groups of a sampling run: their grids, and the frames under their heat maps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Part:
 
 
 def scene(guider, noise: torch.Tensor) -> list[Part]:
-    """The parts of what `guider` (core's CFGGuider, before it samples) is to sample: the target, then the contexts.
+    """The token groups that `guider` (core's CFGGuider, before it samples) will sample: the target, then the contexts.
 
     Nothing without context, or where no single video is denoised. The target is drawn over the first context: an edit
     has its source's shape.

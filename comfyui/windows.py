@@ -1,4 +1,4 @@
-"""Memory of a long video that core's context windows cut into parts: that of a window, also of its context.
+"""Memory of a long video in core's context windows: that of one window, its context included.
 
 Core's node scales the noise it estimates with down to a window, and leaves the context whole.
 """
@@ -13,7 +13,7 @@ KEY = "liveditor_isa_windows"
 
 
 def around_prepare(executor, model, noise_shape, conds, *args, model_options=None, **kwargs):
-    """PREPARE_SAMPLING: estimates see of every context what a window sees."""
+    """PREPARE_SAMPLING: estimates count of every context only the part in one window."""
     handler = (model_options or {}).get("context_handler")
     with _cut(conds, getattr(handler, "dim", 0), getattr(handler, "context_length", 0)):
         return executor(model, noise_shape, conds, *args, model_options=model_options, **kwargs)

@@ -1,4 +1,4 @@
-"""The page's connection to sampling runs: what they did, settings that change on the way, heat maps."""
+"""The page's connection to sampling runs: their events, settings changed during a run, heat maps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIVE_CHANGES = "live_changes"
 MOST_RUNS, MOST_MAPPED = 32, 4
 """Runs that the server remembers, and those of them with heat maps."""
 MOST_MAP_BYTES = 32 * 2**20
-"""Of one run; what comes later has the mean only."""
+"""Limit for one run. Later evaluations store the mean only."""
 
 
 class RunMaps:
@@ -56,7 +56,7 @@ class Run:
 
     live: LiveSettings
     workflow: str | None
-    """Its id, by which the page knows whether a run is of what it shows."""
+    """The workflow's id, by which the page recognises runs of the shown workflow."""
     client: str | None
     maps: RunMaps
     going: bool = True
@@ -73,17 +73,17 @@ RUNS: OrderedDict[tuple[str, str], Run] = OrderedDict()
 _RUNS_LOCK = threading.Lock()
 
 CHANGED: Counter[str] = Counter()
-"""How often a run of a node was changed live: the result is then not what the node's settings alone give."""
+"""How often a run of a node was changed live: the result then differs from that of the node's settings."""
 
 DETAIL: OrderedDict[str, str] = OrderedDict()
-"""How much of heat maps each page wants, by its client id."""
+"""Which heat maps each page requests, by its client id."""
 
 ENCODER = ThreadPoolExecutor(1, "liveditor_isa maps")
 """Encodes and sends heat maps, so that the sampler need not."""
 
 
 class PageWatcher(Watcher):
-    """Tells the page that queued the execution what its node's runs do, and remembers it for a page that missed it."""
+    """Sends the events of a node's runs to the page that queued the execution, and stores them for a page that missed them."""
 
     def __init__(self, node_id: str | None):
         self.node = node_id
@@ -98,7 +98,7 @@ class PageWatcher(Watcher):
             return OFF
         client = PromptServer.instance.client_id
         detail = DETAIL.get(client, THUMBNAIL) if client else OFF
-        # Without heat maps nobody asks for the frames.
+        # Frames are needed only for heat maps.
         self.run = Run(live, _workflow_of(self.execution), client, RunMaps([] if detail == OFF else parts))
         _remember(self.execution, self.node, self.run)
         settings = live.current
@@ -141,7 +141,7 @@ class PageWatcher(Watcher):
             return
         event |= {"execution": self.execution, "node": self.node, "workflow": self.run.workflow}
         self.run.last[event["type"]] = event
-        # To nobody it would go to everybody.
+        # Without a client id the server would send it to all pages.
         if self.run.client is not None:
             PromptServer.instance.send_sync(EVENT, event, self.run.client)
 
@@ -162,7 +162,7 @@ def _remembered() -> list[tuple[tuple[str, str], Run]]:
 
 
 def _workflow_of(execution: str) -> str | None:
-    """The id of the workflow that was queued, where a page queued one."""
+    """The id of the queued workflow, if a page queued one."""
     running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
     for _, prompt_id, _, extra, *_ in running:
         if prompt_id == execution:
@@ -171,7 +171,7 @@ def _workflow_of(execution: str) -> str | None:
 
 
 def events_of(workflow: str, client: str) -> list[dict]:
-    """What this page was told of each node's latest run in this workflow, or would have been."""
+    """The events of each node's latest run in this workflow, for this page."""
     latest = {node: run for (_, node), run in _remembered() if (run.workflow, run.client) == (workflow, client)}
     order = ("started", "step", "map", "ended")
     return [run.last[kind] for run in latest.values() for kind in order if kind in run.last]
@@ -188,7 +188,7 @@ def with_live_changes(tags: dict, execution: str | None) -> dict:
         if isinstance(inputs, dict):
             inputs[LIVE_CHANGES] = changes
         saved = _saved_node(tags.get("workflow"), node)
-        # The page queues a workflow without the slots of its widgets, so only the order of their values tells: it is the last.
+        # The page queues a workflow without its widgets' slots, so only the order of values identifies it: it is the last.
         if isinstance(saved.get("widgets_values"), list) and saved["widgets_values"]:
             saved["widgets_values"][-1] = changes
     return tags
@@ -205,7 +205,7 @@ def _saved_node(workflow, execution_id: str) -> dict:
 
 
 def _object(value) -> dict:
-    """Anybody may have written the workflow: what should be an object in it, or an empty one."""
+    """`value` if it is an object, otherwise an empty one, because a workflow may contain anything."""
     return value if isinstance(value, dict) else {}
 
 

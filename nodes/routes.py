@@ -29,7 +29,7 @@ MOST_PAGES = 64
 
 
 class Refused(Exception):
-    """An answer with an HTTP status that is not 200, and a sentence."""
+    """A refusal: an HTTP status other than 200, and a sentence."""
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 def add_routes():
-    """Called once, when the pack is loaded; nothing to do without a server."""
+    """Called once, when the pack is loaded; does nothing without a server."""
     if not hasattr(PromptServer, "instance"):
         return
     routes = PromptServer.instance.routes
@@ -78,7 +78,7 @@ def estimate(body: dict) -> dict:
 
 
 def choose_detail(body: dict) -> dict:
-    """{"client", "maps"}: how much of heat maps the runs that this page queues are to make."""
+    """{"client", "maps"}: which heat maps the runs of this page make."""
     client, wanted = body.get("client"), body.get("maps")
     if not isinstance(client, str) or not 0 < len(client) < 100 or wanted not in DETAILS:
         raise Refused(400, f'Expected {{"client": id, "maps": one of {", ".join(DETAILS)}}}.')
@@ -90,7 +90,7 @@ def choose_detail(body: dict) -> dict:
 
 
 def events(body: dict) -> dict:
-    """{"workflow", "client"} -> {"events"}: what that page was told of its runs, for one that was reloaded."""
+    """{"workflow", "client"} -> {"events"}: the events of that page's runs, for a reloaded page."""
     workflow, client = body.get("workflow"), body.get("client")
     if not isinstance(workflow, str) or not isinstance(client, str):
         raise Refused(400, 'Expected {"workflow": id, "client": id}.')
@@ -121,7 +121,7 @@ async def frames(request: web.Request) -> web.Response:
         parts = run.maps.parts
         if not part.isascii() or not part.isdigit() or int(part[:3]) >= len(parts) or parts[int(part[:3])].frames is None:
             raise Refused(404, "There are no such frames.")
-        # Hundreds of frames take long enough to hold up the server.
+        # In a thread, because hundreds of frames would block the server.
         content = await asyncio.to_thread(_sheet, parts[int(part[:3])].frames)
         return web.Response(body=content, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
     except Refused as refused:
@@ -167,7 +167,7 @@ def _whole(body: dict, name: str) -> int:
 
 
 def _answered(function):
-    """A route of a function of the request's JSON object; what it refuses becomes a status and a sentence."""
+    """A route of a function of the request's JSON object; a refusal becomes a status and a sentence."""
 
     async def route(request: web.Request) -> web.Response:
         try:
@@ -187,7 +187,7 @@ def _refuse_foreign(request: web.Request):
 
 async def _body_of(request: web.Request) -> dict:
     _refuse_foreign(request)
-    # A form of another site cannot send this type without asking first.
+    # A form on another site cannot send this type without a preflight request.
     if request.content_type != "application/json":
         raise Refused(415, "Send application/json.")
     if (request.content_length or 0) > LARGEST_BODY:

@@ -1,4 +1,4 @@
-"""When a self-attention stays full, and the sentence for it: the one place that decides, for every host."""
+"""Decides when a self-attention stays full, with a sentence for the user. All hosts use it; no other module decides."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ NO_STEPS = "the sampler had no step to do: look at its steps, start_at_step and 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What is settled for all attentions of one model call.
+    """The decision for all attentions of one model call.
 
     whole: why all of the call stays full, None where each attention is looked at.
     backend: as `in_context_sparse_attention` takes it.

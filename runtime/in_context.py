@@ -1,4 +1,4 @@
-"""What hosts and networks call things: the names under which an in-context self-attention is described."""
+"""The names under which networks describe an in-context self-attention to the hosts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN_CONTEXT = "liveditor_isa.in_context"
 
 @dataclass
 class InContextCall:
-    """One self-attention over target and context tokens. Made for that attention, and for no other.
+    """One self-attention over target and context tokens. Valid for that attention only.
 
     layout: token groups of q, k and v.
     coarse_gate: [B, S, 1, 1] factor of LIVEditor's coarse residual, None for a model without one.
