@@ -16,7 +16,7 @@ def is_finite(x: torch.Tensor) -> bool:
     return bool(torch.isfinite(x).all())
 
 
-def require_finite(out: torch.Tensor, network: torch.nn.Module, x: torch.Tensor | None = None):
+def require_finite(out: torch.Tensor, network: torch.nn.Module, x: torch.Tensor | None = None) -> None:
     """Stop a run that would end in black frames. x: what the network was given.
 
     Raises NotFiniteError naming the damaged weight, or what else it must be when the weights are sound.

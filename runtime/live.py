@@ -106,7 +106,7 @@ class LiveSettings:
         return {"first": self.first, "recorded": self.recorded}
 
     def __setstate__(self, state):
-        self.__init__(**{"settings": state["first"], "recorded": state["recorded"]})
+        LiveSettings.__init__(self, state["first"], state["recorded"])
 
     def _restart(self):
         self.current = self.first
@@ -118,7 +118,7 @@ class LiveSettings:
         self._ahead: list[Change] = []
         self._sampler = ""
 
-    def begin(self, execution: object = None, sampler: str = ""):
+    def begin(self, execution: object = None, sampler: str = "") -> None:
         """A sampling run of node `sampler` begins; the first one of its execution starts from the values on the node."""
         with self._lock:
             if execution is None or execution != self._execution:
@@ -163,7 +163,7 @@ class LiveSettings:
     def next(self) -> Settings:
         """The settings of the evaluation that begins now."""
         with self._lock:
-            values = {}
+            values: dict = {}
             while self._ahead and self._ahead[0][0] <= self.at:
                 values |= self._ahead.pop(0)[1]
             self.told_any |= bool(self._told)
@@ -180,11 +180,13 @@ class LiveSettings:
     def record(self) -> Record:
         """What repeats the execution so far whatever is set on the node: nothing, if nothing changed."""
         # What a stopped run did not get to, or a sampler that did not run at all, is still to be repeated.
-        record = {sampler: dict(changes) for sampler, changes in self.recorded.items() if sampler not in self._counts}
+        record: dict[str, dict[int, dict]] = {
+            sampler: dict(changes) for sampler, changes in self.recorded.items() if sampler not in self._counts
+        }
         for sampler, changes in self._happened.items():
             record[sampler] = dict(changes) | (dict(self._ahead) if sampler == self._sampler else {})
         if not any(record.values()):
             return {}
-        for changes in record.values():
-            changes[0] = self.first.changed(changes.get(0, {})).values()
-        return {sampler: sorted(changes.items()) for sampler, changes in sorted(record.items())}
+        for by_number in record.values():
+            by_number[0] = self.first.changed(by_number.get(0, {})).values()
+        return {sampler: sorted(by_number.items()) for sampler, by_number in sorted(record.items())}
