@@ -46,6 +46,11 @@ class Watcher:
         """The run has ended or was stopped."""
 
 
+def _version_of(x: torch.Tensor) -> int:
+    """How often `x` was written to. The server samples in inference mode, which does not count; there the noise level tells."""
+    return 0 if x.is_inference() else x._version
+
+
 class SamplingRun:
     """A `call.Recorder` of all attentions of one run, and the guard, settings and numbers of its evaluations.
 
@@ -78,7 +83,7 @@ class SamplingRun:
         A guider with two models enters it once for each, with the same x, one within the other or one after the other.
         """
         same, version, level = self._evaluated
-        if self._evaluating or (same() is x and version == x._version and torch.equal(level, sigma)):
+        if self._evaluating or (same() is x and version == _version_of(x) and torch.equal(level, sigma)):
             yield
             return
         self.pass_on()
@@ -91,7 +96,7 @@ class SamplingRun:
             yield
         finally:
             self._evaluating = False
-            self._evaluated = weakref.ref(x), x._version, sigma
+            self._evaluated = weakref.ref(x), _version_of(x), sigma
 
     def pass_on(self, wait: bool = False):
         """End the current evaluation. The sampler's own work follows until the next one begins."""
