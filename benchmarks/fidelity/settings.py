@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import torch
 
 from ...isa_core import ISAConfig, ISAStats, TokenLayout, add_coarse_residual, in_context_sparse_attention
-from ...runtime.in_context import IN_CONTEXT
+from ...runtime.core_attention import in_context_override
 
 FULL, PAPER, ALL_DENSE = "full", "isa-paper", "isa-all-dense"
 
@@ -78,15 +78,17 @@ class Override:
 
     def __init__(self, setting: Setting):
         self.setting = setting
+        self._override = in_context_override(self._attend)
         self.flop_ratios: list[torch.Tensor] = []
         """Statistics of every sparse call, on the device."""
 
-    def __call__(self, func, q, k, v, heads, mask=None, **kwargs):
-        options = kwargs["transformer_options"]
-        call = options.get(IN_CONTEXT)
-        if call is None or self.setting.config is None:
-            return func(q, k, v, heads, mask=mask, **kwargs)
-        tokens, grid = [x.unflatten(2, (heads, -1)) for x in (q, k, v)], tuple(options["grid_sizes"])
+    def __call__(self, *args, **kwargs):
+        return self._override(*args, **kwargs)
+
+    def _attend(self, call, q, k, v, options, full, core):
+        if self.setting.config is None:
+            return None
+        tokens, grid = [q, k, v], tuple(options["grid_sizes"])
         out, stats = attend(self.setting, *tokens, call.layout, grid)
         self.flop_ratios.append(stats.mean_flop_ratio)
         if self.setting.tiled_residual:
@@ -94,7 +96,7 @@ class Override:
             out, *tokens, gate = (x[:, order] for x in (out, *tokens, call.coarse_gate))
             out = add_coarse_residual(out, *tokens, gate, call.layout)[:, order.argsort()]
             call.residual_added = True
-        return out.flatten(2)
+        return out
 
     @property
     def flop_ratio(self) -> float:

@@ -309,7 +309,9 @@ def test_text_as_long_as_the_sequence_is_not_taken_for_self_attention(plain_wan)
     assert native_layout(network, x, torch.zeros(1, 576, 64), context_latents=contexts).startswith("the text has 576 tokens")
 
 
-@pytest.mark.parametrize("extra, words", [("time_dim_concat", "time_dim_concat adds"), ("reference_latent", "a ReferenceLatent")])
+@pytest.mark.parametrize(
+    "extra, words", [("time_dim_concat", "time_dim_concat adds"), ("reference_latent", "a ReferenceLatent")]
+)
 def test_inputs_that_add_other_tokens_keep_isa_out(plain_wan, extra, words):
     network = plain_wan.model.diffusion_model
     assert words in native_layout(network, latent(), TEXT, context_latents=[latent(seed=1)], **{extra: latent()})

@@ -26,10 +26,11 @@ if __name__ == "__main__":  # before core's modules are imported
     use_cpu_without_gpu()
 
 from ...data.procedural.stream import EditStream  # noqa: E402
+from ...runtime.core_attention import with_isa  # noqa: E402
 from .. import processes  # noqa: E402
 from ..run import run_until  # noqa: E402
 from . import decoder, vae  # noqa: E402
-from .editor import EditorSettings, EditorTrainer, with_isa  # noqa: E402
+from .editor import EditorSettings, EditorTrainer  # noqa: E402
 from .evaluate import by_task, scores  # noqa: E402
 from .exports import EDITOR, ENCODER  # noqa: E402
 from .latents import LatentPool  # noqa: E402

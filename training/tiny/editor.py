@@ -14,10 +14,9 @@ from comfy.text_encoders.t5 import T5
 from safetensors.torch import save_file
 
 from ...checkpoint.keys import core_metadata, expected_shapes
-from ...comfyui.attach import OVERRIDE
 from ...comfyui.network import LIVEditorModel
-from ...isa_core import ISAConfig, in_context_sparse_attention
-from ...runtime.in_context import IN_CONTEXT
+from ...isa_core import ISAConfig
+from ...runtime.core_attention import with_isa
 from ..graph import Pass
 from ..processes import own_seed
 from ..run import descend, half_cosine, replace_file
@@ -138,20 +137,6 @@ def differentiable():
 def shifted(level: torch.Tensor, shift: float) -> torch.Tensor:
     """Noise levels in 0..1, moved towards 1 for a `shift` above 1, as in core's flow sampling."""
     return shift * level / (1 + (shift - 1) * level)
-
-
-def with_isa(config: ISAConfig) -> dict:
-    """`transformer_options` by which core's attention is ISA, with a backward."""
-
-    def override(func, q, k, v, heads, mask=None, **kwargs):
-        call = kwargs["transformer_options"].get(IN_CONTEXT)
-        if call is None:
-            return func(q, k, v, heads, mask=mask, **kwargs)
-        split = (x.unflatten(2, (heads, -1)) for x in (q, k, v))
-        call.residual_added = True
-        return in_context_sparse_attention(*split, layout=call.layout, config=config, coarse_gate=call.coarse_gate).flatten(2)
-
-    return {OVERRIDE: override}
 
 
 class EditorTrainer:
