@@ -132,9 +132,9 @@ def test_threads_that_share_a_transformer_get_what_one_alone_gets(kind, isa):
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(work, range(THREADS)))
     assert not wrong, f"{len(wrong)} of {THREADS * CALLS} calls wrong: {wrong[:2]}"
-    # PyTorch's CPU matrix products round otherwise on a thread now and then: diffusers' own Wan by itself in 1 of 300 calls.
-    # They do so throughout in a process that has run long, so there the bound of 1e-5 above must do.
-    assert len(rounded) <= THREADS * CALLS // 100 or len(rounded) >= THREADS * CALLS // 2
+    # Bit by bit but for PyTorch's own CPU matrix products, which diffusers' Wan by itself shows too: on a thread they round
+    # otherwise in 1 of 300 calls, and in all of them in a process whose memory lies otherwise. A wrong layout is 1e-2 away.
+    assert len(rounded) in (*range(9), *range(THREADS * CALLS // 2, THREADS * CALLS + 1))
     backends = {getattr(each, "_attention_backend", None) for each in model.attn_processors.values()}
     assert backends == {None}, "the chosen backend stays as it was"
     if attached:
@@ -146,6 +146,12 @@ def gradients(model, calls):
     model.zero_grad()
     sum(model(**arguments).sample.square().mean() for arguments in calls).backward()
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def assert_same_gradients(found, plain):
+    """But for the order in which they add up, which a reentrant checkpoint changes."""
+    errors = {name: float((found[name] - plain[name]).norm() / plain[name].norm().clamp_min(1e-6)) for name in plain}
+    assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
 
 
 def reentrant(block, *args):
@@ -166,9 +172,7 @@ def test_checkpointed_gradients_over_mixed_layouts_equal_those_without(kind, isa
     assert not attached or "no in-context" in attached.report()
     found = gradients(model, calls)
     assert found.keys() >= plain.keys() and len(plain) > 20
-    # Not bit by bit: a reentrant checkpoint adds up in another order.
-    errors = {name: float((found[name] - plain[name]).norm() / plain[name].norm().clamp_min(1e-6)) for name in plain}
-    assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
+    assert_same_gradients(found, plain)
     if attached:
         assert f"ISA: {2 * len(calls)} attention calls" in attached.report(), "what runs again is not counted again"
 
@@ -183,7 +187,7 @@ def test_a_setting_changed_before_backward_does_not_change_the_call_that_was_mad
     isa.config = ISAConfig(keep_ratio=1, block_size=4)
     isa.enabled = False
     loss.backward()
-    assert all(torch.equal(weight.grad, plain[name]) for name, weight in model.named_parameters() if name in plain)
+    assert_same_gradients({name: weight.grad for name, weight in model.named_parameters()}, plain)
 
 
 def test_backward_on_another_thread_finds_its_call():
@@ -195,7 +199,7 @@ def test_backward_on_another_thread_finds_its_call():
     thread = threading.Thread(target=loss.backward)
     thread.start()
     thread.join()
-    assert all(torch.equal(weight.grad, plain[name]) for name, weight in model.named_parameters() if name in plain)
+    assert_same_gradients({name: weight.grad for name, weight in model.named_parameters()}, plain)
 
 
 @pytest.mark.parametrize("kind", ["liveditor", "flux"])
@@ -221,7 +225,7 @@ def test_checkpointing_enabled_before_or_after_attaching_and_detached_again():
     isa.detach()
     assert model._gradient_checkpointing_func is given and not model._forward_pre_hooks and not model._forward_hooks
     found = gradients(model, calls)
-    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    assert_same_gradients(found, plain)
 
 
 def test_a_call_that_is_stopped_leaves_nothing_behind():
@@ -321,3 +325,11 @@ def test_the_report_is_bounded():
     for _ in range(20):
         run(model, calls[0])
     assert tensors() - before < 5 and "ISA: 42 attention calls" in isa.report()
+
+
+def test_a_part_of_diffusers_that_is_gone_is_named():
+    from liveditor_isa.pipelines.diffusers_parts import _part
+
+    for module, name in (("models.attention_dispatch", "_Gone"), ("models.gone", "anything")):
+        with pytest.raises(ImportError, match=rf"diffusers \S+ has no {module}.{name}, .* install diffusers 0.42"):
+            _part(module, name)
