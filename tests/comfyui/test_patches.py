@@ -519,7 +519,8 @@ def test_checkpointed_blocks_over_mixed_layouts(in_context_model, isa):
     if isa == "with_isa":
         options = with_isa(config)
     elif isa == "attached":
-        options = attached(in_context_model, config, Schedule(dense_blocks="1"))[0].model_options["transformer_options"]
+        model = attached(in_context_model, config, Schedule(dense_blocks="1"))[0]
+        options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
     else:
         options = {}
     contexts = ([latent(2, 8, 8, seed=1)], [latent(1, 8, 8, seed=2), latent(1, 8, 8, seed=3)])
