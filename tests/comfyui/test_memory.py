@@ -79,15 +79,15 @@ def test_what_is_set_aside_is_what_a_step_takes_and_no_more_than_a_quarter_beyon
     assert 1 <= planned(kind, SIZES[size], contexts) / taken < 1.25
 
 
-def test_what_a_run_takes_grows_with_the_context_as_the_estimate_does(in_context_model, monkeypatch):
-    """Through core's sampler, from one context to three: twice as many tokens."""
+def test_what_a_run_takes_grows_with_the_context_no_faster_than_the_estimate(in_context_model, monkeypatch):
+    """Through core's sampler, from one context to three: twice as many tokens. ISA's lists keep a share of the contexts only."""
     model, noise = attached(in_context_model)[0], latent(5, seed=9)
     taken, estimated = [], []
     for contexts in (1, 3):
         with Allocations("cpu") as seen:
             estimated.append(max(asked(monkeypatch, model, contexts, noise)))
         taken.append(seen.peak)
-    assert taken[1] / taken[0] == pytest.approx(estimated[1] / estimated[0], rel=0.15)
+    assert 1.3 < taken[1] / taken[0] < 1.15 * estimated[1] / estimated[0]
     assert estimated[1] > 1.8 * estimated[0]
 
 
