@@ -124,7 +124,7 @@ def test_a_hundred_clips_with_everything_killed_on_the_way(clip_file, tmp_path):
     out = tmp_path / "out"
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(manifest), str(out), EDITOR])
     try:
-        until(lambda: len(names(out, "records/*.json")) >= 33, "the job does not get on", 120, every=0.05)
+        until(lambda: len(names(out, "records/*.json")) >= 33, "the job does not get on", 300, every=0.05)
         with pytest.raises(JobError, match=f"Another process is at this job .process {driver.pid} "):
             run(read_manifest(manifest), ModelChoice(), out, editor=EDITOR, progress=False)
     finally:
