@@ -20,6 +20,10 @@ DEEPEST_TUPLE, LARGEST_TUPLE = 100, 1_000_000
 MAKE_BYTES = {"bytearray", "encode"}
 """Functions that torch allows a pickle to call, that allocate any number of bytes, and that no weight needs."""
 
+ALLOCATE_WHEN_CALLED = ("Tensor", "Storage")
+"""How the names of classes end that torch allows a pickle to call with a size. Weights name them, but call a function of
+torch that gets the stored numbers."""
+
 LEGACY_PICKLES = 5
 """Pickles at the start of a file in torch's old format: magic number, version, machine, the content, its storages."""
 
@@ -69,18 +73,20 @@ def _check_archive(path: Path):
             _check_structure(io.BytesIO(archive.read(entry)))
 
 
-class _Tuple(NamedTuple):
-    """How large and deep a tuple on the pickle's stack is; of anything else, nothing."""
+class _Item(NamedTuple):
+    """What is known of an item on the pickle's stack: how large and deep a tuple is, and what allocates when called."""
 
     items: int = 0
     depth: int = 0
+    allocates: bool = False
 
 
 def _check_structure(stream: io.BytesIO):
-    """Follow the tuples of the next pickle in `stream`: torch hashes a tuple used as a dictionary key recursively."""
-    stack: list[_Tuple] = []
+    """Follow the next pickle in `stream`: its tuples, because torch hashes one used as a dictionary key recursively, and its
+    calls, because some allocate."""
+    stack: list[_Item] = []
     marks: list[int] = []
-    memo: dict[int, _Tuple] = {}
+    memo: dict[int, _Item] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         name, before, after = opcode.name, opcode.stack_before, opcode.stack_after
         if name in ("GLOBAL", "INST") and str(argument).split()[-1] in MAKE_BYTES:
@@ -100,11 +106,15 @@ def _check_structure(stream: io.BytesIO):
             del stack[begin:]
             if marked and (below := before.index(pickletools.markobject)):
                 del stack[-below:]
+            if name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ") and taken[0].allocates:
+                raise Unsound(HOLDS_CODE)
             if name == "DUP":
                 stack += taken * 2
+            elif name == "GLOBAL":
+                stack.append(_Item(allocates=str(argument).endswith(ALLOCATE_WHEN_CALLED)))
             elif "TUPLE" in name:
-                stack.append(_Tuple(1 + sum(item.items for item in taken), 1 + max((item.depth for item in taken), default=0)))
+                stack.append(_Item(1 + sum(item.items for item in taken), 1 + max((item.depth for item in taken), default=0)))
                 if stack[-1].items > LARGEST_TUPLE or stack[-1].depth > DEEPEST_TUPLE:
                     raise Unsound(UNLIKE.format("nests without an end"))
             else:
-                stack += [_Tuple()] * len(after)
+                stack += [_Item()] * len(after)

@@ -15,7 +15,8 @@ from liveditor_isa.comfyui import vae_encode as encode
 from liveditor_isa.comfyui import video_source as comfy_source
 from liveditor_isa.comfyui.scene import FRAMES
 from liveditor_isa.comfyui.vae_encode import encode_groups
-from liveditor_isa.nodes.references import CONTEXT, FRAMES_AT_A_TIME, InContextReferences
+from liveditor_isa.nodes.references import READ_AT_A_TIME, InContextReferences
+from liveditor_isa.runtime.in_context import CONTEXT_LATENTS
 from liveditor_isa.video.clip import SOURCE_CLIP
 from liveditor_isa.video.geometry import latent_groups
 
@@ -146,7 +147,7 @@ def test_the_node_gives_context_pictures_and_latent_for_any_number_of_frames(vae
     image = film(1, 64, 64)
     values, latent = node(vae, components(frames), (64, 32), references={"reference_0": image, "reference_1": None})
     groups = -(-(count - 1) // 4) + 1
-    source, reference = values[CONTEXT]
+    source, reference = values[CONTEXT_LATENTS]
     assert source.shape == latent["samples"].shape == (1, 16, groups, 4, 8) and not latent["samples"].any()
     assert reference.shape == (1, 16, 1, 8, 8)
     assert [len(shown) for shown in values[FRAMES]] == [groups, 1] and values[FRAMES][0].shape[1:] == (32, 64, 3)
@@ -190,7 +191,7 @@ def test_source_frames_held_at_once_do_not_grow_with_the_video(vae, monkeypatch)
             hook.remove()
         assert latent[SOURCE_CLIP].clip.frames == count
         ahead.append(video.ahead)
-    assert ahead[0] == ahead[1] <= 3 * FRAMES_AT_A_TIME
+    assert ahead[0] == ahead[1] <= 3 * READ_AT_A_TIME
 
 
 @torch.inference_mode()

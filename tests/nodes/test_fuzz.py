@@ -383,6 +383,7 @@ HOSTILE = {
     "three billion zeros": b"}X\x01\x00\x00\x00ac__builtin__\nbytearray\n\x8a\x05" + (3 * 10**9).to_bytes(5, "little") + b"\x85Rs.",
     "text that doubles": b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.",
     "a tensor of a hundred billion numbers": b"}X\x01\x00\x00\x00actorch\nTensor\n\x8a\x05" + (10**11).to_bytes(5, "little") + b"\x85Rs.",
+    "a storage of a hundred billion bytes": b"}X\x01\x00\x00\x00actorch.storage\nUntypedStorage\n\x8a\x05" + (10**11).to_bytes(5, "little") + b"\x85Rs.",
 }  # fmt: skip
 
 
