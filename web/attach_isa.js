@@ -10,6 +10,7 @@ import { loadWords } from "./isa_text.js";
 const NODE = "LIVEditorAttachISA";
 const LOOK_EVERY = 100; // ms between two checks of the widgets, which limits the requests to the server
 const panels = new Map(); // node -> Panel
+let opening = false; // whether the page is replacing the workflow; it has already stored what it leaves
 
 const setting = (name) => app.extensionManager.setting.get(`LIVEditor.${name}`);
 
@@ -61,7 +62,7 @@ function look() {
         if (!isInUse(node)) panels.delete(node);
         else {
             try {
-                panel.look(live);
+                panel.look(live, opening);
             } catch (error) {
                 console.error("LIVEditor:", error); // the other panels go on
             }
@@ -137,7 +138,13 @@ app.registerExtension({
         setInterval(look, LOOK_EVERY);
         detail.tell();
     },
-    afterConfigureGraph: catchUp,
+    beforeConfigureGraph() {
+        opening = true;
+    },
+    afterConfigureGraph() {
+        opening = false;
+        return catchUp();
+    },
     nodeCreated(node) {
         if (node.comfyClass !== NODE) return;
         const panel = new Panel(node, () => autoQueue.moved());

@@ -10,7 +10,7 @@ import { t } from "./isa_text.js";
 import { read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 136;
-const SETTLED_AFTER = 1000; // ms in which a page that is opening another workflow has replaced this one's
+const SETTLED_AFTER = 1000; // ms in which a page that has stored this workflow begins to open another one
 
 export class Panel {
     // moved: called when the widgets were moved and no run took it.
@@ -203,10 +203,10 @@ export class Panel {
     }
 
     // Called at intervals: the callbacks of the two node renderers differ.
-    look(live) {
+    look(live, opening) {
         const values = read(this.node);
         if (!values) return;
-        if (this.taken && Date.now() - this.taken.at > SETTLED_AFTER) this.rememberTaken();
+        if (this.taken && !opening && Date.now() - this.taken.at > SETTLED_AFTER) this.rememberTaken();
         const ahead = tokensAhead(this.node);
         if (JSON.stringify(ahead) !== this.ahead) {
             // Until a run reports the real number.

@@ -591,6 +591,32 @@ def test_the_record_of_a_run_that_ends_while_another_workflow_is_opened_is_not_l
 
 
 @one_way
+def test_nor_where_the_other_workflow_takes_long_to_open(graph):
+    """It waits for the sample clip, say. The panel that it replaces takes the record, and nothing stores that."""
+    mine = graph.evaluate("() => window.app.extensionManager.workflow.activeWorkflow.path")
+    queue(graph)
+    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.75}})
+    graph.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
+    graph.wait_for_function(KEPT, arg=0.75, timeout=20_000)
+    graph.evaluate(
+        f"""() => {{
+            const {{ api }} = window.app, {{ fetchApi }} = api, panel = {ISA}, record = () => panel.widgets.find(w => w.name === 'live_changes').value;
+            const until = (held, done) => held() ? setTimeout(done, 2000) : setTimeout(until, 50, held, done);
+            api.fetchApi = async function (path, ...others) {{
+                if (path.includes('liveditor_sample')) await new Promise(done => until(record, done)); // and longer than a record takes to settle
+                return fetchApi.call(this, path, ...others);
+            }};
+        }}"""
+    )
+    drop(graph, EXAMPLES / "liveditor_tiny_edit_video.json", "application/json")
+    end = next(event for event in ended(graph) if event["type"] == "ended")
+    graph.wait_for_function("before => window.app.extensionManager.workflow.activeWorkflow.path !== before", arg=mine, timeout=60_000)
+    go_back(graph, mine)
+    changed = f"changes => {ISA}?.widgets.find(widget => widget.name === 'live_changes').value === changes"
+    graph.wait_for_function(changed, arg=end["changes"], timeout=20_000)
+
+
+@one_way
 def test_two_tabs(graph, server, browser):
     other = open_page(browser, server, vue=False)
     drop(other, EXAMPLES / "liveditor_edit_video.json", "application/json")
