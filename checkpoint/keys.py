@@ -55,12 +55,17 @@ def official_names(raw_names: Iterable[str]) -> tuple[dict[str, str], list[str]]
         if is_ema and name in ("decay", "num_updates"):
             continue
         name = name.replace(".weight.lora", ".lora.")
-        if is_diffusers:
-            for pattern, replacement in FROM_DIFFUSERS:
-                name = re.sub(pattern, replacement, name)
+        name = from_diffusers(name) if is_diffusers else name
         (averaged if is_ema else plain)[name] = raw
     notes = ["The checkpoint holds EMA weights; they are used"] if averaged else []
     return {**plain, **averaged}, notes
+
+
+def from_diffusers(name: str, separator: str = ".") -> str:
+    """The official name of a weight that diffusers calls `name`. separator: "_" for the names that kohya's tools make of both."""
+    for pattern, replacement in FROM_DIFFUSERS:
+        name = re.sub(pattern.replace(r"\.", re.escape(separator)), replacement.replace(".", separator), name)
+    return name
 
 
 def _unwrapped(name: str) -> tuple[str, bool]:

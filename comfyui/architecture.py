@@ -10,6 +10,7 @@ import torch
 
 from ..checkpoint.keys import is_dead_weight
 from ..runtime.in_context import CONTEXT_LATENTS
+from .lora import wrap_core
 from .network import LIVEditorModel
 
 MEMORY_OF_WANS = 0.49
@@ -60,10 +61,11 @@ class LIVEditor(comfy.supported_models.WAN21_T2V):
 
 
 def register():
-    """Put LIVEditor in front of plain Wan in core's list of architectures; once, even if the pack is loaded several times.
+    """Put LIVEditor in front of plain Wan in core's list of architectures, and let core's LoRA loaders know it; once, even if the pack is loaded several times.
 
     Ours of an earlier load makes way; a class of another origin stays, whatever it is called.
     """
     models = comfy.supported_models.models
     ours = LIVEditor.registered_by
     models[:] = [LIVEditor] + [model for model in models if vars(model).get("registered_by") != ours]
+    wrap_core()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -36,6 +37,6 @@ def configuration(checkpoint: Checkpoint) -> dict:
     }
 
 
-def diffusers_names(model: torch.nn.Module) -> dict[str, str]:
-    """{official name: name in the diffusers model}."""
-    return official_names(model.state_dict())[0]
+def diffusers_names(model: Iterable[str] | torch.nn.Module) -> dict[str, str]:
+    """{official name: name in the diffusers model}, of a model or of the names of its weights."""
+    return official_names(model.state_dict() if isinstance(model, torch.nn.Module) else model)[0]

@@ -27,6 +27,7 @@ WanAttnProcessor = _part("models.transformers.transformer_wan", "WanAttnProcesso
 WanRotaryPosEmbed = _part("models.transformers.transformer_wan", "WanRotaryPosEmbed")
 WanTransformer3DModel = _part("models.transformers.transformer_wan", "WanTransformer3DModel")
 apply_lora_scale = _part("utils.peft_utils", "apply_lora_scale")
+fetch_state_dict = _part("loaders.lora_base", "_fetch_state_dict")
 
 NATIVE = AttentionBackendName.NATIVE
 """The backend that ends in PyTorch's `scaled_dot_product_attention`."""

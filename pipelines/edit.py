@@ -49,6 +49,8 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
             raise ValueError(f"There is no LoRA {lora}: check the name.")
         with said_of(Path(lora), "LoRA for this model"):
             pipe.load_lora_weights(lora, adapter_name=f"lora_{number}")
+    if adapters := [*getattr(pipe.transformer, "peft_config", {})]:
+        pipe.set_adapters(adapters)  # otherwise the last one alone is active
     if choice.storage == "fp8":
         pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
     if choice.isa is not None:

@@ -33,6 +33,8 @@ def said_of(place: Path, what: str):
     """Turns a library's errors about a folder into one CheckpointError, except out of memory."""
     try:
         yield
+    except CheckpointError:
+        raise
     except Exception as error:  # libraries raise anything here: OSError, SafetensorError, KeyError of a damaged config
         if is_out_of_memory(error):
             raise

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..checkpoint.included import path_of
 from ..errors import NotFiniteError
 from ..video.geometry import closest_bucket, first_frames, fit_frames, size_within
+from .lora import load_lora, unload_differences
 from .text_encoder import load_text_encoder, text_length, unknown_to
 from .transformer import LIVEditorTransformer3DModel
 from .vae import decode_video, encode_video, load_vae
@@ -198,6 +199,18 @@ class LIVEditorPipeline(WanPipeline):
         result = latents if output_type == "latent" else self._decoded(latents, len(frames), output_type)
         self.maybe_free_model_hooks()
         return WanPipelineOutput(frames=result) if return_dict else (result,)
+
+    def load_lora_weights(self, pretrained_model_name_or_path_or_dict, adapter_name: str | None = None, **options):
+        """As in diffusers, in every naming that LoRAs for Wan have; see `lora.load_lora`.
+
+        Differences of whole weights and biases (`diff`, `diff_b`) act in full, whatever the adapter's weight or scale.
+        Raises CheckpointError for what holds no LoRA for this model.
+        """
+        load_lora(self, pretrained_model_name_or_path_or_dict, adapter_name, **options)
+
+    def unload_lora_weights(self):
+        super().unload_lora_weights()
+        unload_differences(self.transformer)
 
     def encode_prompt(self, prompt, *args, max_sequence_length: int | None = None, **kwargs):
         """As in Wan, but without `max_sequence_length` texts are as long as in ComfyUI."""

@@ -205,7 +205,7 @@ def pictures(path) -> np.ndarray:
             "A folder has its own parts: leave out text_encoder and vae",
         ),
         (["VIDEO", "p", "--model", "."], ". holds no UMT5EncoderModel that can be loaded"),
-        (["VIDEO", "p", "--lora", "NOVIDEO"], "broken.mp4 holds no LoRA for this model that can be loaded"),
+        (["VIDEO", "p", "--lora", "NOVIDEO"], "broken.mp4 is truncated or no torch checkpoint"),
         (["VIDEO", "p", "--vae", "vae.safetensors"], "LIVEditor-tiny works with its own parts only"),
         (["VIDEO", "p", "--device", "cuda"], "device 'cuda' cannot be used"),
         (["VIDEO", "p", "--offload", "model"], "the device is the CPU"),
