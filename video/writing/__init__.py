@@ -1,0 +1,1 @@
+"""Frames to a file: formats, colours, sound, names, and the ffmpeg that encodes."""

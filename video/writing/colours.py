@@ -1,0 +1,46 @@
+"""RGB to the values that encoders take.
+
+ffmpeg's own conversion shifts the mean of a channel by up to half a level, differently for each input format.
+Here, values are rounded to the nearest, so that the mean stays, also over many generations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from .formats import Pixels
+
+RED, BLUE = 0.2126, 0.0722
+GREEN = 1 - RED - BLUE
+BT709 = torch.tensor(
+    [
+        [RED, GREEN, BLUE],
+        [-RED / (2 - 2 * BLUE), -GREEN / (2 - 2 * BLUE), 0.5],
+        [0.5, -GREEN / (2 - 2 * RED), -BLUE / (2 - 2 * RED)],
+    ]
+)
+"""RGB in 0..1 to luma in 0..1 and two colour differences in -0.5..0.5."""
+
+
+def encoded_frames(frames: torch.Tensor, pixels: Pixels) -> Iterator[bytes]:
+    """[f, H, W, 3] in 0..1, values beyond saturate -> the bytes of each frame. H and W are multiples of `down` and `across`."""
+    for frame in frames:
+        frame = frame.cpu().float().clamp(0, 1)
+        yield _bytes(frame * 255, 8) if pixels.is_rgb else _planes(frame, pixels)
+
+
+def _planes(frame: torch.Tensor, pixels: Pixels) -> bytes:
+    """Y, U and V one after the other, in the limited range. A colour is the mean of its pixels."""
+    height, width = frame.shape[:2]
+    step = 2 ** (pixels.bits - 8)
+    values = frame @ BT709.T
+    cells = values[..., 1:].reshape(height // pixels.down, pixels.down, width // pixels.across, pixels.across, 2)
+    luma, colours = values[..., 0] * 219 + 16, cells.mean((1, 3)).movedim(-1, 0) * 224 + 128
+    return _bytes(luma * step, pixels.bits) + _bytes(colours * step, pixels.bits)
+
+
+def _bytes(values: torch.Tensor, bits: int) -> bytes:
+    return values.round().numpy().astype(np.uint8 if bits == 8 else np.dtype("<u2")).tobytes()
