@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..errors import NotFiniteError, sentence
 from ..pipelines.request import ModelChoice
+from .crashes import crash_in, name_of, noted
 from .manifest import Clip
 from .results import Results
 
@@ -39,7 +40,7 @@ class Worker:
 
     A call returns what became of the clip and raises nothing: {"id", "status": "done", "quarantined" or "stopped", "reason",
     "kind", "attempt", "traceback"}. "stopped" is for what would fail every other clip too; the clip is then as it was before.
-    kind: BAD_INPUT, "killed", or the error's class. traceback: of an error that is not the input's, else None.
+    kind: BAD_INPUT, "killed", "crashed" (native code), or the error's class. traceback: of an error that is not the input's, else None.
     """
 
     def __init__(self, editor: str, choice: ModelChoice, out: str, work: str):
@@ -62,9 +63,10 @@ class Worker:
         try:
             if attempt > ATTEMPTS:
                 return self._killed_before(clip, source_bytes, folder)
-            if self._pipe is None and (stopped := self._load(clip, folder)):
-                return stopped
-            return self._edit(clip, source_bytes, folder, attempt)
+            with noted(folder):
+                if self._pipe is None and (stopped := self._load(clip, folder)):
+                    return stopped
+                return self._edit(clip, source_bytes, folder, attempt)
         except OSError as error:
             return _stopped(clip, self._out_of_reach(error))
         finally:
@@ -83,12 +85,25 @@ class Worker:
 
     def _killed_before(self, clip: Clip, source_bytes: int | None, folder: Path) -> dict:
         earlier = [folder.with_name(str(number)) for number in range(1, ATTEMPTS + 1)]
+        crash = crash_in(earlier)
         if all((attempt / "loading").exists() for attempt in earlier):
+            if crash:
+                reason = (
+                    f"{ATTEMPTS} workers in turn crashed in native code while they loaded the model ({name_of(crash)}), which is "
+                    f"no want of memory: look at {self._results.log_file} and at the versions of PyTorch and its libraries."
+                )
+                return _stopped(clip, reason, crash)
             reason = (
                 f"{ATTEMPTS} workers in turn were killed while they loaded the model, most likely for want of memory: "
                 "take fewer workers, or choose --storage fp8"
             )
             return _stopped(clip, reason + ".")
+        if crash:
+            reason = (
+                f"{ATTEMPTS} workers in turn were lost over this clip, by a crash in native code ({name_of(crash)}), which is no "
+                "want of memory: convert the video to an mp4 of H.264 and AAC, and report the file."
+            )
+            return self._give_up(clip, source_bytes, reason, "crashed", ATTEMPTS, crash)
         notes = (attempt / "last-words" for attempt in earlier)
         words = next((note.read_text(encoding="utf-8") for note in notes if note.exists()), None)
         reason = (
@@ -112,7 +127,7 @@ class Worker:
         return None
 
     def _edit(self, clip: Clip, source_bytes: int | None, folder: Path, attempt: int) -> dict:
-        if not Path(clip.edit.video).is_file():
+        if not os.path.isfile(clip.edit.video):
             if source_bytes is None:
                 return self._give_up(clip, None, f"There is no file {clip.edit.video}.", BAD_INPUT, attempt, None)
             where = socket.gethostname()
@@ -149,7 +164,9 @@ class Worker:
             if _is_the_disks(error, self._results.folder):
                 return _stopped(clip, sentence(error), traceback.format_exc())
             if _is_the_devices(error):
-                (folder / "last-words").write_text(f"{sentence(error)}\n{traceback.format_exc()}", encoding="utf-8")
+                (folder / "last-words").write_text(
+                    f"{sentence(error)}\n{traceback.format_exc()}", encoding="utf-8", errors="replace"
+                )
                 os._exit(1)  # this process cannot go on; Ray starts another one and gives it the clip
             bad_input = _is_bad_input(error, self._editor_name)
             kind = BAD_INPUT if bad_input else type(error).__name__

@@ -22,6 +22,8 @@ class AcceleratorError(RuntimeError):
 def load(choice):
     if choice.model == "missing":
         raise ValueError("There is no model called missing.")
+    if choice.model == "crash":
+        signal.raise_signal(signal.SIGSEGV)
     return choice
 
 
@@ -34,6 +36,8 @@ def edit_file(pipe, edit, output, progress=True):
         time.sleep(float(value))  # an edit that takes so long
     elif what == "full":
         raise OSError(errno.ENOSPC, "The disk is full: 0 MB are free. Make room and run again", "/elsewhere")
+    elif what == "crash":
+        signal.raise_signal(getattr(signal, value))  # of this thread, as a crash is
     elif what == "broken":
         raise KeyError("attention")
     elif what == "device":
