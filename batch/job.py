@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..pipelines.request import ModelChoice
+from ..video.room import check_length, check_output
 from . import cluster
 from .manifest import Clip
 from .results import JobError, Results
@@ -108,6 +109,10 @@ def run(
         pending = sorted(planned.pending + planned.changed, key=lambda clip: clip.line)[:limit]
         for clip in pending:
             results.release(clip.id)
+        if pending:
+            longest = max((clip.id for clip in pending), key=len)
+            check_output(results.video(longest))
+            check_length(work / longest / "1" / f"{longest}.mp4")
         edited: set[str] = set()
         try:
             if pending:

@@ -50,6 +50,8 @@ MULTIPLE = 16
 """Width and height must be multiples of this many pixels, the size of the model's patches."""
 
 ID_LENGTH = 100
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, with any ending."""
 SAFE_ID = re.compile(r"\w(?:[\w.-]*[\w-])?", re.ASCII)
 
 
@@ -138,6 +140,8 @@ def _checked(row: dict, line: int) -> dict:
             f"the id {row['id']!r} cannot name a file: use up to {ID_LENGTH} letters a-z, digits, '-', '_' and '.', "
             "and no '.' at either end",
         )
+    if RESERVED.fullmatch(row.get("id", "")):
+        raise _bad(line, f"the id {row['id']!r} is the name of a device on Windows: choose another")
     return row
 
 
@@ -180,7 +184,8 @@ def _ids(rows: list[tuple[int, dict]]) -> list[str]:
 def _stem(video: str) -> str:
     """An id from the file's name: letters without accents, an underscore for every other character."""
     plain = unicodedata.normalize("NFKD", re.split(r"[/\\]", video)[-1]).encode("ascii", "ignore").decode()
-    return re.sub(r"[^\w-]+", "_", Path(plain).stem, flags=re.ASCII).strip("_-")[: ID_LENGTH - 10] or "clip"
+    name = re.sub(r"[^\w-]+", "_", Path(plain).stem, flags=re.ASCII).strip("_-")[: ID_LENGTH - 10] or "clip"
+    return f"clip_{name}" if RESERVED.fullmatch(name) else name
 
 
 def _free(stem: str, taken: set[str], numbers: dict[str, int]) -> str:

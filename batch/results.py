@@ -73,7 +73,7 @@ class Results:
     def log(self, outcome: dict):
         """Writes a worker's report of a failure, with its traceback, to the log; the clip may leave quarantine later."""
         entry = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {outcome['id']}: {outcome['reason']}\n{outcome['traceback']}\n"
-        with suppress(OSError), open(self.log_file, "a", encoding="utf-8") as file:  # on a full disk
+        with suppress(OSError), open(self.log_file, "a", encoding="utf-8", errors="backslashreplace") as file:  # on a full disk
             file.write(entry)
 
     def put_in_quarantine(self, id: str, why: dict, work: Path):
@@ -157,7 +157,7 @@ class Results:
         _write(self.folder / "summary.json", summary, work)
         columns = list({name: None for row in rows for name in row})
         partial = work / "metrics.csv"
-        with open(partial, "w", encoding="utf-8", newline="") as file:
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)

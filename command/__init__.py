@@ -8,6 +8,7 @@ import sys
 from importlib import metadata
 
 from .failure import reported
+from .output import lenient_output
 
 COMMANDS = {
     "edit": ("command.edit", "edit a video as an instruction says"),
@@ -32,6 +33,11 @@ Without --model the included LIVEditor-tiny edits, also without a GPU. `livedito
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0, or 2 with one line on stderr that names the error."""
+    with lenient_output():
+        return _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: list[str]) -> int:
     commands = "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="liveditor",
@@ -44,7 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         parser.print_help()
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def _dry_run(clips, settings, options) -> int:
     results.check(settings)
     planned = job.plan(clips, results, options.retry_quarantined)
     for clip in planned.pending:
-        if not Path(clip.edit.video).is_file():
+        if not os.path.isfile(clip.edit.video):
             print(f"line {clip.line}, {clip.id}: there is no file {clip.edit.video}; it would be put in quarantine")
     for clip in planned.changed:
         print(f"line {clip.line}, {clip.id}: edited already, but from another row or video; needs --redo-changed, or a new id")

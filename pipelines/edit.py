@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ from ..video.composite import put_back
 from ..video.geometry import crop_box, first_frames, fit_frames, size_within
 from ..video.mp4 import write_mp4
 from ..video.region import Region
+from ..video.room import check_output
 from ..video.source import FileSource
 from .attention import attach_isa
 from .folders import load_part, said_of
@@ -69,15 +69,9 @@ def check_files(edit: Edit, output: str | Path):
     """Check the files before any long work. Raises ValueError for a missing video or reference, OSError where the output
     cannot be written."""
     for path in (edit.video, *edit.references):
-        if not Path(path).is_file():
+        if not os.path.isfile(path):  # Path's own raises for a name that is too long
             raise ValueError(f"There is no file {path}: check the name.")
-    folder = Path(output).parent
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            errno.ENOTDIR, f"There is no folder {folder} to write to; make it, or name another", str(folder)
-        )
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(errno.EACCES, f"Nothing can be written to {folder}; name another folder", str(folder))
+    check_output(output)
 
 
 def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress: bool = True) -> tuple[Path, dict]:
