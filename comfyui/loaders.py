@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management
@@ -21,10 +21,10 @@ import torch
 
 from ..checkpoint.convert import SOURCE_FILE, SOURCE_FINGERPRINT, convert_checkpoint, fingerprint
 from ..checkpoint.keys import CheckpointError, check_keys, core_metadata, is_quantisation
-from ..checkpoint.opening import is_safetensors, open_checkpoint, read_header
+from ..checkpoint.opening import Checkpoint, is_safetensors, open_checkpoint, read_header
 from ..checkpoint.vocabulary import check_texts, unknown_words
-from ..errors import is_out_of_memory
 from ..optional import needed
+from .blame import named, text_encoder_shapes, whole_quantisation, whole_text_encoder, whole_vae
 
 WEIGHT_OPTIONS = {
     "default": {},
@@ -33,30 +33,6 @@ WEIGHT_OPTIONS = {
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
 """Weight dtypes by their names in core's loader."""
-
-
-@contextmanager
-def _named(path: str, whole: bool = False):
-    """Turns an error of core into one sentence that names the file; core's message stays in the log.
-
-    whole: the file's names and shapes are known to be right, so that it is not to blame.
-    Raises CheckpointError, RuntimeError for a file that is whole; where memory runs out, core's own exception comes out.
-    """
-    try:
-        yield
-    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, CheckpointError) or is_out_of_memory(error) or comfy.model_management.is_oom(error):
-            raise
-        name, words = Path(path).name, " ".join(str(error).split())[:200]
-        if not whole:
-            raise CheckpointError(
-                f"{name} does not fit ({words}): it is damaged or another model, download it again."
-            ) from error
-        if comfy.model_management.force_channels_last():
-            cure = "video models cannot be laid out as --force-channels-last asks, start ComfyUI without it"
-        else:
-            cure = "the file itself is whole, so look at ComfyUI's start options, its version and other custom nodes"
-        raise RuntimeError(f"ComfyUI cannot build the model of {name} ({words}): {cure}.") from error
 
 
 def load_diffusion_model(path: str, weight_dtype: str = "default", convert: bool = True, disable_dynamic: bool = False):
@@ -69,8 +45,8 @@ def load_diffusion_model(path: str, weight_dtype: str = "default", convert: bool
         path = converted(path)
     state_dict, metadata = read_diffusion_model(path)
     options = WEIGHT_OPTIONS[weight_dtype]
-    # `check_keys` knows every weight, but not the entries of a quantised one.
-    with _named(path, whole=not any(map(is_quantisation, state_dict))):
+    quantisation = {name: state_dict[name] for name in filter(is_quantisation, state_dict)}  # core takes them out
+    with named(path, lambda: whole_quantisation(quantisation)):
         model = comfy.sd.load_diffusion_model_state_dict(state_dict, options, metadata, disable_dynamic=disable_dynamic)
     # Core uses this to create new copies for torch.compile, weight hooks and several GPUs.
     model.cached_patcher_init = (load_diffusion_model, (path, weight_dtype, False))
@@ -138,10 +114,10 @@ def load_text_encoder(path: str, tell: Callable[[list[str]], None] | None = None
     """
     needed("sentencepiece", "sentencepiece")  # by core's tokenizer
     checkpoint = open_checkpoint(path)  # knows what is wrong with a file
-    with _named(path):
-        config = json.loads(checkpoint.metadata.get("config", "{}")).get("text_encoder")
+    config = _own_config(checkpoint)
+    is_whole = partial(whole_text_encoder, checkpoint.shapes, partial(checkpoint.tensor, "spiece_model"), config)
+    with named(path, is_whole):
         if config:
-            _check_small_text_encoder(checkpoint.shapes, config)
             return _small_text_encoder(path, config, tell=tell)
         embeddings = folder_paths.get_folder_paths("embeddings")
         clip = comfy.sd.load_clip([path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.WAN)
@@ -152,16 +128,19 @@ def load_text_encoder(path: str, tell: Callable[[list[str]], None] | None = None
     return clip
 
 
-def _check_small_text_encoder(shapes: dict[str, tuple[int, ...]], config: dict):
-    """Raises ValueError unless the file's weights are exactly those of the network that its config describes."""
-    blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.block.")}
-    if config["num_layers"] != len(blocks):
-        raise ValueError("another number of layers than its config says")
-    network = comfy.text_encoders.t5.T5(config, torch.float32, "meta", comfy.ops.disable_weight_init)
-    expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
-    if expected != {name: shape for name, shape in shapes.items() if name != "spiece_model"}:
-        raise ValueError("other weights than its config says")
-    check_texts(config)
+def _own_config(checkpoint: Checkpoint) -> dict | None:
+    """What a small encoder's file says of its network; None for UMT5-XXL. Raises CheckpointError unless that describes its weights."""
+    with named(str(checkpoint.path), lambda: False):
+        config = json.loads(checkpoint.metadata.get("config", "{}")).get("text_encoder")
+        if not config:
+            return None
+        blocks = {name.split(".")[2] for name in checkpoint.shapes if name.startswith("encoder.block.")}
+        if config["num_layers"] != len(blocks):
+            raise ValueError("another number of layers than its config says")
+        if text_encoder_shapes(config) != {n: shape for n, shape in checkpoint.shapes.items() if n != "spiece_model"}:
+            raise ValueError("other weights than its config says")
+        check_texts(config)
+        return config
 
 
 def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False, tell: Callable | None = None):
@@ -208,8 +187,8 @@ def is_wan_vae(vae) -> bool:
 
 def load_vae(path: str):
     """The Wan 2.1 VAE. Raises ValueError for anything else."""
-    open_checkpoint(path)  # knows what is wrong with a file
-    with _named(path):
+    shapes = open_checkpoint(path).shapes  # knows what is wrong with a file
+    with named(path, lambda: whole_vae(shapes)):
         weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
         vae = comfy.sd.VAE(sd=weights, metadata=metadata)
     if not is_wan_vae(vae):
