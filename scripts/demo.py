@@ -45,7 +45,7 @@ def main():
         except PromptRefused as error:
             sys.exit(f"ComfyUI refused the workflow: {error}")
         for node, lines in run.texts.items():
-            print(f"  {workflow.title(workflow.nodes[int(node)])}: {lines[-1]}")
+            print(f"  {workflow.title(workflow.node(node))}: {lines[-1]}")
         if run.error:
             sys.exit(f"The run failed: {run.error}")
     report(run, options.video)
@@ -79,7 +79,7 @@ class Progress:
         self.workflow, self.bars = workflow, {}
 
     def __call__(self, node, value, maximum):
-        title = self.workflow.title(self.workflow.nodes[int(node)])
+        title = self.workflow.title(self.workflow.node(node))
         if node not in self.bars:
             self.bars[node] = tqdm(
                 total=maximum, desc=f"  {title}", bar_format="{desc}: {percentage:3.0f}% |{bar:30}| {elapsed}"
