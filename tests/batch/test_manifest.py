@@ -71,6 +71,7 @@ def test_csv_says_the_same(tmp_path):
         ({"video": "a.mp4", "prompt": "x", "whole_frame": 1}, "whole_frame must be true or false; got 1"),
         ({"video": "a.mp4", "prompt": "x", "id": "../x"}, "the id '../x' cannot name a file"),
         ({"video": "a.mp4", "prompt": "x", "id": ".x"}, "the id '.x' cannot name a file"),
+        ({"video": "a.mp4", "prompt": "x", "id": "Nul.1"}, "the id 'Nul.1' is the name of a device on Windows"),
         ({"video": "a.mp4", "prompt": "x", "id": "x" * 101}, "cannot name a file: use up to 100 letters"),
         ({"video": "a.mp4", "prompt": "x", "id": "ONE"}, "the id 'ONE' is line 1's already"),
         ({"video": "a\0.mp4", "prompt": "x"}, "video holds a zero character"),
