@@ -141,7 +141,7 @@ class Workflow:
         return prompt
 
     def _inputs(self, graph: Graph, node: dict) -> dict:
-        inputs = {name: _boxed(value) for name, value in self._widgets(node)}
+        inputs = {name: _boxed(value) for name, value in (self._defaults(node) | dict(self._widgets(node))).items()}
         for (inner, widget), value in graph.proxies.items():
             if inner == str(node["id"]) and widget in inputs:
                 inputs[widget] = _boxed(value)
@@ -151,7 +151,18 @@ class Workflow:
                 inputs[slot["name"]] = _boxed(source.value)
             elif source:
                 inputs[slot["name"]] = source
+        if node["type"] == "CustomCombo":  # its options are the page's own, in the order of their numbers
+            options = list(node.get("widgets_values") or [])[2:]
+            inputs |= {f"option{number}": option for number, option in enumerate(options, 1)}
+            inputs["index"] = options.index(inputs["choice"]) if inputs.get("choice") in options else 0
         return inputs
+
+    def _defaults(self, node: dict) -> dict[str, object]:
+        """Of widgets that a file of an older version lacks."""
+        known = self.info[node["type"]]["input"]
+        known = {**known.get("required", {}), **known.get("optional", {})}
+        options = {name: kind[1] for name, kind in known.items() if len(kind) > 1 and isinstance(kind[1], dict)}
+        return {name: more["default"] for name, more in options.items() if "default" in more and not more.get("forceInput")}
 
     def _widgets(self, node: dict) -> Iterator[tuple[str, object]]:
         """(name, value) of each widget. Values are saved in order; a seed's value is followed by its action after a run."""
@@ -210,6 +221,26 @@ class Workflow:
         for (inner, widget), value in graph.parent.proxies.items():  # a widget of a subgraph within a subgraph
             if inner == str(graph.instance["id"]) and widget == name:
                 return Value(value)
+        return self._first_within(graph, slot)
+
+    def _first_within(self, graph: Graph, slot: int) -> Value | None:
+        """The value of the first widget that an input of a subgraph is connected to: all that are connected have it."""
+        end = graph.end("inputNode", -10)
+        for identity in graph.definition["inputs"][slot].get("linkIds") or []:
+            if graph.links.get(identity) != (end, slot):
+                continue
+            for node in graph.nodes.values():
+                for entry in node.get("inputs") or []:
+                    if entry.get("link") != identity or not entry.get("widget"):
+                        continue
+                    if inner := self._inner.get(graph.id_of(node)):
+                        if (value := inner.values.get(entry["name"])) is not None:
+                            return Value(value)
+                        at = [each["name"] for each in inner.definition["inputs"]].index(entry["name"])
+                        return self._first_within(inner, at)
+                    values = dict(self._widgets(node)) if node["type"] in self.info else {}
+                    values |= {name: value for (of, name), value in graph.proxies.items() if of == str(node["id"])}
+                    return Value(values[entry["name"]]) if entry["name"] in values else None
         return None
 
     @staticmethod

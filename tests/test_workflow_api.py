@@ -121,6 +121,34 @@ def test_without_a_value_of_its_own_the_one_within_counts(values):
     assert inputs_of(saved([load(), instance(2, "inner", 1, values), save(3, 2)], CHAIN, INNER))["2:4"]["text"] == "night"
 
 
+def test_without_one_all_that_are_connected_have_the_first_value_within():
+    two = subgraph(
+        "inner", [edit(4, 1, text=2), edit(5, 3, text=5, values=(7, "fixed", "day", 1.0))],
+        links((1, -10, 0, 4, 0), (2, -10, 1, 4, 2), (3, 4, 0, 5, 0), (5, -10, 1, 5, 2), (6, 5, 0, -20, 0)),
+    )  # fmt: skip
+    two["inputs"][1]["linkIds"] = [2, 5]
+    found = inputs_of(saved([load(), instance(2, "inner", 1, ()), save(3, 2)], CHAIN, two))
+    assert found["2:4"]["text"] == found["2:5"]["text"] == "night"
+
+
+def test_widgets_that_a_file_lacks_have_their_defaults():
+    info = {
+        **INFO,
+        "Load": {
+            "display_name": "Load",
+            "input": {"required": {"file": [["a"]]}, "optional": {"depth": ["INT", {"default": 8}]}},
+        },
+    }
+    assert Workflow(saved([load()], []), info).prompt()["1"]["inputs"] == {"depth": 8, "file": "a"}
+
+
+def test_a_combo_of_the_pages_own_has_its_index():
+    info = {**INFO, "CustomCombo": {"display_name": "C", "input": {"required": {"choice": ["COMBO", {"options": []}]}}}}
+    node = {"id": 1, "type": "CustomCombo", "inputs": [widget("choice", "COMBO")], "widgets_values": ["b", 1, "a", "b", ""]}
+    workflow = Workflow(saved([node], []), info)
+    assert workflow.prompt()["1"]["inputs"] == {"choice": "b", "index": 1, "option1": "a", "option2": "b", "option3": ""}
+
+
 def test_two_instances_keep_their_values_and_changes_name_them():
     nodes = [load(), instance(2, "inner", 1, title="First"), instance(5, "inner", 2, ("rain",), title="Second"), save(3, 3)]
     both = saved(nodes, [*CHAIN[:1], [2, 2, 0, 5, 0, "IMAGE"], [3, 5, 0, 3, 0, "IMAGE"]], INNER)
