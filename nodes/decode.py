@@ -1,28 +1,41 @@
-"""Decode Video: the latent as an mp4 that carries its workflow."""
+"""Decode Video: the latent as a file that carries its workflow, and as frames and sound for other nodes."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 from fractions import Fraction
+from pathlib import Path
 
 import comfy.utils
+import folder_paths
+import torch
 from comfy.cli_args import args
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import InputImpl, Types, io, ui
+from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 
 from ..comfyui.vae_decode import decode_chunks
+from ..video.beside import source_beside
 from ..video.clip import SOURCE_CLIP, SourceClip, cut_audio
 from ..video.colour import match_colours
 from ..video.composite import put_back
 from ..video.geometry import VAE_STRIDE, first_frames
-from ..video.mp4 import write_mp4
 from ..video.region import Region
+from ..video.writing.encode import write_video
+from ..video.writing.formats import FORMATS, H264, Format, encoder_for
 from .live import with_live_changes
 from .node_text import show_on_node
-from .output_name import output_path
+from .output_name import check_prefix, output_path
+from .outputs_used import outputs_used, outputs_used_by_running_prompt
 
 TRAINED_FPS = 16
+
+VIDEO, IMAGE, AUDIO = SLOTS = range(3)
+"""Slots of the outputs."""
+
+NOT_KEPT = "The frames of the last run were not kept, because nothing was connected to them: run Decode Video again."
 
 
 class DecodeVideo(io.ComfyNode):
@@ -32,8 +45,8 @@ class DecodeVideo(io.ComfyNode):
             node_id="LIVEditorDecodeVideo",
             display_name="Decode Video",
             category="LIVEditor",
-            description="Decodes the latent and saves it as an mp4 with the source's frame rate and sound, a few frames at a time.",
-            search_aliases=["LIVEditor", "save video", "mp4", "vae decode video", "export video", "h264"],
+            description="Decodes the latent and saves it as a video with the source's frame rate and sound, a few frames at a time.",
+            search_aliases=["LIVEditor", "save video", "mp4", "vae decode video", "export video", "h264", "hevc", "av1", "prores", "webm", "gif", "png sequence"],
             inputs=[
                 io.Latent.Input("samples", tooltip="The sampler's latent. A latent from In-Context References carries frame rate and sound."),
                 io.Vae.Input("vae", tooltip="The VAE of Load LIVEditor."),
@@ -43,7 +56,8 @@ class DecodeVideo(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "crf", default=18, min=0, max=51, display_mode=io.NumberDisplay.slider, advanced=True,
-                    tooltip="Quality of the mp4: lower is better and larger. At 18 the mp4 looks like the decoded frames.",
+                    tooltip="Quality of the video: lower is better and larger. At 18 the video looks like the decoded frames. ProRes, GIF and "
+                    "PNG have one quality.",
                 ),
                 io.Float.Input(
                     "fps", default=0.0, min=0.0, max=240.0, step=0.001, advanced=True,
@@ -73,53 +87,111 @@ class DecodeVideo(io.ComfyNode):
                     tooltip="Corrects the edit's colours. With a mask or a box, the surroundings get the source's colours: for edits of "
                     "one thing, because it cancels a style of the whole picture. Without, colours do not drift over time.",
                 ),
+                io.Audio.Input("audio", optional=True, tooltip="Sound to use instead of the source's, from the first frame on."),
+                io.Combo.Input(
+                    "format", options=[*FORMATS], default=H264.name, optional=True,
+                    tooltip="mp4 (H.264) plays everywhere. HEVC and AV1 are smaller, ProRes is for editing programs, gif and png "
+                    "sequence (a folder) have no sound. All but gif carry the workflow.",
+                ),
+                io.Combo.Input(
+                    "sound", options=["source", "off"], default="source", optional=True,
+                    tooltip="The source's sound, or that of the input audio where it is connected; or none.",
+                ),
+                io.Boolean.Input(
+                    "beside_source", default=False, optional=True,
+                    tooltip="Saves the source on the left and the edit on the right, at the same height. IMAGE stays the edit.",
+                ),
+                io.Boolean.Input(
+                    "draft", default=False, optional=True, label_on="temporary folder", label_off="output folder",
+                    tooltip="Saves into the temporary folder, which ComfyUI empties when it starts.",
+                ),
             ],
-            outputs=[io.Video.Output(tooltip="The saved video.")],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            outputs=[
+                io.Video.Output(tooltip="The saved video."),
+                io.Image.Output(tooltip="The edit's frames as decoded, before any compression. They are kept in memory only where this "
+                "is connected."),
+                io.Audio.Output(tooltip="The sound of the saved video; nothing where it has none."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.dynprompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, filename_prefix=None, format=None) -> bool | str:
+        """Refuses what cannot be written before anything is sampled. None for what another node gives."""
+        try:
+            if filename_prefix is not None:
+                check_prefix(filename_prefix, folder_paths.get_output_directory())
+            if format is not None:
+                if format not in FORMATS:
+                    return f"There is no format {format!r}: choose one of {', '.join(FORMATS)}."
+                encoder_for(FORMATS[format])
+        except (ValueError, RuntimeError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        """Frames that nobody needed were not kept: where they are needed now, the node has to run again."""
+        used = outputs_used_by_running_prompt(cls.hidden.unique_id)
+        return sorted(used & _kept_for(FORMATS.get(inputs.get("format"), H264)))
+
+    @classmethod
     def execute(
-        cls, samples, vae, filename_prefix, crf, fps, whole_frame=False, mask=None, box=None, feather=16, match_colors=False
+        cls, samples, vae, filename_prefix, crf, fps, whole_frame=False, mask=None, box=None, feather=16, match_colors=False,
+        audio=None, format=H264.name, sound="source", beside_source=False, draft=False,
     ) -> io.NodeOutput:  # fmt: skip
-        latent, source = samples["samples"], samples.get(SOURCE_CLIP)
+        say = _Notices(cls.hidden.unique_id)
+        latent, source, format = samples["samples"], samples.get(SOURCE_CLIP), FORMATS[format]
         frames = _frame_count(latent, vae, source)
         rate = _frame_rate(fps, source)
-        audio = cut_audio(source.clip.audio, frames / rate) if source else None
-        if audio is not None and rate != source.clip.fps:
-            show_on_node(
-                cls.hidden.unique_id, "The sound is left out because fps differs from the source's. 0 keeps the source's."
-            )
-            audio = None
+        audio = _sound(sound, audio, source, frames, rate, say)
 
         size = latent.shape[-1] * VAE_STRIDE, latent.shape[-2] * VAE_STRIDE
         chunks = _with_progress(decode_chunks(vae, latent), frames)
         whole_frame = whole_frame or mask is not None or box is not None
-        if whole_frame or match_colors:
-            region = cls._region(source, mask, box, feather)
+        originals = None
+        if whole_frame or match_colors or beside_source:
+            region = cls._region(source, mask, box, feather, say)
             size = region.size if whole_frame else size
-            chunks = _with_source(chunks, source, region, whole_frame, match_colors)
-        path, subfolder = output_path(filename_prefix, *size)
-        path = write_mp4(path, chunks, rate, crf, audio, cls._metadata())
-        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
+            chunks, originals = _with_source(chunks, source, region, whole_frame, match_colors, beside_source)
+        used = outputs_used(cls.hidden, len(SLOTS))
+        kept = _Kept(frames, bool(used & _kept_for(format)))
+        chunks = kept.passing(chunks)
+        if beside_source:
+            each = itertools.chain.from_iterable(chunks)
+            chunks = (frame[None] for frame in source_beside(each, originals, None if whole_frame else source.crop))
+            size = 2 * size[0], size[1]
+        root, place = (
+            (folder_paths.get_temp_directory(), io.FolderType.temp)
+            if draft
+            else (folder_paths.get_output_directory(), io.FolderType.output)
+        )
+        path, subfolder = output_path(filename_prefix, *size, format.suffix, root)
+        path = write_video(path, chunks, rate, format, crf, audio, cls._metadata(), say=say)
+
+        saved = ui.SavedResult(path.name, subfolder, place)
+        shown = _shown(saved, format, kept.first)
         # Browsers do not report these; the page needs them to step through the video.
-        shown["liveditor_video"] = [{"fps": float(rate), "frames": frames}]
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
+        facts = {"fps": float(rate), "frames": frames, "comparable": format.plays and not beside_source}
+        shown["liveditor_video"] = [{**facts, **saved}]
+        if not format.plays:
+            say(f"Saved as {Path(subfolder) / path.name} in the {place.value} folder.")
+        video = _video(path, format, kept.images, rate, audio)
+        return io.NodeOutput(video, ExecutionBlocker(NOT_KEPT) if kept.images is None else kept.images, audio, ui=shown)
 
     @classmethod
-    def _region(cls, source: SourceClip | None, mask, box, feather: int) -> Region:
+    def _region(cls, source: SourceClip | None, mask, box, feather: int, say) -> Region:
         if source is None:
             raise ValueError(
-                "mask, box, whole_frame and match_colors need the source video: connect a latent that comes from "
-                "In-Context References."
+                "mask, box, whole_frame, match_colors and beside_source need the source video: connect a latent that comes "
+                "from In-Context References."
             )
         region = Region(source.clip.size, source.crop, mask, box, feather)
         if mask is not None:
             (height, width), (across, down) = mask.shape[-2:], source.clip.size
             if abs(width * down / (height * across) - 1) > 0.02:
-                stretched = f"The mask, {width}×{height}, was stretched over the source's frame, {across}×{down}."
-                show_on_node(cls.hidden.unique_id, stretched)
+                say(f"The mask, {width}×{height}, was stretched over the source's frame, {across}×{down}.")
         return region
 
     @classmethod
@@ -134,6 +206,11 @@ class DecodeVideo(io.ComfyNode):
         running = get_executing_context()
         tags = with_live_changes(tags, running and running.prompt_id)
         return {name: json.dumps(value) for name, value in tags.items()}
+
+
+def _kept_for(format: Format) -> set[int]:
+    """Outputs that need all frames: the pictures of a folder are no video that core could open."""
+    return {VIDEO, IMAGE} if format.is_folder else {IMAGE}
 
 
 def _frame_count(latent, vae, source) -> int:
@@ -152,13 +229,92 @@ def _frame_rate(fps: float, source) -> Fraction:
     return max(Fraction(fps).limit_denominator(1000), Fraction(1, 1000))
 
 
-def _with_source(chunks, source: SourceClip, region: Region, whole_frame: bool, match_colors: bool):
-    """Chunks of the edit, composited with or corrected by the source, whose frames are read one at a time."""
+def _sound(choice: str, given: dict | None, source, frames: int, rate: Fraction, say) -> dict | None:
+    """ComfyUI's AUDIO for the video, no longer than it."""
+    if choice == "off":
+        return None
+    if given is not None:
+        return cut_audio(given, frames / rate)
+    if source is None or source.clip.audio is None:
+        return None
+    if rate != source.clip.fps:
+        say("The sound is left out because fps differs from the source's. 0 keeps the source's.")
+        return None
+    return cut_audio(source.clip.audio, frames / rate)
+
+
+def _with_source(chunks, source: SourceClip, region: Region, whole_frame: bool, match_colors: bool, again: bool):
+    """Chunks of the edit, composited with or corrected by the source, whose frames are read one at a time.
+
+    Then those frames, where they are needed again; they have to be taken at the same pace.
+    """
     pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(source.clip.chunks(1)))
     if match_colors:
         pairs = match_colours(pairs, region, source.crop)
+    originals = None
+    if again:
+        pairs, others = itertools.tee(pairs)
+        originals = (original for _, original in others)
     frames = put_back(pairs, region, source.crop) if whole_frame else (edited for edited, _ in pairs)
-    return (frame[None] for frame in frames)
+    return (frame[None] for frame in frames), originals
+
+
+class _Kept:
+    """Frames that pass: the first one, and all of them where they are asked for.
+
+    first: [1, H, W, 3], None before any. images: [frames, H, W, 3], or None.
+    """
+
+    def __init__(self, frames: int, keep: bool):
+        self.first: torch.Tensor | None = None
+        self.images: torch.Tensor | None = None
+        self._frames, self._keep = frames, keep
+
+    def passing(self, chunks):
+        done = 0
+        for chunk in chunks:
+            if self.first is None:
+                self.first = chunk[:1].clone()
+                if self._keep:
+                    self.images = torch.empty(self._frames, *chunk.shape[1:])
+            if self.images is not None:
+                self.images[done : done + len(chunk)] = chunk
+            done += len(chunk)
+            yield chunk
+        if self.images is not None:
+            self.images = self.images[:done]
+
+
+class _Notices:
+    """Sentences for the node's face, one a line, and for the log."""
+
+    def __init__(self, node_id: str | None):
+        self._node_id, self._said = node_id, []
+
+    def __call__(self, sentence: str):
+        logging.info("Decode Video: %s", sentence)
+        self._said.append(sentence)
+        show_on_node(self._node_id, "\n".join(self._said))
+
+
+def _shown(saved: ui.SavedResult, format: Format, first: torch.Tensor) -> dict:
+    """What the node's preview shows: the video where browsers play it, else a picture."""
+    if format.plays:
+        return ui.PreviewVideo([saved]).as_dict()
+    if format.is_folder:
+        inside = "/".join(part for part in (saved["subfolder"], saved["filename"]) if part)
+        return ui.SavedImages([ui.SavedResult("00001.png", inside, saved.type)]).as_dict()
+    if format.suffix == ".gif":
+        return ui.SavedImages([saved]).as_dict()
+    return ui.PreviewImage(first).as_dict()
+
+
+def _video(path: Path, format: Format, images: torch.Tensor | None, rate: Fraction, audio: dict | None):
+    if not format.is_folder:
+        return InputImpl.VideoFromFile(str(path))
+    if images is None:
+        return ExecutionBlocker(NOT_KEPT)
+    return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, audio=audio, frame_rate=rate))
 
 
 def _with_progress(chunks, frames: int):

@@ -25,6 +25,9 @@ function compare(node) {
     const result = shown?.images?.[0];
     const source = sourceOf(node);
     if (!result) return say(t("Run the workflow first: there is no edit to compare yet."));
+    // Older runs do not tell.
+    if (shown.liveditor_video?.[0]?.comparable === false)
+        return say(t("This video cannot be compared: take a format that browsers play, without the source beside the edit."));
     if (!source) return say(t("The source cannot be found: it has to come from Load Video through In-Context References."));
     new Comparison(address(source), address(result), shown.liveditor_video?.[0]?.fps || 25);
 }

@@ -9,9 +9,10 @@ BOX = {"x": 500, "y": 200, "width": 400, "height": 304}
 
 
 def pictures(path, count: int) -> np.ndarray:
-    """[T, H, W, 3] of bytes."""
+    """[T, H, W, 3] of bytes. The sample video has no tags, and HD without tags is BT.709."""
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for _, frame in zip(range(count), container.decode(video=0))])
+        decoded = [frame for _, frame in zip(range(count), container.decode(video=0))]
+        return np.stack([frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray() for frame in decoded])
 
 
 def decibels(a: np.ndarray, b: np.ndarray) -> float:
