@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .formats import Pixels
 
@@ -34,12 +35,12 @@ def encoded_frames(frames: torch.Tensor, pixels: Pixels) -> Iterator[bytes]:
 
 def _planes(frame: torch.Tensor, pixels: Pixels) -> bytes:
     """Y, U and V one after the other, in the limited range. A colour is the mean of its pixels."""
-    height, width = frame.shape[:2]
     step = 2 ** (pixels.bits - 8)
-    values = frame @ BT709.T
-    cells = values[..., 1:].reshape(height // pixels.down, pixels.down, width // pixels.across, pixels.across, 2)
-    luma, colours = values[..., 0] * 219 + 16, cells.mean((1, 3)).movedim(-1, 0) * 224 + 128
-    return _bytes(luma * step, pixels.bits) + _bytes(colours * step, pixels.bits)
+    planes = frame.movedim(-1, 0).contiguous()
+    cells = F.avg_pool2d(planes, (pixels.down, pixels.across))
+    luma = (BT709[:1] * 219 * step) @ planes.flatten(1) + 16 * step
+    colours = (BT709[1:] * 224 * step) @ cells.flatten(1) + 128 * step
+    return _bytes(luma, pixels.bits) + _bytes(colours, pixels.bits)
 
 
 def _bytes(values: torch.Tensor, bits: int) -> bytes:
