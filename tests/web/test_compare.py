@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from browser_page import after_frames, drop, set_widgets, wait_for_nodes, wait_until
+from browser_page import after_frames, drop, prompt_of, set_widgets, wait_for_nodes, wait_until
 from examples import EXAMPLES, fresh
 from PIL import Image
 
@@ -106,3 +106,22 @@ def test_the_result_is_there_after_the_workflow_was_left_and_opened_again(compar
     compared.evaluate(PRESS)
     compared.wait_for_function(f"() => {VIDEOS}.length === 2 && {VIDEOS}.every(video => video.readyState >= 2)", timeout=30_000)
     assert compared.locator(".isa-compare output").text_content() == "frame 1 of 9"
+
+
+@one_way
+def test_what_browsers_do_not_play_is_shown_but_not_compared(page):
+    """In a workflow that was saved before there were formats."""
+    drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
+    wait_for_nodes(page, 12)
+    (decode,) = (node for node in prompt_of(page).values() if node["class_type"] == "LIVEditorDecodeVideo")
+    since = {"format": "mp4 (H.264)", "sound": "source", "beside_source": False, "draft": False}
+    assert {name: decode["inputs"].get(name) for name in since} == since
+    node = "window.app.graph.nodes.find(node => node.type === 'LIVEditorDecodeVideo')"
+    assert page.evaluate(f"() => {node}.outputs.map(output => output.type)") == ["VIDEO", "IMAGE", "AUDIO"]
+    set_widgets(page, fresh() | {"LIVEditorDecodeVideo": {"format": "png sequence"}})
+    page.evaluate("() => { window.done = []; window.app.api.addEventListener('executed', e => window.done.push(e.detail)) }")
+    page.get_by_test_id("queue-button").dispatch_event("click")
+    page.wait_for_function("() => window.done.some(output => output.output?.liveditor_video)", timeout=120_000)
+    page.wait_for_function(f"() => {node}.imgs?.length === 1 && {node}.imgs[0].naturalWidth === 160", timeout=20_000)
+    page.evaluate(PRESS)
+    page.get_by_text("This video cannot be compared").first.wait_for(timeout=10_000)
