@@ -1,13 +1,14 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test test-fast fuzz matrix same-numbers ui check lint layers types clean
+.PHONY: help setup demo test test-fast fuzz sweep matrix same-numbers ui check lint layers types clean
 
 help:
 	@echo "make demo         edit a real video end to end, headless, through the real ComfyUI server"
 	@echo "make test         run all tests"
 	@echo "make test-fast    only those without a server and a browser, without long sweeps"
 	@echo "make fuzz         try random requests, settings and files for long (EXAMPLES=5000 of each)"
+	@echo "make sweep        read COMBINATIONS=600 kinds of video and compare them with ffmpeg's own reading"
 	@echo "make matrix       run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
 	@echo "make same-numbers print fingerprints of outputs on fixed seeds; COMPARE=FILE names what is not as in FILE"
 	@echo "make ui           open ComfyUI with this pack"
@@ -32,6 +33,10 @@ test-fast: setup
 EXAMPLES := 5000
 fuzz: setup
 	@FUZZ_EXAMPLES=$(EXAMPLES) $(PYTHON) -m pytest -n 2 tests/nodes/test_fuzz.py
+
+COMBINATIONS := 600
+sweep: setup
+	@$(PYTHON) scripts/sweep_videos.py --combinations $(COMBINATIONS) --out benchmarks/results/videos-$(shell date +%F).json
 
 matrix: setup
 	@$(PYTHON) scripts/matrix.py $(PYTHONS)

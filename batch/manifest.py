@@ -42,7 +42,7 @@ class Clip:
 COLUMNS = {
     "video": str, "prompt": str, "id": str, "negative_prompt": str, "references": list,
     "seed": int, "frames": int, "fps": float, "steps": int, "guidance": float, "width": int, "height": int,
-    "whole_frame": bool,
+    "whole_frame": bool, "start_frame": int, "every_nth": int,
 }  # fmt: skip
 REQUIRED = ("video", "prompt")
 

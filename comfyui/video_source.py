@@ -11,12 +11,13 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import InputImpl
 
 from ..video.clip import Clip, open_clip
-from ..video.source import FileSource, Source, cut_audio, readable, whole
+from ..video.sound import cut_audio
+from ..video.source import FileSource, Source, Stamp, readable, whole
 
 
-def open_video(video, max_frames: int, fps: float) -> Clip:
+def open_video(video, max_frames: int, fps: float, start_frame: int = 0, every_nth: int = 1) -> Clip:
     """`open_clip` of a VIDEO of any kind; reading it can be interrupted on ComfyUI's page."""
-    return open_clip(source_of(video), max_frames, fps)
+    return open_clip(source_of(video), max_frames, fps, start_frame, every_nth)
 
 
 def source_of(video) -> Source:
@@ -39,13 +40,22 @@ class ImagesSource:
         self.rate = whole(components.frame_rate)
         self._images, self._audio = components.images, components.audio
 
-    def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
+    def stamps(self) -> Iterator[Stamp]:
         height, width = self._images.shape[1:3]
         for index in range(len(self._images)):
-            yield index / self.rate, (width, height)
+            yield Stamp(index / self.rate, (width, height))
 
     def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
         return (self._images[index, ..., :3] for index in indices)
 
     def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
-        return cut_audio(self._audio, seconds)
+        if self._audio is None:
+            return None
+        skipped = round((start or 0) * self._audio["sample_rate"])
+        return cut_audio({**self._audio, "waveform": self._audio["waveform"][..., skipped:]}, seconds)
+
+    def pixel_aspect(self) -> Fraction:
+        return Fraction(1)
+
+    def notices(self) -> tuple[str, ...]:
+        return ()

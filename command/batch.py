@@ -28,7 +28,7 @@ the same as CSV (clips.csv; a cell may be empty, references are separated by |):
 
 columns: {", ".join(COLUMNS)}.
 Only video and prompt have to be there. Paths are relative to the manifest. Without an id the clip is called as its video.
-frames are the first so many, 0 for all; width and height are multiples of 16.
+frames is the most that are edited, 0 for all; width and height are multiples of 16.
 
 in the output folder:
   beach.mp4                  the edited clip

@@ -32,10 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser):
     )
     edit = parser.add_argument_group("edit")
     edit.add_argument(
-        "--frames", type=int, default=Edit.frames, metavar="N", help="the first N, 0 for all (default: %(default)s)"
+        "--frames", type=int, default=Edit.frames, metavar="N", help="at most N, 0 for all (default: %(default)s)"
     )
     edit.add_argument(
         "--fps", type=float, default=Edit.fps, help="edit at this rate, by nearest frame (default: the video's own)"
+    )
+    edit.add_argument(
+        "--start-frame", type=int, default=Edit.start_frame, metavar="N", help="skip N frames, counted at --fps (default: 0)"
+    )
+    edit.add_argument(
+        "--every-nth", type=int, default=Edit.every_nth, metavar="N", help="take every N-th frame only, at an N-th of the rate"
     )
     edit.add_argument(
         "--size", type=frame_size, metavar="WxH", help="of the edit, multiples of 16 (default: the model's nearest in shape)"
@@ -60,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
     edit = Edit(
         str(options.video), options.prompt, options.negative_prompt, options.seed, options.steps, options.guidance,
         options.frames, options.fps, options.size, tuple(options.reference), options.whole_frame,
+        options.start_frame, options.every_nth,
     )  # fmt: skip
     out = options.out or options.video.parent / f"{options.video.stem}_edited.mp4"
     if out.suffix.lower() != ".mp4":

@@ -22,7 +22,7 @@ from ..video.clip import SOURCE_CLIP, SourceClip, cut_audio
 from ..video.colour import match_colours
 from ..video.composite import put_back
 from ..video.geometry import VAE_STRIDE, first_frames
-from ..video.region import Region
+from ..video.region import Region, SourceFrames
 from ..video.writing.encode import write_video
 from ..video.writing.formats import FORMATS, H264, Format, encoder_for
 from .live import with_live_changes
@@ -150,7 +150,7 @@ class DecodeVideo(io.ComfyNode):
         size = latent.shape[-1] * VAE_STRIDE, latent.shape[-2] * VAE_STRIDE
         chunks = _with_progress(decode_chunks(vae, latent), frames)
         whole_frame = whole_frame or mask is not None or box is not None
-        originals = None
+        aspect, originals = source.clip.pixel_aspect if source and whole_frame else Fraction(1), None
         if whole_frame or match_colors or beside_source:
             region = cls._region(source, mask, box, feather, say)
             size = region.size if whole_frame else size
@@ -168,7 +168,7 @@ class DecodeVideo(io.ComfyNode):
             else (folder_paths.get_output_directory(), io.FolderType.output)
         )
         path, subfolder = output_path(filename_prefix, *size, format.suffix, root)
-        path = write_video(path, chunks, rate, format, crf, audio, cls._metadata(), say=say)
+        path = write_video(path, chunks, rate, format, crf, audio, cls._metadata(), aspect, say)
 
         saved = ui.SavedResult(path.name, subfolder, place)
         shown = _shown(saved, format, kept.first)
@@ -187,7 +187,10 @@ class DecodeVideo(io.ComfyNode):
                 "mask, box, whole_frame, match_colors and beside_source need the source video: connect a latent that comes "
                 "from In-Context References."
             )
-        region = Region(source.clip.size, source.crop, mask, box, feather)
+        clip = source.clip
+        region = Region(clip.size, source.crop, mask, box, feather, SourceFrames(clip.indices, clip.source_frames))
+        for notice in region.notices():
+            say(notice)
         if mask is not None:
             (height, width), (across, down) = mask.shape[-2:], source.clip.size
             if abs(width * down / (height * across) - 1) > 0.02:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import comfy.model_management
 import node_helpers
 import torch
@@ -14,6 +16,7 @@ from ..comfyui.video_source import open_video
 from ..runtime.in_context import CONTEXT_LATENTS
 from ..video.clip import SOURCE_CLIP, SourceClip
 from ..video.geometry import SIZE_STEP, closest_bucket, crop_box, fit_frames, latent_groups, size_within
+from .node_text import show_on_node
 
 READ_AT_A_TIME = 4
 """Frames held at the source's size."""
@@ -62,23 +65,36 @@ class InContextReferences(io.ComfyNode):
                     ),
                     tooltip="Reference images or videos; each becomes a context group of its own.",
                 ),
+                io.Int.Input(
+                    "start_frame", default=0, min=0, max=1_000_000, optional=True, advanced=True,
+                    tooltip="Frames to skip at the start, counted at fps. Sound and masks follow.",
+                ),
+                io.Int.Input(
+                    "every_nth", default=1, min=1, max=1000, optional=True, advanced=True,
+                    tooltip="Takes every n-th frame only. The edit has as many fewer frames per second, and lasts as long.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="With the context, for the sampler."),
                 io.Conditioning.Output(display_name="negative", tooltip="With the context, for the sampler."),
                 io.Latent.Output(display_name="latent", tooltip="Empty latent of the edit, for the sampler."),
             ],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, positive, negative, vae, video, size, length, fps, references=None) -> io.NodeOutput:
+    def execute(
+        cls, positive, negative, vae, video, size, length, fps, references=None, start_frame=0, every_nth=1
+    ) -> io.NodeOutput:
         _require_wan_vae(vae)
-        clip = open_video(video, length, fps)
+        clip = open_video(video, length, fps, start_frame, every_nth)
+        if clip.notices:
+            show_on_node(cls.hidden.unique_id, "\n".join(clip.notices))
         if size["size"] == "custom":
             width, height = size["width"], size["height"]
         else:
-            width, height = closest_bucket(*clip.size)
-        videos = [(clip.chunks, (width, height))]
+            width, height = closest_bucket(*clip.shown_size)
+        videos = [(clip.chunks, (width, height, clip.pixel_aspect))]
         for _, images in sorted((references or {}).items()):
             if images is not None:
                 videos.append((images[..., :3].split, size_within(images.shape[2], images.shape[1], max(width, height))))
@@ -86,17 +102,17 @@ class InContextReferences(io.ComfyNode):
         values = {CONTEXT_LATENTS: list(context), FRAMES: list(frames)}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         samples = torch.zeros_like(context[0], device=comfy.model_management.intermediate_device())
-        source = SourceClip(clip, crop_box(clip.size, width, height))
+        source = SourceClip(clip, crop_box(clip.size, width, height, clip.pixel_aspect))
         return io.NodeOutput(positive, negative, {"samples": samples, SOURCE_CLIP: source})
 
 
-def _encode(vae, read, width: int, height: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode(vae, read, width: int, height: int, pixel_aspect=Fraction(1)) -> tuple[torch.Tensor, torch.Tensor]:
     """The latent of the frames from `read(frames at a time)`, resized and cropped, and a small picture per latent frame."""
     shown = []
 
     def groups():
         shown.clear()
-        for group in latent_groups(fit_frames(chunk, width, height)[0] for chunk in read(READ_AT_A_TIME)):
+        for group in latent_groups(fit_frames(chunk, width, height, pixel_aspect)[0] for chunk in read(READ_AT_A_TIME)):
             shown.append(shown_frames(group[-1:]))
             yield group
 

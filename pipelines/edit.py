@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import time
 from dataclasses import asdict
@@ -84,9 +85,11 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     check_files(edit, output)
     began = time.perf_counter()
     pipe.set_progress_bar_config(disable=not progress or not is_first(), desc=Path(edit.video).name)
-    clip = open_clip(FileSource(edit.video), edit.frames, edit.fps)
-    width, height = edit.size or pipe.size_for(*clip.size)
-    frames = torch.cat([fit_frames(chunk, width, height)[0] for chunk in clip.chunks()])
+    clip = open_clip(FileSource(edit.video), edit.frames, edit.fps, edit.start_frame, edit.every_nth)
+    for notice in clip.notices:
+        logging.warning("%s: %s", Path(edit.video).name, notice)
+    width, height = edit.size or pipe.size_for(*clip.shown_size)
+    frames = torch.cat([fit_frames(chunk, width, height, clip.pixel_aspect)[0] for chunk in clip.chunks()])
     references = [_reference(path, edit.frames, max(width, height)) for path in edit.references]
     read = time.perf_counter()
     with layouts_seen() as layouts:
@@ -100,7 +103,7 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     if is_first():
         chunks = first_frames(decode_video(pipe.vae, latents), clip.frames, VAE_OVERFLOW)
         if edit.whole_frame:
-            crop = crop_box(clip.size, width, height)
+            crop = crop_box(clip.size, width, height, clip.pixel_aspect)
             pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(clip.chunks(1)))
             chunks = (frame[None] for frame in put_back(pairs, Region(clip.size, crop), crop))
         path = write_mp4(path, chunks, clip.fps, audio=clip.audio, metadata={"liveditor": json.dumps(asdict(edit))})
@@ -167,6 +170,6 @@ def _device(name: str) -> torch.device:
 
 def _reference(path: str, frames: int, longest: int) -> torch.Tensor:
     """[F, H, W, 3] in 0..1 of a reference image or video, no longer than the edit, and no side longer than its sides."""
-    clip = open_clip(FileSource(path), frames, 0)
-    size = size_within(*clip.size, longest)
-    return torch.cat([fit_frames(chunk, *size)[0] for chunk in clip.chunks()])
+    clip = open_clip(FileSource(path), frames, 0, sound=False)
+    size = size_within(*clip.shown_size, longest)
+    return torch.cat([fit_frames(chunk, *size, clip.pixel_aspect)[0] for chunk in clip.chunks()])

@@ -11,6 +11,8 @@ RANGES = {
     "seed": (0, 2**63 - 1),
     "frames": (0, 100_000),
     "fps": (0, 1000),
+    "start_frame": (0, 1_000_000),
+    "every_nth": (1, 1000),
     "steps": (1, 1000),
     "guidance": (0, 100),
     "width": (16, 8192),
@@ -49,7 +51,8 @@ class ModelChoice:
 class Edit:
     """One edit of one video file. None stands for the model's default.
 
-    frames: the first so many, 0 for all; fps: 0 for the video's own; size: width and height, multiples of 16.
+    frames: at most so many, 0 for all; fps: 0 for the video's own; size: width and height, multiples of 16.
+    start_frame: frames to skip, counted at fps; every_nth: then every n-th frame only, at fps / n.
     references: image or video files the edit may refer to.
     whole_frame: put the edit back over the source's frame, at the source's size.
 
@@ -67,6 +70,8 @@ class Edit:
     size: tuple[int, int] | None = None
     references: tuple[str, ...] = field(default=())
     whole_frame: bool = False
+    start_frame: int = 0
+    every_nth: int = 1
 
     def __post_init__(self):
         values = asdict(self) | dict(zip(("width", "height"), self.size or ()))

@@ -11,7 +11,8 @@ from fractions import Fraction
 import torch
 
 from .geometry import FRAMES_AT_A_TIME, CropBox
-from .source import Source, cut_audio
+from .sound import cut_audio
+from .source import Source
 
 __all__ = ["SOURCE_CLIP", "Clip", "SourceClip", "cut_audio", "open_clip"]
 
@@ -26,8 +27,9 @@ HIGHEST_RATE = 240
 class Clip:
     """Frames that are read when they are needed, in bounded memory.
 
-    fps: exact rate, at which they are evenly spaced. size: width and height as shown, after rotation.
-    audio: ComfyUI's AUDIO, no longer than the frames, or None.
+    fps: exact rate, at which they are evenly spaced. size: width and height in pixels, after rotation.
+    audio: ComfyUI's AUDIO, no longer than the frames, or None. Its key "layout" names the channels as ffmpeg does.
+    pixel_aspect: width of a pixel as shown, by its height. notices: sentences on what was converted or left out.
     """
 
     fps: Fraction
@@ -36,10 +38,19 @@ class Clip:
     source: Source = field(repr=False)
     indices: tuple[int, ...] = field(repr=False)
     """Indices of the source's frames, in order; an index may occur several times."""
+    source_frames: int = 0
+    """Frames of the source that were counted: all, unless the clip is limited."""
+    pixel_aspect: Fraction = Fraction(1)
+    notices: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
         return len(self.indices)
+
+    @property
+    def shown_size(self) -> tuple[float, float]:
+        """Width and height in square pixels."""
+        return float(self.size[0] * self.pixel_aspect), self.size[1]
 
     def chunks(self, frames_at_a_time: int = FRAMES_AT_A_TIME) -> Iterator[torch.Tensor]:
         """[f, H, W, 3] in 0..1 on the CPU, from the first frame on; may be called again.
@@ -61,30 +72,44 @@ class SourceClip:
     crop: CropBox
 
 
-def open_clip(source: Source, max_frames: int, fps: float) -> Clip:
-    """The first `max_frames` (0: all) of a video at `fps` (0: its own rate, else by nearest frame in time).
+def open_clip(
+    source: Source, max_frames: int, fps: float, start_frame: int = 0, every_nth: int = 1, sound: bool = True
+) -> Clip:
+    """At most `max_frames` (0: all) of a video at `fps` (0: its own rate, else by nearest frame in time).
 
+    start_frame: frames to skip at that rate. every_nth: then take every n-th frame, so that the clip's rate is fps / n.
+    sound: whether to read it.
     A file is decoded once to count its frames, no further than needed. Where its timestamps are uneven, its own rate is
     the average, and frames are the nearest in time, so that motion and sound stay together.
-    Raises ValueError for a video that holds no frame or cannot be read.
+    Raises ValueError for a video that holds no frame, none from `start_frame` on, or cannot be read.
     """
+    if start_frame < 0 or every_nth < 1:
+        raise ValueError(f"start_frame must be 0 or more and every_nth 1 or more; got {start_frame} and {every_nth}.")
     typed = Fraction(fps).limit_denominator(1000)
     # 29.97, entered for 30000/1001, means the video's own rate.
     if abs(fps / source.rate - 1) < 1e-3:
         typed = Fraction(0)
-    first, stamps, size = _scan(source, max_frames, typed)
+    first, stamps, size = _scan(source, start_frame + max_frames * every_nth if max_frames > 0 else 0, typed)
     rate, times = _own_rate(stamps, source.rate)
     wanted = typed or rate
-    indices = _nearest(times, rate, wanted)
+    at_rate = _nearest(times, rate, wanted)
+    indices = at_rate[start_frame::every_nth]
+    if not indices:
+        raise ValueError(
+            f"start_frame {start_frame} is past the end: the video has {len(at_rate)} frames at {float(wanted):g} fps."
+        )
     if max_frames > 0:
         indices = indices[:max_frames]
-    return Clip(wanted, size, source.sound(first, len(indices) / wanted), source, tuple(indices))
+    own = wanted / every_nth
+    begin = (first or 0) + start_frame / wanted if start_frame else first
+    audio = source.sound(begin, len(indices) / own) if sound else None
+    return Clip(own, size, audio, source, tuple(indices), len(times), source.pixel_aspect(), source.notices())
 
 
-def _scan(source: Source, max_frames: int, fps: Fraction) -> tuple[Fraction | None, list[Fraction | None], tuple[int, int]]:
-    """Time of the first frame, times after it, and the size; of no more frames than `max_frames` at `fps` can reach."""
-    needed = math.ceil(max_frames * source.rate / (fps or source.rate))
-    reach = max_frames / (fps or source.rate)
+def _scan(source: Source, count: int, fps: Fraction) -> tuple[Fraction | None, list[Fraction | None], tuple[int, int]]:
+    """Time of the first frame, times after it, and the size; of no more frames than the first `count` (0: all) at `fps` need."""
+    needed = math.ceil(count * source.rate / (fps or source.rate))
+    reach = count / (fps or source.rate)
     first: Fraction | None = None
     times: list[Fraction | None] = []
     size = (0, 0)
@@ -95,7 +120,7 @@ def _scan(source: Source, max_frames: int, fps: Fraction) -> tuple[Fraction | No
             raise ValueError(f"The video changes its size from {size[0]}×{size[1]} to {shown[0]}×{shown[1]}. Cut it there.")
         times.append(None if time is None or first is None else time - first)
         # One extra for rounding. A varying rate may start slow or fast.
-        if max_frames > 0 and len(times) > needed and (times[-1] is None or times[-1] >= reach):
+        if count > 0 and len(times) > needed and (times[-1] is None or times[-1] >= reach):
             break
     if not times:
         raise ValueError("The video holds no frame. Pick another file, or check where it is trimmed.")

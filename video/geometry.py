@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
@@ -46,47 +47,52 @@ class CropBox:
     height: float
 
 
-def closest_bucket(width: int, height: int) -> tuple[int, int]:
+def closest_bucket(width: float, height: float) -> tuple[int, int]:
     """The trained size whose aspect ratio is nearest, on a logarithmic scale so that tall and wide count alike."""
     return min(BUCKETS, key=lambda bucket: abs(math.log(bucket[0] / bucket[1]) - math.log(width / height)))
 
 
-def fit_frames(frames: torch.Tensor, width: int, height: int) -> tuple[torch.Tensor, CropBox]:
+def fit_frames(
+    frames: torch.Tensor, width: int, height: int, pixel_aspect: Fraction = Fraction(1)
+) -> tuple[torch.Tensor, CropBox]:
     """[F, H, W, 3] in 0..1 -> [F, height, width, 3]: resized keeping aspect (bicubic, antialiased), centre-cropped.
 
+    pixel_aspect: width of the source's pixels as shown, by their height; those of the result are square.
     Raises ValueError unless width and height are positive multiples of SIZE_STEP.
     """
     if width < SIZE_STEP or height < SIZE_STEP or width % SIZE_STEP or height % SIZE_STEP:
         raise ValueError(f"width and height must be multiples of {SIZE_STEP}; got {width}×{height}.")
     source_height, source_width = frames.shape[1:3]
-    crop, resized, top, left = _placed((source_width, source_height), width, height)
+    crop, resized, top, left = _placed((source_width, source_height), width, height, pixel_aspect)
     resize = needed("kornia.geometry.transform", "kornia").resize
+    smaller = resized[0] < source_height or resized[1] < source_width
     fitted = torch.empty(len(frames), height, width, 3)
     for start in range(0, len(frames), FRAMES_AT_A_TIME):
         chunk = frames[start : start + FRAMES_AT_A_TIME].movedim(-1, 1).float()
         if resized != (source_height, source_width):
-            chunk = resize(chunk, resized, interpolation="bicubic", antialias=max(resized) < max(chunk.shape[-2:]))
+            chunk = resize(chunk, resized, interpolation="bicubic", antialias=smaller)
         chunk = chunk[:, :, top : top + height, left : left + width].clamp(0, 1)
         fitted[start : start + FRAMES_AT_A_TIME] = chunk.movedim(1, -1)
     return fitted, crop
 
 
-def crop_box(size: tuple[int, int], width: int, height: int) -> CropBox:
+def crop_box(size: tuple[int, int], width: int, height: int, pixel_aspect: Fraction = Fraction(1)) -> CropBox:
     """The part of a source of this width and height that `fit_frames` keeps for width × height."""
-    return _placed(size, width, height)[0]
+    return _placed(size, width, height, pixel_aspect)[0]
 
 
-def _placed(size, width, height) -> tuple[CropBox, tuple[int, int], int, int]:
+def _placed(size, width, height, pixel_aspect) -> tuple[CropBox, tuple[int, int], int, int]:
     """The crop in source pixels, and the height and width to resize to, top and left to crop at."""
-    scale = max(width / size[0], height / size[1])
-    resized = max(height, round(size[1] * scale)), max(width, round(size[0] * scale))
+    shown = float(size[0] * pixel_aspect)
+    scale = max(width / shown, height / size[1])
+    resized = max(height, round(size[1] * scale)), max(width, round(shown * scale))
     top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
     # Each axis has its own scale since the resized size is whole pixels.
     y, x = size[1] / resized[0], size[0] / resized[1]
     return CropBox(left * x, top * y, width * x, height * y), resized, top, left
 
 
-def size_within(width: int, height: int, longest: int) -> tuple[int, int]:
+def size_within(width: float, height: float, longest: int) -> tuple[int, int]:
     """The size nearest to width × height in aspect, no side above `longest`, in multiples of SIZE_STEP."""
     scale = min(1.0, longest // SIZE_STEP * SIZE_STEP / max(width, height))
     fitted_width, fitted_height = (max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in (width, height))

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .geometry import CropBox
+
+
+class SourceFrames(NamedTuple):
+    """Which frame of the source each frame of an edit is, and how many frames of the source were counted."""
+
+    indices: tuple[int, ...]
+    counted: int
+
+    def place(self, frame: int, given: int) -> int:
+        """Index into `given` masks of the one for a frame of the edit."""
+        return frame if self._of_the_edit(given) else self.indices[frame]
+
+    def are_covered_by(self, given: int) -> bool:
+        return self._of_the_edit(given) or given > max(self.indices)
+
+    def _of_the_edit(self, given: int) -> bool:
+        return given == len(self.indices) and given != self.counted
 
 
 class Region:
@@ -18,6 +36,8 @@ class Region:
     mask: [M, h, w] in 0..1, 1 where the edit shows; of any size, it covers the whole frame. boxes: ComfyUI's BOUNDING_BOX in
     pixels of the source: a box or boxes for every frame, or a list of boxes for each. With both, the edit shows in either;
     with neither, in all of the crop. Beyond their last frame, mask and boxes stay as they are there.
+    frames: which frame of the source each frame of the edit is. Masks and boxes are the source's, frame by frame, unless
+    there are as many as the edit has frames.
     feather: pixels over which the edit fades in, from the region's edge inwards.
 
     Raises ValueError for a region in which the edit would show nowhere, and for a box that is none.
@@ -30,8 +50,9 @@ class Region:
         mask: torch.Tensor | None = None,
         boxes: dict | list | None = None,
         feather: int = 0,
+        frames: SourceFrames | None = None,
     ):
-        self.size, self.feather = size, feather
+        self.size, self.feather, self._frames = size, feather, frames
         self.mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
         self.boxes = None if boxes is None else _per_frame(boxes)
         self._crop = _covered(size, vars(crop) | {"x": crop.left, "y": crop.top})
@@ -54,19 +75,39 @@ class Region:
         shown: how much of the edit each pixel shows; exactly 0 outside of the region, exactly what mask and crop say
         `feather` pixels inside. chosen: mask and boxes alone.
         """
-        key = [min(frame, len(frames) - 1) for frames in (self.mask, self.boxes) if frames is not None]
+        key = self._key(frame)
         if self._last_key != key:
             chosen = self._chosen(frame)
             self._last_weights = _feathered(chosen * self._crop, self.feather), chosen
             self._last_key = key
         return self._last_weights
 
+    def notices(self) -> list[str]:
+        """Sentences on masks or boxes whose number fits neither the source's frames nor the edit's."""
+        if self._frames is None:
+            return []
+        return [
+            f"There are {len(given)} {name} for {len(self._frames.indices)} frames of the edit, which go up to frame "
+            f"{max(self._frames.indices) + 1} of the source: the last one is used for the rest."
+            for name, given in (("masks", self.mask), ("lists of boxes", self.boxes))
+            if given is not None and 1 < len(given) and not self._frames.are_covered_by(len(given))
+        ]
+
+    def _key(self, frame: int) -> list[int]:
+        """The same for frames with the same mask and boxes."""
+        return [self._at(frame, given) for given in (self.mask, self.boxes) if given is not None]
+
+    def _at(self, frame: int, given: torch.Tensor | list) -> int:
+        """Which mask or list of boxes belongs to a frame of the edit."""
+        frame = self._frames.place(frame, len(given)) if self._frames else frame
+        return min(frame, len(given) - 1)
+
     def _chosen(self, frame: int) -> torch.Tensor:
         width, height = self.size
         chosen = torch.full((height, width), 0.0 if self.restricted else 1.0)
         if self.mask is not None:
-            chosen = self._resized(self.mask[min(frame, len(self.mask) - 1)])
-        for box in self.boxes[min(frame, len(self.boxes) - 1)] if self.boxes is not None else ():
+            chosen = self._resized(self.mask[self._at(frame, self.mask)])
+        for box in self.boxes[self._at(frame, self.boxes)] if self.boxes is not None else ():
             chosen = torch.maximum(chosen, _covered(self.size, box))
         return chosen
 
@@ -78,8 +119,9 @@ class Region:
         return resized[0, 0].clamp(0, 1)
 
     def _shows_somewhere(self) -> bool:
-        count = max(len(frames) for frames in (self.mask, self.boxes) if frames is not None)
-        return any((self._chosen(frame) * self._crop).any() for frame in range(count))
+        count = max(len(given) for given in (self.mask, self.boxes) if given is not None)
+        frames = {tuple(self._key(frame)): frame for frame in range(len(self._frames.indices) if self._frames else count)}
+        return any((self._chosen(frame) * self._crop).any() for frame in frames.values())
 
 
 def extent(weight: torch.Tensor) -> tuple[slice, slice]:

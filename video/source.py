@@ -1,27 +1,28 @@
-"""The frames of a video file in order, in as many passes as needed.
-
-Pixels are those that ComfyUI's `get_components` gives all at once, bit for bit: alpha is dropped and the colours under it
-stay, 10 bits keep their precision, HDR is not tone-mapped.
-"""
+"""The frames of a video file in order, in as many passes as needed."""
 
 from __future__ import annotations
 
 import io
-import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import av
-import numpy as np
 import torch
 
 from ..errors import is_out_of_memory
+from .pixels import Matrix, Pixels, deinterlaced, is_interlaced, is_turned, orientation, other_colours, picture_orientation
+from .sound import read_sound
+from .streams import decode, picture_stream, sound_streams, time_of
 
-EIGHT_BIT_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")
-"""Pixel formats that core converts through 8 bits a channel; it converts all others to floats."""
+
+class Stamp(NamedTuple):
+    """A frame's time in seconds, or None for a frame without; and its width and height as shown."""
+
+    time: Fraction | None
+    size: tuple[int, int]
 
 
 class Source(Protocol):
@@ -30,14 +31,20 @@ class Source(Protocol):
     rate: Fraction
     """Frames per second, as the video states."""
 
-    def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
-        """Time in seconds, or None for a frame without, and shown width and height of every frame."""
+    def stamps(self) -> Iterator[Stamp]:
+        """Of every frame; converts none."""
 
     def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
         """[H, W, 3] in 0..1 of the frames at these indices, which grow."""
 
     def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
-        """ComfyUI's AUDIO from `start` on, which is the first frame's time; silence where the sound begins later."""
+        """ComfyUI's AUDIO from `start` on, which is the first frame's time; silence where there is no sound."""
+
+    def pixel_aspect(self) -> Fraction:
+        """Width of a pixel as shown, by its height; known once `stamps` has given a frame."""
+
+    def notices(self) -> tuple[str, ...]:
+        """Sentences on what is converted or left out; known once `stamps` has given the frames that are read."""
 
 
 class FileSource:
@@ -60,25 +67,42 @@ class FileSource:
         self._path = "" if isinstance(file, bytes) else _plain(file)
         self._start, self._duration, self._each_frame = start, duration, each_frame
         self._version = self._stamp()
+        self._interlaced, self._aspect = False, Fraction(1)
+        self._notices: dict[str, str] = {}
         with readable(), self._opened() as container:
-            self.rate = whole(_pictures(container).average_rate or 1)
+            stream = picture_stream(container)
+            self.rate = whole(stream.average_rate or 1)
+            self._coded_aspect = Fraction(stream.sample_aspect_ratio or 1)
+            self._picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
+            self._tell_of_streams(container)
 
-    def stamps(self) -> Iterator[tuple[Fraction | None, tuple[int, int]]]:
-        """Time in seconds, or None for a frame without, and shown width and height of every frame; converts none."""
+    def stamps(self) -> Iterator[Stamp]:
+        """Of every frame; converts none."""
+        matrix, frame = self._orientation(), None
         for frame in self._frames():
-            turned = _quarter_turns(frame) % 2
-            yield _time(frame), (frame.height, frame.width) if turned else (frame.width, frame.height)
+            turned = is_turned(matrix(frame))
+            self._aspect = 1 / self._coded_aspect if turned else self._coded_aspect
+            if is_interlaced(frame):
+                self._interlaced = True
+                self._notices["fields"] = "The video is interlaced: its frames are deinterlaced."
+            if colours := other_colours(frame):
+                self._notices["colours"] = (
+                    f"The video's colours are {colours}: they are converted to BT.709, standard dynamic range."
+                )
+            yield Stamp(time_of(frame), (frame.height, frame.width) if turned else (frame.width, frame.height))
+        if frame is None and self._picture:
+            raise ValueError("An animated picture of this format (WebP, say) cannot be read: convert it to mp4 or GIF.")
 
     def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
         """[H, W, 3] in 0..1 of the frames at these indices, which grow. Converts only these."""
         indices = iter(indices)
         wanted = next(indices, None)
-        convert = None
-        for index, frame in enumerate(self._frames()):
-            with readable():
-                convert = convert or _Converter(frame)
-                image = convert(frame) if index == wanted else None
-            if image is not None:
+        convert, matrix = Pixels(), self._orientation()
+        index = -1
+        for index, frame in enumerate(deinterlaced(self._frames()) if self._interlaced else self._frames()):
+            if index == wanted:
+                with readable():
+                    image = convert(frame, matrix(frame))
                 yield image
                 wanted = next(indices, None)
             if wanted is None:
@@ -87,31 +111,35 @@ class FileSource:
             raise ValueError(f"The video now ends after {index + 1} frames. {CHANGED}")
 
     def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
-        """ComfyUI's AUDIO from `start` on, which is the first frame's time; silence where the sound begins later."""
+        """ComfyUI's AUDIO from `start` on, which is the first frame's time; silence where there is no sound."""
         with readable(), self._opened() as container:
-            # Streams that ffmpeg cannot decode have no codec context. Core takes the last of the decodable ones.
-            decodable = (track for track in reversed(container.streams.audio) if track.codec_context is not None)
-            stream = next(decodable, None)
-            if stream is None:
+            streams = sound_streams(container)
+            if not streams:
                 return None
             if self._start > 0:
                 container.seek(int(self._start * av.time_base))
-            parts: list[np.ndarray] = []
-            begins, rate = None, 0
-            resampler = av.AudioResampler(format="fltp")
-            for frame in _decode(container, stream):
-                time = _time(frame)
-                if not parts:
-                    begins, rate = time, frame.sample_rate
-                if start is not None and time is not None and time >= start + seconds:
-                    break
-                parts += [part.to_ndarray() for part in resampler.resample(frame)]
-        if not parts:
-            return None
-        waveform = torch.from_numpy(np.concatenate(parts, axis=1))[None]
-        late = 0 if start is None or begins is None else round((begins - start) * rate)
-        silence = waveform.new_zeros(*waveform.shape[:2], min(max(0, late), round(seconds * rate)))
-        return cut_audio({"waveform": torch.cat([silence, waveform[..., max(0, -late) :]], -1), "sample_rate": rate}, seconds)
+            return read_sound(decode(container, streams[0]), start, seconds)
+
+    def pixel_aspect(self) -> Fraction:
+        """Width of a pixel as shown, by its height; known once `stamps` has given a frame."""
+        return self._aspect
+
+    def notices(self) -> tuple[str, ...]:
+        """Sentences on what is converted or left out; known once `stamps` has given the frames that are read."""
+        return tuple(self._notices.values())
+
+    def _orientation(self) -> Callable[[av.VideoFrame], Matrix]:
+        """Of each frame."""
+        if not self._picture:
+            return orientation
+        found = picture_orientation(self._path if self._bytes is None else io.BytesIO(self._bytes))
+        return lambda frame: found
+
+    def _tell_of_streams(self, container):
+        if len(streams := sound_streams(container)) > 1:
+            track = container.streams.audio.index(streams[0]) + 1
+            language = f" ({streams[0].language})" if streams[0].language not in (None, "und") else ""
+            self._notices["tracks"] = f"The video has {len(streams)} sound tracks: track {track}{language} is used."
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         if self._stamp() != self._version:
@@ -125,14 +153,15 @@ class FileSource:
     def _decoded(self) -> Generator[tuple[av.VideoFrame, bool], None, None]:
         """Each decoded frame, and whether it was asked for: frames on which the first such frame depends come before it."""
         with readable(), self._opened() as container:
-            stream = _pictures(container)
+            stream = picture_stream(container)
             start, end = (int(seconds / stream.time_base) for seconds in (self._start, self._start + self._duration))
             if start:
                 container.seek(start, stream=stream)
-            for frame in _decode(container, stream):
+            for frame in decode(container, stream):
                 if self._duration and frame.pts is not None and frame.pts >= end:
                     return
-                yield frame, frame.pts is None or frame.pts >= start
+                # Times may be below zero, and count where nothing is trimmed.
+                yield frame, not start or frame.pts is None or frame.pts >= start
 
     def _opened(self):
         return av.open(self._path if self._bytes is None else io.BytesIO(self._bytes))
@@ -160,70 +189,6 @@ def whole(rate: Fraction | int) -> Fraction:
     return Fraction(rate).limit_denominator(1001 * 1000)
 
 
-def _pictures(container):
-    if not container.streams.video:
-        raise ValueError("No video stream found")
-    return container.streams.video[0]
-
-
-def _decode(container, stream):
-    """All frames of a stream except damaged ones, which core leaves out too."""
-    for packet in container.demux(stream):
-        try:
-            yield from packet.decode()
-        except av.error.InvalidDataError as error:
-            logging.info("A damaged part of the video is left out (%s)", error)
-
-
-def _time(frame: av.VideoFrame | av.AudioFrame) -> Fraction | None:
-    """In seconds."""
-    return None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
-
-
-def _quarter_turns(frame) -> int:
-    """Counterclockwise."""
-    return frame.rotation // 90
-
-
-class _Converter:
-    """Core's conversion of decoded frames, all like `first`, to [H, W, 3] float in 0..1."""
-
-    def __init__(self, first: av.VideoFrame):
-        self._eight_bit = first.format.name in EIGHT_BIT_FORMATS
-        self._padding = None
-        right, below = (-side % 32 for side in (first.width, first.height))
-        # Core pads so: ffmpeg's conversion to floats is not deterministic at other widths. It cannot pad a tiny picture.
-        if not self._eight_bit and right and (right > first.width or below > first.height):
-            self._eight_bit = True
-        elif not self._eight_bit and right:
-            graph = av.filter.Graph()
-            # A format's name is accepted too; av's type stub lacks it.
-            name: Any = first.format.name
-            source = graph.add_buffer(width=first.width, height=first.height, format=name, time_base=first.time_base)
-            edges = f"left=0:right={right}:top=0:bottom={below}:mode=smear"
-            steps = [
-                graph.add("pad", f"{first.width + right}:{first.height + below}:0:0"),
-                graph.add("fillborders", edges),
-                graph.add("buffersink"),
-            ]
-            for before, after in zip([source, *steps], steps):
-                before.link_to(after)
-            graph.configure()
-            self._padding = graph, source, steps[-1]
-
-    def __call__(self, frame: av.VideoFrame) -> torch.Tensor:
-        if self._padding:
-            _, source, sink = self._padding
-            source.push(frame)
-            padded = sink.pull()
-            assert isinstance(padded, av.VideoFrame)
-            pixels = padded.to_ndarray(format="gbrpf32le")[: frame.height, : frame.width]
-        else:
-            pixels = frame.to_ndarray(format="rgb24" if self._eight_bit else "gbrpf32le")
-        image = torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame))))
-        return image.float() / 255.0 if self._eight_bit else image
-
-
 @contextmanager
 def readable() -> Iterator[None]:
     """Turns every error of reading into one ValueError, except out of memory, which keeps the library's exception."""
@@ -233,11 +198,3 @@ def readable() -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise ValueError(f"The video cannot be read ({error}). Convert it to an mp4 with H.264 and load that.") from error
-
-
-def cut_audio(audio: dict | None, seconds: Fraction) -> dict | None:
-    """ComfyUI's AUDIO, or None, no longer than this."""
-    if audio is None:
-        return None
-    samples = round(audio["sample_rate"] * seconds)
-    return {**audio, "waveform": audio["waveform"][..., :samples]}

@@ -10,7 +10,6 @@ import { loadWords } from "./isa_text.js";
 const NODE = "LIVEditorAttachISA";
 const LOOK_EVERY = 100; // ms between two checks of the widgets, which limits the requests to the server
 const panels = new Map(); // node -> Panel
-let opening = false; // whether the page is replacing the workflow; it has already stored what it leaves
 
 const setting = (name) => app.extensionManager.setting.get(`LIVEditor.${name}`);
 
@@ -62,7 +61,7 @@ function look() {
         if (!isInUse(node)) panels.delete(node);
         else {
             try {
-                panel.look(live, opening);
+                panel.look(live);
             } catch (error) {
                 console.error("LIVEditor:", error); // the other panels go on
             }
@@ -138,13 +137,7 @@ app.registerExtension({
         setInterval(look, LOOK_EVERY);
         detail.tell();
     },
-    beforeConfigureGraph() {
-        opening = true;
-    },
-    afterConfigureGraph() {
-        opening = false;
-        return catchUp();
-    },
+    afterConfigureGraph: catchUp,
     nodeCreated(node) {
         if (node.comfyClass !== NODE) return;
         const panel = new Panel(node, () => autoQueue.moved());

@@ -17,6 +17,14 @@ export function nodeAt(id) {
     return node;
 }
 
+// The page stores the state of the open workflow when a hand leaves it; what a script changes, a script has to store.
+export function storeState() {
+    const workflow = app.extensionManager.workflow?.activeWorkflow;
+    const tracker = workflow?.changeTracker;
+    if (workflow?.activeState?.id !== root().id) return; // the page is opening another one
+    (tracker.captureCanvasState ?? tracker.checkState)?.call(tracker);
+}
+
 // Whether a node is part of the workflow that is open.
 export function isInUse(node) {
     const { graph } = node;

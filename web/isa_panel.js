@@ -1,6 +1,6 @@
 // The panel of an Attach ISA node: presets, cost of the settings, the last steps, heat map.
 import { app } from "/scripts/app.js";
-import { instances, root, tokensAhead } from "./isa_graph.js";
+import { instances, root, storeState, tokensAhead } from "./isa_graph.js";
 import { Thumbnail } from "./isa_heatmap.js";
 import { costOf, differing, estimatedCost, listed, stepLines } from "./isa_lines.js";
 import { PRESETS, matches, ownPresets } from "./isa_presets.js";
@@ -10,7 +10,7 @@ import { t } from "./isa_text.js";
 import { read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 136;
-const SETTLED_AFTER = 1000; // ms in which a page that has stored this workflow begins to open another one
+const SETTLED_AFTER = 1000; // ms in which a page that is opening another workflow has replaced this one's
 
 export class Panel {
     // moved: called when the widgets were moved and no run took it.
@@ -137,6 +137,7 @@ export class Panel {
         write(this.node, values);
         this.seen = JSON.stringify(read(this.node)); // not moved by hand
         this.changes.value = changes;
+        storeState();
         this.drawPresets();
         this.drawCost();
         this.settled();
@@ -196,6 +197,7 @@ export class Panel {
             this.changes.value = event.changes;
             this.offered = null;
             this.taken = { event, at: Date.now() };
+            storeState();
         } else if (fate === "offered") {
             this.offered = event;
         }
@@ -203,10 +205,10 @@ export class Panel {
     }
 
     // Called at intervals: the callbacks of the two node renderers differ.
-    look(live, opening) {
+    look(live) {
         const values = read(this.node);
         if (!values) return;
-        if (this.taken && !opening && Date.now() - this.taken.at > SETTLED_AFTER) this.rememberTaken();
+        if (this.taken && Date.now() - this.taken.at > SETTLED_AFTER) this.rememberTaken();
         const ahead = tokensAhead(this.node);
         if (JSON.stringify(ahead) !== this.ahead) {
             // Until a run reports the real number.
