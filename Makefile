@@ -1,12 +1,13 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test test-fast fuzz sweep matrix same-numbers ui check lint layers types clean
+.PHONY: help setup demo test test-fast long fuzz sweep matrix same-numbers ui check lint layers types clean
 
 help:
 	@echo "make demo         edit a real video end to end, headless, through the real ComfyUI server"
-	@echo "make test         run all tests"
+	@echo "make test         run the tests, all but the long ones"
 	@echo "make test-fast    only those without a server and a browser, without long sweeps"
+	@echo "make long         run the few tests of whole commands and jobs that take minutes each"
 	@echo "make fuzz         try random requests, settings and files for long (EXAMPLES=5000 of each)"
 	@echo "make sweep        read COMBINATIONS=600 kinds of video and compare them with ffmpeg's own reading"
 	@echo "make matrix       run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
@@ -24,11 +25,15 @@ demo: setup
 test:
 	@python3 scripts/setup.py --browser
 	@# Files in the order that tests/conftest.py puts them into.
-	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 # Markers: pyproject.toml says what they mean, tests/conftest.py sets the first two.
 test-fast: setup
-	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not server and not browser and not slow"
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not server and not browser and not slow and not long"
+
+long:
+	@python3 scripts/setup.py --browser
+	@$(PYTHON) -m pytest -m long
 
 EXAMPLES := 5000
 fuzz: setup

@@ -123,7 +123,7 @@ def test_a_note_is_read(note, name):
     assert name_of(note) == name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_crash_in_a_worker_of_rays(job, monkeypatch):
     """Ray has handlers of its own for the signal, and a thread of its own for the work."""
     for part in ("connected", "pool_for"):

@@ -116,15 +116,17 @@ def everything(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_hundred_clips_with_everything_killed_on_the_way(clip_file, tmp_path):
-    """The whole job is killed at a third, a worker at two thirds, two clips are corrupt: 98 outputs, each once."""
-    prompts = ["slowly 0.02"] * 100
-    prompts[70] = f"die-once {tmp_path / 'killed'}"
-    manifest = manifest_of(tmp_path / "clips", clip_file, prompts, corrupt=(40, 90))
+@pytest.mark.parametrize("count", [40, pytest.param(100, marks=pytest.mark.long)])
+def test_many_clips_with_everything_killed_on_the_way(clip_file, tmp_path, count):
+    """The whole job is killed at a third, a worker at two thirds, two clips are corrupt: all other outputs, each once."""
+    prompts = ["slowly 0.02"] * count
+    killed, corrupt, whole = count * 7 // 10, (count * 4 // 10, count * 9 // 10), count - 2
+    prompts[killed] = f"die-once {tmp_path / 'killed'}"
+    manifest = manifest_of(tmp_path / "clips", clip_file, prompts, corrupt=corrupt)
     out = tmp_path / "out"
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(manifest), str(out), EDITOR])
     try:
-        until(lambda: len(names(out, "records/*.json")) >= 33, "the job does not get on", 300, every=0.05)
+        until(lambda: len(names(out, "records/*.json")) >= count // 3, "the job does not get on", 300, every=0.05)
         with pytest.raises(JobError, match=f"Another process is at this job .process {driver.pid} "):
             run(read_manifest(manifest), ModelChoice(), out, editor=EDITOR, progress=False)
     finally:
@@ -136,30 +138,30 @@ def test_a_hundred_clips_with_everything_killed_on_the_way(clip_file, tmp_path):
 
     summary = run(read_manifest(manifest), ModelChoice(), out, workers=2, editor=EDITOR, progress=False)
 
-    good = {f"clip_{index:03}" for index in range(100)} - {"clip_040", "clip_090"}
-    assert (summary.clips, summary.done, summary.quarantined, summary.pending) == (100, 98, 2, 0)
+    good = {f"clip_{index:03}" for index in range(count)} - {f"clip_{index:03}" for index in corrupt}
+    assert (summary.clips, summary.done, summary.quarantined, summary.pending) == (count, whole, 2, 0)
     assert names(out, "*.mp4") == names(out, "records/*.json") == good
-    assert names(out, "quarantine/*.json") == {"clip_040", "clip_090"}
+    assert names(out, "quarantine/*.json") == {f"clip_{index:03}" for index in corrupt}
     assert (tmp_path / "killed").exists()
-    again = json.loads((out / "records/clip_070.json").read_text())
+    again = json.loads((out / f"records/clip_{killed:03}.json").read_text())
     assert again["attempt"] == 2 and again["run"]["nice"] == os.nice(0)
     # What was done before is not done again; only what was at work when it was killed is begun twice.
     again = edits(manifest) - first
     assert not set(again) & before
-    assert 98 - len(before) - 2 <= summary.edited <= 98 - len(before)
-    assert all(count == (2 if name == "clip_070" else 1) for name, count in again.items())
+    assert whole - len(before) - 2 <= summary.edited <= whole - len(before)
+    assert all(count == (2 if name == f"clip_{killed:03}" else 1) for name, count in again.items())
     for name in good:
         with av.open(str(out / f"{name}.mp4")) as container:
             assert sum(1 for _ in container.decode(video=0)) == 5
-    for name in ("clip_040", "clip_090"):
-        reason = json.loads((out / f"quarantine/{name}.json").read_text())["reason"]
+    for index in corrupt:
+        reason = json.loads((out / f"quarantine/clip_{index:03}.json").read_text())["reason"]
         assert reason.startswith("The video cannot be read")
     with open(out / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["id"] for row in rows] == [f"clip_{index:03}" for index in range(100)]
-    assert Counter(row["status"] for row in rows) == {"done": 98, "quarantined": 2}
-    assert rows[0]["frames"] == "5" and rows[0]["backend"] == "none" and rows[40]["reason"]
-    assert len(everything(out)) == 98 + 98 + 2 + len(["summary.json", "metrics.csv", "job.json", "lock"])
+    assert [row["id"] for row in rows] == [f"clip_{index:03}" for index in range(count)]
+    assert Counter(row["status"] for row in rows) == {"done": whole, "quarantined": 2}
+    assert rows[0]["frames"] == "5" and rows[0]["backend"] == "none" and rows[corrupt[0]]["reason"]
+    assert len(everything(out)) == whole + whole + 2 + len(["summary.json", "metrics.csv", "job.json", "lock"])
 
     finished = edits(manifest)
     assert run(read_manifest(manifest), ModelChoice(), out, workers=2, editor=EDITOR, progress=False).edited == 0

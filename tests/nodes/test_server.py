@@ -246,6 +246,7 @@ def test_sound_ends_with_the_picture_and_fits_its_speed(server, workflow, fps, s
     assert ("The sound is left out" in str(run.texts)) is not sound
 
 
+@pytest.mark.long
 def test_metadata_can_be_disabled(server_models, sample_video, workflow, tmp_path_factory):
     from comfy_headless import ComfyServer
 

@@ -58,7 +58,7 @@ def node_types(page) -> list[str]:
 
 
 def wait_for_nodes(page, count: int):
-    page.wait_for_function("count => window.app.graph.nodes.length === count", arg=count, timeout=20_000)
+    page.wait_for_function("count => window.app.graph.nodes.length === count", arg=count, timeout=60_000)
 
 
 def set_widgets(page, changes: dict):
@@ -114,7 +114,7 @@ def after_frames(page, count: int = 2):
     )
 
 
-def wait_until(page, true, seconds: float = 20):
+def wait_until(page, true, seconds: float = 60):
     """Until `true()` is, which may be of the page or of what it told this process."""
     end = time.monotonic() + seconds
     while not true():

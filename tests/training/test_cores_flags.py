@@ -43,7 +43,7 @@ def test_importing_training_does_not_tell_core_where_to_run():
     run("-c", IMPORT, path=Path(__file__).parents[2] / "scripts")
 
 
-@pytest.mark.parametrize("module", ["training", "training.tiny.vae"])
+@pytest.mark.parametrize("module", ["training", pytest.param("training.tiny.vae", marks=pytest.mark.long)])
 def test_the_commands_do_where_there_is_no_gpu(module):
     """Core cannot be imported there otherwise."""
     assert "--out" in run("-m", f"liveditor_isa.{module}", "--help", path=COMFYUI)

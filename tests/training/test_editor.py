@@ -186,6 +186,7 @@ def test_the_schedule_of_the_full_run():
     assert sum(weight.numel() for weight in new_editor(settings).parameters()) * 2 < 22 * 2**20
 
 
+@pytest.mark.long
 def test_the_whole_command_from_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("liveditor_isa.training.tiny.__main__.edit", partial(edit, steps=1))
     vae_settings = vae.VAESettings(dim=8, steps=2, clips=4, frames=5, size=32)
@@ -215,6 +216,7 @@ def test_the_whole_command_from_nothing(tmp_path, monkeypatch):
     assert all(torch.equal(weight, before[name]) for name, weight in load_file(tmp_path / EDITOR).items())
 
 
+@pytest.mark.long
 def test_two_processes_follow_the_mean_of_their_gradients(tmp_path):
     script = tmp_path / "both.py"
     script.write_text(BOTH)

@@ -122,6 +122,6 @@ def test_what_browsers_do_not_play_is_shown_but_not_compared(page):
     page.evaluate("() => { window.done = []; window.app.api.addEventListener('executed', e => window.done.push(e.detail)) }")
     page.get_by_test_id("queue-button").dispatch_event("click")
     page.wait_for_function("() => window.done.some(output => output.output?.liveditor_video)", timeout=120_000)
-    page.wait_for_function(f"() => {node}.imgs?.length === 1 && {node}.imgs[0].naturalWidth === 160", timeout=20_000)
+    page.wait_for_function(f"() => {node}.imgs?.length === 1 && {node}.imgs[0].naturalWidth === 160", timeout=60_000)
     page.evaluate(PRESS)
     page.get_by_text("This video cannot be compared").first.wait_for(timeout=10_000)

@@ -150,12 +150,12 @@ def test_the_page_in_japanese(browser, server):
         page = open_page(browser, server, vue=False)
         drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
         wait_for_nodes(page, 12)
-        page.get_by_text("全注意の計算量の").first.wait_for(timeout=20_000)
+        page.get_by_text("全注意の計算量の").first.wait_for(timeout=60_000)
         assert page.evaluate("() => app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA').title") == "ISA を付加"
         page.evaluate("() => app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA'))")
         # Not a real click: messages about models that are missing here may lie over it.
         page.get_by_test_id("info-button").dispatch_event("click")
-        page.get_by_role("heading", name="どのスライダーを動かすか").wait_for(timeout=20_000)
+        page.get_by_role("heading", name="どのスライダーを動かすか").wait_for(timeout=60_000)
         page.close()
     finally:
         server.post("/settings", {"Comfy.Locale": "en"})

@@ -22,7 +22,7 @@ def test_example_workflow_loads_and_means_what_the_demo_runs(page_of_many, info,
     page.on("console", lambda message: errors.append(said_of(message)) if message.type == "error" else None)
     saved = json.loads(path.read_text(encoding="utf-8"))
     drop(page, path, "application/json")
-    page.wait_for_function("id => window.app.graph.id === id", arg=saved["id"], timeout=20_000)
+    page.wait_for_function("id => window.app.graph.id === id", arg=saved["id"], timeout=60_000)
     wait_for_nodes(page, len(saved["nodes"]))
     assert node_types(page) == sorted(node["type"] for node in saved["nodes"])
     assert not page.evaluate("() => window.app.graph.nodes.some(node => node.has_errors && !node.constructor.nodeData)")
@@ -89,7 +89,7 @@ def test_the_blueprint_edits_a_video(page, server):
             decode.widgets.find(widget => widget.name === 'compare').callback();
         }"""
     )
-    page.wait_for_function("() => document.querySelectorAll('.isa-compare video').length === 2", timeout=20_000)
+    page.wait_for_function("() => document.querySelectorAll('.isa-compare video').length === 2", timeout=60_000)
     assert SMALL["LoadVideo"]["file"] in page.evaluate("() => document.querySelector('.isa-before').src")
 
 

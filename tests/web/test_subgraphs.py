@@ -23,5 +23,5 @@ def test_blueprints_are_taken_apart_as_the_page_does_it(page_of_many, info):
     for path in (COMFYUI / f"blueprints/{name}.json" for name in BLUEPRINTS):
         saved = json.loads(path.read_text(encoding="utf-8"))
         page.evaluate("blueprint => window.app.loadGraphData(blueprint)", saved)
-        page.wait_for_function("count => window.app.graph.nodes.length === count", arg=len(saved["nodes"]), timeout=20_000)
+        page.wait_for_function("count => window.app.graph.nodes.length === count", arg=len(saved["nodes"]), timeout=60_000)
         assert without_titles(prompt_of(page)) == without_titles(Workflow(saved, info).prompt()), path.stem
