@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser):
         "--out",
         type=Path,
         metavar="FILE",
-        help="the mp4 to write (default: NAME_edited.mp4 beside the video); numbered on if there",
+        help="the video to write (default: NAME_edited.mp4 beside the video), numbered on if there; its ending chooses the format: "
+        ".mp4 (H.264), .mov (ProRes), .webm (VP9), .gif, or none for a folder of PNG files",
     )
     edit = parser.add_argument_group("edit")
     edit.add_argument(
@@ -62,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     require("av")
     from ..pipelines.edit import check_files, edit_file, load
     from ..pipelines.parallel import is_first
+    from ..video.writing.formats import encoder_for, format_of
 
     edit = Edit(
         str(options.video), options.prompt, options.negative_prompt, options.seed, options.steps, options.guidance,
@@ -69,8 +71,7 @@ def run(options: argparse.Namespace) -> int:
         options.start_frame, options.every_nth,
     )  # fmt: skip
     out = options.out or options.video.parent / f"{options.video.stem}_edited.mp4"
-    if out.suffix.lower() != ".mp4":
-        raise ValueError(f"{out.name} would be an mp4: give it the ending .mp4.")
+    encoder_for(format_of(out))  # refuses what cannot be written before any long work
     check_files(edit, out)
     path, facts = edit_file(load(model_choice(options)), edit, out)
     if is_first():

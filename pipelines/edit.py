@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -18,10 +19,11 @@ from ..runtime.call import layouts_seen
 from ..video.clip import open_clip
 from ..video.composite import put_back
 from ..video.geometry import crop_box, first_frames, fit_frames, size_within
-from ..video.mp4 import write_mp4
 from ..video.region import Region
 from ..video.room import check_output
 from ..video.source import FileSource
+from ..video.writing.encode import write_video
+from ..video.writing.formats import format_of
 from .attention import attach_isa
 from .folders import load_part, said_of
 from .parallel import check_processes, is_first, local_device, share_gpus
@@ -76,7 +78,7 @@ def check_files(edit: Edit, output: str | Path):
 
 
 def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress: bool = True) -> tuple[Path, dict]:
-    """Edit, write an mp4 with the source's frame rate and sound. Returns its path and facts about the run.
+    """Edit, and write a video, in the format of the name's ending, with the source's frame rate and sound. Returns its path and facts about the run.
 
     The file appears under its name only when it is whole; where a file has that name already, it is numbered on.
     Several processes under torchrun all edit, and the first writes.
@@ -106,7 +108,9 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
             crop = crop_box(clip.size, width, height, clip.pixel_aspect)
             pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(clip.chunks(1)))
             chunks = (frame[None] for frame in put_back(pairs, Region(clip.size, crop), crop))
-        path = write_mp4(path, chunks, clip.fps, audio=clip.audio, metadata={"liveditor": json.dumps(asdict(edit))})
+        aspect = clip.pixel_aspect if edit.whole_frame else Fraction(1)
+        tags = {"liveditor": json.dumps(asdict(edit))}
+        path = write_video(path, chunks, clip.fps, format_of(path), audio=clip.audio, metadata=tags, pixel_aspect=aspect)
     pipe.maybe_free_model_hooks()
     facts = {
         "frames": clip.frames,

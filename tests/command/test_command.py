@@ -126,6 +126,10 @@ def test_other_files_than_the_included_ones_edit(models, sample_video, tmp_path)
     pipe = load(files)
     path, facts = edit_file(pipe, edit, tmp_path / "one.mp4", progress=False)
     assert (facts["frames"], facts["steps"], facts["tokens"]) == (1, 2, 24)
+    webm, _ = edit_file(pipe, edit, tmp_path / "one.webm", progress=False)
+    assert np.abs(np.subtract(pictures(webm)[0], pictures(path)[0], dtype=float)).mean() < 5
+    with av.open(str(webm)) as container:
+        assert container.format.name.startswith("matroska") and container.streams.video[0].codec_context.name == "vp9"
     pipe.save_pretrained(tmp_path / "folder")
     again, _ = edit_file(load(ModelChoice(str(tmp_path / "folder"), isa=None)), edit, tmp_path / "two.mp4", progress=False)
     assert np.array_equal(pictures(path), pictures(again))
@@ -196,7 +200,7 @@ def pictures(path) -> np.ndarray:
         (["VIDEO", "p", "--fps", "inf"], "fps must be from 0 to 1000; got inf"),
         (["VIDEO", "p", "--guidance", "nan"], "guidance must be from 0 to 100; got nan"),
         (["VIDEO", "p", "--size", "16x9000000"], "height must be from 16 to 8192"),
-        (["VIDEO", "p", "--out", "x.avi"], "x.avi would be an mp4: give it the ending .mp4"),
+        (["VIDEO", "p", "--out", "x.avi"], "No format ends in .avi: take one of .mp4, .mov, .webm, .gif"),
         (["VIDEO", "p", "--model", "NOVIDEO"], "broken.mp4 is the network alone: name its text_encoder"),
         (["VIDEO", "p", "--model", "NOVIDEO", "--text-encoder", "no", "--vae", "no"], "No such file or directory: no."),
         (["VIDEO", "p", "--model", "no.bin"], "There is no model no.bin"),

@@ -1,4 +1,4 @@
-"""Recordings as people have them, which earlier editions read wrongly: docs/videos.md lists them."""
+"""Recordings as people have them, which earlier editions read wrongly: docs/evidence/videos.md lists them."""
 
 from fractions import Fraction
 
