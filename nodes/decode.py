@@ -17,12 +17,14 @@ from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 
 from ..comfyui.vae_decode import decode_chunks
+from ..errors import sentence
 from ..video.beside import source_beside
 from ..video.clip import SOURCE_CLIP, SourceClip, cut_audio
 from ..video.colour import match_colours
 from ..video.composite import put_back
 from ..video.geometry import VAE_STRIDE, first_frames
 from ..video.region import Region, SourceFrames
+from ..video.room import check_temporary
 from ..video.writing.encode import write_video
 from ..video.writing.formats import FORMATS, H264, Format, encoder_for
 from .live import with_live_changes
@@ -126,8 +128,9 @@ class DecodeVideo(io.ComfyNode):
                 if format not in FORMATS:
                     return f"There is no format {format!r}: choose one of {', '.join(FORMATS)}."
                 encoder_for(FORMATS[format])
-        except (ValueError, RuntimeError) as error:
-            return str(error)
+            check_temporary()
+        except (ValueError, RuntimeError, OSError) as error:
+            return sentence(error)
         return True
 
     @classmethod

@@ -40,11 +40,16 @@ def check_output(path: str | os.PathLike, picture_bytes: int = 0, temporary_byte
         )
     check_length(path)
     _check_folder(path.parent, "The folder", "name another", picture_bytes, path.name)
+    check_temporary(temporary_bytes)
+
+
+def check_temporary(needed: int = 0) -> None:
+    """The part of `check_output` that concerns the temporary folder; needed: bytes. Raises OSError as it does."""
     try:
         temporary = Path(tempfile.gettempdir())
     except OSError as error:
         raise OSError(error.errno, "There is no temporary folder that can be written to; set TMPDIR to one", None) from None
-    _check_folder(temporary, "The temporary folder", "set TMPDIR to another", temporary_bytes, "liveditor")
+    _check_folder(temporary, "The temporary folder", "set TMPDIR to another", needed, "liveditor")
 
 
 def check_length(path: Path) -> None:

@@ -222,3 +222,14 @@ def test_a_workflow_saved_before_there_were_formats_still_runs(server, workflow,
         prompt[decode]["inputs"].pop(name, None)
     path = video_file(server, finished(server, prompt))
     assert path.suffix == ".mp4" and len(pictures(path)) == FRAMES
+
+
+def test_a_temporary_folder_that_cannot_be_written_to_is_named_before_anything_runs(monkeypatch):
+    import tempfile
+
+    from liveditor_isa.nodes.decode import DecodeVideo
+
+    assert DecodeVideo.validate_inputs("video/edit", "mp4 (H.264)") is True
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    refused = DecodeVideo.validate_inputs("video/edit", "mp4 (H.264)")
+    assert refused.startswith("The temporary folder /proc cannot be written to (") and "TMPDIR" in refused
