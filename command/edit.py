@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..pipelines import require
 from ..pipelines.request import Edit
+from ..video.writing.formats import encoder_for, format_of
 from .options import add_model_options, frame_size, model_choice
 
 EPILOG = """\
@@ -63,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
     require("av")
     from ..pipelines.edit import check_files, edit_file, load
     from ..pipelines.parallel import is_first
-    from ..video.writing.formats import encoder_for, format_of
 
     edit = Edit(
         str(options.video), options.prompt, options.negative_prompt, options.seed, options.steps, options.guidance,
