@@ -308,7 +308,7 @@ def _shown(saved: ui.SavedResult, format: Format, first: torch.Tensor) -> dict:
     if format.plays:
         return ui.PreviewVideo([saved]).as_dict()
     if format.is_folder:
-        inside = "/".join(part for part in (saved["subfolder"], saved["filename"]) if part)
+        inside = Path(saved["subfolder"], saved["filename"]).as_posix()
         return ui.SavedImages([ui.SavedResult("00001.png", inside, saved.type)]).as_dict()
     if format.suffix == ".gif":
         return ui.SavedImages([saved]).as_dict()

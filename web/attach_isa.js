@@ -150,6 +150,7 @@ app.registerExtension({
         const configured = node.onConfigure;
         node.onConfigure = function (...args) {
             panel.seen = null;
+            panel.openedAt = Date.now();
             return configured?.apply(this, args);
         };
     },

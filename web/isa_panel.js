@@ -10,7 +10,7 @@ import { t } from "./isa_text.js";
 import { read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 136;
-const SETTLED_AFTER = 1000; // ms in which a page that is opening another workflow has replaced this one's
+const CREATED_AFTER = 1000; // ms in which a page that has opened a workflow has given all widgets their values
 
 export class Panel {
     // moved: called when the widgets were moved and no run took it.
@@ -21,8 +21,9 @@ export class Panel {
         this.row = null; // the report of its last step
         this.pending = null; // the widgets' values that were moved and not yet sent to the server
         this.offered = null; // the "ended" event of a run that was changed live and that the widgets do not repeat
-        this.taken = null; // the one that the widgets repeat, {event, at}, until the workflow has stored it
+        this.taken = null; // the one that the widgets repeat
         this.seen = null; // the widgets' values at the last check
+        this.openedAt = 0; // when the node got the values of a workflow
         this.measured = null; // the last step of a run in which ISA acted
         Object.assign(this, tokensAhead(node)); // tokens: [target, context ...]; about: estimated
         this.element = document.createElement("div");
@@ -157,7 +158,7 @@ export class Panel {
     }
 
     rememberTaken() {
-        if (this.taken) remember(this.taken.event, root().id, sessionStorage);
+        if (this.taken) remember(this.taken, root().id, sessionStorage);
         this.taken = null;
     }
 
@@ -193,10 +194,10 @@ export class Panel {
         const mine = read(this.node);
         if (!event.changes || !this.changes || isRemembered(event, root().id, sessionStorage)) return;
         const fate = fateOf(event, mine, instances(this.node), this.changes.value);
+        if (fate !== "offered") this.taken = event;
         if (fate === "taken") {
             this.changes.value = event.changes;
             this.offered = null;
-            this.taken = { event, at: Date.now() };
             storeState();
         } else if (fate === "offered") {
             this.offered = event;
@@ -208,7 +209,6 @@ export class Panel {
     look(live) {
         const values = read(this.node);
         if (!values) return;
-        if (this.taken && Date.now() - this.taken.at > SETTLED_AFTER) this.rememberTaken();
         const ahead = tokensAhead(this.node);
         if (JSON.stringify(ahead) !== this.ahead) {
             // Until a run reports the real number.
@@ -240,7 +240,8 @@ export class Panel {
             this.pending = values;
             return;
         }
-        this.forget();
+        // On a busy machine some widgets get a workflow's values late: nobody has moved them.
+        if (Date.now() - this.openedAt > CREATED_AFTER) this.forget();
         this.drawNow();
         if (!this.run) this.moved();
     }

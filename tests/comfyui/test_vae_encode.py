@@ -177,6 +177,12 @@ class LongVideo:
     def sound(self, start, seconds):
         return None
 
+    def pixel_aspect(self):
+        return Fraction(1)
+
+    def notices(self):
+        return ()
+
 
 @torch.inference_mode()
 def test_source_frames_held_at_once_do_not_grow_with_the_video(vae, monkeypatch):

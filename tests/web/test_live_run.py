@@ -601,7 +601,7 @@ def test_the_record_of_a_run_that_ended_before_another_workflow_was_opened_is_st
     graph.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
     graph.wait_for_function(KEPT, arg=0.75, timeout=LONG)
     end = next(event for event in ended(graph) if event["type"] == "ended")
-    after_looks(graph, 15)  # after which the panel takes the record for stored
+    after_looks(graph, 15)
     drop(graph, EXAMPLES / "liveditor_tiny_edit_video.json", "application/json")
     graph.wait_for_function(
         "before => window.app.extensionManager.workflow.activeWorkflow.path !== before", arg=mine, timeout=LONG

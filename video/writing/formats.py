@@ -183,7 +183,9 @@ def _encoders(executable: str) -> frozenset[str]:
     """Names of its encoders; none where it does not tell."""
     command = [executable, "-hide_banner", "-encoders"]
     try:
-        told = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60)
+        told = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired):
         return frozenset()
     lines = (line.split() for line in told.stdout.splitlines())

@@ -79,7 +79,7 @@ def _layout(name: str | None, channels: int) -> str | None:
 def _known_layouts(executable: str) -> dict[str, str]:
     """The layouts that this ffmpeg names, and their channels, such as FL+FR."""
     command = [executable, "-hide_banner", "-layouts"]
-    told = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace").stdout
+    told = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace").stdout
     rows = (line.split() for line in told.partition("Standard channel layouts:")[2].splitlines())
     return {row[0]: row[1] for row in rows if len(row) == 2}
 
