@@ -593,25 +593,6 @@ def test_the_record_of_a_run_that_ends_while_another_workflow_is_opened_is_not_l
 
 
 @one_way
-def test_the_record_of_a_run_that_ended_before_another_workflow_was_opened_is_stored(graph):
-    """Also where no hand has touched the page since, as it did not where only another workflow is dropped on it."""
-    mine = graph.evaluate("() => window.app.extensionManager.workflow.activeWorkflow.path")
-    queue(graph)
-    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.75}})
-    graph.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
-    graph.wait_for_function(KEPT, arg=0.75, timeout=LONG)
-    end = next(event for event in ended(graph) if event["type"] == "ended")
-    after_looks(graph, 15)
-    drop(graph, EXAMPLES / "liveditor_tiny_edit_video.json", "application/json")
-    graph.wait_for_function(
-        "before => window.app.extensionManager.workflow.activeWorkflow.path !== before", arg=mine, timeout=LONG
-    )
-    go_back(graph, mine)
-    changed = f"changes => {ISA}?.widgets.find(widget => widget.name === 'live_changes').value === changes"
-    graph.wait_for_function(changed, arg=end["changes"], timeout=LONG)
-
-
-@one_way
 def test_two_tabs(graph, server, browser):
     other = open_page(browser, server, vue=False)
     drop(other, EXAMPLES / "liveditor_edit_video.json", "application/json")
