@@ -263,7 +263,11 @@ def differences(kind: Kind, path: Path) -> list[str]:
             found.append(f"times differ by {float(late):.3f} s")
     off = np.abs(images - pictures)
     # Versions of ffmpeg and of decoders differ in how they interpolate between colour samples and in rounding.
-    if off.mean() > 1 or np.quantile(off, 0.9) > 2 or np.quantile(off, 0.999) > (8 if kind.colours in WIDE else 5):
+    if (
+        off.mean() > 1
+        or np.quantile(off, 0.9) > (3 if kind.colours in WIDE else 2)
+        or np.quantile(off, 0.999) > (8 if kind.colours in WIDE else 5)
+    ):
         found.append(f"colours differ by up to {off.max():.1f} levels, on average {off.mean():.2f}")
     if (clip.audio is None) != (kind.sound is None):
         found.append(f"sound {kind.sound}, read {clip.audio is not None}")
