@@ -40,7 +40,8 @@ class Worker:
 
     A call returns what became of the clip and raises nothing: {"id", "status": "done", "quarantined" or "stopped", "reason",
     "kind", "attempt", "traceback"}. "stopped" is for what would fail every other clip too; the clip is then as it was before.
-    kind: BAD_INPUT, "killed", "crashed" (native code), or the error's class. traceback: of an error that is not the input's, else None.
+    kind: BAD_INPUT, "killed", "crashed" (native code), or the error's class. traceback: of an error that is not the
+    input's, else None.
     """
 
     def __init__(self, editor: str, choice: ModelChoice, out: str, work: str):

@@ -61,8 +61,9 @@ class LIVEditor(comfy.supported_models.WAN21_T2V):
 
 
 def register():
-    """Put LIVEditor in front of plain Wan in core's list of architectures, and let core's LoRA loaders know it; once, even if the pack is loaded several times.
+    """Put LIVEditor in front of plain Wan in core's list of architectures, and wrap core's LoRA loaders.
 
+    Once, even if the pack is loaded several times.
     Ours of an earlier load makes way; a class of another origin stays, whatever it is called.
     """
     models = comfy.supported_models.models

@@ -129,7 +129,10 @@ def load_text_encoder(path: str, tell: Callable[[list[str]], None] | None = None
 
 
 def _own_config(checkpoint: Checkpoint) -> dict | None:
-    """What a small encoder's file says of its network; None for UMT5-XXL. Raises CheckpointError unless that describes its weights."""
+    """The network's config in a small encoder's file; None for UMT5-XXL.
+
+    Raises CheckpointError unless the config describes the file's weights.
+    """
     with named(str(checkpoint.path), lambda: False):
         config = json.loads(checkpoint.metadata.get("config", "{}")).get("text_encoder")
         if not config:

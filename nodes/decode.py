@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,16 +18,17 @@ from comfy_execution.utils import get_executing_context
 from ..comfyui.vae_decode import decode_chunks
 from ..errors import sentence
 from ..video.beside import source_beside
-from ..video.clip import SOURCE_CLIP, SourceClip, cut_audio
+from ..video.clip import SOURCE_CLIP, SourceClip
 from ..video.colour import match_colours
 from ..video.composite import put_back
 from ..video.geometry import VAE_STRIDE, first_frames
 from ..video.region import Region, SourceFrames
 from ..video.room import check_temporary
+from ..video.sound import cut_audio
 from ..video.writing.encode import write_video
 from ..video.writing.formats import FORMATS, H264, Format, encoder_for
 from .live import with_live_changes
-from .node_text import show_on_node
+from .node_text import Notices
 from .output_name import check_prefix, output_path
 from .outputs_used import outputs_used, outputs_used_by_running_prompt
 
@@ -144,7 +144,7 @@ class DecodeVideo(io.ComfyNode):
         cls, samples, vae, filename_prefix, crf, fps, whole_frame=False, mask=None, box=None, feather=16, match_colors=False,
         audio=None, format=H264.name, sound="source", beside_source=False, draft=False,
     ) -> io.NodeOutput:  # fmt: skip
-        say = _Notices(cls.hidden.unique_id)
+        say = Notices("Decode Video", cls.hidden.unique_id)
         latent, source, format = samples["samples"], samples.get(SOURCE_CLIP), FORMATS[format]
         frames = _frame_count(latent, vae, source)
         rate = _frame_rate(fps, source)
@@ -289,18 +289,6 @@ class _Kept:
             yield chunk
         if self.images is not None:
             self.images = self.images[:done]
-
-
-class _Notices:
-    """Sentences for the node's face, one a line, and for the log."""
-
-    def __init__(self, node_id: str | None):
-        self._node_id, self._said = node_id, []
-
-    def __call__(self, sentence: str):
-        logging.info("Decode Video: %s", sentence)
-        self._said.append(sentence)
-        show_on_node(self._node_id, "\n".join(self._said))
 
 
 def _shown(saved: ui.SavedResult, format: Format, first: torch.Tensor) -> dict:

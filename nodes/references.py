@@ -16,7 +16,7 @@ from ..comfyui.video_source import open_video
 from ..runtime.in_context import CONTEXT_LATENTS
 from ..video.clip import SOURCE_CLIP, SourceClip
 from ..video.geometry import SIZE_STEP, closest_bucket, crop_box, fit_frames, latent_groups, size_within
-from .node_text import show_on_node
+from .node_text import Notices
 
 READ_AT_A_TIME = 4
 """Frames held at the source's size."""
@@ -88,8 +88,9 @@ class InContextReferences(io.ComfyNode):
     ) -> io.NodeOutput:
         _require_wan_vae(vae)
         clip = open_video(video, length, fps, start_frame, every_nth)
-        if clip.notices:
-            show_on_node(cls.hidden.unique_id, "\n".join(clip.notices))
+        say = Notices("In-Context References", cls.hidden.unique_id)
+        for notice in clip.notices:
+            say(notice)
         if size["size"] == "custom":
             width, height = size["width"], size["height"]
         else:

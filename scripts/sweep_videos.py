@@ -98,6 +98,10 @@ class Kind:
     sample_rate: int
     layout: str
 
+    @property
+    def is_yuv(self) -> bool:
+        return "yuv" in self.pixels
+
     def __str__(self):
         sound = f"{self.sound} {self.sample_rate} Hz {self.layout}" if self.sound else "silent"
         size = "{}×{}".format(*self.size)
@@ -172,11 +176,7 @@ def make(kind: Kind, folder: Path) -> Path:
             codec += ["-mapping_family", "1"]
     colours = COLOURS[kind.colours]
     matrix = colours[1] if colours else ("bt709" if kind.size == (1280, 720) else "smpte170m")
-    filters = (
-        []
-        if kind.codec in ("gif", "apng", "png") or "rgb" in kind.pixels or kind.pixels in ("gray", "bgr0", "gbrp10le")
-        else [f"scale=out_color_matrix={matrix}"]
-    )
+    filters = [f"scale=out_color_matrix={matrix}"] if kind.is_yuv else []
     if kind.colours in WIDE:
         # Colours that BT.709 holds: beyond its edges ways to clip differ by much.
         known = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=gbr"

@@ -11,10 +11,9 @@ from fractions import Fraction
 import torch
 
 from .geometry import FRAMES_AT_A_TIME, CropBox
-from .sound import cut_audio
 from .source import Source
 
-__all__ = ["SOURCE_CLIP", "Clip", "SourceClip", "cut_audio", "open_clip"]
+__all__ = ["SOURCE_CLIP", "Clip", "SourceClip", "open_clip"]
 
 SOURCE_CLIP = "source_clip"
 """Key in ComfyUI's LATENT dictionary that carries the SourceClip through the sampler."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,10 +22,7 @@ def write_mp4(
     chunks: Iterable[torch.Tensor],
     fps: Fraction,
     crf: int = 18,
-    audio: dict | None = None,
-    metadata: dict[str, str] | None = None,
-    pixel_aspect: Fraction = Fraction(1),
-    say: Callable[[str], object] = logging.warning,
+    **options: Any,
 ) -> Path:
-    """`write_video` for the usual format."""
-    return write_video(path, chunks, fps, H264, crf, audio, metadata, pixel_aspect, say)
+    """`write_video` for the usual format; options: its others."""
+    return write_video(path, chunks, fps, H264, crf, **options)

@@ -16,6 +16,8 @@ import av
 import numpy as np
 import torch
 
+from .filters import Chain
+
 EIGHT_BIT_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")
 """Pixel formats that core converts through 8 bits a channel; it converts all others to floats."""
 
@@ -98,19 +100,20 @@ def is_interlaced(frame: av.VideoFrame) -> bool:
 def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     """One frame for each: interlaced ones through ffmpeg's bwdif, which looks at their neighbours; others as they are."""
     waiting: list[av.VideoFrame] = []
-    chain: _Chain | None = None
+    chain: _Filters | None = None
     for frame in frames:
         if chain is not None and chain.kind != _kind(frame):
-            yield from _given(chain.end(), waiting)
+            yield from _deinterlaced_only(chain.push(None), waiting)
             chain = None
-        chain = chain or _Chain(frame, [("bwdif", "mode=send_frame:deint=interlaced")])
+        chain = chain or _Filters(frame, [("bwdif", "mode=send_frame:deint=interlaced")])
         waiting.append(frame)
-        yield from _given(chain.push(frame), waiting)
+        yield from _deinterlaced_only(chain.push(frame), waiting)
     if chain is not None:
-        yield from _given(chain.end(), waiting)
+        yield from _deinterlaced_only(chain.push(None), waiting)
 
 
-def _given(results: list[av.VideoFrame], waiting: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+def _deinterlaced_only(results: list[av.VideoFrame], waiting: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """The results for interlaced frames; progressive frames as they were. Removes them from `waiting`."""
     for result in results:
         original = waiting.pop(0)
         yield result if is_interlaced(original) else original
@@ -120,7 +123,7 @@ class Pixels:
     """Converts decoded frames to [H, W, 3] float in 0..1, upright, in BT.709's colours."""
 
     def __init__(self):
-        self._padding: _Chain | None = None
+        self._padding: _Filters | None = None
 
     def __call__(self, frame: av.VideoFrame, matrix: Matrix) -> torch.Tensor:
         """matrix: the frame's orientation."""
@@ -145,7 +148,7 @@ class Pixels:
     def _padded(self, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
         if self._padding is None or self._padding.kind != _kind(frame):
             edges = f"left=0:right={width - frame.width}:top=0:bottom={height - frame.height}:mode=smear"
-            self._padding = _Chain(frame, [("pad", f"{width}:{height}:0:0"), ("fillborders", edges)])
+            self._padding = _Filters(frame, [("pad", f"{width}:{height}:0:0"), ("fillborders", edges)])
         return self._padding.push(frame)[0]
 
 
@@ -164,30 +167,13 @@ def _kind(frame: av.VideoFrame) -> tuple:
     return frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range
 
 
-class _Chain:
-    """Filters of ffmpeg, one after the other, for frames like `first`."""
+class _Filters(Chain):
+    """Filters for frames like `first`."""
 
     def __init__(self, first: av.VideoFrame, filters: list[tuple[str, str]]):
         self.kind = _kind(first)
-        graph = self._graph = av.filter.Graph()
+        graph = av.filter.Graph()
         # A format's name is accepted too; av's type stub lacks it.
         name: Any = first.format.name
         source = graph.add_buffer(width=first.width, height=first.height, format=name, time_base=first.time_base)
-        chain = [source, *(graph.add(*each) for each in filters), graph.add("buffersink")]
-        for before, after in zip(chain, chain[1:]):
-            before.link_to(after)
-        graph.configure()
-
-    def push(self, frame: av.VideoFrame | None) -> list[av.VideoFrame]:
-        self._graph.push(frame)
-        results: list[av.VideoFrame] = []
-        while True:
-            try:
-                result = self._graph.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return results
-            assert isinstance(result, av.VideoFrame)
-            results.append(result)
-
-    def end(self) -> list[av.VideoFrame]:
-        return self.push(None)
+        super().__init__(graph, [source, *(graph.add(*each) for each in filters), graph.add("buffersink")])

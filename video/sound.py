@@ -10,6 +10,7 @@ import av
 import numpy as np
 import torch
 
+from .filters import Chain
 from .streams import time_of
 
 NOTICED = "0.02"
@@ -55,52 +56,37 @@ class _Timeline:
         self._parts: list[np.ndarray] = []
         self._length = 0
         self._format: tuple | None = None
-        self._graph: av.filter.Graph | None = None
+        self._filters: Chain | None = None
 
     def add(self, frame: av.AudioFrame):
         kind = (frame.format.name, frame.layout.name, frame.sample_rate, frame.time_base)
         if kind != self._format:
-            self._pull(end=True)
-            self._format, self._graph = kind, self._graph_for(frame)
-        assert self._graph is not None
-        self._graph.push(frame)
-        self._pull()
+            self._push(None)
+            self._format, self._filters = kind, self._filters_for(frame)
+        self._push(frame)
 
     def samples(self) -> torch.Tensor:
         """[1, channels, samples]."""
-        self._pull(end=True)
+        self._push(None)
         return torch.from_numpy(np.ascontiguousarray(np.concatenate(self._parts).T))[None]
 
-    def _graph_for(self, frame: av.AudioFrame) -> av.filter.Graph:
-        """It goes on where the one before ended."""
-        graph = av.filter.Graph()
-        layout = frame.layout.name
-        source = {"sample_rate": frame.sample_rate, "sample_fmt": frame.format.name, "channel_layout": layout}
+    def _filters_for(self, frame: av.AudioFrame) -> Chain:
+        """They go on where the ones before ended."""
+        source = {
+            "sample_rate": frame.sample_rate,
+            "sample_fmt": frame.format.name,
+            "channel_layout": frame.layout.name,
+            "time_base": frame.time_base or Fraction(1, frame.sample_rate),
+        }
         at = {"async": 1, "min_hard_comp": NOTICED, "first_pts": self._begin + self._length, "osr": self.rate}
         # Packed: PyAV crashes where it gives eight planes or more to NumPy.
         result = {"sample_fmts": "flt", "channel_layouts": self.layout, "sample_rates": self.rate}
-        chain: list[Any] = [
-            graph.add("abuffer", **_texts(source), time_base=str(frame.time_base or Fraction(1, frame.sample_rate))),
-            graph.add("aresample", **_texts(at)),
-            graph.add("aformat", **_texts(result)),
-            graph.add("abuffersink"),
-        ]
-        for before, after in zip(chain, chain[1:]):
-            before.link_to(after)
-        graph.configure()
-        return graph
+        graph = av.filter.Graph()
+        steps = {"abuffer": source, "aresample": at, "aformat": result, "abuffersink": {}}
+        return Chain(graph, [graph.add(name, **_texts(options)) for name, options in steps.items()])
 
-    def _pull(self, end: bool = False):
-        if self._graph is None:
-            return
-        if end:
-            self._graph.push(None)
-        while True:
-            try:
-                block = self._graph.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            assert isinstance(block, av.AudioFrame)
+    def _push(self, frame: av.AudioFrame | None):
+        for block in self._filters.push(frame) if self._filters else ():
             self._parts.append(block.to_ndarray().reshape(block.samples, -1))
             self._length += block.samples
 

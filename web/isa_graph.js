@@ -17,12 +17,12 @@ export function nodeAt(id) {
     return node;
 }
 
-// The page stores the state of the open workflow when a hand leaves it; what a script changes, a script has to store.
+// The page stores the open workflow's state after clicks and keys. A script has to store what it changes.
 export function storeState() {
     const workflow = app.extensionManager.workflow?.activeWorkflow;
     const tracker = workflow?.changeTracker;
     if (workflow?.activeState?.id !== root().id) return; // the page is opening another one
-    (tracker.captureCanvasState ?? tracker.checkState)?.call(tracker);
+    (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
 // Whether a node is part of the workflow that is open.

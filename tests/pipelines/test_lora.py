@@ -14,7 +14,6 @@ from liveditor_isa.checkpoint.opening import open_checkpoint
 from liveditor_isa.comfyui.architecture import register
 from liveditor_isa.comfyui.loaders import read_diffusion_model
 from liveditor_isa.pipelines.edit import load
-from liveditor_isa.pipelines.pipeline import LIVEditorPipeline
 from liveditor_isa.pipelines.request import ModelChoice
 from lora_names import NAMINGS, in_naming, pairs
 from safetensors.torch import load_file, save_file
@@ -31,13 +30,6 @@ def latent(seed):
 
 
 INPUTS = latent(0), torch.tensor([700.0]), torch.randn(1, 9, SHAPES["text_embedding.0.weight"][1]) * 0.3, [latent(1)]
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    pipe = LIVEditorPipeline.included(torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")

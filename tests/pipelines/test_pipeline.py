@@ -32,13 +32,6 @@ ISA = ISAConfig(keep_ratio=0.5, block_size=16)
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    pipe = LIVEditorPipeline.included(torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture(scope="module")
 def frames(sample_video):
     """[F, H, W, 3], a little wider than the edit."""
     clip = open_clip(FileSource(str(sample_video)), FRAMES, 0)

@@ -278,23 +278,22 @@ def test_masks_of_the_edits_frames_are_taken_one_by_one_and_too_few_are_said(tmp
 
 
 @pytest.mark.parametrize(
-    "arguments, expected",
+    "length, fps, start, every, expected",
     [
-        ((5, 0, 10), [10, 11, 12, 13, 14]),
-        ((5, 0, 0, 3), [0, 3, 6, 9, 12]),
-        ((4, 25, 5), [10, 12, 14, 16]),
-        ((3, 25, 2, 2), [4, 8, 12]),
+        (5, 0, 10, 1, [10, 11, 12, 13, 14]),
+        (5, 0, 0, 3, [0, 3, 6, 9, 12]),
+        (4, 25, 5, 1, [10, 12, 14, 16]),
+        (3, 25, 2, 2, [4, 8, 12]),
     ],
 )
-def test_a_start_and_every_nth_frame(tmp_path, arguments, expected):
+def test_a_start_and_every_nth_frame(tmp_path, length, fps, start, every, expected):
     click = "aevalsrc='if(between(t,0.3,0.31),0.9,0)':s=48000:d=0.8"
     path = tmp_path / "v.mp4"
     squares(tmp_path / "silent.mp4")
     ffmpeg("-i", tmp_path / "silent.mp4", "-f", "lavfi", "-i", click, "-c:v", "copy", "-c:a", "aac", path)
-    clip, _ = read(path, *arguments)
-    start, every = (*arguments, 0, 1)[2], (*arguments, 1)[3] if len(arguments) > 3 else 1
-    assert list(clip.indices) == expected and clip.fps == Fraction(arguments[1] or 50) / every
-    begins = start / (arguments[1] or 50)
+    clip, _ = read(path, length, fps, start, every)
+    assert list(clip.indices) == expected and clip.fps == Fraction(fps or 50) / every
+    begins = start / (fps or 50)
     if begins < 0.3 < begins + clip.frames / clip.fps:
         at = int(clip.audio["waveform"][0, 0].abs().argmax()) / 48_000
         assert at == pytest.approx(0.305 - begins, abs=0.02)
