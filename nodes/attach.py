@@ -12,7 +12,7 @@ from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
 from ..runtime.live import LiveSettings, Settings, read_changes
 from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
-from .node_text import show_on_node
+from .node_text import OUTSIDE_A_GRAPH, show_on_node
 
 
 def _ratio(name: str, default: float, tooltip: str):
@@ -21,6 +21,8 @@ def _ratio(name: str, default: float, tooltip: str):
 
 
 class AttachISA(io.ComfyNode):
+    hidden = OUTSIDE_A_GRAPH
+
     @classmethod
     def define_schema(cls):
         return io.Schema(

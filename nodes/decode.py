@@ -28,7 +28,7 @@ from ..video.sound import cut_audio
 from ..video.writing.encode import write_video
 from ..video.writing.formats import FORMATS, H264, Format, encoder_for
 from .live import with_live_changes
-from .node_text import Notices
+from .node_text import OUTSIDE_A_GRAPH, Notices
 from .output_name import check_prefix, output_path
 from .outputs_used import outputs_used, outputs_used_by_running_prompt
 
@@ -41,6 +41,8 @@ NOT_KEPT = "The frames of the last run were not kept, because nothing was connec
 
 
 class DecodeVideo(io.ComfyNode):
+    hidden = OUTSIDE_A_GRAPH
+
     @classmethod
     def define_schema(cls):
         return io.Schema(

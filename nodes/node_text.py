@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from comfy_api.latest import io
 from server import PromptServer
+
+OUTSIDE_A_GRAPH = io.HiddenHolder.from_dict({})
+"""What a node knows of the running graph when other code calls it: nothing. Core replaces it before it runs a node."""
 
 
 def show_on_node(node_id: str | None, text: str):

@@ -16,13 +16,15 @@ from ..comfyui.video_source import open_video
 from ..runtime.in_context import CONTEXT_LATENTS
 from ..video.clip import SOURCE_CLIP, SourceClip
 from ..video.geometry import SIZE_STEP, closest_bucket, crop_box, fit_frames, latent_groups, size_within
-from .node_text import Notices
+from .node_text import OUTSIDE_A_GRAPH, Notices
 
 READ_AT_A_TIME = 4
 """Frames held at the source's size."""
 
 
 class InContextReferences(io.ComfyNode):
+    hidden = OUTSIDE_A_GRAPH
+
     @classmethod
     def define_schema(cls):
         return io.Schema(

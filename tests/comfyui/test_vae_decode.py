@@ -4,10 +4,12 @@ import logging
 from types import SimpleNamespace
 
 import comfy.model_management
+import folder_paths
 import pytest
 import torch
 from liveditor_isa.comfyui import vae_decode as decode
 from liveditor_isa.comfyui.vae_decode import decode_chunks
+from liveditor_isa.nodes.decode import DecodeVideo
 
 # With cudaMallocAsync, ComfyUI's default on NVIDIA, some come as the second.
 OOMS = [comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR]
@@ -184,3 +186,10 @@ def test_other_errors_are_not_taken_for_short_memory(vae, monkeypatch):
     monkeypatch.setattr(vae, "decode_tiled", lambda samples: pytest.fail("not a matter of memory"))
     with pytest.raises(RuntimeError, match="^a shape does not fit$"):
         next(decode_chunks(vae, latent(3)))
+
+
+def test_the_node_runs_when_other_code_calls_it(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    video, images, audio = DecodeVideo.execute({"samples": latent(2)}, vae, "edited", 20, 8.0).result
+    assert video.get_frame_count() == len(images) == 5 and audio is None
+    assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"]
