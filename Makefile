@@ -1,7 +1,7 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test test-fast long fuzz sweep matrix same-numbers ui check lint layers types clean
+.PHONY: help setup demo test test-fast long fuzz fuzz-videos sweep matrix same-numbers ui check lint layers types clean
 
 help:
 	@echo "make demo         edit a real video end to end, headless, through the real ComfyUI server"
@@ -9,7 +9,8 @@ help:
 	@echo "make test-fast    only those without a server and a browser, without long sweeps"
 	@echo "make long         run the few tests of whole commands and jobs that take minutes each"
 	@echo "make fuzz         try random requests, settings and files for long (EXAMPLES=5000 of each)"
-	@echo "make sweep        read COMBINATIONS=600 kinds of video and compare them with ffmpeg's own reading"
+	@echo "make sweep        read COMBINATIONS=600 kinds of video, compare them with ffmpeg's own reading, edit each on a real server"
+	@echo "make fuzz-videos  damage FILES=2000 videos and have a real ComfyUI server edit each"
 	@echo "make matrix       run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
 	@echo "make same-numbers print fingerprints of outputs on fixed seeds; COMPARE=FILE names what is not as in FILE"
 	@echo "make ui           open ComfyUI with this pack"
@@ -42,6 +43,10 @@ fuzz: setup
 COMBINATIONS := 600
 sweep: setup
 	@$(PYTHON) scripts/sweep_videos.py --combinations $(COMBINATIONS) --out benchmarks/results/videos-$(shell date +%F).json
+
+FILES := 2000
+fuzz-videos: setup
+	@$(PYTHON) scripts/fuzz_videos.py --files $(FILES) --out benchmarks/results/damaged-videos-$(shell date +%F).json
 
 matrix: setup
 	@$(PYTHON) scripts/matrix.py $(PYTHONS)

@@ -115,8 +115,6 @@ def _scan(source: Source, count: int, fps: Fraction) -> tuple[Fraction | None, l
     for time, shown in source.stamps():
         first = first if times else time
         size = size if times else shown
-        if shown != size:
-            raise ValueError(f"The video changes its size from {size[0]}×{size[1]} to {shown[0]}×{shown[1]}. Cut it there.")
         times.append(None if time is None or first is None else time - first)
         # One extra for rounding. A varying rate may start slow or fast.
         if count > 0 and len(times) > needed and (times[-1] is None or times[-1] >= reach):

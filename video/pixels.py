@@ -1,8 +1,8 @@
 """Decoded frames as upright RGB pixels, whatever their format, orientation, colours and fields.
 
-Pixels are those that ComfyUI's `get_components` gives, bit for bit: alpha is dropped and the colours under it stay, 10 bits
-keep their precision. Different on purpose, where core's are wrong: mirrored recordings, HDR and wide gamut, interlaced
-frames, and HD without colour tags.
+ffmpeg's filters convert, with exact rounding: the frames that ComfyUI's `get_components` gives differ by three levels at most
+for that reason. Alpha is dropped and the colours under it stay, 10 bits keep their precision. Core's own are wrong for mirrored
+recordings, HDR and wide gamut, interlaced frames, and HD without colour tags.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import torch
 
 from .filters import Chain
 
-EIGHT_BIT_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")
-"""Pixel formats that core converts through 8 bits a channel; it converts all others to floats."""
+EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+"""Flags of ffmpeg's scaler. Without them colours are up to four levels off and, on average, most of a level dark."""
 
 # Codes of ITU-T H.273, which all containers and codecs share.
 BT709, UNSPECIFIED = 1, 2
+
+FULL_RANGE = 2
+"""ffmpeg's code for samples from 0 to the largest value."""
 
 HDR = {16: "PQ", 18: "HLG"}
 """Transfer functions."""
@@ -123,33 +126,37 @@ class Pixels:
     """Converts decoded frames to [H, W, 3] float in 0..1, upright, in BT.709's colours."""
 
     def __init__(self):
-        self._padding: _Filters | None = None
+        self._scaler: _Filters | None = None
 
-    def __call__(self, frame: av.VideoFrame, matrix: Matrix) -> torch.Tensor:
-        """matrix: the frame's orientation."""
-        width, height, colours = frame.width, frame.height, other_colours(frame)
-        eight_bit = frame.format.name in EIGHT_BIT_FORMATS and not colours
+    def __call__(self, frame: av.VideoFrame, matrix: Matrix, size: tuple[int, int]) -> torch.Tensor:
+        """matrix: the frame's orientation. size: width and height of the result; a frame of another shape gets black bars."""
         if is_untagged_hd(frame):
             frame.colorspace = BT709
-        right, below = -width % 32, -height % 32
-        # Core pads so: ffmpeg's conversion to floats is not deterministic at other widths. It cannot pad a tiny picture.
-        if not eight_bit and right:
-            if right > width or below > height:
-                eight_bit = not colours
-            else:
-                frame = self._padded(frame, width + right, height + below)
-        if colours:
+        if self._scaler is None or self._scaler.kind != _kind(frame):
             # ffmpeg's colour management. Relative to white: HDR's reference white becomes white.
-            frame = frame.reformat(format="gbrpf32le", dst_color_trc=BT709, dst_color_primaries=BT709)
-        pixels = frame.to_ndarray(format="rgb24" if eight_bit else "gbrpf32le")[:height, :width]
-        image = torch.from_numpy(np.ascontiguousarray(upright(pixels, matrix)))
-        return image.float() / 255.0 if eight_bit else image
+            to_bt709 = ":out_primaries=bt709:out_transfer=bt709" if other_colours(frame) else ""
+            convert = [("scale", f"flags={EXACT}{to_bt709}"), ("format", "gbrpf32le")]
+            self._scaler = _Filters(frame, [*_fitting(frame, size[::-1] if is_turned(matrix) else size), *convert])
+        pixels = self._scaler.push(frame)[0].to_ndarray()
+        return torch.from_numpy(np.ascontiguousarray(upright(pixels, matrix))).div_(white(frame)).clamp_(0, 1)
 
-    def _padded(self, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-        if self._padding is None or self._padding.kind != _kind(frame):
-            edges = f"left=0:right={width - frame.width}:top=0:bottom={height - frame.height}:mode=smear"
-            self._padding = _Filters(frame, [("pad", f"{width}:{height}:0:0"), ("fillborders", edges)])
-        return self._padding.push(frame)[0]
+
+def _fitting(frame: av.VideoFrame, size: tuple[int, int]) -> list[tuple[str, str]]:
+    """Filters that bring the frame to this width and height."""
+    if size == (frame.width, frame.height):
+        return []
+    width, height = size
+    return [("scale", f"{width}:{height}:force_original_aspect_ratio=decrease"), ("pad", f"{width}:{height}:-1:-1")]
+
+
+def white(frame: av.VideoFrame) -> float:
+    """What ffmpeg makes of white, which should be 1: it extends samples to 16 bits by zeros, 255 to 65,280 of 65,535."""
+    components = frame.format.components
+    is_yuv = not frame.format.is_rgb and len(components) > 2
+    limited = is_yuv and frame.color_range != FULL_RANGE and not frame.format.name.startswith("yuvj")
+    # Limited range is stretched to that of 8 bits, whatever its own.
+    bits = 8 if limited else max(component.bits for component in components)
+    return (2**bits - 1) * 2 ** (16 - bits) / 65_535 if bits <= 16 else 1.0
 
 
 def other_colours(frame: av.VideoFrame) -> str | None:
@@ -164,7 +171,8 @@ def is_untagged_hd(frame: av.VideoFrame) -> bool:
 
 
 def _kind(frame: av.VideoFrame) -> tuple:
-    return frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range
+    colours = frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc
+    return frame.format.name, frame.width, frame.height, *colours
 
 
 class _Filters(Chain):

@@ -78,9 +78,14 @@ class FileSource:
 
     def stamps(self) -> Iterator[Stamp]:
         """Of every frame; converts none."""
-        matrix, frame = self._orientation(), None
+        matrix, frame, first = self._orientation(), None, None
         for frame in self._frames():
             turned = is_turned(matrix(frame))
+            size = _shown_size(frame, matrix(frame))
+            first = first or size
+            if size != first:
+                shown = "{}×{}".format(*first)
+                self._notices["size"] = f"The video's size changes on the way: all frames are brought to the first one's, {shown}."
             self._aspect = 1 / self._coded_aspect if turned else self._coded_aspect
             if is_interlaced(frame):
                 self._interlaced = True
@@ -89,7 +94,7 @@ class FileSource:
                 self._notices["colours"] = (
                     f"The video's colours are {colours}: they are converted to BT.709, standard dynamic range."
                 )
-            yield Stamp(time_of(frame), (frame.height, frame.width) if turned else (frame.width, frame.height))
+            yield Stamp(time_of(frame), size)
         if frame is None and self._picture:
             raise ValueError("An animated picture of this format (WebP, say) cannot be read: convert it to mp4 or GIF.")
 
@@ -97,12 +102,13 @@ class FileSource:
         """[H, W, 3] in 0..1 of the frames at these indices, which grow. Converts only these."""
         indices = iter(indices)
         wanted = next(indices, None)
-        convert, matrix = Pixels(), self._orientation()
+        convert, matrix, size = Pixels(), self._orientation(), None
         index = -1
         for index, frame in enumerate(deinterlaced(self._frames()) if self._interlaced else self._frames()):
+            size = size or _shown_size(frame, matrix(frame))
             if index == wanted:
                 with readable():
-                    image = convert(frame, matrix(frame))
+                    image = convert(frame, matrix(frame), size)
                 yield image
                 wanted = next(indices, None)
             if wanted is None:
@@ -177,6 +183,10 @@ class FileSource:
         return status.st_mtime_ns, status.st_size
 
 
+def _shown_size(frame: av.VideoFrame, matrix: Matrix) -> tuple[int, int]:
+    return (frame.height, frame.width) if is_turned(matrix) else (frame.width, frame.height)
+
+
 def _plain(file: str | os.PathLike) -> str:
     """An absolute path: in a relative name such as "talk: part 1.mp4", ffmpeg reads "talk:" as a protocol."""
     return os.path.abspath(file) if os.path.exists(file) else os.fspath(file)
@@ -197,4 +207,9 @@ def readable() -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise ValueError(f"The video cannot be read ({error}). Convert it to an mp4 with H.264 and load that.") from error
+        # Without the number of an error of the system or of ffmpeg.
+        words = getattr(error, "strerror", None), getattr(error, "filename", None)
+        cause = ": ".join(filter(None, words)) or error
+        raise ValueError(
+            f"The video cannot be read ({cause}). If a player shows it, convert it to an mp4 with H.264 and load that."
+        ) from error

@@ -350,7 +350,7 @@ def bad_video(server, sample_video, request):
 @pytest.mark.parametrize("bad_video", ["garbage", "cut", "no frames"], indirect=True)
 def test_unreadable_videos(server, workflow, bad_video):
     fails_with(
-        server, workflow.prompt(changed(LoadVideo={"file": bad_video})), "The video cannot be read", "Convert it to an mp4"
+        server, workflow.prompt(changed(LoadVideo={"file": bad_video})), "The video cannot be read", "convert it to an mp4"
     )
 
 

@@ -5,6 +5,7 @@ import subprocess
 import imageio_ffmpeg
 import torch
 from comfy_api.latest import InputImpl
+from sweep_videos import EXACT
 
 SIZE = WIDTH, HEIGHT = 64, 48
 
@@ -12,6 +13,14 @@ SIZE = WIDTH, HEIGHT = 64, 48
 def ffmpeg(*arguments, stdin: bytes | None = None) -> bytes:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-hide_banner", "-loglevel", "error", *map(str, arguments)]
     return subprocess.run(command, input=stdin, check=True, stdout=subprocess.PIPE).stdout
+
+
+def shown(path, size=SIZE) -> torch.Tensor:
+    """[f, H, W, 3] in 0..1: a video as ffmpeg's own command reads it with exact rounding; its white is 254 of 255."""
+    filters = f"scale=flags={EXACT},format=gbrpf32le"
+    raw = ffmpeg("-i", path, "-vf", filters, "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1")
+    frames = torch.frombuffer(bytearray(raw), dtype=torch.float32)
+    return frames.view(-1, 3, *size[::-1])[:, [2, 0, 1]].movedim(1, -1)
 
 
 def moving(count: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:

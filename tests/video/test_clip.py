@@ -296,7 +296,7 @@ def test_a_file_that_is_no_video_is_refused_in_one_line(tmp_path, kind, length):
     path = tmp_path / "bad.mp4"
     spoil, why = UNREADABLE[kind]
     path.write_bytes(spoil((tmp_path / "whole.mp4").read_bytes()))
-    message = rf"^The video cannot be read \(.*({why}).*\)\. Convert it to an mp4 [^\n]*\.$"
+    message = rf"^The video cannot be read \(.*({why}).*\)\. If a player shows it, convert it to an mp4 [^\n]*\.$"
     with pytest.raises(ValueError, match=message) as info:
         read_frames(InputImpl.VideoFromFile(str(path)), length, 0)
     assert isinstance(info.value.__cause__, av.error.FFmpegError)

@@ -10,7 +10,7 @@ from comfy_api.latest import InputImpl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from liveditor_isa.comfyui.video_source import open_video
-from recordings import SIZE, X264, ffmpeg, made, moving
+from recordings import SIZE, X264, ffmpeg, made, moving, shown
 
 
 def all_frames(video, length: int = 0, fps: float = 0) -> tuple:
@@ -18,6 +18,12 @@ def all_frames(video, length: int = 0, fps: float = 0) -> tuple:
     images = torch.cat([*clip.chunks(3)])
     assert images.shape == (clip.frames, *clip.size[::-1], 3) and images.dtype == torch.float32
     return clip, images
+
+
+def like_core(images, video) -> bool:
+    """Whether these are the frames that core gives; its conversion is less exact. The next frame differs by 8 levels on average."""
+    expected = video.get_components().images[..., :3]
+    return images.shape == expected.shape and bool(((images - expected).abs().mean((1, 2, 3)) < 3 / 255).all())
 
 
 HDR = ("-color_primaries", "bt2020", "-color_trc", "smpte2084", "-colorspace", "bt2020nc")
@@ -37,12 +43,12 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_frame_is_cores_bit_by_bit(tmp_path, kind):
+def test_every_frame_is_what_ffmpeg_shows(tmp_path, kind):
     name, *options = KINDS[kind]
     video = made(tmp_path / name, *options)
     _, images = all_frames(video)
-    expected = video.get_components().images
-    assert len(images) == 8 and torch.equal(images, expected[..., :3])
+    assert len(images) == 8 and like_core(images, video)
+    assert (images - shown(tmp_path / name)).abs().max() < 1.1 / 255
     # It shows what was drawn, also under transparency.
     assert images[:, 2:5, 2:5, 0].min() > 0.5 > images[:, 2:5, 2:5, 1:].max() or kind == "grey" or "HDR" in kind
 
@@ -55,12 +61,8 @@ def test_any_size_and_number_of_frames(width, height, count):
     video = InputImpl.VideoFromFile(io.BytesIO(ffmpeg(*raw, *options, "pipe:1", stdin=moving(count, width, height))))
     clip, images = all_frames(video)
     assert clip.size == (width, height) and clip.frames == count
-    if width >= 16 and height >= 16:
-        assert torch.equal(images, video.get_components().images)
-    else:
-        # Which core cannot read.
-        drawn = torch.frombuffer(bytearray(moving(count, width, height)), dtype=torch.uint8).view(count, height, width, 4)
-        assert (images - drawn[..., :3] / 255).abs().mean() < 0.02
+    drawn = torch.frombuffer(bytearray(moving(count, width, height)), dtype=torch.uint8).view(count, height, width, 4)
+    assert (images - drawn[..., :3] / 255).abs().max() < 2.5 / 255
 
 
 @pytest.mark.parametrize("angle", [90, 180, 270])
@@ -70,10 +72,10 @@ def test_a_rotated_recording_is_upright_as_players_show_it(tmp_path, angle):
     video = InputImpl.VideoFromFile(str(tmp_path / "turned.mp4"))
     clip, images = all_frames(video)
     assert clip.size == (SIZE if angle == 180 else SIZE[::-1])
-    assert torch.equal(images, video.get_components().images)
-    shown = ffmpeg("-i", tmp_path / "turned.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1")
-    shown = torch.frombuffer(bytearray(shown), dtype=torch.uint8).view(8, *clip.size[::-1], 3) / 255
-    assert (images - shown).abs().mean() < 0.01 < (images.flip(1, 2) - shown).abs().mean()
+    assert like_core(images, video)
+    players = ffmpeg("-i", tmp_path / "turned.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1")
+    players = torch.frombuffer(bytearray(players), dtype=torch.uint8).view(8, *clip.size[::-1], 3) / 255
+    assert (images - players).abs().mean() < 0.01 < (images.flip(1, 2) - players).abs().mean()
 
 
 def flash_and_click(path, moment: float, *options, audio=("-c:a", "aac"), rate=25):
@@ -172,7 +174,7 @@ def test_a_stream_without_timestamps(tmp_path):
     ffmpeg("-i", tmp_path / "v.mp4", "-c", "copy", "-f", "h264", tmp_path / "v.h264")
     clip, images = all_frames(InputImpl.VideoFromFile(str(tmp_path / "v.h264")))
     assert clip.frames == 8 and clip.fps == 25
-    assert torch.equal(images, InputImpl.VideoFromFile(str(tmp_path / "v.mp4")).get_components().images)
+    assert like_core(images, InputImpl.VideoFromFile(str(tmp_path / "v.mp4")))
 
 
 def test_a_damaged_part_is_left_out_as_core_does(tmp_path):
@@ -189,12 +191,21 @@ def test_a_damaged_part_is_left_out_as_core_does(tmp_path):
     assert kept.isfinite().all()
 
 
-def test_a_size_that_changes_is_refused(tmp_path):
-    for name, size in (("a.ts", (64, 48)), ("b.ts", (96, 64))):
-        made(tmp_path / name, *X264, size=size)
+@pytest.mark.parametrize("size, bar", [((128, 96), None), ((96, 48), "above"), ((48, 48), "left")])
+def test_frames_of_another_size_are_brought_to_the_firsts(tmp_path, size, bar):
+    for name, of in (("a.ts", SIZE), ("b.ts", size)):
+        made(tmp_path / name, *X264, size=of)
     (tmp_path / "both.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
-    with pytest.raises(ValueError, match=r"^The video changes its size from 64×48 to 96×64\. Cut it there\.$"):
-        open_video(InputImpl.VideoFromFile(str(tmp_path / "both.ts")), 0, 0)
+    clip, images = all_frames(InputImpl.VideoFromFile(str(tmp_path / "both.ts")))
+    assert clip.frames == 16 and clip.size == SIZE
+    assert clip.notices == ("The video's size changes on the way: all frames are brought to the first one's, 64×48.",)
+    before, after = images[7], images[15]
+    if bar is None:
+        # The first frame of either is the same drawing.
+        assert (images[0] - images[8]).abs().mean() < 0.03
+    dark = {"above": after[:6], "left": after[:, :6], None: torch.zeros(1)}[bar]
+    assert dark.max() < 0.05 and after.mean() > 0.5 * before.mean()
+
 
 
 # Reading it again
@@ -226,7 +237,7 @@ def test_a_trimmed_file_is_cores_too(tmp_path):
         trimmed = InputImpl.VideoFromFile(str(tmp_path / "v.mp4"), start_time=start, duration=duration)
         clip, images = all_frames(trimmed)
         core = trimmed.get_components()
-        assert torch.equal(images, core.images)
+        assert like_core(images, trimmed)
         heard, whole = clip.audio["waveform"], core.audio["waveform"]
         seconds = min(float(clip.frames / clip.fps), whole.shape[-1] / 44_100)
         assert heard.shape[-1] / 44_100 == pytest.approx(seconds, abs=0.05)
