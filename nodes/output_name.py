@@ -6,11 +6,10 @@ import os
 
 import folder_paths
 
+from ..video.room import NAME_BYTES
+
 FORBIDDEN = ':*?"<>|' if os.name == "nt" else ""
 """Characters not allowed in a name: with a colon, Windows writes to another stream of the file; it refuses the others."""
-
-LONGEST = 255
-"""Longest name in bytes on common file systems."""
 
 
 def check_prefix(prefix: str, root: str):
@@ -35,5 +34,5 @@ def output_path(prefix: str, width: int, height: int, suffix: str = ".mp4", root
         told = f"filename_prefix {prefix[:80]!r} cannot be used in the output folder ({error.strerror}): choose another, or make it writable"
         raise OSError(error.errno, told) from None
     number = f"_{counter:05}_{suffix}"
-    name = os.fsencode(name)[: LONGEST - len(number)].decode(errors="ignore")
+    name = os.fsencode(name)[: NAME_BYTES - len(number)].decode(errors="ignore")
     return os.path.join(folder, f"{name}{number}"), subfolder

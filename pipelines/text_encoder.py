@@ -17,7 +17,7 @@ from ..checkpoint.vocabulary import LONGEST_TEXT, check_texts, unknown_words
 from ..errors import is_out_of_memory
 from ..optional import needed
 from . import HERE
-from .folders import load_part, part_folder, said_of
+from .folders import library_fault, load_part, part_folder, said_of, words_of
 
 TEXT_LENGTH = 512
 """Number of tokens to which texts for UMT5-XXL are padded, as in Wan's training."""
@@ -86,8 +86,9 @@ def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTo
     except Exception as error:  # damaged bytes also raise protobuf's and tokenizers' own types
         if is_out_of_memory(error):
             raise
-        words = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{name} does not fit ({words}): it is damaged or another model, download it again.") from error
+        raise library_fault(error, name) or CheckpointError(
+            f"{name} does not fit ({words_of(error)}): it is damaged or another model, download it again."
+        ) from error
     weights = {weight: _weight(checkpoint, weight, dtype) for weight in _expected(encoder)}
     # The input embedding has a second name.
     encoder.load_state_dict({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, assign=True)

@@ -20,7 +20,7 @@ PARTIAL_BYTES = 64
 """Longest name of an unfinished file beside the video."""
 
 NAME_BYTES, PATH_BYTES = 255, 4096
-"""Limits where the system tells none."""
+"""Limits of common file systems, for where the system tells none."""
 
 
 def check_output(path: str | os.PathLike, picture_bytes: int = 0, temporary_bytes: int = 0) -> None:

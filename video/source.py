@@ -85,7 +85,9 @@ class FileSource:
             first = first or size
             if size != first:
                 shown = "{}×{}".format(*first)
-                self._notices["size"] = f"The video's size changes on the way: all frames are brought to the first one's, {shown}."
+                self._notices["size"] = (
+                    f"The video's size changes on the way: all frames are brought to the first one's, {shown}."
+                )
             self._aspect = 1 / self._coded_aspect if turned else self._coded_aspect
             if is_interlaced(frame):
                 self._interlaced = True

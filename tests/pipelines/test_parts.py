@@ -183,6 +183,24 @@ def test_another_or_damaged_vae_is_refused(tmp_path, how):
     refused(load_vae, tmp_path / "vae.safetensors")
 
 
+@pytest.mark.parametrize("error", [ImportError("needs protobuf"), NotImplementedError()])
+def test_a_librarys_fault_is_not_blamed_on_the_files(tmp_path, monkeypatch, error):
+    vae = load_vae(VAES["included"])
+    vae.save_pretrained(tmp_path / "vae")
+
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(type(vae), "from_pretrained", broken)
+    monkeypatch.setattr("liveditor_isa.pipelines.text_encoder._tokenizer", broken)
+    for load, place in ((load_vae, tmp_path), (load_text_encoder, ENCODERS["included"])):
+        with pytest.raises(
+            RuntimeError, match=r"^diffusers \S+ and transformers \S+ cannot load .*: update them, or install"
+        ) as told:
+            load(place)
+        assert "download" not in str(told.value) and told.value.__cause__ is error
+
+
 @pytest.mark.parametrize("load, other", [(load_vae, "text"), (load_text_encoder, "vae")])
 def test_files_of_other_kinds_and_truncated_ones_are_refused(tmp_path, load, other):
     model, encoder = ROOT / "weights/liveditor_tiny.safetensors", ENCODERS["included"]

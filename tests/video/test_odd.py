@@ -207,7 +207,6 @@ def test_frames_of_another_size_are_brought_to_the_firsts(tmp_path, size, bar):
     assert dark.max() < 0.05 and after.mean() > 0.5 * before.mean()
 
 
-
 # Reading it again
 
 
