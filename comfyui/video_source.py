@@ -11,8 +11,9 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import InputImpl
 
 from ..video.clip import Clip, open_clip
+from ..video.readable import readable
 from ..video.sound import cut_audio
-from ..video.source import FileSource, Source, Stamp, readable, whole
+from ..video.source import FileSource, Source, Stamp, whole
 
 
 def open_video(video, max_frames: int, fps: float, start_frame: int = 0, every_nth: int = 1) -> Clip:

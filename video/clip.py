@@ -21,6 +21,9 @@ SOURCE_CLIP = "source_clip"
 HIGHEST_RATE = 240
 """Highest frame rate accepted from a file with uneven timestamps; some state 1000, the resolution of their clock."""
 
+REORDERED = 16
+"""Frames by which a decoder puts one later than it was sent, at most; some containers then give it another one's time."""
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -127,15 +130,42 @@ def _scan(source: Source, count: int, fps: Fraction) -> tuple[Fraction | None, l
 def _own_rate(stamps: list[Fraction | None], declared: Fraction) -> tuple[Fraction, list[Fraction]]:
     """Frames per second, and the frames' times: even ones where timestamps are even but for rounding, or unusable."""
     count = len(stamps)
-    even = [index / declared for index in range(count)]
-    times = [time for time in stamps if time is not None]
-    if len(times) < count or any(after <= before for before, after in itertools.pairwise(times)):
-        return declared, even
+    times = _growing(stamps, declared)
+    if times is None:
+        return declared, [index / declared for index in range(count)]
     measured = (count - 1) / times[-1] if count > 1 else declared
     for rate in (declared, measured.limit_denominator(1001)):
         if all(abs(time * rate - index) <= Fraction(1, 2) for index, time in enumerate(times)):
             return rate, [index / rate for index in range(count)]
     return (declared if declared <= HIGHEST_RATE else measured.limit_denominator(1001)), times
+
+
+def _growing(stamps: list[Fraction | None], declared: Fraction) -> list[Fraction] | None:
+    """The frames' times from 0 on, each later than the one before: sorted, and between their neighbours where they are missing
+    or repeated. None where that is so of most, or where they are out of order by more than decoders put frames."""
+    known = [time for time in stamps if time is not None]
+    if len(known) == len(stamps) and all(before < after for before, after in itertools.pairwise(known)):
+        return known
+    order = sorted(range(len(known)), key=known.__getitem__)
+    if any(abs(at - index) > REORDERED for index, at in enumerate(order)):
+        return None
+    in_order = iter([known[at] for at in order])
+    good: dict[int, Fraction] = {}
+    latest: Fraction | None = None
+    for index, stamp in enumerate(stamps):
+        if stamp is not None:
+            time = next(in_order)
+            if latest is None or time > latest:
+                good[index] = latest = time
+    if not good or 2 * len(good) < len(stamps):
+        return None
+    first, last = min(good), max(good)
+    good |= {index: good[first] - (first - index) / declared for index in range(first)}
+    good |= {index: good[last] + (index - last) / declared for index in range(last + 1, len(stamps))}
+    for before, after in itertools.pairwise(sorted(good)):
+        step = (good[after] - good[before]) / (after - before)
+        good |= {index: good[before] + (index - before) * step for index in range(before + 1, after)}
+    return [good[index] - good[0] for index in range(len(stamps))]
 
 
 def _nearest(times: list[Fraction], rate: Fraction, wanted: Fraction) -> list[int]:

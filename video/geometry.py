@@ -76,6 +76,27 @@ def fit_frames(
     return fitted, crop
 
 
+def letterboxed(frame: torch.Tensor, size: tuple[int, int], stretch: Fraction = Fraction(1)) -> torch.Tensor:
+    """[H, W, 3] in 0..1 -> [height, width, 3], as large as fits undistorted, in the middle; the rest is black.
+
+    size: width and height. stretch: the shape of the frame's pixels, width by height, relative to the result's.
+    """
+    height, width = frame.shape[:2]
+    shown = float(width * stretch)
+    scale = min(size[0] / shown, size[1] / height)
+    rows, columns = max(1, round(height * scale)), max(1, round(shown * scale))
+    if (rows, columns) != (height, width):
+        resize = needed("kornia.geometry.transform", "kornia").resize
+        smaller = rows < height or columns < width
+        frame = resize(frame.movedim(-1, 0)[None], (rows, columns), interpolation="bicubic", antialias=smaller)[0].movedim(
+            0, -1
+        )
+    fitted = frame.new_zeros(size[1], size[0], 3)
+    top, left = (size[1] - rows) // 2, (size[0] - columns) // 2
+    fitted[top : top + rows, left : left + columns] = frame.clamp(0, 1)
+    return fitted
+
+
 def crop_box(size: tuple[int, int], width: int, height: int, pixel_aspect: Fraction = Fraction(1)) -> CropBox:
     """The part of a source of this width and height that `fit_frames` keeps for width × height."""
     return _placed(size, width, height, pixel_aspect)[0]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -36,8 +37,15 @@ WIDE_GAMUT = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 HD = (1280, 577)
 """Width and height from which players take a video without tags for BT.709, not BT.601."""
 
-SMALLEST_DEINTERLACED = 4
-"""Pixels along a side; bwdif takes no smaller frame."""
+SMALLEST_DEINTERLACED = 8
+"""Pixels along a side; bwdif takes no smaller frame where colours have half the detail."""
+
+NOT_CONVERTED = {
+    8: "YCgCo", 10: "BT.2020 with constant luminance", 12: "a matrix derived from the primaries",
+    13: "a matrix derived from the primaries with constant luminance",
+    14: "ICtCp",
+}  # fmt: skip
+"""Matrices that ffmpeg does not convert."""
 
 Matrix = tuple[int, int, int, int]
 """x' = a·x + c·y, y' = b·x + d·y in 1/65536, as (a, b, c, d)."""
@@ -59,14 +67,35 @@ EXIF: dict[int, Matrix] = {
 """By the values of EXIF's tag Orientation."""
 
 
-def orientation(frame: av.VideoFrame) -> Matrix:
-    """The display matrix of a video's frame, without the parts that move or scale."""
+class Shown(NamedTuple):
+    """A decoded frame, and how players show it."""
+
+    frame: av.VideoFrame
+    matrix: Matrix
+    """Its orientation."""
+    aspect: Fraction
+    """Width of a stored pixel by its height."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as shown."""
+        width, height = self.frame.width, self.frame.height
+        return (height, width) if is_turned(self.matrix) else (width, height)
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width of a shown pixel by its height."""
+        return 1 / self.aspect if is_turned(self.matrix) else self.aspect
+
+
+def orientation(frame: av.VideoFrame) -> Matrix | None:
+    """The display matrix of a video's frame, without the parts that move or scale; None where it has none."""
     try:
         found: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV does not know some other side data of the frame
-        return {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}.get(frame.rotation % 360, UPRIGHT)
+        return {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}.get(frame.rotation % 360)
     if found is None:
-        return UPRIGHT
+        return None
     a, b, _, c, d, *_ = struct.unpack("<9i", bytes(found)[:36])
     return (a, b, c, d) if a * d - b * c else UPRIGHT
 
@@ -100,26 +129,26 @@ def is_interlaced(frame: av.VideoFrame) -> bool:
     return frame.interlaced_frame and min(frame.width, frame.height) >= SMALLEST_DEINTERLACED
 
 
-def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+def deinterlaced(frames: Iterable[Shown]) -> Iterator[Shown]:
     """One frame for each: interlaced ones through ffmpeg's bwdif, which looks at their neighbours; others as they are."""
-    waiting: list[av.VideoFrame] = []
+    waiting: list[Shown] = []
     chain: _Filters | None = None
-    for frame in frames:
-        if chain is not None and chain.kind != _kind(frame):
+    for shown in frames:
+        if chain is not None and chain.kind != _kind(shown.frame):
             yield from _deinterlaced_only(chain.push(None), waiting)
             chain = None
-        chain = chain or _Filters(frame, [("bwdif", "mode=send_frame:deint=interlaced")])
-        waiting.append(frame)
-        yield from _deinterlaced_only(chain.push(frame), waiting)
+        chain = chain or _Filters(shown.frame, [("bwdif", "mode=send_frame:deint=interlaced")])
+        waiting.append(shown)
+        yield from _deinterlaced_only(chain.push(shown.frame), waiting)
     if chain is not None:
         yield from _deinterlaced_only(chain.push(None), waiting)
 
 
-def _deinterlaced_only(results: list[av.VideoFrame], waiting: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+def _deinterlaced_only(results: list[av.VideoFrame], waiting: list[Shown]) -> Iterator[Shown]:
     """The results for interlaced frames; progressive frames as they were. Removes them from `waiting`."""
     for result in results:
         original = waiting.pop(0)
-        yield result if is_interlaced(original) else original
+        yield original._replace(frame=result) if is_interlaced(original.frame) else original
 
 
 class Pixels:
@@ -128,25 +157,25 @@ class Pixels:
     def __init__(self):
         self._scaler: _Filters | None = None
 
-    def __call__(self, frame: av.VideoFrame, matrix: Matrix, size: tuple[int, int]) -> torch.Tensor:
-        """matrix: the frame's orientation. size: width and height of the result; a frame of another shape gets black bars."""
+    def __call__(self, shown: Shown) -> torch.Tensor:
+        frame = shown.frame
+        if frame.colorspace in NOT_CONVERTED:
+            raise ValueError(f"its colours are in {NOT_CONVERTED[frame.colorspace]}, which ffmpeg does not convert")
         if is_untagged_hd(frame):
             frame.colorspace = BT709
         if self._scaler is None or self._scaler.kind != _kind(frame):
             # ffmpeg's colour management. Relative to white: HDR's reference white becomes white.
             to_bt709 = ":out_primaries=bt709:out_transfer=bt709" if other_colours(frame) else ""
-            convert = [("scale", f"flags={EXACT}{to_bt709}"), ("format", "gbrpf32le")]
-            self._scaler = _Filters(frame, [*_fitting(frame, size[::-1] if is_turned(matrix) else size), *convert])
+            # ffmpeg converts few bits and palettes exactly to 8 bits alone.
+            few = [("format", "rgb24")] if _has_few_bits(frame) else []
+            self._scaler = _Filters(frame, [*few, ("scale", f"flags={EXACT}{to_bt709}"), ("format", "gbrpf32le")])
         pixels = self._scaler.push(frame)[0].to_ndarray()
-        return torch.from_numpy(np.ascontiguousarray(upright(pixels, matrix))).div_(white(frame)).clamp_(0, 1)
+        return torch.from_numpy(np.ascontiguousarray(upright(pixels, shown.matrix))).div_(white(frame)).clamp_(0, 1)
 
 
-def _fitting(frame: av.VideoFrame, size: tuple[int, int]) -> list[tuple[str, str]]:
-    """Filters that bring the frame to this width and height."""
-    if size == (frame.width, frame.height):
-        return []
-    width, height = size
-    return [("scale", f"{width}:{height}:force_original_aspect_ratio=decrease"), ("pad", f"{width}:{height}:-1:-1")]
+def _has_few_bits(frame: av.VideoFrame) -> bool:
+    """RGB with less than 8 bits a channel, or a palette."""
+    return frame.format.has_palette or (frame.format.is_rgb and max(c.bits for c in frame.format.components) < 8)
 
 
 def white(frame: av.VideoFrame) -> float:
@@ -155,7 +184,7 @@ def white(frame: av.VideoFrame) -> float:
     is_yuv = not frame.format.is_rgb and len(components) > 2
     limited = is_yuv and frame.color_range != FULL_RANGE and not frame.format.name.startswith("yuvj")
     # Limited range is stretched to that of 8 bits, whatever its own.
-    bits = 8 if limited else max(component.bits for component in components)
+    bits = 8 if limited or _has_few_bits(frame) else max(component.bits for component in components)
     return (2**bits - 1) * 2 ** (16 - bits) / 65_535 if bits <= 16 else 1.0
 
 

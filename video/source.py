@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from fractions import Fraction
 from typing import NamedTuple, Protocol
 
 import av
 import torch
 
-from ..errors import is_out_of_memory
-from .pixels import Matrix, Pixels, deinterlaced, is_interlaced, is_turned, orientation, other_colours, picture_orientation
+from .geometry import letterboxed
+from .pixels import UPRIGHT, Pixels, Shown, deinterlaced, is_interlaced, orientation, other_colours, picture_orientation
+from .readable import readable
 from .sound import read_sound
-from .streams import decode, picture_stream, sound_streams, time_of
+from .streams import decode, picture_stream, pixel_aspect_of, sound_streams, time_of
 
 
 class Stamp(NamedTuple):
@@ -72,45 +73,43 @@ class FileSource:
         with readable(), self._opened() as container:
             stream = picture_stream(container)
             self.rate = whole(stream.average_rate or 1)
-            self._coded_aspect = Fraction(stream.sample_aspect_ratio or 1)
             self._picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
             self._tell_of_streams(container)
 
     def stamps(self) -> Iterator[Stamp]:
         """Of every frame; converts none."""
-        matrix, frame, first = self._orientation(), None, None
-        for frame in self._frames():
-            turned = is_turned(matrix(frame))
-            size = _shown_size(frame, matrix(frame))
-            first = first or size
-            if size != first:
-                shown = "{}×{}".format(*first)
+        first: Shown | None = None
+        for shown in self._shown():
+            if first is None:
+                first, self._aspect = shown, shown.pixel_aspect
+            elif (shown.size, shown.pixel_aspect) != (first.size, first.pixel_aspect):
+                size = "{}×{}".format(*first.size)
                 self._notices["size"] = (
-                    f"The video's size changes on the way: all frames are brought to the first one's, {shown}."
+                    f"The video's size or shape changes on the way: all frames are fitted into the first's, {size}."
                 )
-            self._aspect = 1 / self._coded_aspect if turned else self._coded_aspect
-            if is_interlaced(frame):
+            if is_interlaced(shown.frame):
                 self._interlaced = True
                 self._notices["fields"] = "The video is interlaced: its frames are deinterlaced."
-            if colours := other_colours(frame):
+            if colours := other_colours(shown.frame):
                 self._notices["colours"] = (
                     f"The video's colours are {colours}: they are converted to BT.709, standard dynamic range."
                 )
-            yield Stamp(time_of(frame), size)
-        if frame is None and self._picture:
+            yield Stamp(time_of(shown.frame), shown.size)
+        if first is None and self._picture:
             raise ValueError("An animated picture of this format (WebP, say) cannot be read: convert it to mp4 or GIF.")
 
     def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
         """[H, W, 3] in 0..1 of the frames at these indices, which grow. Converts only these."""
         indices = iter(indices)
         wanted = next(indices, None)
-        convert, matrix, size = Pixels(), self._orientation(), None
-        index = -1
-        for index, frame in enumerate(deinterlaced(self._frames()) if self._interlaced else self._frames()):
-            size = size or _shown_size(frame, matrix(frame))
+        convert, first, index = Pixels(), None, -1
+        for index, shown in enumerate(deinterlaced(self._shown()) if self._interlaced else self._shown()):
+            first = first or shown
             if index == wanted:
                 with readable():
-                    image = convert(frame, matrix(frame), size)
+                    image = convert(shown)
+                    if (shown.size, shown.pixel_aspect) != (first.size, first.pixel_aspect):
+                        image = letterboxed(image, first.size, shown.pixel_aspect / first.pixel_aspect)
                 yield image
                 wanted = next(indices, None)
             if wanted is None:
@@ -136,12 +135,15 @@ class FileSource:
         """Sentences on what is converted or left out; known once `stamps` has given the frames that are read."""
         return tuple(self._notices.values())
 
-    def _orientation(self) -> Callable[[av.VideoFrame], Matrix]:
-        """Of each frame."""
-        if not self._picture:
-            return orientation
-        found = picture_orientation(self._path if self._bytes is None else io.BytesIO(self._bytes))
-        return lambda frame: found
+    def _shown(self) -> Iterator[Shown]:
+        """Every frame that counts, with its orientation and shape."""
+        matrix = UPRIGHT
+        if self._picture:
+            matrix = picture_orientation(self._path if self._bytes is None else io.BytesIO(self._bytes))
+        for frame, aspect in self._frames():
+            # In H.264 and HEVC the frame that turns the picture may be the only one that says so.
+            matrix = (None if self._picture else orientation(frame)) or matrix
+            yield Shown(frame, matrix, aspect)
 
     def _tell_of_streams(self, container):
         if len(streams := sound_streams(container)) > 1:
@@ -149,19 +151,21 @@ class FileSource:
             language = f" ({streams[0].language})" if streams[0].language not in (None, "und") else ""
             self._notices["tracks"] = f"The video has {len(streams)} sound tracks: track {track}{language} is used."
 
-    def _frames(self) -> Iterator[av.VideoFrame]:
+    def _frames(self) -> Iterator[tuple[av.VideoFrame, Fraction]]:
         if self._stamp() != self._version:
             raise ValueError(f"The video's file is another than before. {CHANGED}")
         with closing(self._decoded()) as frames:
-            for frame, counts in frames:
+            for frame, aspect, counts in frames:
                 self._each_frame()
                 if counts:
-                    yield frame
+                    yield frame, aspect
 
-    def _decoded(self) -> Generator[tuple[av.VideoFrame, bool], None, None]:
-        """Each decoded frame, and whether it was asked for: frames on which the first such frame depends come before it."""
+    def _decoded(self) -> Generator[tuple[av.VideoFrame, Fraction, bool], None, None]:
+        """Each decoded frame, the aspect of its pixels as stored, and whether it was asked for: frames on which the first such
+        frame depends come before it."""
         with readable(), self._opened() as container:
             stream = picture_stream(container)
+            aspect = pixel_aspect_of(stream)
             start, end = (int(seconds / stream.time_base) for seconds in (self._start, self._start + self._duration))
             if start:
                 container.seek(start, stream=stream)
@@ -169,7 +173,7 @@ class FileSource:
                 if self._duration and frame.pts is not None and frame.pts >= end:
                     return
                 # Times may be below zero, and count where nothing is trimmed.
-                yield frame, not start or frame.pts is None or frame.pts >= start
+                yield frame, aspect(), not start or frame.pts is None or frame.pts >= start
 
     def _opened(self):
         return av.open(self._path if self._bytes is None else io.BytesIO(self._bytes))
@@ -185,10 +189,6 @@ class FileSource:
         return status.st_mtime_ns, status.st_size
 
 
-def _shown_size(frame: av.VideoFrame, matrix: Matrix) -> tuple[int, int]:
-    return (frame.height, frame.width) if is_turned(matrix) else (frame.width, frame.height)
-
-
 def _plain(file: str | os.PathLike) -> str:
     """An absolute path: in a relative name such as "talk: part 1.mp4", ffmpeg reads "talk:" as a protocol."""
     return os.path.abspath(file) if os.path.exists(file) else os.fspath(file)
@@ -199,19 +199,3 @@ CHANGED = "It was changed, moved or deleted during the run: put it back and run 
 
 def whole(rate: Fraction | int) -> Fraction:
     return Fraction(rate).limit_denominator(1001 * 1000)
-
-
-@contextmanager
-def readable() -> Iterator[None]:
-    """Turns every error of reading into one ValueError, except out of memory, which keeps the library's exception."""
-    try:
-        yield
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        # Without the number of an error of the system or of ffmpeg.
-        words = getattr(error, "strerror", None), getattr(error, "filename", None)
-        cause = ": ".join(filter(None, words)) or error
-        raise ValueError(
-            f"The video cannot be read ({cause}). If a player shows it, convert it to an mp4 with H.264 and load that."
-        ) from error

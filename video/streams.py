@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -45,6 +45,17 @@ def sound_streams(container: InputContainer) -> list[Any]:
     return sorted(streams, key=lambda stream: not stream.disposition & Disposition.default)
 
 
+def pixel_aspect_of(stream: Any) -> Callable[[], Fraction]:
+    """A function that gives the width of a stored pixel by its height, for the frames that are being decoded.
+
+    The container's, where it states another than the codec; else the codec's, which may change on the way.
+    """
+    stated, coded = stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio
+    if stated and stated != coded:
+        return lambda: Fraction(stated)
+    return lambda: Fraction(stream.codec_context.sample_aspect_ratio or 1)
+
+
 def decode(container: InputContainer, stream: Any) -> Iterator[Any]:
     """All frames of a stream except damaged ones, which core leaves out too. Their times go on where the clock jumps."""
     clock = _Clock(container)
@@ -67,7 +78,8 @@ def time_of(frame: av.VideoFrame | av.AudioFrame) -> Fraction | None:
 class _Clock:
     """Shifts packets so that time goes on where a container's clock jumps: recordings were joined, or it was set anew.
 
-    As ffmpeg's command does it, for the formats that allow it; all streams are shifted alike. Shorter gaps stay.
+    As ffmpeg's command does it, for the formats that allow it; all streams are shifted alike. Shorter gaps stay, and so does a
+    gap in one stream alone, which ffmpeg's command closes.
     """
 
     def __init__(self, container):
@@ -84,7 +96,8 @@ class _Clock:
         expected = self._expected.get(stream, self._last)
         if expected is not None:
             back = stream in self._latest and time + BACK < self._latest[stream]
-            if back or abs(time - expected) > JUMP:
+            alone = any(abs(time - latest) <= JUMP for other, latest in self._latest.items() if other != stream)
+            if back or (abs(time - expected) > JUMP and not alone):
                 self._shift += expected - time
                 time = expected
         self._latest[stream] = self._last = time

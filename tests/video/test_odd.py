@@ -198,7 +198,7 @@ def test_frames_of_another_size_are_brought_to_the_firsts(tmp_path, size, bar):
     (tmp_path / "both.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
     clip, images = all_frames(InputImpl.VideoFromFile(str(tmp_path / "both.ts")))
     assert clip.frames == 16 and clip.size == SIZE
-    assert clip.notices == ("The video's size changes on the way: all frames are brought to the first one's, 64×48.",)
+    assert clip.notices == ("The video's size or shape changes on the way: all frames are fitted into the first's, 64×48.",)
     before, after = images[7], images[15]
     if bar is None:
         # The first frame of either is the same drawing.
