@@ -19,7 +19,7 @@ FORMATS_OF_SAMPLES = [
     "p010le", "yuyv422", "uyvy422", "yuvj420p", "yuvj444p", "gray", "gray10le", "gray16le", "ya8", "rgb24", "bgr0", "rgba",
     "gbrp", "gbrp10le", "gbrp16le", "rgb48be", "gbrpf32le", "x2rgb10le",
 ]  # fmt: skip
-OF_FEW_LEVELS = ["rgb565le", "bgr555le", "pal8"]
+OF_FEW_LEVELS = ["rgb565le", "bgr555le"]
 
 
 def converted(frame: av.VideoFrame) -> torch.Tensor:
@@ -54,6 +54,18 @@ def test_black_grey_and_white_keep_their_levels(name, full_range):
         off = (converted(frame) - level).abs().max() * 255
         # Making the frame rounds to steps of 255/219.
         assert off < 1.1, f"{level} is off by {off:.2f} levels"
+
+
+@pytest.mark.parametrize("name", ["v.png", "v.bmp", "v.tiff", "v.gif"])
+def test_a_palette_has_its_own_colours(tmp_path, name):
+    from PIL import Image
+
+    colours = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    picture = Image.fromarray(colours).quantize(64)
+    picture.save(tmp_path / name)
+    image = next(FileSource(tmp_path / name).images([0]))
+    drawn = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32))
+    assert (image * 255 - drawn).abs().max() < 0.2
 
 
 @settings(max_examples=15, deadline=None)
