@@ -87,6 +87,11 @@ class Shown(NamedTuple):
         """Width of a shown pixel by its height."""
         return 1 / self.aspect if is_turned(self.matrix) else self.aspect
 
+    @property
+    def shape(self) -> tuple:
+        """What must be the same for two frames to need no fitting."""
+        return self.size, self.pixel_aspect
+
 
 def orientation(frame: av.VideoFrame) -> Matrix | None:
     """The display matrix of a video's frame, without the parts that move or scale; None where it has none."""

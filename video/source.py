@@ -79,10 +79,10 @@ class FileSource:
     def stamps(self) -> Iterator[Stamp]:
         """Of every frame; converts none."""
         first: Shown | None = None
-        for shown in self._shown():
+        for shown in self._frames():
             if first is None:
                 first, self._aspect = shown, shown.pixel_aspect
-            elif (shown.size, shown.pixel_aspect) != (first.size, first.pixel_aspect):
+            elif shown.shape != first.shape:
                 size = "{}×{}".format(*first.size)
                 self._notices["size"] = (
                     f"The video's size or shape changes on the way: all frames are fitted into the first's, {size}."
@@ -103,12 +103,12 @@ class FileSource:
         indices = iter(indices)
         wanted = next(indices, None)
         convert, first, index = Pixels(), None, -1
-        for index, shown in enumerate(deinterlaced(self._shown()) if self._interlaced else self._shown()):
+        for index, shown in enumerate(deinterlaced(self._frames()) if self._interlaced else self._frames()):
             first = first or shown
             if index == wanted:
                 with readable():
                     image = convert(shown)
-                    if (shown.size, shown.pixel_aspect) != (first.size, first.pixel_aspect):
+                    if shown.shape != first.shape:
                         image = letterboxed(image, first.size, shown.pixel_aspect / first.pixel_aspect)
                 yield image
                 wanted = next(indices, None)
@@ -135,45 +135,39 @@ class FileSource:
         """Sentences on what is converted or left out; known once `stamps` has given the frames that are read."""
         return tuple(self._notices.values())
 
-    def _shown(self) -> Iterator[Shown]:
-        """Every frame that counts, with its orientation and shape."""
-        matrix = UPRIGHT
-        if self._picture:
-            matrix = picture_orientation(self._path if self._bytes is None else io.BytesIO(self._bytes))
-        for frame, aspect in self._frames():
-            # In H.264 and HEVC the frame that turns the picture may be the only one that says so.
-            matrix = (None if self._picture else orientation(frame)) or matrix
-            yield Shown(frame, matrix, aspect)
-
     def _tell_of_streams(self, container):
         if len(streams := sound_streams(container)) > 1:
             track = container.streams.audio.index(streams[0]) + 1
             language = f" ({streams[0].language})" if streams[0].language not in (None, "und") else ""
             self._notices["tracks"] = f"The video has {len(streams)} sound tracks: track {track}{language} is used."
 
-    def _frames(self) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+    def _frames(self) -> Iterator[Shown]:
         if self._stamp() != self._version:
             raise ValueError(f"The video's file is another than before. {CHANGED}")
         with closing(self._decoded()) as frames:
-            for frame, aspect, counts in frames:
+            for shown, counts in frames:
                 self._each_frame()
                 if counts:
-                    yield frame, aspect
+                    yield shown
 
-    def _decoded(self) -> Generator[tuple[av.VideoFrame, Fraction, bool], None, None]:
-        """Each decoded frame, the aspect of its pixels as stored, and whether it was asked for: frames on which the first such
-        frame depends come before it."""
+    def _decoded(self) -> Generator[tuple[Shown, bool], None, None]:
+        """Each decoded frame, and whether it was asked for: frames on which the first such frame depends come before it."""
+        matrix = UPRIGHT
         with readable(), self._opened() as container:
             stream = picture_stream(container)
             aspect = pixel_aspect_of(stream)
+            if self._picture:
+                matrix = picture_orientation(self._path if self._bytes is None else io.BytesIO(self._bytes))
             start, end = (int(seconds / stream.time_base) for seconds in (self._start, self._start + self._duration))
             if start:
                 container.seek(start, stream=stream)
             for frame in decode(container, stream):
                 if self._duration and frame.pts is not None and frame.pts >= end:
                     return
+                # In H.264 and HEVC the frame that turns the picture may be the only one that says so.
+                matrix = (None if self._picture else orientation(frame)) or matrix
                 # Times may be below zero, and count where nothing is trimmed.
-                yield frame, aspect(), not start or frame.pts is None or frame.pts >= start
+                yield Shown(frame, matrix, aspect()), not start or frame.pts is None or frame.pts >= start
 
     def _opened(self):
         return av.open(self._path if self._bytes is None else io.BytesIO(self._bytes))
