@@ -226,8 +226,8 @@ def test_a_video_of_that_name_is_kept_and_no_process_left(tmp_path, monkeypatch,
     "script, message",
     [
         # At once, so that writing to it fails; with more to say than a pipe holds; after taking every frame.
-        ("echo first >&2; echo no encoder >&2; exit 1", "no encoder"),
-        ("i=0; while [ $i -lt 9000 ]; do echo a line to fill pipes >&2; i=$((i+1)); done; echo enough >&2; exit 1", "enough"),
+        ("echo '[hevc @ 0x5] no encoder.' >&2; echo nothing was written >&2; exit 1", "no encoder"),
+        ("i=0; while [ $i -lt 9000 ]; do echo a line to fill pipes >&2; i=$((i+1)); done; exit 1", "a line to fill pipes"),
         ("cat > /dev/null; echo late >&2; exit 1", "late"),
         ("cat > /dev/null; kill -9 $$", "it ended without a message"),
     ],

@@ -6,6 +6,7 @@ import errno
 import itertools
 import logging
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -165,5 +166,6 @@ def _escaped(text: str) -> str:
 def _failure(partial: Path, stderr: str) -> Exception:
     if "No space left" in stderr or shutil.disk_usage(partial.parent).free < 2**20:
         return cannot_write(partial.parent, OSError(errno.ENOSPC, ""))
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    return RuntimeError(f"ffmpeg could not write {partial.parent}: {lines[-1] if lines else 'it ended without a message'}.")
+    # The first line tells the cause, the others its consequences. A part of ffmpeg stands before it in brackets.
+    lines = [line for line in (re.sub(r"^(\[[^]]*\]\s*)+", "", line).rstrip(" .") for line in stderr.splitlines()) if line]
+    return RuntimeError(f"ffmpeg could not write {partial.parent}: {lines[0] if lines else 'it ended without a message'}.")
