@@ -18,16 +18,13 @@ import tempfile
 from fractions import Fraction
 from pathlib import Path
 
-from video_kinds import WIDE, Kind, any_kind, ffmpeg, make
+from video_kinds import TURNS, WIDE, Kind, any_kind, ffmpeg, make
 
 EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 """How ffmpeg is asked to convert: by default its versions do it in different ways."""
 
 LEVELS = 2
 """By how many of 255 a colour may differ. ffmpeg's own white is 254."""
-
-LEVELS_TURNED = 5
-"""For wide gamuts: ffmpeg turns before it converts, and then interpolates between colour samples from another side."""
 
 BLOCK = 1024
 """Samples of sound in a block."""
@@ -51,9 +48,16 @@ def read_by_ffmpeg(path: Path, kind: Kind, size: tuple[int, int], rate: int | No
         and not kind.pixels.startswith("yuvj")
     ):
         scale += ":in_color_matrix=bt709"
+    # ffmpeg turns before it converts, and then interpolates between colour samples from another side, by which wide gamuts
+    # change by up to 20 levels.
+    turned_after = kind.colours in WIDE and kind.turn != "upright"
+    before = ["-noautorotate"] if turned_after else []
     filters = ["-vf", f"{scale},format=gbrpf32le"]
-    raw = ffmpeg("-i", path, "-map", "0:v:0", *filters, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
-    pictures = np.frombuffer(raw.stdout, "<f4").reshape(-1, 3, size[1], size[0])[:, [2, 0, 1]].transpose(0, 2, 3, 1) * 255
+    raw = ffmpeg(*before, "-i", path, "-map", "0:v:0", *filters, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
+    width, height = kind.size if turned_after else size
+    pictures = np.frombuffer(raw.stdout, "<f4").reshape(-1, 3, height, width)[:, [2, 0, 1]].transpose(0, 2, 3, 1) * 255
+    if turned_after:
+        pictures = TURNS[kind.turn][1](pictures)
     lines = ffmpeg(
         "-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-enc_time_base", "demux", "-f", "framecrc", "-"
     ).stdout.decode()
@@ -98,7 +102,7 @@ def differences(kind: Kind, path: Path) -> list[str]:
         if late > 0.001:
             found.append(f"times differ by {float(late):.3f} s")
     off = np.abs(images - pictures)
-    if off.max() > (LEVELS_TURNED if kind.colours in WIDE and kind.turn != "upright" else LEVELS):
+    if off.max() > LEVELS:
         found.append(f"colours differ by up to {off.max():.1f} levels, on average {off.mean():.2f}")
     if (clip.audio is None) != (kind.sound is None):
         found.append(f"sound {kind.sound}, read {clip.audio is not None}")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 FRAMES = 12
 
 # Codec: its options, the containers and the pixel formats that hold it.
@@ -57,14 +59,19 @@ TEN_BITS = {"h264": "yuv420p10le", "hevc": "yuv420p10le", "vp9": "yuv420p10le", 
 
 RATES = ("25", "30000/1001", "24000/1001", "50", "15", "varying")
 TURNS = {
-    "upright": [],
-    "90": ["-display_rotation", "90"],
-    "180": ["-display_rotation", "180"],
-    "270": ["-display_rotation", "270"],
-    "mirrored": ["-display_hflip"],
-    "upside down": ["-display_vflip"],
-    "turned and mirrored": ["-display_rotation", "90", "-display_hflip"],
+    "upright": ([], lambda frames: frames),
+    "90": (["-display_rotation", "90"], lambda frames: np.rot90(frames, 1, (1, 2))),
+    "180": (["-display_rotation", "180"], lambda frames: np.rot90(frames, 2, (1, 2))),
+    "270": (["-display_rotation", "270"], lambda frames: np.rot90(frames, 3, (1, 2))),
+    "mirrored": (["-display_hflip"], lambda frames: frames[:, :, ::-1]),
+    "upside down": (["-display_vflip"], lambda frames: frames[:, ::-1]),
+    "turned and mirrored": (
+        ["-display_rotation", "90", "-display_hflip"],
+        lambda frames: np.rot90(frames, 1, (1, 2))[:, :, ::-1],
+    ),
 }
+"""ffmpeg's options, and what players then do with frames [F, H, W, 3]."""
+
 CARRY_TURNS = {"mp4", "mov"}
 SIZES = ((64, 48), (322, 182), (98, 70), (1280, 720))
 
@@ -176,8 +183,8 @@ def make(kind: Kind, folder: Path) -> Path:
     result = ffmpeg(
         *raw, *sound, *filters, *options, *pixels, *colours, "-fps_mode", "vfr", *codec, path, stdin=drawn(width, height)
     )
-    if result.returncode == 0 and TURNS[kind.turn]:
-        result = ffmpeg(*TURNS[kind.turn], "-i", path, "-c", "copy", "-strict", "-2", folder / f"turned.{kind.container}")
+    if result.returncode == 0 and (turn := TURNS[kind.turn][0]):
+        result = ffmpeg(*turn, "-i", path, "-c", "copy", "-strict", "-2", folder / f"turned.{kind.container}")
         path = folder / f"turned.{kind.container}"
     if result.returncode:
         raise RuntimeError(result.stderr.decode().strip().splitlines()[0])

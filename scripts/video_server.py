@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 from comfy_headless import ComfyServer, PromptRefused
 from setup import MODELS
+
+LONGEST = 120
+"""Seconds after which an edit is taken to hang, and the server is ended."""
 
 PROMPT = {
     "load": ("LIVEditorLoad", {
@@ -28,10 +33,12 @@ PROMPT = {
 
 
 def edit(server: ComfyServer, path: Path, length: int = 9, fps: float = 0.0, whole_frame: bool = False) -> str | None:
-    """What the server says against a video, None where it wrote one. Raises RuntimeError when the server is gone.
+    """What the server says against a video, None where it wrote one. The stand-in models have to be in its models folder.
 
-    The stand-in models have to be in its models folder.
+    Raises RuntimeError when the server is gone, or was ended for taking too long.
     """
+    watch = threading.Timer(LONGEST, server.process.kill)
+    watch.start()
     prompt = {node: {"class_type": kind, "inputs": dict(inputs)} for node, (kind, inputs) in PROMPT.items()}
     # Core remembers what it read by the file's name.
     name = f"{time.time_ns()}{path.suffix}"
@@ -53,10 +60,15 @@ def edit(server: ComfyServer, path: Path, length: int = 9, fps: float = 0.0, who
             raise
         return str(error)
     except Exception as error:
-        if server.process.poll() is None:
-            raise
-        raise RuntimeError(f"The server ended with {server.process.returncode}: {server.log()[-2000:]}") from error
+        try:
+            status = server.process.wait(5)
+        except subprocess.TimeoutExpired:
+            raise error from None  # it is alive
+        raise RuntimeError(
+            f"The server ended, or was ended after {LONGEST} s, with {status}: {server.log()[-2000:]}"
+        ) from error
     finally:
+        watch.cancel()
         Path(copy).unlink()
 
 

@@ -12,6 +12,7 @@ import torch
 
 from .geometry import FRAMES_AT_A_TIME, CropBox
 from .source import Source
+from .streams import LONGEST_PAUSE
 
 __all__ = ["SOURCE_CLIP", "Clip", "SourceClip", "open_clip"]
 
@@ -94,7 +95,7 @@ def open_clip(
     first, stamps, size = _scan(source, start_frame + max_frames * every_nth if max_frames > 0 else 0, typed)
     rate, times = _own_rate(stamps, source.rate)
     wanted = typed or rate
-    at_rate = _nearest(times, rate, wanted)
+    at_rate = _nearest(times, rate, wanted, start_frame + max_frames * every_nth if max_frames > 0 else math.inf)
     indices = at_rate[start_frame::every_nth]
     if not indices:
         raise ValueError(
@@ -131,7 +132,7 @@ def _own_rate(stamps: list[Fraction | None], declared: Fraction) -> tuple[Fracti
     """Frames per second, and the frames' times: even ones where timestamps are even but for rounding, or unusable."""
     count = len(stamps)
     times = _growing(stamps, declared)
-    if times is None:
+    if times is None or any(after - before > LONGEST_PAUSE for before, after in itertools.pairwise(times)):
         return declared, [index / declared for index in range(count)]
     measured = (count - 1) / times[-1] if count > 1 else declared
     for rate in (declared, measured.limit_denominator(1001)):
@@ -141,11 +142,13 @@ def _own_rate(stamps: list[Fraction | None], declared: Fraction) -> tuple[Fracti
 
 
 def _growing(stamps: list[Fraction | None], declared: Fraction) -> list[Fraction] | None:
-    """The frames' times from 0 on, each later than the one before: sorted, and between their neighbours where they are missing
-    or repeated. None where that is so of most, or where they are out of order by more than decoders put frames."""
+    """The frames' times from 0 on, each later than the one before: sorted, and between their neighbours where they are missing,
+    repeated or far ahead. None where that is so of most, or where they are out of order by more than decoders put frames."""
     known = [time for time in stamps if time is not None]
     if len(known) == len(stamps) and all(before < after for before, after in itertools.pairwise(known)):
         return known
+    stamps = _without_leaps(stamps, REORDERED / declared)
+    known = [time for time in stamps if time is not None]
     order = sorted(range(len(known)), key=known.__getitem__)
     if any(abs(at - index) > REORDERED for index, at in enumerate(order)):
         return None
@@ -168,11 +171,23 @@ def _growing(stamps: list[Fraction | None], declared: Fraction) -> list[Fraction
     return [good[index] - good[0] for index in range(len(stamps))]
 
 
-def _nearest(times: list[Fraction], rate: Fraction, wanted: Fraction) -> list[int]:
-    """Index of the frame nearest to every 1/wanted of a second. A tie goes to the earlier frame. Fractions
+def _without_leaps(stamps: list[Fraction | None], most: Fraction) -> list[Fraction | None]:
+    """None for each time that is ahead of a later frame's by more than `most` seconds."""
+    kept, least = list(stamps), None
+    for index in reversed(range(len(stamps))):
+        time = stamps[index]
+        if time is not None and (least is None or time <= least + most):
+            least = time if least is None else min(least, time)
+        else:
+            kept[index] = None
+    return kept
+
+
+def _nearest(times: list[Fraction], rate: Fraction, wanted: Fraction, most: float) -> list[int]:
+    """Index of the frame nearest to every 1/wanted of a second, of `most` of them. A tie goes to the earlier frame. Fractions
     keep ties exact, so that 24 to 16 fps skips evenly."""
     nearest, at = [], 0
-    for index in range(max(1, round((times[-1] + 1 / rate) * wanted))):
+    for index in range(min(max(1, round((times[-1] + 1 / rate) * wanted)), most)):
         time = index / wanted
         while at + 1 < len(times) and times[at + 1] - time < time - times[at]:
             at += 1

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .filters import Chain
-from .streams import time_of
+from .streams import LONGEST_PAUSE, time_of
 
 NOTICED = "0.02"
 """Seconds from which a gap is filled with silence, and an overlap is cut. Shorter ones are the rounding of time stamps."""
@@ -24,10 +24,15 @@ def read_sound(frames: Iterable[av.AudioFrame], start: Fraction | None, seconds:
     The dictionary also holds the layout's name, as "layout".
     """
     timeline: _Timeline | None = None
+    latest = start
     for frame in frames:
         time = time_of(frame)
         if start is None:
-            start = time
+            start = latest = time
+        if time is not None and latest is not None:
+            if time > latest + LONGEST_PAUSE:
+                continue
+            latest = time
         if start is not None and time is not None and time >= start + seconds:
             break
         if frame.samples:

@@ -21,6 +21,9 @@ PICTURE_CODECS = ("mjpeg", "png", "bmp", "tiff", "webp")
 JUMP = 10
 """Seconds from which a difference to the expected time is a jump of the clock, and no gap; as in ffmpeg's command."""
 
+LONGEST_PAUSE = 600
+"""Seconds between two frames, or blocks of sound, from which a time is taken for a fault of a damaged file."""
+
 BACK = Fraction(1, 10)
 """Seconds from which a step back is a jump."""
 

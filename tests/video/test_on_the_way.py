@@ -7,6 +7,7 @@ import pytest
 import torch
 from liveditor_isa.video.clip import open_clip
 from liveditor_isa.video.geometry import letterboxed
+from liveditor_isa.video.sound import read_sound
 from liveditor_isa.video.source import FileSource
 from recordings import X264, ffmpeg
 
@@ -148,6 +149,35 @@ def test_a_few_repeated_times_do_not_undo_the_others(tmp_path, repeated):
 def test_where_most_times_are_repeated_frames_are_even(tmp_path):
     clip, _ = read(varying(tmp_path / "v.mkv", Repeats(*range(2, 40))))
     assert clip.frames == 40
+
+
+class Leaps:
+    """Puts some packets' times ahead, as in a damaged file."""
+
+    def __init__(self, *which):
+        self.which = which
+
+    def __call__(self, index, packet):
+        if index in self.which:
+            packet.pts = packet.pts + int(50_000 / packet.time_base)
+
+
+@pytest.mark.parametrize("ahead", [(5,), (3, 20, 30), (39,)])
+def test_times_far_ahead_do_not_fill_hours(tmp_path, ahead):
+    clip, images = read(varying(tmp_path / "v.mkv", Leaps(*ahead)))
+    # Where it is the last frame's, nothing tells it from a time of use but its size, and the frames are even.
+    assert float(clip.frames / clip.fps) == pytest.approx(4 if ahead != (39,) else 1.6, abs=0.3)
+    assert clip.audio["waveform"].shape[-1] <= 16_000 * (float(clip.frames / clip.fps) + 0.01)
+
+
+def test_sound_far_ahead_does_not_fill_hours():
+    def block(second):
+        frame = av.AudioFrame(format="flt", layout="mono", samples=1000)
+        frame.sample_rate, frame.pts, frame.time_base = 1000, second * 1000, Fraction(1, 1000)
+        return frame
+
+    sound = read_sound([block(0), block(50_000), block(1)], Fraction(0), Fraction(100_000))
+    assert sound["waveform"].shape[-1] == 2000
 
 
 def test_colours_that_ffmpeg_does_not_convert_are_named(tmp_path):
