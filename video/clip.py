@@ -95,7 +95,7 @@ def open_clip(
     first, stamps, size = _scan(source, start_frame + max_frames * every_nth if max_frames > 0 else 0, typed)
     rate, times = _own_rate(stamps, source.rate)
     wanted = typed or rate
-    at_rate = _nearest(times, rate, wanted, start_frame + max_frames * every_nth if max_frames > 0 else math.inf)
+    at_rate = _nearest(times, rate, wanted, start_frame + max_frames * every_nth if max_frames > 0 else None)
     indices = at_rate[start_frame::every_nth]
     if not indices:
         raise ValueError(
@@ -183,11 +183,12 @@ def _without_leaps(stamps: list[Fraction | None], most: Fraction) -> list[Fracti
     return kept
 
 
-def _nearest(times: list[Fraction], rate: Fraction, wanted: Fraction, most: float) -> list[int]:
-    """Index of the frame nearest to every 1/wanted of a second, of `most` of them. A tie goes to the earlier frame. Fractions
-    keep ties exact, so that 24 to 16 fps skips evenly."""
+def _nearest(times: list[Fraction], rate: Fraction, wanted: Fraction, most: int | None) -> list[int]:
+    """Index of the frame nearest to every 1/wanted of a second, of `most` of them (None: all). A tie goes to the earlier frame.
+    Fractions keep ties exact, so that 24 to 16 fps skips evenly."""
     nearest, at = [], 0
-    for index in range(min(max(1, round((times[-1] + 1 / rate) * wanted)), most)):
+    count = max(1, round((times[-1] + 1 / rate) * wanted))
+    for index in range(count if most is None else min(count, most)):
         time = index / wanted
         while at + 1 < len(times) and times[at + 1] - time < time - times[at]:
             at += 1
