@@ -80,7 +80,8 @@ def check_files(edit: Edit, output: str | Path):
 def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress: bool = True) -> tuple[Path, dict]:
     """Edit, and write a video with the source's frame rate and sound. Returns its path and facts about the run.
 
-    The ending of `output` chooses the format. The file appears under its name only when it is whole; where a file has that name already, it is numbered on.
+    The ending of `output` chooses the format. The file appears under its name only when it is whole. Where a file has that name
+    already, the new one gets the next number.
     Several processes under torchrun all edit, and the first writes.
     Raises ValueError for bad input (one sentence: cause and cure), OSError for a full disk.
     """

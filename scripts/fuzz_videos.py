@@ -7,9 +7,6 @@ tests/nodes/test_damaged.py tries a few.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 import random
 import re
 import sys
@@ -18,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import video_results
 from video_kinds import Kind, make
 from video_server import VideoServer, edit
 
@@ -94,19 +92,20 @@ def fuzz(server, files: int, seed: int = 0, say=lambda line: None) -> dict:
                 "fps": choose.choice((0.0, 16.0)),
                 "whole_frame": choose.random() < 0.5,
             }
+            case = f"{index}: {kind}, {how}, {settings}"
             try:
                 said = edit(server, path, **settings)
             except RuntimeError as error:
-                wrong[f"{index}: {kind}, {how}, {settings}"] = str(error)
-                say(f"{index}: {kind}, {how}: {error}")
+                wrong[case] = str(error)
+                say(f"{case}: {error}")
                 server.__enter__()
                 continue
             outcomes["refused" if said else "edited"] += 1
             if said:
                 sentences[re.sub(r"\S*/\d+", "damaged", said)] += 1
                 if not is_sentence(said):
-                    wrong[f"{index}: {kind}, {how}, {settings}"] = said
-                    say(f"{index}: {kind}, {how}: {said}")
+                    wrong[case] = said
+                    say(f"{case}: {said}")
     return {"files": files, **outcomes, "sentences": dict(sentences.most_common()), "wrong": wrong}
 
 
@@ -121,22 +120,12 @@ def _folder(parent: str, index: int) -> Path:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="the JSON to write")
-    options = parser.parse_args()
+    given = video_results.options(__doc__, "files", 2000)
     with VideoServer() as server:
-        result = fuzz(server, options.files, options.seed, say=lambda line: print(line, flush=True))
-    print(
-        f"{result['files']} files, {result.get('edited', 0)} edited, {result.get('refused', 0)} refused, {len(result['wrong'])} wrong"
-    )
-    if options.out:
-        about = {
-            "command": f"python scripts/fuzz_videos.py --files {options.files} --seed {options.seed}",
-            "date": str(datetime.date.today()),
-        }
-        options.out.write_text(json.dumps({**about, **result}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        result = fuzz(server, given.count, given.seed, say=lambda line: print(line, flush=True))
+    edited, refused = result.get("edited", 0), result.get("refused", 0)
+    print(f"{result['files']} files, {edited} edited, {refused} refused, {len(result['wrong'])} wrong")
+    video_results.save(given, result)
     return bool(result["wrong"])
 
 

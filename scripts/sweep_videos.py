@@ -8,9 +8,6 @@ A real ComfyUI server edits each, too.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 import random
 import re
 import sys
@@ -18,6 +15,7 @@ import tempfile
 from fractions import Fraction
 from pathlib import Path
 
+import video_results
 from video_kinds import TURNS, WIDE, Kind, any_kind, ffmpeg, make
 
 EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
@@ -48,8 +46,8 @@ def read_by_ffmpeg(path: Path, kind: Kind, size: tuple[int, int], rate: int | No
         and not kind.pixels.startswith("yuvj")
     ):
         scale += ":in_color_matrix=bt709"
-    # ffmpeg turns before it converts, and then interpolates between colour samples from another side, by which wide gamuts
-    # change by up to 20 levels.
+    # ffmpeg turns frames before it converts them, and so interpolates colour samples from another side. In wide gamuts that
+    # changes colours by more than LEVELS.
     turned_after = kind.colours in WIDE and kind.turn != "upright"
     before = ["-noautorotate"] if turned_after else []
     filters = ["-vf", f"{scale},format=gbrpf32le"]
@@ -163,31 +161,18 @@ def sweep(count: int, seed: int = 0, say=lambda line: None, edit=lambda path: No
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--combinations", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="the JSON to write")
-    options = parser.parse_args()
+    given = video_results.options(__doc__, "combinations", 600)
     import video_server
     from comfy_headless import import_comfy
 
     import_comfy()
     with video_server.VideoServer() as server:
         result = sweep(
-            options.combinations,
-            options.seed,
-            lambda line: print(line, flush=True),
-            lambda path: video_server.edit(server, path),
+            given.count, given.seed, lambda line: print(line, flush=True), lambda path: video_server.edit(server, path)
         )
-    print(
-        f"{result['combinations']} combinations, {len(result['different'])} different, {len(result['not_made'])} that ffmpeg cannot make"
-    )
-    if options.out:
-        about = {
-            "command": f"python scripts/sweep_videos.py --combinations {options.combinations} --seed {options.seed}",
-            "date": str(datetime.date.today()),
-        }
-        options.out.write_text(json.dumps({**about, **result}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    different, not_made = len(result["different"]), len(result["not_made"])
+    print(f"{result['combinations']} combinations, {different} different, {not_made} that ffmpeg cannot make")
+    video_results.save(given, result)
     return bool(result["different"])
 
 

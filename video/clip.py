@@ -92,10 +92,11 @@ def open_clip(
     # 29.97, entered for 30000/1001, means the video's own rate.
     if abs(fps / source.rate - 1) < 1e-3:
         typed = Fraction(0)
-    first, stamps, size = _scan(source, start_frame + max_frames * every_nth if max_frames > 0 else 0, typed)
+    needed = start_frame + max_frames * every_nth if max_frames > 0 else 0
+    first, stamps, size = _scan(source, needed, typed)
     rate, times = _own_rate(stamps, source.rate)
     wanted = typed or rate
-    at_rate = _nearest(times, rate, wanted, start_frame + max_frames * every_nth if max_frames > 0 else None)
+    at_rate = _nearest(times, rate, wanted, needed)
     indices = at_rate[start_frame::every_nth]
     if not indices:
         raise ValueError(
@@ -183,12 +184,12 @@ def _without_leaps(stamps: list[Fraction | None], most: Fraction) -> list[Fracti
     return kept
 
 
-def _nearest(times: list[Fraction], rate: Fraction, wanted: Fraction, most: int | None) -> list[int]:
-    """Index of the frame nearest to every 1/wanted of a second, of `most` of them (None: all). A tie goes to the earlier frame.
+def _nearest(times: list[Fraction], rate: Fraction, wanted: Fraction, most: int) -> list[int]:
+    """Index of the frame nearest to every 1/wanted of a second, the first `most` (0: all). A tie goes to the earlier frame.
     Fractions keep ties exact, so that 24 to 16 fps skips evenly."""
     nearest, at = [], 0
     count = max(1, round((times[-1] + 1 / rate) * wanted))
-    for index in range(count if most is None else min(count, most)):
+    for index in range(min(count, most or count)):
         time = index / wanted
         while at + 1 < len(times) and times[at + 1] - time < time - times[at]:
             at += 1

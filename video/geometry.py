@@ -64,13 +64,9 @@ def fit_frames(
         raise ValueError(f"width and height must be multiples of {SIZE_STEP}; got {width}×{height}.")
     source_height, source_width = frames.shape[1:3]
     crop, resized, top, left = _placed((source_width, source_height), width, height, pixel_aspect)
-    resize = needed("kornia.geometry.transform", "kornia").resize
-    smaller = resized[0] < source_height or resized[1] < source_width
     fitted = torch.empty(len(frames), height, width, 3)
     for start in range(0, len(frames), FRAMES_AT_A_TIME):
-        chunk = frames[start : start + FRAMES_AT_A_TIME].movedim(-1, 1).float()
-        if resized != (source_height, source_width):
-            chunk = resize(chunk, resized, interpolation="bicubic", antialias=smaller)
+        chunk = _resized(frames[start : start + FRAMES_AT_A_TIME].movedim(-1, 1).float(), resized)
         chunk = chunk[:, :, top : top + height, left : left + width].clamp(0, 1)
         fitted[start : start + FRAMES_AT_A_TIME] = chunk.movedim(1, -1)
     return fitted, crop
@@ -95,6 +91,15 @@ def letterboxed(frame: torch.Tensor, size: tuple[int, int], stretch: Fraction = 
     top, left = (size[1] - rows) // 2, (size[0] - columns) // 2
     fitted[top : top + rows, left : left + columns] = frame.clamp(0, 1)
     return fitted
+
+
+def _resized(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """[F, 3, H, W] at another height and width: bicubic, antialiased where it becomes smaller."""
+    height, width = frames.shape[-2:]
+    if size == (height, width):
+        return frames
+    smaller = size[0] < height or size[1] < width
+    return needed("kornia.geometry.transform", "kornia").resize(frames, size, interpolation="bicubic", antialias=smaller)
 
 
 def crop_box(size: tuple[int, int], width: int, height: int, pixel_aspect: Fraction = Fraction(1)) -> CropBox:

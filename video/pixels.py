@@ -1,8 +1,8 @@
 """Decoded frames as upright RGB pixels, whatever their format, orientation, colours and fields.
 
-ffmpeg's filters convert, with exact rounding: the frames that ComfyUI's `get_components` gives differ by three levels at most
-for that reason. Alpha is dropped and the colours under it stay, 10 bits keep their precision. Core's own are wrong for mirrored
-recordings, HDR and wide gamut, interlaced frames, and HD without colour tags.
+ffmpeg's filters convert with exact rounding. Alpha is dropped and the colours under it stay, 10 bits keep their precision.
+Frames from ComfyUI's `get_components` differ: its conversion is less exact, and it ignores mirrored recordings, HDR and wide
+gamut, interlaced frames, and HD without colour tags.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from .filters import Chain
 
 EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
-"""Flags of ffmpeg's scaler. Without them colours are up to four levels off and, on average, most of a level dark."""
+"""Flags of ffmpeg's scaler. Without them it rounds down and interpolates colours less exactly."""
 
 # Codes of ITU-T H.273, which all containers and codecs share.
 BT709, UNSPECIFIED = 1, 2

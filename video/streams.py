@@ -99,8 +99,7 @@ class _Clock:
         expected = self._expected.get(stream, self._last)
         if expected is not None:
             back = stream in self._latest and time + BACK < self._latest[stream]
-            alone = any(abs(time - latest) <= JUMP for other, latest in self._latest.items() if other != stream)
-            if back or (abs(time - expected) > JUMP and not alone):
+            if back or (abs(time - expected) > JUMP and not self._others_are_at(time, stream)):
                 self._shift += expected - time
                 time = expected
         self._latest[stream] = self._last = time
@@ -109,3 +108,7 @@ class _Clock:
         packet.dts += ticks
         if packet.pts is not None:
             packet.pts += ticks
+
+    def _others_are_at(self, time: Fraction, stream: int) -> bool:
+        """Whether another stream has come to about this time: then this one has a gap, and the clock did not jump."""
+        return any(abs(time - latest) <= JUMP for other, latest in self._latest.items() if other != stream)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from liveditor_isa.video.filters import Chain
 from liveditor_isa.video.pixels import FULL_RANGE, UPRIGHT, Pixels, Shown
 from liveditor_isa.video.source import FileSource
 from liveditor_isa.video.writing.encode import write_video
@@ -32,13 +33,8 @@ def grey(level: float, name: str, full_range: bool) -> av.VideoFrame:
     graph = av.filter.Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format="gray16le", time_base=Fraction(1, 25))
     scale = graph.add("scale", f"flags=accurate_rnd+full_chroma_int:sws_dither=none:out_range={'pc' if full_range else 'tv'}")
-    nodes = [source, scale, graph.add("format", name), graph.add("buffersink")]
-    for before, after in zip(nodes, nodes[1:]):
-        before.link_to(after)
-    graph.configure()
     frame.pts, frame.time_base = 0, Fraction(1, 25)
-    graph.push(frame)
-    return graph.pull()
+    return Chain(graph, [source, scale, graph.add("format", name), graph.add("buffersink")]).push(frame)[0]
 
 
 @pytest.mark.parametrize("full_range", [False, True])
