@@ -146,11 +146,9 @@ app.registerExtension({
             panels.set(node, panel);
             return added?.apply(this, args);
         };
-        // Values that come with a workflow were not moved by the user.
         const configured = node.onConfigure;
         node.onConfigure = function (...args) {
-            panel.seen = null;
-            panel.openedAt = Date.now();
+            panel.opened();
             return configured?.apply(this, args);
         };
     },

@@ -10,7 +10,7 @@ import { t } from "./isa_text.js";
 import { read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 136;
-const CREATED_AFTER = 1000; // ms in which a page that has opened a workflow has given all widgets their values
+const CREATED_AFTER = 10; // looks after which a page that has opened a workflow has given all widgets their values
 
 export class Panel {
     // moved: called when the widgets were moved and no run took it.
@@ -23,7 +23,7 @@ export class Panel {
         this.offered = null; // the "ended" event of a run that was changed live and that the widgets do not repeat
         this.taken = null; // the one that the widgets repeat
         this.seen = null; // the widgets' values at the last check
-        this.openedAt = 0; // when the node got the values of a workflow
+        this.opening = 0; // looks in which some widgets may still get the values of the workflow that was opened
         this.measured = null; // the last step of a run in which ISA acted
         Object.assign(this, tokensAhead(node)); // tokens: [target, context ...]; about: estimated
         this.element = document.createElement("div");
@@ -205,10 +205,16 @@ export class Panel {
         this.drawReplay();
     }
 
+    // The page has given the node a workflow's values: no hand has moved them.
+    opened() {
+        Object.assign(this, { seen: null, opening: CREATED_AFTER });
+    }
+
     // Called at intervals: the callbacks of the two node renderers differ.
     look(live) {
         const values = read(this.node);
         if (!values) return;
+        const opening = this.opening > 0 && this.opening--;
         const ahead = tokensAhead(this.node);
         if (JSON.stringify(ahead) !== this.ahead) {
             // Until a run reports the real number.
@@ -228,20 +234,21 @@ export class Panel {
             this.drawReplay();
             this.drawPresets();
             this.drawCost(values);
-            if (before) this.settle(values, live);
+            if (before) this.settle(values, live, opening);
+            if (opening && this.offered) this.onEnded(this.offered); // which may have come before these values
         }
         if (this.pending && this.run) this.tell();
     }
 
     // Moved by hand or by a preset: for the current run or the next one.
-    settle(values, live) {
+    settle(values, live, opening) {
         if (this.run && live && instances(this.node) === 1) {
             // All values: a slider that was moved before the run began would otherwise differ from the run.
             this.pending = values;
             return;
         }
         // On a busy machine some widgets get a workflow's values late: nobody has moved them.
-        if (Date.now() - this.openedAt > CREATED_AFTER) this.forget();
+        if (!opening) this.forget();
         this.drawNow();
         if (!this.run) this.moved();
     }

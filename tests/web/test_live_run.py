@@ -593,6 +593,30 @@ def test_the_record_of_a_run_that_ends_while_another_workflow_is_opened_is_not_l
 
 
 @one_way
+def test_a_record_that_comes_before_the_values_of_its_workflow_is_taken(graph):
+    """As on a busy machine, where the page gives some widgets their values late."""
+    queue(graph)
+    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.75}})
+    graph.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
+    graph.wait_for_function(KEPT, arg=0.75, timeout=LONG)
+    end = next(event for event in ended(graph) if event["type"] == "ended")
+    graph.route("**/liveditor_isa/events", lambda route: route.abort())  # which would bring it once more
+    graph.evaluate(
+        f"""end => {{
+            const node = {ISA}, [keep, changes] = ['keep_ratio', 'live_changes'].map(name => node.widgets.find(widget => widget.name === name));
+            node.onConfigure(node.serialize());
+            Object.assign(changes, {{ value: '' }});
+            Object.assign(keep, {{ value: 0.5 }});
+            window.app.api.dispatchEvent(new CustomEvent('liveditor_isa.run', {{ detail: end }}));
+            Object.assign(keep, {{ value: 0.75 }});
+        }}""",
+        end,
+    )
+    changed = f"changes => {ISA}?.widgets.find(widget => widget.name === 'live_changes').value === changes"
+    graph.wait_for_function(changed, arg=end["changes"], timeout=LONG)
+
+
+@one_way
 def test_two_tabs(graph, server, browser):
     other = open_page(browser, server, vue=False)
     drop(other, EXAMPLES / "liveditor_edit_video.json", "application/json")
