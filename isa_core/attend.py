@@ -36,7 +36,7 @@ def attend_blocks(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pooled_k: torch.Tensor, pooled_v: torch.Tensor,
     variance_k: torch.Tensor | None, plan: RoutingPlan, table: BlockTable, config: ISAConfig, dense: DenseAttention,
 ) -> torch.Tensor:  # fmt: skip
-    """ISA over G heads (algorithm steps 5 and 6 of section 3): blocks q, k, v -> output blocks [G, N, block_size, D].
+    """ISA over G heads (algorithm steps 5 and 6 of section 3): blocks q [G, R, ...], k, v [G, N, ...] -> output blocks like q.
 
     variance_k: [G, N, D] with tail_order 2, else None.
     """

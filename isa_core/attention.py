@@ -46,13 +46,14 @@ def in_context_sparse_attention(
 ) -> torch.Tensor | tuple[torch.Tensor, ISAStats]:
     """ISA (arXiv 2605.04569, section 3) for one self-attention over target and context tokens.
 
-    q, k, v: [B, S, H, D], floating point, S = layout.total, any strides.
-    coarse_gate: [B, S, 1, 1] factor of the coarse residual, or None for no residual.
+    q, k, v: [B, S, H, D], floating point, S = layout.total, any strides. q may hold the target's layout.target tokens
+        alone, as where the keys and values of the context are kept from an earlier call; then only they are computed.
+    coarse_gate: [B, T, 1, 1], for the T tokens of q, factor of the coarse residual, or None for no residual.
     backend: "auto", "triton" or "torch"; "torch" runs on any device and dtype.
     dense: what attends for dense query blocks: a function, e.g. the attention the user of a host program chose,
         "sdpa" (PyTorch's), "triton", "8bit" (INT8 scores, FP8 values; docs/kernels.md states its error) or "auto".
         A function is not used with context_tail="taylor", which needs a bias per key.
-    Returns [B, S, H, D] in q's dtype, with `return_stats` also an ISAStats.
+    Returns a tensor like q, with `return_stats` also an ISAStats.
 
     No S × S tensor exists: beyond inputs and output it needs about `memory.WORKSPACE_BYTES`.
 

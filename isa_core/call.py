@@ -39,6 +39,8 @@ def run_call(
             out, plan = attention_on_gpu(q, k, v, table, config, coarse_gate, dense)
             plans = [plan]
         elif name == "triton":
+            if q.shape[1] != k.shape[1]:
+                raise ValueError("the kernels have no gradient where q holds the target's tokens alone: use backend 'torch'.")
             assert callable(dense), "our kernels have no gradient, which resolve_dense knows"
             out, plan = attention_with_gradients(q, k, v, table, config, coarse_gate, dense)
             plans = [plan]
@@ -51,10 +53,10 @@ def run_call(
 
 
 def _attention_on_torch(q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention, keep_plans: bool):
-    """[B, S, H, D] each -> ([B, S, H, D], the plans of a few heads each)."""
+    """q, k, v [B, S, H, D] -> (like q, the plans of a few heads each)."""
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     plans = []
-    for b, heads in head_chunks(q, table):
+    for b, heads in head_chunks(k, table):
         factor = None if gate is None else gate[b, :, 0]
         part_q, part_k, part_v = (x[b, :, heads].transpose(0, 1) for x in (q, k, v))
         chunk, plan = _heads_on_torch(part_q, part_k, part_v, table, config, factor, dense)
@@ -67,17 +69,18 @@ def _attention_on_torch(q, k, v, table: BlockTable, config: ISAConfig, gate, den
 def _heads_on_torch(
     q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention
 ) -> tuple[torch.Tensor, RoutingPlan]:
-    """[G, S, D] each -> ([G, S, D], RoutingPlan)."""
-    pooled_q, pooled_k, pooled_v = (pool_blocks(x, table) for x in (q, k, v))
+    """q, k, v [G, S, D] -> (like q, RoutingPlan)."""
+    queries = table.of_queries(q.shape[1])
+    pooled_q, pooled_k, pooled_v = pool_blocks(q, queries), pool_blocks(k, table), pool_blocks(v, table)
     scores = coarse_scores(pooled_q, pooled_k)
     probabilities = scores.softmax(-1)
     plan = route(scores, probabilities, table, config)
-    block_q, block_k, block_v = (table.to_blocks(x) for x in (q, k, v))
+    block_q, block_k, block_v = queries.to_blocks(q), table.to_blocks(k), table.to_blocks(v)
     variance_k = block_variances(k, pooled_k, table) if config.tail_order == 2 else None
     out = attend_blocks(block_q, block_k, block_v, pooled_k, pooled_v, variance_k, plan, table, config, dense)
-    out = table.to_tokens(out)
+    out = queries.to_tokens(out)
     if gate is not None:
-        out = out + residual(probabilities, pooled_v, gate.to(out.dtype), table)
+        out = out + residual(probabilities, pooled_v, gate.to(out.dtype), queries)
     return out, plan
 
 
@@ -102,17 +105,18 @@ def _collect_stats(plans, q, table, config, backend, dense) -> ISAStats:
 
 
 def _check(q, k, v, layout, gate):
-    if q.ndim != 4 or q.shape != k.shape or q.shape != v.shape:
-        raise ValueError(f"q, k and v must be [B, S, H, D] of one shape; got {[*q.shape]}, {[*k.shape]}, {[*v.shape]}.")
+    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or (*q.shape[:1], *q.shape[2:]) != (*k.shape[:1], *k.shape[2:]):
+        raise ValueError(
+            "q, k and v must be [B, S, H, D] of one shape, of which q may hold the target's tokens alone; "
+            f"got {[*q.shape]}, {[*k.shape]}, {[*v.shape]}."
+        )
     if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
         raise ValueError(
             "q, k and v must share one floating-point dtype and one device; "
             f"got {q.dtype} on {q.device}, {k.dtype} on {k.device}, {v.dtype} on {v.device}."
         )
-    if q.shape[1] != layout.total:
-        raise ValueError(
-            f"the layout describes {layout.total} tokens ({' + '.join(map(str, layout.segments))}), "
-            f"but q, k and v hold {q.shape[1]}."
-        )
+    if k.shape[1] != layout.total or q.shape[1] not in (layout.total, layout.target):
+        held = f"q, k and v hold {q.shape[1]}" if q.shape[1] == k.shape[1] else f"q holds {q.shape[1]}, k and v {k.shape[1]}"
+        raise ValueError(f"the layout describes {layout.total} tokens ({' + '.join(map(str, layout.segments))}), but {held}.")
     if gate is not None and gate.shape != (q.shape[0], q.shape[1], 1, 1):
         raise ValueError(f"coarse_gate must be [B, S, 1, 1] = {[q.shape[0], q.shape[1], 1, 1]}; got {[*gate.shape]}.")

@@ -63,6 +63,10 @@ class BlockTable:
     def count(self) -> int:
         return len(self.lengths)
 
+    def of_queries(self, tokens: int) -> BlockTable:
+        """The blocks of `tokens` queries: of all tokens, or of the target's alone, which are the first rows of this table."""
+        return self if tokens == self.layout.total else block_table(TokenLayout(self.layout.target), self.block_size)
+
     @property
     def context_blocks(self) -> int:
         return self.count - self.target_blocks

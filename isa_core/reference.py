@@ -33,24 +33,26 @@ def reference_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout, config: ISAConfig,
     coarse_gate: torch.Tensor | None = None, lists: Routing | None = None,
 ) -> tuple[torch.Tensor, Routing]:  # fmt: skip
-    """q, k, v [B, S, H, D], gate [B, S, 1, 1] or None -> (out [B, S, H, D] fp64, lists).
+    """k, v [B, S, H, D], q like them or its target's tokens alone, gate [B, tokens of q, 1, 1] or None -> (out like q in fp64, lists).
 
     lists: pass them in to fix the routing and compare only the arithmetic.
     """
     q, k, v = (x.double() for x in (q, k, v))
     blocks, is_target = cut_into_blocks(layout, config.block_size)
+    queries = blocks if q.shape[1] == layout.total else blocks[: sum(is_target)]
     out = torch.zeros_like(q)
     used: Routing = {}
     for b in range(q.shape[0]):
         for h in range(q.shape[2]):
             head_q, head_k, head_v = q[b, :, h], k[b, :, h], v[b, :, h]
-            mean_q, mean_k, mean_v = (torch.stack([x[block].mean(0) for block in blocks]) for x in (head_q, head_k, head_v))
+            mean_q = torch.stack([head_q[block].mean(0) for block in queries])
+            mean_k, mean_v = (torch.stack([x[block].mean(0) for block in blocks]) for x in (head_k, head_v))
             variance_k = torch.stack([((head_k[block] - head_k[block].mean(0)) ** 2).mean(0) for block in blocks])
             scores = mean_q @ mean_k.T / math.sqrt(q.shape[-1])
             probabilities = torch.softmax(scores, dim=1)
             routing = lists[b, h] if lists else route_head(scores, probabilities, blocks, is_target, config)
             used[b, h] = routing
-            for i, block in enumerate(blocks):
+            for i, block in enumerate(queries):
                 exact = routing["kv"] if i in routing["dense"] else routing["exact"][i]
                 tail = set(range(len(blocks))) if config.context_tail == "taylor" else set(routing["kv"])
                 if i in routing["dense"] and config.context_tail == "drop":
@@ -78,7 +80,7 @@ def cut_into_blocks(layout: TokenLayout, size: int) -> tuple[list[slice], list[b
 def route_head(
     scores: torch.Tensor, probabilities: torch.Tensor, blocks: list[slice], is_target: list[bool], config: ISAConfig
 ) -> HeadLists:
-    """One head's decisions from its coarse logits and their softmax, [N, N] each."""
+    """One head's decisions from its coarse logits and their softmax, [R, N] each."""
     target = [j for j, yes in enumerate(is_target) if yes]
     context = [j for j, yes in enumerate(is_target) if not yes]
     saliency = probabilities[target].sum(0)
@@ -94,11 +96,11 @@ def route_head(
             sharpness.append(((row - row.mean()) ** 2).mean().item())
         else:
             sharpness.append(sum(sorted(row.tolist(), reverse=True)[: max(1, blocks_for(config.exact_ratio, len(target)))]))
-    queries = range(len(is_target))
+    queries = range(len(scores))
     if config.sharpness_threshold is not None:
         dense = {i for i in queries if sharpness[i] > config.sharpness_threshold}
     else:
-        dense = set(sorted(queries, key=lambda i: -sharpness[i])[: blocks_for(config.dense_query_ratio, len(is_target))])
+        dense = set(sorted(queries, key=lambda i: -sharpness[i])[: blocks_for(config.dense_query_ratio, len(scores))])
 
     count = blocks_for(config.exact_ratio, len(kv))
     exact = {i: sorted(sorted(kv, key=lambda j: -scores[i, j])[:count]) for i in queries}

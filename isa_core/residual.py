@@ -16,12 +16,13 @@ def coarse_gate(projected: torch.Tensor) -> torch.Tensor:
 
 
 def residual(probabilities: torch.Tensor, pooled_v: torch.Tensor, gate: torch.Tensor, table: BlockTable) -> torch.Tensor:
-    """gate ⊙ (P Vc)[block of token]: P [G, N, N], Vc [G, N, D], gate [S, 1] -> [G, S, D] in the gate's dtype."""
+    """gate ⊙ (P Vc)[block of token]: P [G, R, N], Vc [G, N, D], gate [T, 1] of the
+    T queries of `table` -> [G, T, D] in the gate's dtype."""
     return gate * table.spread((probabilities @ pooled_v).to(gate.dtype))
 
 
 def coarse_output(pooled_q: torch.Tensor, pooled_k: torch.Tensor, pooled_v: torch.Tensor) -> torch.Tensor:
-    """Attention of blocks, `softmax(Qc Kcᵀ / √D) Vc`: [G, N, D] each -> [G, N, D], contiguous."""
+    """Attention of blocks, `softmax(Qc Kcᵀ / √D) Vc`: [G, R, D], [G, N, D] twice -> [G, R, D], contiguous."""
     # With a batch dimension PyTorch uses a fused kernel; without one it writes the N × N matrix of every head.
     return F.scaled_dot_product_attention(pooled_q[None], pooled_k[None], pooled_v[None])[0].contiguous()
 
@@ -35,15 +36,20 @@ def add_coarse_residual(
     layout: TokenLayout,
     block_size: int = 64,
 ) -> torch.Tensor:
-    """The residual for a model that ran full attention: out, q, k, v [B, S, H, D], gate [B, S, 1, 1] -> [B, S, H, D]."""
+    """The residual for a model that ran full attention: k, v [B, S, H, D]; out, q like them, or of the target's tokens
+    alone; gate [B, T, 1, 1] for the T tokens of q -> like out."""
     table = block_table(layout, block_size)
     batch, tokens, heads, dim = out.shape
-    pooled = (pool_blocks(x.flatten(2), table).unflatten(2, (heads, dim)).transpose(1, 2) for x in (q, k, v))
+    queries = table.of_queries(tokens)
+    pooled = (
+        pool_blocks(x.flatten(2), blocks).unflatten(2, (heads, dim)).transpose(1, 2)
+        for x, blocks in ((q, queries), (k, table), (v, table))
+    )
     coarse = F.scaled_dot_product_attention(*pooled).to(out.dtype)
     gate, total = gate.to(out.dtype), torch.empty_like(out)
     step = heads_at_once(heads, 2 * batch * tokens * dim * out.element_size())
     for first in range(0, heads, step):
         some = slice(first, first + step)
-        added = table.spread(coarse[:, some].flatten(0, 1)).unflatten(0, (batch, -1)).transpose(1, 2)
+        added = queries.spread(coarse[:, some].flatten(0, 1)).unflatten(0, (batch, -1)).transpose(1, 2)
         total[:, :, some] = out[:, :, some] + gate * added
     return total

@@ -13,13 +13,13 @@ from .plan import RoutingPlan
 
 @dataclass(frozen=True)
 class ISAStats:
-    """One call. Shares are of the whole call; tensors cover B batch elements, H heads, N query blocks.
+    """One call. Shares are of full attention over all tokens; tensors cover B batch elements, H heads, R query blocks.
 
     backend: what ran, and backend_reason why that one; dense_backend, dense_reason: the same of the attention of
         dense query blocks, "caller", "sdpa", "triton" or "8bit".
     kept_context: [B, H, K] block numbers of the context blocks each head kept.
-    dense_queries: [B, H, N] bool, True where a query block attended its KV list exactly.
-    sharpness: [B, H, N].
+    dense_queries: [B, H, R] bool, True where a query block attended its KV list exactly.
+    sharpness: [B, H, R].
 
     Nothing is read back from the device until `density` or `flop_ratio` is asked for.
     """
@@ -49,12 +49,14 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Te
     """[G, 2]: each head's (density, flop_ratio) under a plan, from the true block lengths."""
     lengths = table.lengths_on(plan.kv_blocks.device).float()
     listed = lengths[plan.kv_blocks].sum(1, keepdim=True)
+    rows = plan.dense_queries.shape[1]
+    queries = lengths[:rows]
     exact = torch.where(plan.dense_queries, listed, lengths[plan.exact_blocks].sum(2))
     means = _means_seen(table, config, plan.kv_blocks.shape[1], plan.exact_blocks.shape[2])
     seen = torch.where(plan.dense_queries, means[0], means[1])
     full = table.layout.total**2
-    density = (exact * lengths).sum(1) / full
-    flop_ratio = density + (seen * lengths).sum(1) / full + table.count**2 / full
+    density = (exact * queries).sum(1) / full
+    flop_ratio = density + (seen * queries).sum(1) / full + rows * table.count / full
     return torch.stack([density, flop_ratio], dim=1)
 
 

@@ -64,19 +64,19 @@ def exact_lists(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Per sparse row the `count` listed blocks with the highest logit (ties go to the earlier one), and marks of them.
 
-    logits [G, N, N] fp32, listed [G, L] int32 ascending, dense [G, N] bool, lengths [N] int32. `tail` is L when the
+    logits [G, R, N] fp32, listed [G, L] int32 ascending, dense [G, R] bool, lengths [N] int32. `tail` is L when the
     tail is the list itself, N when it is every block.
-    Returns lists [G, N, count] int32, full blocks first and ragged ones last, both ascending; full [G, N] int32, the
-    number of full ones, 0 where a block does not fill the sparse kernel's tile; and taken [G, N, tail] uint8, 1 where a tail entry is in the row's list.
+    Returns lists [G, R, count] int32, full blocks first and ragged ones last, both ascending; full [G, R] int32, the
+    number of full ones, 0 where a block does not fill the sparse kernel's tile; and taken [G, R, tail] uint8, 1 where a tail entry is in the row's list.
     Rows of dense query blocks hold nothing of meaning.
     """
-    heads, blocks, _ = logits.shape
+    heads, rows, blocks = logits.shape
     length = listed.shape[1]
-    lists = torch.zeros(heads, blocks, count, device=logits.device, dtype=torch.int32)
-    full = torch.zeros(heads, blocks, device=logits.device, dtype=torch.int32)
-    taken = (torch.empty if tail == length else torch.zeros)(heads, blocks, tail, device=logits.device, dtype=torch.uint8)
-    _lists[(blocks, heads)](
-        logits, listed, dense, lengths, lists, full, taken, blocks, length, count, tail,
+    lists = torch.zeros(heads, rows, count, device=logits.device, dtype=torch.int32)
+    full = torch.zeros(heads, rows, device=logits.device, dtype=torch.int32)
+    taken = (torch.empty if tail == length else torch.zeros)(heads, rows, tail, device=logits.device, dtype=torch.uint8)
+    _lists[(rows, heads)](
+        logits, listed, dense, lengths, lists, full, taken, rows, blocks, length, count, tail,
         TAIL_IS_LIST=tail == length, FULL=max(16, triton.next_power_of_2(block_size)), LENGTH_PAD=triton.next_power_of_2(length), num_warps=4,
     )  # fmt: skip
     return lists, full, taken
@@ -84,20 +84,20 @@ def exact_lists(
 
 @triton.jit
 def _lists(
-    logits, listed, dense, lengths, lists, full, taken, blocks, length, count, tail,
+    logits, listed, dense, lengths, lists, full, taken, rows, blocks, length, count, tail,
     TAIL_IS_LIST: tl.constexpr, FULL: tl.constexpr, LENGTH_PAD: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    if tl.load(dense + head * blocks + row) == 0:
+    if tl.load(dense + head * rows + row) == 0:
         position = tl.arange(0, LENGTH_PAD)
         inside = position < length
         block = tl.load(listed + head * length + position, mask=inside, other=0)
-        chosen = largest(tl.load(logits + (head * blocks + row) * blocks + block, mask=inside, other=0.0), inside, count)
+        chosen = largest(tl.load(logits + (head * rows + row) * blocks + block, mask=inside, other=0.0), inside, count)
         is_full = (chosen & (tl.load(lengths + block, mask=inside, other=0) == FULL)).to(tl.int32)
         ragged = chosen.to(tl.int32) - is_full
         all_full = tl.sum(is_full, axis=0)
         place = tl.where(is_full == 1, tl.cumsum(is_full, axis=0), all_full + tl.cumsum(ragged, axis=0)) - 1
-        tl.store(lists + (head * blocks + row) * count + place, block, mask=chosen)
-        tl.store(full + head * blocks + row, all_full)
+        tl.store(lists + (head * rows + row) * count + place, block, mask=chosen)
+        tl.store(full + head * rows + row, all_full)
         slot = position if TAIL_IS_LIST else block
-        tl.store(taken + (head * blocks + row) * tail + slot, chosen.to(tl.uint8), mask=inside)
+        tl.store(taken + (head * rows + row) * tail + slot, chosen.to(tl.uint8), mask=inside)

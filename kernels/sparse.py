@@ -20,25 +20,25 @@ def sparse_attention(
 ) -> None:  # fmt: skip
     """Fill `out` for the query blocks that are not `dense` (step 6 of section 3, and its residual).
 
-    q, k, v, out [B, S, H, D] of any strides; mean_k, mean_v [G, T, D] in q's dtype, G = B*H, the means of the tail's
-    blocks; log_lengths [G, T] fp32, log2 of their tokens; dense [G, N] bool; lists [G, N, E] int32 with full blocks
-    first, full [G, N] int32 of them; taken [G, N, T] uint8; starts, lengths [N] int32;
-    gate [B, S, 1, 1] with coarse [G, N, D], or neither; log_sum [G, S] fp32, when given, receives log2 of the softmax's
+    k, v [B, S, H, D], q, out like them or with the tokens of the first R blocks alone, of any strides; mean_k, mean_v [G, T, D] in q's dtype, G = B*H, the means of the tail's
+    blocks; log_lengths [G, T] fp32, log2 of their tokens; dense [G, R] bool; lists [G, R, E] int32 with full blocks
+    first, full [G, R] int32 of them; taken [G, R, T] uint8; starts, lengths [N] int32;
+    gate [B, T, 1, 1] of q's tokens with coarse [G, R, D], or neither; log_sum [G, T] fp32, when given, receives log2 of the softmax's
     denominator, for the backward pass; variance_k like mean_k, when given, makes the expansion one of second order.
     """
     batch, tokens, heads, dim = q.shape
-    blocks, count, tails = len(starts), lists.shape[2], taken.shape[2]
+    rows, count, tails = dense.shape[1], lists.shape[2], taken.shape[2]
     strides = [stride for x in (q, k, v, out) for stride in x.stride()]
     second = variance_k is not None
     pooled = mean_k, mean_v, mean_k if variance_k is None else variance_k
     tma = all(takes_bulk_copies(x) for x in (k, v, *pooled)) and block_size in (16, 32, 64, 128) and tails > 0
     keys, values = (bulk_copied(x, [1, block_size, 1, dim]) if tma else x for x in (k, v))
     means = (bulk_copied(x, [1, TAIL_TILE, dim]) if tma else x for x in pooled)
-    _sparse[(blocks, batch * heads)](
+    _sparse[(rows, batch * heads)](
         q, keys, values, *means, log_lengths, dense, lists, full, taken, starts, lengths, out,
         gate if gate is not None else q, coarse if gate is not None else q, log_sum if log_sum is not None else q,
         *strides, 0 if gate is None else gate.stride(0), 0 if gate is None else gate.stride(1),
-        dim**-0.5 * LOG2E.value, heads, tokens, blocks, count, tails,
+        dim**-0.5 * LOG2E.value, heads, tokens, rows, count, tails,
         TMA=tma, GATED=gate is not None, SUMS=log_sum is not None, SECOND_ORDER=second, DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)),
         SLOTS=max(16, triton.next_power_of_2(block_size)), TAIL_TILE=TAIL_TILE,
         STAGES=3 if q.element_size() < 4 else 1, TAIL_STAGES=2 if block_size <= 64 and not second else 1, num_warps=4,
@@ -72,16 +72,16 @@ def _means(x, group, first, item, tails, channel, real, TMA: tl.constexpr, TAIL_
     return tile
 
 
-@triton.jit(do_not_specialize=["gb", "tokens", "blocks", "count", "tails"])
+@triton.jit(do_not_specialize=["gb", "tokens", "row_count", "count", "tails"])
 def _sparse(
     q, k, v, mean_k, mean_v, variance_k, log_lengths, dense, lists, full, taken, starts, lengths, out, gate, coarse, log_sum,
     qb, qs, qh, qd, kb, ks, kh, kd, vb, vs, vh, vd, ob, os, oh, od, gb, gs,
-    scale, heads, tokens, blocks, count, tails,
+    scale, heads, tokens, row_count, count, tails,
     TMA: tl.constexpr, GATED: tl.constexpr, SUMS: tl.constexpr, SECOND_ORDER: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr,
     SLOTS: tl.constexpr, TAIL_TILE: tl.constexpr, STAGES: tl.constexpr, TAIL_STAGES: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    if tl.load(dense + group * blocks + row) == 0:
+    if tl.load(dense + group * row_count + row) == 0:
         b, h = group // heads, group % heads
         slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
         real = channel < DIM
@@ -96,8 +96,8 @@ def _sparse(
         b32, h32 = b.to(tl.int32), h.to(tl.int32)
         if not TMA:
             k, v = k + b * kb + h * kh, v + b * vb + h * vh
-        mine = lists + (group * blocks + row) * count
-        all_full = tl.load(full + group * blocks + row)
+        mine = lists + (group * row_count + row) * count
+        all_full = tl.load(full + group * row_count + row)
         for entry in tl.range(0, all_full, num_stages=STAGES):
             first = tl.load(starts + tl.load(mine + entry))
             key = _tile(k, b32, h32, first, ks, kd, slot, SLOTS, channel, real, TMA, SLOTS, DIM)
@@ -122,7 +122,7 @@ def _sparse(
         for tile in tl.range(0, tails, TAIL_TILE, num_stages=TAIL_STAGES):
             item = tile + tl.arange(0, TAIL_TILE)
             listed = item < tails
-            used = tl.load(taken + (group * blocks + row) * tails + item, mask=listed, other=1)
+            used = tl.load(taken + (group * row_count + row) * tails + item, mask=listed, other=1)
             weight = tl.load(log_lengths + group * tails + item, mask=listed, other=0.0)
             key = _means(mean_k, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
             value = _means(mean_v, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
@@ -138,6 +138,6 @@ def _sparse(
         acc = acc / total[:, None]
         if GATED:
             factor = tl.load(gate + b * gb + token * gs, mask=slot < length, other=0.0).to(tl.float32)
-            residual = tl.load(coarse + (group * blocks + row) * DIM + channel, mask=real, other=0.0).to(tl.float32)
+            residual = tl.load(coarse + (group * row_count + row) * DIM + channel, mask=real, other=0.0).to(tl.float32)
             acc += factor[:, None] * residual[None]
         tl.store(out + b * ob + h * oh + token[:, None] * os + channel[None] * od, acc.to(out.dtype.element_ty), mask=rows)

@@ -18,14 +18,16 @@ def attention_on_gpu(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: BlockTable, config: ISAConfig, gate: torch.Tensor | None,
     dense: DenseAttention | str,
 ) -> tuple[torch.Tensor, RoutingPlan]:  # fmt: skip
-    """q, k, v [B, S, H, D] of any strides, gate [B, S, 1, 1] or None -> (out like q, contiguous; the decisions of B*H heads).
+    """q [B, T, H, D], k, v [B, S, H, D] of any strides, T the tokens of all blocks or of the target's, gate [B, T, 1, 1] or
+    None -> (out like q, contiguous; the decisions of B*H heads).
 
     dense: what attends for dense query blocks: a function, or "triton" or "8bit" for our kernels.
     """
+    from ...kernels.pool import pool_blocks
     from ...kernels.sparse import sparse_attention
 
-    blocks = blocks_on(table, q.device)
-    pooled_q, pooled_k, pooled_v, variance_k = _pool(q, k, v, blocks, config)
+    blocks, queries = blocks_on(table, q.device), blocks_on(table.of_queries(q.shape[1]), q.device)
+    pooled_q, (pooled_k, pooled_v, variance_k) = pool_blocks(q, *queries), _pool(k, v, blocks, config)
 
     plan = make_plan(pooled_q, pooled_k, table, config)
     # With a threshold, the read-back starts before the sparse kernel is queued and is awaited after it, so the host waits
@@ -45,13 +47,13 @@ def attention_on_gpu(
     return out, routing
 
 
-def _pool(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocks: Blocks, config: ISAConfig):
-    """Block means of q, k and v, [B*H, N, D] in fp32, and the variance of the keys where `tail_order` needs it."""
+def _pool(k: torch.Tensor, v: torch.Tensor, blocks: Blocks, config: ISAConfig):
+    """Block means of k and v, [B*H, N, D] in fp32, and the variance of the keys where `tail_order` needs it."""
     from ...kernels.pool import pool_blocks
 
-    pooled_q, pooled_v = (pool_blocks(x, *blocks) for x in (q, v))
+    pooled_v = pool_blocks(v, *blocks)
     if config.tail_order != 2:
-        return pooled_q, pool_blocks(k, *blocks), pooled_v, None
+        return pool_blocks(k, *blocks), pooled_v, None
     pooled_k, variance_k = pool_blocks(k, *blocks, variance=True)
     # In fp16 the square of a large key is infinite, and its product with a query of zero is NaN.
-    return pooled_q, pooled_k, pooled_v, variance_k.clamp(max=torch.finfo(k.dtype).max)
+    return pooled_k, pooled_v, variance_k.clamp(max=torch.finfo(k.dtype).max)

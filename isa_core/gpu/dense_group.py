@@ -29,21 +29,23 @@ def attend_dense_group(
     plan: KernelPlan, rows: int, table: BlockTable, config: ISAConfig, gate: torch.Tensor | None,
     coarse: torch.Tensor | None, dense: DenseAttention | str,
 ) -> None:  # fmt: skip
-    """Fill the rows of dense query blocks in out [B, S, H, D], the gated residual included.
+    """Fill the rows of dense query blocks in out [B, T, H, D], which is like q, the gated residual included.
 
-    means: block means of keys and values, [G, N, D] each. rows: dense query blocks of a head, at most. gate [B, S, 1, 1] and coarse [G, N, D], or None.
+    means: block means of keys and values, [G, N, D] each. rows: dense query blocks of a head, at most.
+    gate [B, T, 1, 1] and coarse [G, R, D], or None.
     dense: a function, or "triton" or "8bit" for our kernels.
     """
     from ...kernels.compact import scatter_blocks
 
     blocks, tokens = blocks_on(table, q.device), table.listed_tokens(config.keep_ratio)
+    queries = blocks_on(table.of_queries(q.shape[1]), q.device)
     for heads in turns(q, plan, table, rows):
         dense_rows = plan.dense_rows[heads, :rows].contiguous()
         if callable(dense):
-            result = _by_function(q, k, v, heads, dense_rows, plan, tokens, blocks, dense)
+            result = _by_function(q, k, v, heads, dense_rows, plan, tokens, queries, blocks, dense)
         else:
-            result = _by_kernel(q, k, v, heads, dense_rows, plan, means, config, blocks, dense)
-        scatter_blocks(result, out, heads.int(), dense_rows, *blocks, gate, coarse)
+            result = _by_kernel(q, k, v, heads, dense_rows, plan, means, config, queries, blocks, dense)
+        scatter_blocks(result, out, heads.int(), dense_rows, *queries, gate, coarse)
 
 
 def begin_count(plan: KernelPlan, config: ISAConfig) -> Rows:
@@ -78,7 +80,7 @@ def turns(q: torch.Tensor, plan: KernelPlan, table: BlockTable, rows: int) -> It
 
 def gathered(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: torch.Tensor, dense_rows: torch.Tensor, routing: RoutingPlan,
-    tokens: int, blocks: Blocks,
+    tokens: int, queries: Blocks, blocks: Blocks,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """(query, key, value, listed, offsets): compact [tokens, C, D] of the heads [C], and the first token of each listed block."""
     from ...kernels.compact import gather_blocks
@@ -86,19 +88,19 @@ def gathered(
     listed = routing.kv_blocks[heads]
     sizes = blocks.lengths[listed]
     offsets, heads = (sizes.cumsum(1) - sizes).int(), heads.int()
-    query = gather_blocks(q, heads, dense_rows, None, dense_rows.shape[1] * blocks.size, *blocks)
+    query = gather_blocks(q, heads, dense_rows, None, dense_rows.shape[1] * blocks.size, *queries)
     key, value = (gather_blocks(x, heads, listed, offsets, tokens, *blocks) for x in (k, v))
     return query, key, value, listed, offsets
 
 
-def _by_function(q, k, v, heads, dense_rows, plan: KernelPlan, tokens, blocks, dense) -> torch.Tensor:
+def _by_function(q, k, v, heads, dense_rows, plan: KernelPlan, tokens, queries, blocks, dense) -> torch.Tensor:
     """Plain attention of the dense query blocks `dense_rows` [C, R] of `heads` -> [R * block_size, C, D]."""
-    query, key, value, *_ = gathered(q, k, v, heads, dense_rows, plan.routing, tokens, blocks)
+    query, key, value, *_ = gathered(q, k, v, heads, dense_rows, plan.routing, tokens, queries, blocks)
     # All heads go into one batch element: [1, tokens, heads, D].
     return dense(query[None], key[None], value[None])[0]
 
 
-def _by_kernel(q, k, v, heads, dense_rows, plan: KernelPlan, means, config, blocks, dense: str) -> torch.Tensor:
+def _by_kernel(q, k, v, heads, dense_rows, plan: KernelPlan, means, config, queries, blocks, dense: str) -> torch.Tensor:
     """As `_by_function`, by our kernels, for which heads may have lists of different lengths."""
     from ...kernels import dense as kernel
     from ...kernels.compact import gather_blocks
@@ -111,13 +113,13 @@ def _by_kernel(q, k, v, heads, dense_rows, plan: KernelPlan, means, config, bloc
         bias = F.pad(bias, (0, -tokens % TILE), value=float("-inf"))
         weight = blocks.lengths[ordered] / blocks.lengths[ordered].sum(1, keepdim=True)
         centres = [torch.einsum("cl,cld->cd", weight, x[heads].take_along_dim(ordered.long()[..., None], 1)) for x in means]
-        query, q_scale = quantize_queries(q, number, dense_rows, *blocks)
+        query, q_scale = quantize_queries(q, number, dense_rows, *queries)
         key, k_scale = quantize_keys(k, centres[0], number, ordered, *blocks)
         value, v_scale = quantize_values(v, centres[1], number, ordered, *blocks)
         return kernel.dense_attention_8bit(
             query, key, value, q_scale, k_scale, v_scale, centres[1], bias, unbiased, q.dtype
         )  # fmt: skip
-    query = gather_blocks(q, number, dense_rows, None, dense_rows.shape[1] * blocks.size, *blocks)
+    query = gather_blocks(q, number, dense_rows, None, dense_rows.shape[1] * blocks.size, *queries)
     key, value = (gather_blocks(x, number, ordered, None, tokens, *blocks) for x in (k, v))
     if config.context_tail == "taylor":
         weight = blocks.lengths.float().log2().expand(len(heads), -1)

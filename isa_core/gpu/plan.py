@@ -15,13 +15,13 @@ from ..policies.paper import top_mass_blocks
 
 
 class KernelPlan(NamedTuple):
-    """A RoutingPlan in the form of the kernels, G heads over N blocks.
+    """A RoutingPlan in the form of the kernels, G heads, R blocks of queries and N of keys.
 
     routing: with int32 lists; `exact_blocks` has full blocks first and ragged ones last.
-    full: [G, N] int32, how many of a row's exact blocks are full.
+    full: [G, R] int32, how many of a row's exact blocks are full.
     tail: [G, T] int32, blocks that a sparse query block meets through their mean unless it attends them exactly.
-    taken: [G, N, T] uint8, 1 where a tail entry is in the row's exact list.
-    dense_rows: [G, R] int32, the dense query blocks, ascending, then N where a head has fewer than the others.
+    taken: [G, R, T] uint8, 1 where a tail entry is in the row's exact list.
+    dense_rows: [G, most] int32, the dense query blocks, ascending, then R where a head has fewer than the others.
     """
 
     routing: RoutingPlan
@@ -40,17 +40,17 @@ class Blocks(NamedTuple):
 
 
 def make_plan(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable, config: ISAConfig) -> KernelPlan:
-    """Steps 2 to 5 of section 3 from block means [G, N, D] in fp32: the decisions of `policies.paper.route`, by kernels."""
+    """Steps 2 to 5 of section 3 from block means [G, R, D] and [G, N, D] in fp32: the decisions of `policies.paper.route`, by kernels."""
     from ...kernels.coarse import coarse_logits, coarse_statistics
     from ...kernels.select import exact_lists, top_blocks
 
     top = top_mass_blocks(table, config) if config.sharpness == "top_mass" else None
     lengths = blocks_on(table, pooled_q.device).lengths
-    every = torch.arange(table.count, device=pooled_q.device, dtype=torch.int32)
+    rows, every = pooled_q.shape[1], torch.arange(table.count, device=pooled_q.device, dtype=torch.int32)
     kept, ragged_first = table.kept_blocks(config.keep_ratio), table.ragged_first(pooled_q.device)
     count = blocks_for(config.exact_ratio, table.target_blocks + kept)
     parts = []
-    step = heads_at_once(len(pooled_q), 4 * table.count**2)
+    step = heads_at_once(len(pooled_q), 4 * rows * table.count)
     for part_q, part_k in zip(pooled_q.split(step), pooled_k.split(step)):
         logits = coarse_logits(part_q, part_k)
         saliency, sharpness = coarse_statistics(logits, table.target_blocks, top)
@@ -58,10 +58,10 @@ def make_plan(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable,
         kept_context = top_blocks(saliency + ragged_first, kept)[1] + table.target_blocks
         listed = torch.cat([target, kept_context], dim=1)
         if config.sharpness_threshold is None:
-            dense, dense_rows = top_blocks(sharpness, blocks_for(config.dense_query_ratio, table.count))
+            dense, dense_rows = top_blocks(sharpness, blocks_for(config.dense_query_ratio, rows))
         else:
             dense = sharpness > config.sharpness_threshold
-            dense_rows = torch.where(dense, every, table.count).sort(1).values
+            dense_rows = torch.where(dense, every[:rows], rows).sort(1).values
         tails = len(listed[0]) if config.context_tail == "drop" else table.count
         lists = exact_lists(logits, listed, dense, lengths, table.block_size, count, tails)
         parts.append((listed, dense, sharpness, dense_rows, *lists))

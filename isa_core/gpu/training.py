@@ -83,7 +83,7 @@ class _DenseTurn:
 
     def __init__(self, q, k, v, means, heads, dense_rows, tokens, plan: KernelPlan, table, config, blocks: Blocks, dense):
         self.number, self.heads, self.dense_rows = heads.int(), heads, dense_rows
-        *inputs, self.listed, self.offsets = gathered(q, k, v, heads, dense_rows, plan.routing, tokens, blocks)
+        *inputs, self.listed, self.offsets = gathered(q, k, v, heads, dense_rows, plan.routing, tokens, blocks, blocks)
         if config.context_tail == "taylor":
             inputs += [x[heads].to(k.dtype) for x in means]
         with torch.enable_grad():

@@ -11,7 +11,7 @@ from ..plan import RoutingPlan
 
 @torch.no_grad()
 def route(scores: torch.Tensor, probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> RoutingPlan:
-    """The plan from coarse logits and their softmax, both [G, N, N]. No gradient flows through it."""
+    """The plan from coarse logits and their softmax, both [G, R, N]. No gradient flows through it."""
     saliency = probabilities[:, : table.target_blocks, table.target_blocks :].sum(1)
     kv_blocks = list_blocks(saliency, table, config.keep_ratio)
     sharpness = query_sharpness(probabilities, table, config)
@@ -37,7 +37,7 @@ def list_blocks(saliency: torch.Tensor, table: BlockTable, keep_ratio: float) ->
 
 
 def query_sharpness(probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> torch.Tensor:
-    """[G, N] sharpness: how peaked each query block's attention is over the target's columns of P (section 3.3).
+    """[G, R] sharpness: how peaked each query block's attention is over the target's columns of P (section 3.3).
 
     "variance" of those probabilities, or "top_mass", the sum of their largest `exact_ratio` share.
     """
@@ -53,7 +53,7 @@ def top_mass_blocks(table: BlockTable, config: ISAConfig) -> int:
 
 
 def group_queries(sharpness: torch.Tensor, config: ISAConfig) -> torch.Tensor:
-    """[G, N] bool, True for dense query blocks: the share of highest sharpness, or all above the absolute threshold."""
+    """[G, R] bool, True for dense query blocks: the share of highest sharpness, or all above the absolute threshold."""
     if config.sharpness_threshold is not None:
         return sharpness > config.sharpness_threshold
     sharpest = _highest(sharpness, blocks_for(config.dense_query_ratio, sharpness.shape[1]))
@@ -61,7 +61,7 @@ def group_queries(sharpness: torch.Tensor, config: ISAConfig) -> torch.Tensor:
 
 
 def exact_lists(scores: torch.Tensor, kv_blocks: torch.Tensor, exact_ratio: float) -> torch.Tensor:
-    """[G, N, E] the KV blocks of each head's list with the highest coarse logit, per query block."""
+    """[G, R, E] the KV blocks of each head's list with the highest coarse logit, per query block."""
     heads, queries, _ = scores.shape
     listed = kv_blocks[:, None].expand(heads, queries, -1)
     best = scores.gather(2, listed).topk(blocks_for(exact_ratio, kv_blocks.shape[1]), dim=2).indices

@@ -76,9 +76,10 @@ def test_equals_the_oracle_over_batches_heads_and_head_dims(batch, heads, dim, c
     order=st.sampled_from([0, 2]),
     block_size=st.sampled_from([1, 7, 32, 64]),
     seed=st.integers(0, 1000),
+    target_alone=st.booleans(),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_shape_and_ratio_equals_the_oracle(target, context, ratios, sharpness, tail, order, block_size, seed):
+def test_any_shape_and_ratio_equals_the_oracle(target, context, ratios, sharpness, tail, order, block_size, seed, target_alone):
     """In fp64 on both sides, where rounding cannot flip a routing decision: arithmetic and decisions are compared."""
     layout = TokenLayout(target, context)
     config = ISAConfig(*ratios, sharpness=sharpness, context_tail=tail, block_size=block_size, tail_order=order)
@@ -86,11 +87,44 @@ def test_any_shape_and_ratio_equals_the_oracle(target, context, ratios, sharpnes
     target_blocks = block_table(layout, block_size).target_blocks
     assume(context or sharpness == "variance" or blocks_for(ratios[2], target_blocks) < target_blocks)
     q, k, v, _ = tensors(layout, heads=1, dim=8, dtype=torch.float64, seed=seed)
+    q = q[:, :target] if target_alone else q
     out, stats = in_context_sparse_attention(q, k, v, layout=layout, config=config, backend="torch", return_stats=True)
     expected, lists = reference_attention(q, k, v, layout, config)
     assert error(out, expected) <= 1e-10
     assert set(stats.dense_queries[0, 0].nonzero().flatten().tolist()) == lists[0, 0]["dense"]
     assert 0 <= stats.density <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_queries_of_the_target_alone(config):
+    """As where the context's keys and values are kept from an earlier call."""
+    layout = TokenLayout(191, (140, 64))
+    q, k, v, gate = (
+        x[:, : layout.target] if index in (0, 3) else x for index, x in enumerate(tensors(layout, batch=2, heads=3))
+    )
+    out, stats = in_context_sparse_attention(
+        q, k, v, layout=layout, config=config, coarse_gate=gate, backend="torch", return_stats=True
+    )
+    expected, lists = reference_attention(q, k, v, layout, config, gate)
+    assert out.shape == q.shape and error(out, expected) <= 1e-5
+    assert stats.dense_queries.shape == (2, 3, 3) and 0 <= stats.density <= stats.flop_ratio
+    assert set(stats.dense_queries[1, 2].nonzero().flatten().tolist()) == lists[1, 2]["dense"]
+
+
+@pytest.mark.parametrize("context", [(), (130,), (77, 64)], ids=str)
+def test_the_target_alone_is_the_first_rows_of_the_whole(context):
+    """With everything exact, where no decision depends on the other queries; the residual included."""
+    layout, config = TokenLayout(127, context), ISAConfig(1, 1, 1)
+    q, k, v, gate = tensors(layout)
+    alone = slice(0, layout.target)
+    whole = in_context_sparse_attention(q, k, v, layout=layout, config=config, coarse_gate=gate, backend="torch")
+    out = in_context_sparse_attention(
+        q[:, alone], k, v, layout=layout, config=config, coarse_gate=gate[:, alone], backend="torch"
+    )
+    assert error(out, whole[:, alone]) <= 2e-6
+    full = dense_attention(q, k, v)
+    residual = add_coarse_residual(full[:, alone], q[:, alone], k, v, gate[:, alone], layout)
+    assert error(residual, add_coarse_residual(full, q, k, v, gate, layout)[:, alone]) <= 2e-6
 
 
 @pytest.mark.parametrize("context", [(), (130,), (77, 64)], ids=str)

@@ -57,9 +57,11 @@ def batch_for(layout) -> int:
     return 2 if GPU or layout.total < 200 else 1
 
 
-def both(layout, config, **kwargs):
+def both(layout, config, target_alone=False, **kwargs):
     """(kernels' output and statistics, PyTorch's in fp32)."""
     q, k, v, gate = tensors(layout, **kwargs)
+    if target_alone:
+        q, gate = q[:, : layout.target], gate[:, : layout.target]
     common = {"layout": layout, "config": config, "return_stats": True}
     ours = in_context_sparse_attention(q, k, v, coarse_gate=gate, backend="triton", **common)
     q, k, v, gate = (x.float() for x in (q, k, v, gate))
@@ -79,6 +81,24 @@ def test_equals_the_pytorch_path(layout, config):
     assert torch.equal(stats.kept_context.long(), expected.kept_context)
     assert torch.equal(stats.dense_queries, expected.dense_queries)
     assert stats.density == pytest.approx(expected.density) and stats.flop_ratio == pytest.approx(expected.flop_ratio)
+
+
+@pytest.mark.parametrize("config", sweep(CONFIGS, "paper", "threshold", "second order, taylor tail"))
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.context], ids=lambda layout: str(layout.segments))
+def test_queries_of_the_target_alone(layout, config):
+    (out, stats), (reference, expected) = both(layout, config, target_alone=True, batch=batch_for(layout))
+    assert stats.backend == "triton" and expected.backend == "torch" and out.shape[1] == layout.target
+    assert relative_error(out, reference) < WORST[torch.float32]
+    assert torch.equal(stats.kept_context.long(), expected.kept_context)
+    assert torch.equal(stats.dense_queries, expected.dense_queries)
+    assert stats.density == pytest.approx(expected.density) and stats.flop_ratio == pytest.approx(expected.flop_ratio)
+
+
+def test_queries_of_the_target_alone_have_no_gradient_on_the_kernels():
+    layout = TokenLayout(70, (30,))
+    q, k, v, _ = tensors(layout)
+    with pytest.raises(ValueError, match="use backend 'torch'"):
+        in_context_sparse_attention(q[:, :70].requires_grad_(), k, v, layout=layout, backend="triton")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
