@@ -12,9 +12,10 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.wan.model import WanModel
 from comfy_execution.utils import get_executing_context
 
-from ..isa_core import ISAConfig, TokenLayout, in_context_sparse_attention, resolve_backend, resolve_dense
+from ..isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention, resolve_backend, resolve_dense
 from ..runtime import decisions
 from ..runtime.call import ModelCall
+from ..runtime.context_reuse import Refresh, Reuse
 from ..runtime.core_attention import OVERRIDE, in_context_override
 from ..runtime.decisions import Decisions
 from ..runtime.finite import FiniteGuard
@@ -23,6 +24,7 @@ from ..runtime.live import LiveSettings, Settings
 from ..runtime.schedule import Schedule
 from . import windows
 from .compiled import apart_when_compiled
+from .context_reuse import sequence_of, with_context_reuse, without_context
 from .memory import count_context
 from .native_context import native_layout
 from .network import name_of
@@ -138,6 +140,7 @@ class ISAOverride:
             try:
                 run.pass_on(wait=whole)
             finally:
+                run.contexts.clear()
                 self.watcher.ended(self.live)
         # Only after a complete run: a stopped one does not show a fault of the graph.
         summary = run.summary()
@@ -181,12 +184,33 @@ class ISAOverride:
             if torch.is_grad_enabled():
                 _give_blocks_their_numbers(options, len(network.blocks))
 
-        def call(careful: bool):
+        def call(careful: bool, contexts: Refresh | Reuse | None = None):
             decided = self._decisions(run, transformer_options, careful)
-            called = {**options, CALL: ModelCall(layout, decided, run, owner=self)}
-            return executor(x, timestep, context, clip_fea, time_dim_concat, called, **kwargs)
+            called = {**options, CALL: ModelCall(layout, decided, run, owner=self, context=contexts)}
+            inputs = kwargs
+            if isinstance(contexts, Reuse):
+                inputs = without_context(kwargs)
+                if layout is not None:
+                    called[IN_CONTEXT] = InContextCall(TokenLayout(layout.target))
+            return executor(x, timestep, context, clip_fea, time_dim_concat, called, **inputs)
 
-        return (run.guard if run else FiniteGuard()).run(call, network, x)
+        guard = run.guard if run else FiniteGuard()
+        sequence = run and self._sequence(run, network, x, context, layout, transformer_options, kwargs)
+        if sequence is None:
+            return guard.run(call, network, x)
+        return with_context_reuse(run, sequence, transformer_options["sigmas"], lambda contexts: guard.run(
+            lambda careful: call(careful, contexts), network, x
+        ))  # fmt: skip
+
+    def _sequence(self, run: SamplingRun, *call):
+        """What identifies the sequence of a model call whose context may be kept or reused; None for another call."""
+        if not run.settings.context_refresh or not run.settings.enabled:
+            return None
+        sequence = run.contexts.given_up or sequence_of(run, *call)
+        if isinstance(sequence, str):
+            run.recomputed(sequence)
+            return None
+        return sequence
 
     def _decisions(self, run: SamplingRun | None, options: dict, careful: bool = False) -> Decisions:
         """Decide for one model call."""
@@ -225,13 +249,31 @@ class ISAOverride:
 
     def _attend(self, call: InContextCall, q, k, v, options, full, core) -> torch.Tensor | None:
         model_call = self._call_of(options)
-        decided, record = model_call.decisions, model_call.record
+        decided, record, contexts = model_call.decisions, model_call.record, model_call.context
         block, of_blocks = options.get("block_index", 0), options.get("total_blocks", 1)
-        reason = decided.reason_for_full(call.layout, block, of_blocks)
+        layout = call.layout
+        if isinstance(contexts, Refresh):
+            contexts.keep(block, of_blocks, k, v, layout)
+        elif isinstance(contexts, Reuse):
+            layout = contexts.layout
+            k, v = contexts.joined(block, k, v)
+        reused = k.shape[1] > q.shape[1]
+
+        def fully():
+            """Full attention. None for "as without ISA", which a network knows to finish, unless its context is not there."""
+            if not reused:
+                return None
+            out = full(q, k, v)
+            if call.coarse_gate is not None:
+                out = add_coarse_residual(out, q, k, v, call.coarse_gate, layout)
+            call.residual_added = True
+            return out
+
+        reason = decided.reason_for_full(layout, block, of_blocks)
         if reason:
             if record:
-                record.full(reason, call.layout)
-            return None
+                record.full(reason, layout)
+            return fully()
         dense = full
         if self.backend == EIGHT_BIT:
             dense = "8bit"
@@ -240,7 +282,7 @@ class ISAOverride:
             dense = "auto"
         out, stats = in_context_sparse_attention(
             q, k, v,
-            layout=call.layout,
+            layout=layout,
             config=decided.settings.config,
             coarse_gate=call.coarse_gate,
             backend="triton" if self.backend == EIGHT_BIT else self.backend,
@@ -251,10 +293,10 @@ class ISAOverride:
             instead = decided.guard.checked(out, lambda: full(q, k, v), block, decided.at)
             if instead is not None:
                 if record:
-                    record.full(decided.guard.reason(block), call.layout)
-                return instead
+                    record.full(decided.guard.reason(block), layout)
+                return fully() if reused else instead
         if record:
-            record.sparse(stats, call.layout, block, of_blocks)
+            record.sparse(stats, layout, block, of_blocks)
         call.residual_added = True
         return out
 

@@ -10,8 +10,10 @@ from contextvars import ContextVar
 import torch
 
 from ..isa_core import ISAStats, TokenLayout
+from ..isa_core.layout import block_table
 from ..runtime import decisions
 from ..runtime.call import in_backward
+from ..runtime.context_reuse import ContextStore
 from ..runtime.finite import FiniteGuard
 from ..runtime.heatmap import OFF, HeatMaps
 from ..runtime.live import LiveSettings
@@ -62,6 +64,7 @@ class SamplingRun:
         self.live, self.watcher = live, watcher
         self.report, self.monitor, self.guard = RunReport(), StepMonitor(model, sigmas), FiniteGuard()
         self.maps = HeatMaps(watcher.started(live, len(sigmas) - 1, parts))
+        self.contexts = ContextStore()
         self.settings, self.at, self.evaluations = live.current, 0, 0
         self.foreign = "another node"
         """The override in front of ISA's, if there is one."""
@@ -120,8 +123,9 @@ class SamplingRun:
             self.report.add_sparse(stats)
             if self.monitor.settings is not None:
                 self.monitor.sparse(stats, layout)
-            # A context window cuts another sequence out of the same frames.
-            if layout.segments == tuple(part.tokens for part in self.parts):
+            # A context window cuts another sequence out of the same frames; a reused context has no queries.
+            whole = stats.sharpness.shape[2] == block_table(layout, self.settings.config.block_size).count
+            if whole and layout.segments == tuple(part.tokens for part in self.parts):
                 self.maps.add(stats, block, of_blocks)
 
     def full(self, reason: str, layout: TokenLayout):
@@ -130,6 +134,18 @@ class SamplingRun:
         with self._lock:
             self.report.add_full(reason)
             self.monitor.full(reason, layout)
+
+    def contexted(self, reused: bool):
+        """A model call reused a kept context, or computed it to keep it."""
+        with self._lock:
+            self.report.reused += reused
+            self.report.refreshed += not reused
+            self.monitor.contexts(reused)
+
+    def recomputed(self, reason: str):
+        """A model call could keep no context."""
+        with self._lock:
+            self.report.recomputed[reason] += 1
 
     def left_out(self, reason: str):
         with self._lock:

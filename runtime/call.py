@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from ..isa_core import ISAStats, TokenLayout
+from .context_reuse import Refresh, Reuse
 from .decisions import Decisions
 
 Result = TypeVar("Result")
@@ -40,6 +41,8 @@ class ModelCall:
     decisions: of the ISA that is attached, None without one. record: who is told what its attentions did.
     padding: tokens behind the last group that nobody attends to, so that several GPUs have equal shares.
     owner: whose call it is, for who must not take another network's for its own.
+    context: what it does with the context, where contexts are reused: keep it, or attend to a kept one. A Reuse's layout is
+        that of all tokens, while `layout` is that of the tokens which run.
     """
 
     layout: TokenLayout | None = None
@@ -47,6 +50,7 @@ class ModelCall:
     record: Recorder | None = None
     padding: int = 0
     owner: object = None
+    context: Refresh | Reuse | None = None
     outer: ModelCall | None = field(default=None, repr=False, compare=False)
     """The enclosing call."""
 

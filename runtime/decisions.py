@@ -32,6 +32,25 @@ def text_as_long(tokens: int) -> str:
     )
 
 
+def text_as_long_as_target(tokens: int) -> str:
+    return (
+        f"the text has {tokens} tokens, as many as the target, so without its context self-attention cannot be told from "
+        "cross-attention: choose another size or number of frames"
+    )
+
+
+HOOKED_WEIGHTS = "a hook changes the model's weights, and with them what the context becomes: load LoRAs without hooks"
+
+GRADIENTS = "gradients are recorded, for which all tokens must run"
+
+PARTS_LEFT_OUT = (
+    "another node's patch answered for some transformer blocks or their attention, so the context cannot be kept: remove it, "
+    "or set context_refresh to 0"
+)
+
+NOT_UNDERSTOOD = "ISA does not act, so target and context cannot be told apart"
+
+
 def added_frames(name: str) -> str:
     """name: of the network's argument that brings them."""
     return f"{name} adds frames to the target, which ISA does not know: remove the node that adds them"

@@ -11,21 +11,33 @@ from ..isa_core import ISAConfig
 
 RATIO, THRESHOLD = "dense_query_ratio", "sharpness_threshold"
 CONFIG_FIELDS = ("keep_ratio", RATIO, THRESHOLD, "exact_ratio", "sharpness", "context_tail")
+CONTEXT_REFRESH = "context_refresh"
 MOST_CHANGES = 10_000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What may change from step to step: whether ISA acts, and how."""
+    """What may change from step to step: whether ISA acts, and how.
+
+    context_refresh: how far the noise level, 0..1, may move before the context is computed anew; 0 computes it in every call.
+
+    Raises ValueError for a context_refresh out of range.
+    """
 
     config: ISAConfig
     enabled: bool = True
+    context_refresh: float = 0.0
+
+    def __post_init__(self):
+        fall = self.context_refresh
+        if isinstance(fall, bool) or not isinstance(fall, (int, float)) or not 0 <= fall <= 1:
+            raise ValueError(f"{CONTEXT_REFRESH} must be a number from 0 to 1; got {fall!r}.")
 
     def values(self) -> dict:
         """{name: value} as on the node, with the one of the two ways to route that is in use."""
         unused = THRESHOLD if self.config.sharpness_threshold is None else RATIO
         chosen = {name: getattr(self.config, name) for name in CONFIG_FIELDS if name != unused}
-        return {"enabled": self.enabled, **chosen}
+        return {"enabled": self.enabled, **chosen, CONTEXT_REFRESH: self.context_refresh}
 
     def changed(self, values: dict) -> Settings:
         """With some values in place of its own; a way to route replaces the other.
@@ -36,13 +48,15 @@ class Settings:
         enabled = values.pop("enabled", self.enabled)
         if not isinstance(enabled, bool):
             raise ValueError(f"enabled must be true or false; got {enabled!r}.")
+        fall = values.pop(CONTEXT_REFRESH, self.context_refresh)
         if unknown := sorted(set(values) - set(CONFIG_FIELDS)):
-            raise ValueError(f"{unknown[0]!r} cannot change during a run; these can: enabled, {', '.join(CONFIG_FIELDS)}.")
+            known = ", ".join(("enabled", *CONFIG_FIELDS, CONTEXT_REFRESH))
+            raise ValueError(f"{unknown[0]!r} cannot change during a run; these can: {known}.")
         if RATIO in values and THRESHOLD in values:
             raise ValueError(f"{RATIO} and {THRESHOLD} exclude each other: give one.")
         if RATIO in values:
             values[THRESHOLD] = None
-        return Settings(replace(self.config, **values), enabled)
+        return Settings(replace(self.config, **values), enabled, fall)
 
 
 Change = tuple[int, dict]

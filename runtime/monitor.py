@@ -39,11 +39,16 @@ class StepMonitor:
         self.tokens: tuple[int, ...] = ()
         self.sequences = 0
         self.kept: float | None = None
+        self.reused: bool | None = None
         self.backend: tuple[str, str] | None = None
 
     def called(self, sequences: int) -> None:
         """A model call with this many sequences: prompts times videos of a batch."""
         self.sequences += sequences
+
+    def contexts(self, reused: bool) -> None:
+        """A model call that reused a kept context, or computed it to keep it. An evaluation of several calls reused it if all did."""
+        self.reused = reused if self.reused is None else self.reused and reused
 
     def sparse(self, stats: ISAStats, layout: TokenLayout) -> None:
         assert self.settings is not None, "begin was called"
@@ -75,7 +80,9 @@ class StepMonitor:
         }
         if self.kept is not None:
             row["kept"] = round(self.kept, 4)
-        timed = self.model, self.sequences, self.tokens
+        if self.reused is not None:
+            row["context"] = "reused" if self.reused else "refreshed"
+        timed = self.model, self.sequences, self.tokens, self.reused
         self._waiting.append(
             _Evaluation(row, timed, self.began, _Moment(self.sigma.device), ReadBack(_numbers(self.sigma, self.shares)))
         )

@@ -35,6 +35,10 @@ class RunReport:
         self.dense: tuple[str, str] | None = None
         self.on_gpu = False
         self.sparse_calls = 0
+        self.refreshed = self.reused = 0
+        """Number of model calls that computed the context to keep it, and of those that reused a kept one."""
+        self.recomputed: Counter[str] = Counter()
+        """Number of model calls that could keep no context, by the reason."""
         self._sums: dict[torch.device, torch.Tensor] = {}
 
     def add_sparse(self, stats: ISAStats) -> None:
@@ -91,6 +95,10 @@ class RunReport:
         lines += [f"{count} calls with full attention: {reason}" for reason, count in self.full.items()]
         if self.sparse_calls or self.full:
             lines += [f"ISA left out {count} model calls: {reason}" for reason, count in self.left_out.items()]
+        if self.refreshed or self.reused:
+            of = self.refreshed + self.reused
+            lines.append(f"The context was computed in {self.refreshed} of {of} model calls, and reused in the others")
+        lines += [f"{count} model calls could not reuse the context: {reason}" for reason, count in self.recomputed.items()]
         lines += [f"From model call {at + 1}: {_listed(values)}" for at, values in changes]
         if unmatched:
             lines.append(

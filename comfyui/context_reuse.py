@@ -1,0 +1,77 @@
+"""Which context a model call of ComfyUI may reuse: `runtime.context_reuse` by core's names."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+
+from ..isa_core import TokenLayout
+from ..runtime import decisions
+from ..runtime.context_reuse import Refresh, Reuse
+from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
+from .sampling_run import SamplingRun
+
+
+def sequence_of(
+    run: SamplingRun, network, x: torch.Tensor, text: torch.Tensor, layout: TokenLayout | None, options: dict, inputs: dict
+) -> Hashable | str:
+    """What identifies the sequence of a model call within its run, so that two calls with equal ones may share a context; a
+    sentence where the context must be computed.
+
+    x [B, C, T, h, w], text [B, L, C]; layout: of core's own in-context Wan, None for a network that publishes its own;
+    options: `transformer_options`; inputs: the call's other keywords.
+    """
+    latents = inputs.get(CONTEXT_LATENTS)
+    if not latents or "sigmas" not in options:
+        return decisions.no_context() if not latents else decisions.NO_NOISE_LEVEL
+    if torch.is_grad_enabled():
+        return decisions.GRADIENTS
+    if not isinstance(network, InContextNetwork):
+        if layout is None:
+            return decisions.NOT_UNDERSTOOD
+        if layout.target == text.shape[1]:
+            return decisions.text_as_long_as_target(layout.target)
+    # Their strength may change with the step, and with it the weights.
+    if getattr(run.guider.model_patcher, "current_hooks", None):
+        return decisions.HOOKED_WEIGHTS
+    window = options.get("context_window")
+    return (
+        id(network),
+        x.device,
+        tuple(options.get("uuids", ())),
+        tuple(options.get("cond_or_uncond", ())),
+        tuple(x.shape),
+        tuple(tuple(each.shape) for each in latents),
+        tuple(getattr(window, "index_list", ())),
+    )
+
+
+def without_context(inputs: dict) -> dict:
+    """A model call's keywords for the target alone."""
+    return {name: value for name, value in inputs.items() if name != CONTEXT_LATENTS}
+
+
+def with_context_reuse(run: SamplingRun, sequence: Hashable, sigmas: torch.Tensor, call) -> torch.Tensor:
+    """`call(contexts)`, the result of a model call: with a kept context where it is recent enough, else with one to keep.
+
+    Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong: then the whole sequence is
+    computed, now and for the rest of the run.
+    """
+    level = float(sigmas.max())
+    if kept := run.contexts.reusable(sequence, level, run.settings.context_refresh):
+        reuse = Reuse(kept)
+        out = call(reuse)
+        if reuse.whole:
+            run.contexted(reused=True)
+            return out
+    else:
+        refresh = Refresh()
+        out = call(refresh)
+        if refresh.whole:
+            run.contexts.keep(sequence, level, refresh)
+            run.contexted(reused=False)
+            return out
+    run.contexts.give_up(decisions.PARTS_LEFT_OUT)
+    run.recomputed(decisions.PARTS_LEFT_OUT)
+    return call(None) if kept else out

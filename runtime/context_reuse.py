@@ -1,0 +1,116 @@
+"""Context reuse: the keys and values of the context are kept from one evaluation of the model to the next.
+
+An edit's context never changes while it is sampled. What the network makes of it does, because its tokens see the target and
+the noise level, but slowly. So a *refresh* runs all tokens and keeps the context's keys and values of every self-attention,
+and a *reuse* runs the target's tokens alone: their queries attend to the target's own keys and the kept ones. A refresh is
+due when the noise level has moved far enough from that of the last one, whatever the number of evaluations in between.
+
+Everything here belongs to one sampling run. No host is needed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+
+import torch
+
+from ..isa_core import TokenLayout
+
+SLACK = 1e-6
+"""Noise levels come in fp32: a fall that is asked for exactly counts despite its rounding."""
+
+
+class Refresh:
+    """A model call that computes the whole sequence, and what it keeps of the context."""
+
+    def __init__(self):
+        self.layout: TokenLayout | None = None
+        self.of_blocks = 0
+        self._held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def keep(self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout) -> None:
+        """Of transformer block `block`: k, v [B, S, H, D] of `layout`, as its attention sees them."""
+        self.layout, self.of_blocks = layout, of_blocks
+        # A copy: a part of a tensor would hold the target's memory too.
+        self._held[block] = k[:, layout.target :].clone(), v[:, layout.target :].clone()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every transformer block was met, and none can go without its context in a reuse."""
+        return self.of_blocks > 0 and self._held.keys() == {*range(self.of_blocks)}
+
+    @property
+    def bytes(self) -> int:
+        return sum(x.numel() * x.element_size() for pair in self._held.values() for x in pair)
+
+    def of(self, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [B, context tokens, H, D] of transformer block `block`."""
+        return self._held[block]
+
+    def __deepcopy__(self, memo):
+        return self  # nodes copy whole model options in the middle of a call
+
+    def __reduce__(self):
+        return type(None), ()  # a pickled copy is None: the call does not continue elsewhere
+
+
+class Reuse:
+    """A model call of the target's tokens alone, with the context of an earlier `Refresh`."""
+
+    def __init__(self, kept: Refresh):
+        assert kept.layout is not None, "an attention was kept"
+        self.kept, self.layout = kept, kept.layout
+        self._met: set[int] = set()
+
+    def joined(self, block: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all tokens, [B, S, H, D], from the target's."""
+        kept_k, kept_v = self.kept.of(block)
+        self._met.add(block)
+        return torch.cat([k, kept_k], dim=1), torch.cat([v, kept_v], dim=1)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every transformer block attended to the context. Otherwise the call's result is wrong."""
+        return self._met == {*range(self.kept.of_blocks)}
+
+    __deepcopy__ = Refresh.__deepcopy__
+    __reduce__ = Refresh.__reduce__
+
+
+class ContextStore:
+    """The kept contexts of one sampling run, by sequence. Several threads may use it at once."""
+
+    def __init__(self):
+        self._kept: dict[Hashable, tuple[float, Refresh]] = {}
+        self._lock = threading.Lock()
+        self.given_up: str | None = None
+        """Why the rest of the run computes its context in every call, if it does."""
+
+    def reusable(self, sequence: Hashable, level: float, fall: float) -> Refresh | None:
+        """The context to reuse at noise level `level`, 0..1; None where a refresh is due.
+
+        sequence: identifies what was kept; one that is not known is refreshed.
+        fall: how far the noise level may be from that of the refresh, exclusive.
+        """
+        with self._lock:
+            at, kept = self._kept.get(sequence, (None, None))
+        return kept if at is not None and abs(at - level) < fall - SLACK else None
+
+    def keep(self, sequence: Hashable, level: float, refreshed: Refresh) -> None:
+        with self._lock:
+            self._kept[sequence] = level, refreshed
+
+    def give_up(self, reason: str) -> None:
+        self.given_up = reason
+        self.clear()
+
+    def clear(self) -> None:
+        """Free what is kept."""
+        with self._lock:
+            self._kept.clear()
+
+    @property
+    def bytes(self) -> int:
+        with self._lock:
+            return sum(kept.bytes for _, kept in self._kept.values())

@@ -1,0 +1,271 @@
+"""Context reuse on real models: what a reuse computes, when a refresh is due, and where nothing may be kept."""
+
+import gc
+import weakref
+
+import comfy.model_management
+import comfy.sample
+import pytest
+import torch
+from in_context import BLOCKS, FULL, STEPS, latent, relative_error, sample
+from liveditor_isa.comfyui import attach
+from liveditor_isa.comfyui.attach import OVERRIDE, attach_isa
+from liveditor_isa.isa_core import ISAConfig
+from liveditor_isa.runtime import context_reuse
+from liveditor_isa.runtime.context_reuse import Refresh, Reuse
+from liveditor_isa.runtime.live import LiveSettings, Settings
+from liveditor_isa.runtime.schedule import Schedule
+
+SPARSE = ISAConfig(0.5, 0.5, 0.25)
+BY_THRESHOLD = ISAConfig(0.5, sharpness_threshold=1e-4, exact_ratio=0.25)
+"""By which a query block is dense or not whatever the other queries are."""
+LARGEST = 1.0
+"""A fall that is never reached: one refresh, then reuses."""
+
+
+def reusing(model, fall, config=FULL, schedule=Schedule(), enabled=True):
+    """(model, lines the node would show after each run)."""
+    shown = []
+    live = LiveSettings(Settings(config, enabled, fall))
+    return attach_isa(model, live, schedule, "torch", shown.append), shown
+
+
+def counted(shown: list[str]) -> tuple[int, int]:
+    """(refreshes, model calls) of the last run."""
+    line = next(line for line in shown[-1].splitlines() if line.startswith("The context was computed in "))
+    words = line.split()
+    return int(words[5]), int(words[7])
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("config", [FULL, SPARSE], ids=["full", "sparse"])
+def test_a_refresh_in_every_call_changes_no_bit(in_context_model, config):
+    plain, _ = reusing(in_context_model, 0, config)
+    always, shown = reusing(in_context_model, 1e-6, config)
+    assert torch.equal(sample(plain), sample(always))
+    refreshed, calls = counted(shown)
+    assert refreshed == calls > 0
+
+
+@pytest.mark.parametrize(
+    "config, schedule",
+    [
+        (FULL, Schedule()),
+        (BY_THRESHOLD, Schedule()),
+        (BY_THRESHOLD, Schedule(dense_blocks="0-1")),
+        (BY_THRESHOLD, Schedule(min_tokens=10_000)),
+        (ISAConfig(0.5, sharpness_threshold=1e-4, context_tail="taylor"), Schedule()),
+    ],
+    ids=["all exact", "sparse", "some blocks full", "all blocks full", "taylor"],
+)
+@pytest.mark.parametrize("contexts", [(latent(seed=1),), (latent(seed=1), latent(1, 10, 14, seed=2))], ids=["one", "two"])
+def test_a_reuse_at_once_gives_what_the_refresh_gave(in_context_model, config, schedule, contexts, monkeypatch):
+    """Every model call twice: the target alone over the context that was kept a moment ago."""
+    errors = []
+
+    def twice(run, sequence, sigmas, call):
+        refresh = Refresh()
+        out = call(refresh)
+        assert refresh.whole
+        reuse = Reuse(refresh)
+        errors.append(relative_error(call(reuse), out))
+        assert reuse.whole
+        return out
+
+    monkeypatch.setattr(attach, "with_context_reuse", twice)
+    model, _ = reusing(in_context_model, LARGEST, config, schedule)
+    sample(model, contexts, steps=2)
+    assert errors and max(errors) < 1e-5
+
+
+def test_few_refreshes_stay_near_the_result_without_reuse(in_context_model):
+    plain = sample(reusing(in_context_model, 0)[0], steps=12)
+    errors = []
+    for fall in (0.1, 0.3, LARGEST):
+        model, shown = reusing(in_context_model, fall)
+        errors.append(relative_error(sample(model, steps=12), plain))
+        refreshed, calls = counted(shown)
+        assert refreshed < calls
+    assert 0 < errors[0] <= errors[-1] < 0.3
+
+
+def test_results_do_not_depend_on_what_ran_before(in_context_model):
+    model, _ = reusing(in_context_model, 0.3)
+    first = sample(model)
+    sample(model, contexts=(latent(seed=4),))
+    assert torch.equal(sample(model), first)
+
+
+def test_a_batch_and_guidance_in_calls_of_their_own(in_context_model, monkeypatch):
+    noise, contexts = latent(seed=9).repeat(2, 1, 1, 1, 1), (latent(seed=1).repeat(2, 1, 1, 1, 1),)
+    model, shown = reusing(in_context_model, 0.3)
+    together = sample(model, contexts, noise=noise)
+    monkeypatch.setattr(in_context_model.model, "memory_required", lambda *_, **__: 1e30)
+    apart = sample(model, contexts, noise=noise)
+    assert relative_error(together[1], together[0]) == 0 and relative_error(apart, together) < 1e-5
+    refreshed, calls = counted(shown)
+    assert calls == 2 * STEPS and refreshed % 2 == 0
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_2m", "uni_pc", "euler_ancestral", "dpmpp_sde"])
+def test_samplers_that_evaluate_more_often_or_add_noise(liveditor, sampler):
+    model, shown = reusing(liveditor, 0.3)
+    with torch.inference_mode():
+        assert sample(model, sampler=sampler).isfinite().all()
+    refreshed, calls = counted(shown)
+    assert 0 < refreshed < calls
+
+
+def test_a_live_change_acts_from_the_next_evaluation_on(liveditor):
+    live = LiveSettings(Settings(FULL), {"": [(0, {}), (2, {"context_refresh": 1.0}), (4, {"context_refresh": 0.0})]})
+    shown = []
+    sample(attach_isa(liveditor, live, Schedule(), "torch", shown.append))
+    refreshed, calls = counted(shown)
+    assert calls % 2 == 0 and refreshed == calls // 2
+    assert live.record()[""][1:] == [(2, {"context_refresh": 1.0}), (4, {"context_refresh": 0.0})]
+
+
+def test_switched_off_it_is_the_model_without_isa(liveditor):
+    model, shown = reusing(liveditor, LARGEST, enabled=False)
+    assert torch.equal(sample(model), sample(liveditor))
+    assert "The context was" not in shown[0]
+
+
+# What must not be reused, and who is told
+
+
+def test_a_target_as_long_as_the_text_is_told_from_it_by_its_context_alone(plain_wan, liveditor):
+    """Core's own attention over the target would look like that to the text: nothing is kept, and the node says so."""
+    noise = latent(1, 6, 6, seed=9)  # nine tokens, as the text has
+    for model, refused in ((plain_wan, True), (liveditor, False)):
+        reuse, shown = reusing(model, LARGEST)
+        out = sample(reuse, (latent(seed=1),), noise=noise)
+        assert ("the text has 9 tokens, as many as the target" in shown[0]) is refused
+        if refused:
+            assert torch.equal(out, sample(reusing(model, 0)[0], (latent(seed=1),), noise=noise))
+        else:
+            assert counted(shown)[0] == counted(shown)[1] // STEPS
+
+
+def in_front_of(model, acts):
+    """A clone of a model with ISA whose attention another node's override takes, where `acts(options)`."""
+    clone = model.clone()
+    options = clone.model_options["transformer_options"]
+    inner = options[OVERRIDE]
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        if acts(kwargs.get("transformer_options") or {}, q):
+            return func(q, k, v, heads, *args, **kwargs)
+        return inner(func, q, k, v, heads, *args, **kwargs)
+
+    options[OVERRIDE] = override
+    return clone
+
+
+def test_an_attention_that_another_node_takes_is_never_left_without_its_context(in_context_model):
+    takes_block_2 = lambda options, q: options.get("block_index") == 2  # noqa: E731
+    model, shown = reusing(in_context_model, LARGEST)
+    with_none, _ = reusing(in_context_model, 0)
+    assert torch.equal(sample(in_front_of(model, takes_block_2)), sample(in_front_of(with_none, takes_block_2)))
+    assert "another node's patch answered for some transformer blocks" in shown[0]
+
+
+def test_an_attention_that_another_node_takes_only_in_a_reuse_is_found(in_context_model):
+    """By its tokens, say. The call is repeated with its context, and the rest of the run keeps none."""
+    tokens = latent(seed=9)[0, 0].numel() // 4
+    takes_short = lambda options, q: q.shape[1] == tokens  # noqa: E731
+    model, shown = reusing(in_context_model, LARGEST)
+    plain, _ = reusing(in_context_model, 0)
+    assert torch.equal(sample(in_front_of(model, takes_short)), sample(plain))
+    assert "another node's patch answered for some transformer blocks" in shown[0]
+    assert counted(shown)[0] == counted(shown)[1]
+
+
+def test_a_block_that_another_node_leaves_out_keeps_no_context(liveditor):
+    def skipping(model):
+        clone = model.clone()
+        clone.set_model_patch_replace(lambda args, extra: {"img": args["img"]}, "dit", "double_block", 1)
+        return clone
+
+    model, shown = reusing(liveditor, LARGEST)
+    plain, _ = reusing(liveditor, 0)
+    assert torch.equal(sample(skipping(model)), sample(skipping(plain)))
+    assert "another node's patch answered for some transformer blocks" in shown[0]
+
+
+def test_where_gradients_are_recorded_nothing_is_kept(liveditor):
+    """As some samplers let it be where the server's inference mode is missing."""
+    model, shown = reusing(liveditor, LARGEST)
+    sample(model, sampler="uni_pc")
+    assert "could not reuse the context: gradients are recorded" in shown[0]
+
+
+def test_without_context_nothing_is_kept(liveditor):
+    model, shown = reusing(liveditor, LARGEST)
+    assert torch.equal(sample(model, ()), sample(liveditor, ()))
+    assert "could not reuse the context: no context tokens" in shown[0]
+
+
+# Whose it is, and how long
+
+
+@pytest.fixture
+def kept(monkeypatch) -> list[weakref.ref]:
+    """Every tensor that was kept."""
+    found, keep = [], context_reuse.Refresh.keep
+
+    def watched(self, block, *args):
+        keep(self, block, *args)
+        found.extend(weakref.ref(x) for x in self.of(block))
+
+    monkeypatch.setattr(context_reuse.Refresh, "keep", watched)
+    return found
+
+
+def alive(kept) -> int:
+    gc.collect()
+    return sum(each() is not None for each in kept)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, comfy.model_management.InterruptProcessingException])
+def test_what_is_kept_is_freed_at_the_end_on_error_and_on_interrupt(liveditor, kept, error):
+    model, _ = reusing(liveditor, LARGEST)
+    seen = []
+
+    def callback(step, *_):
+        seen.append(alive(kept))
+        if error and step == 2:
+            raise error("stopped")
+
+    def run():
+        noise, context = latent(seed=9), {"context_latents": [latent(seed=1)]}
+        positive = [[torch.ones(1, 9, 64), context]]
+        comfy.sample.sample(
+            model, noise, STEPS, 1.0, "euler", "simple", positive, positive, noise * 0, callback=callback, seed=1
+        )
+
+    if error:
+        with pytest.raises(error):
+            run()
+    else:
+        run()
+    assert seen and min(seen[1:]) == 2 * BLOCKS and alive(kept) == 0
+
+
+def test_a_damaged_refresh_that_runs_again_keeps_what_the_second_one_found(liveditor, kept, monkeypatch):
+    """The guard against what is not finite repeats a call."""
+    sparse = attach.in_context_sparse_attention
+    calls = []
+
+    def breaks_twice(q, *args, **kwargs):
+        """The first transformer block's, in the call and in its repetition."""
+        calls.append(q.shape)
+        out, stats = sparse(q, *args, **kwargs)
+        return (out.fill_(float("nan")) if len(calls) in (1, 1 + BLOCKS) else out), stats
+
+    monkeypatch.setattr(attach, "in_context_sparse_attention", breaks_twice)
+    model, shown = reusing(liveditor, LARGEST, SPARSE)
+    assert sample(model, cfg=1.0).isfinite().all()
+    assert counted(shown) == (1, STEPS) and "was not finite" in shown[0]

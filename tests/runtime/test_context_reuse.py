@@ -1,0 +1,104 @@
+"""When a kept context is reused, and what is kept: no host, no model."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from liveditor_isa.isa_core import ISAConfig, TokenLayout
+from liveditor_isa.runtime.context_reuse import ContextStore, Refresh, Reuse
+from liveditor_isa.runtime.live import Settings
+
+LAYOUT = TokenLayout(3, (2, 1))
+
+
+def kept(blocks=2, of_blocks=2, seed=0):
+    refresh, generator = Refresh(), torch.Generator().manual_seed(seed)
+    for block in range(blocks):
+        k, v = (torch.randn(1, LAYOUT.total, 2, 4, generator=generator) for _ in range(2))
+        refresh.keep(block, of_blocks, k, v, LAYOUT)
+    return refresh
+
+
+def refreshes(levels, fall, store=None):
+    """Positions of the levels at which a refresh was due."""
+    store, found = store or ContextStore(), []
+    for position, level in enumerate(levels):
+        if store.reusable("sequence", level, fall) is None:
+            store.keep("sequence", level, kept())
+            found.append(position)
+    return found
+
+
+def test_a_refresh_is_due_when_the_noise_level_has_fallen_far_enough():
+    assert refreshes([1.0, 0.95, 0.9, 0.85, 0.79, 0.7, 0.1], 0.1) == [0, 2, 4, 6]
+    assert refreshes([1.0, 0.95, 0.9], 0) == [0, 1, 2]
+    assert refreshes([1.0, 0.5, 0.01], 1) == [0]
+
+
+def test_a_rise_counts_like_a_fall():
+    """A sampler that adds noise goes back to a level at which the context looked different."""
+    assert refreshes([0.5, 0.9, 0.85], 0.2) == [0, 1]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0, 1))
+def test_nothing_older_than_asked_for_is_ever_reused(levels, fall):
+    last = None
+    for position, level in enumerate(levels):
+        if position in set(refreshes(levels, fall)):
+            last = level
+        assert last is not None and abs(last - level) <= fall
+
+
+def test_an_unknown_sequence_is_refreshed():
+    store = ContextStore()
+    store.keep(("uuid", 0), 0.5, kept())
+    assert store.reusable(("uuid", 1), 0.5, 0.3) is None and store.reusable(("uuid", 0), 0.5, 0.3) is not None
+
+
+def test_what_is_kept_is_the_context_and_not_the_memory_of_the_whole():
+    refresh = kept()
+    k, v = refresh.of(1)
+    assert k.shape == v.shape == (1, 3, 2, 4) and k.untyped_storage().nbytes() == k.numel() * 4
+    assert refresh.bytes == 2 * 2 * 3 * 2 * 4 * 4
+
+
+def test_a_reuse_joins_its_own_target_and_the_kept_context():
+    refresh, k = kept(), torch.ones(1, 3, 2, 4)
+    reuse = Reuse(refresh)
+    joined_k, joined_v = reuse.joined(0, k, 2 * k)
+    assert torch.equal(joined_k[:, :3], k) and torch.equal(joined_k[:, 3:], refresh.of(0)[0])
+    assert torch.equal(joined_v[:, :3], 2 * k) and torch.equal(joined_v[:, 3:], refresh.of(0)[1])
+    assert not reuse.whole
+    reuse.joined(1, k, k)
+    assert reuse.whole
+
+
+@pytest.mark.parametrize("blocks, of_blocks, whole", [(0, 0, False), (1, 2, False), (2, 2, True)])
+def test_a_context_without_some_block_is_not_whole(blocks, of_blocks, whole):
+    assert kept(blocks, of_blocks).whole is whole
+
+
+def test_giving_up_and_clearing_free_what_is_kept():
+    store = ContextStore()
+    store.keep("a", 0.5, kept())
+    assert store.bytes > 0
+    store.give_up("why")
+    assert store.bytes == 0 and store.given_up == "why" and store.reusable("a", 0.5, 1) is None
+
+
+def test_copies_of_a_call_share_what_is_kept_and_pickles_leave_it_out():
+    refresh = kept()
+    for each in (refresh, Reuse(refresh)):
+        assert copy.deepcopy(each) is each
+        assert pickle.loads(pickle.dumps(each)) is None
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, True, "much", None, float("nan")])
+def test_a_fall_out_of_range_is_refused(value):
+    with pytest.raises(ValueError, match="context_refresh must be a number from 0 to 1"):
+        Settings(ISAConfig(), context_refresh=value)
+    with pytest.raises(ValueError, match="context_refresh must be a number from 0 to 1"):
+        Settings(ISAConfig()).changed({"context_refresh": value})
