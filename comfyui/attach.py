@@ -113,7 +113,7 @@ class ISAOverride:
         return self
 
     def __reduce__(self):
-        given = LiveSettings(Settings(self.live.current.config, self.live.current.enabled), self.live.recorded)
+        given = LiveSettings(self.live.current, self.live.recorded)
         return type(self), (given, self.schedule, self.backend, self.previous), {"acting": self.acting}
 
     def around_sampling(self, executor, *args, **kwargs):

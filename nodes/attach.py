@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
-from ..runtime.live import LiveSettings, Settings, read_changes
+from ..runtime.live import CONTEXT_REFRESH, LiveSettings, Settings, read_changes
 from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
 from .node_text import OUTSIDE_A_GRAPH, show_on_node
@@ -108,6 +108,12 @@ class AttachISA(io.ComfyNode):
                     tooltip="The page writes this after a run whose settings were changed during the run. It repeats that run step by "
                     "step. Empty: the values above apply throughout.",
                 ),
+                # The last, so that workflows saved without it keep the order of their values.
+                io.Float.Input(
+                    CONTEXT_REFRESH, default=0.0, min=0.0, max=1.0, step=0.01, display_mode=io.NumberDisplay.slider, optional=True,
+                    tooltip="The context video is computed anew only when the noise level, which falls from 1 to 0, has moved this "
+                    "far; between, its keys and values are kept in the GPU's memory. Higher is faster. 0: computed in every step.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with ISA attached. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
@@ -123,7 +129,7 @@ class AttachISA(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, enabled, keep_ratio, routing, exact_ratio, sharpness, context_tail,
-        start_percent, end_percent, dense_blocks, min_tokens, backend, live_changes="",
+        start_percent, end_percent, dense_blocks, min_tokens, backend, live_changes="", context_refresh=0.0,
     ) -> io.NodeOutput:  # fmt: skip
         node_id = cls.hidden.unique_id
         if not can_attach(model):
@@ -143,7 +149,9 @@ class AttachISA(io.ComfyNode):
         schedule = Schedule(start_percent, end_percent, dense_blocks, min_tokens)
         device = comfy.model_management.get_torch_device()
         live = LiveSettings(
-            Settings(config, enabled), read_changes(live_changes), lambda config: implementation(backend, device, config)
+            Settings(config, enabled, context_refresh),
+            read_changes(live_changes),
+            lambda config: implementation(backend, device, config),
         )
         attached = attach_isa(model, live, schedule, backend, lambda text: show_on_node(node_id, text), PageWatcher(node_id))
         name, reason = implementation(backend, device, config)

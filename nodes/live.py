@@ -188,9 +188,11 @@ def with_live_changes(tags: dict, execution: str | None) -> dict:
         if isinstance(inputs, dict):
             inputs[LIVE_CHANGES] = changes
         saved = _saved_node(tags.get("workflow"), node)
-        # The page queues a workflow without its widgets' slots, so only the order of values identifies it: it is the last.
-        if isinstance(saved.get("widgets_values"), list) and saved["widgets_values"]:
-            saved["widgets_values"][-1] = changes
+        # The page queues a workflow without its widgets' slots, so only the order of values identifies it: it is the last text.
+        values = saved.get("widgets_values")
+        texts = [at for at, value in enumerate(values) if isinstance(value, str)] if isinstance(values, list) else []
+        if texts:
+            values[texts[-1]] = changes
     return tags
 
 

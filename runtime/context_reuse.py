@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
+from functools import lru_cache
 
 import torch
 
 from ..isa_core import TokenLayout
+
+LEFT_FREE = 0.15
+"""Share of a GPU's memory that what is kept must leave free. Where it cannot, it is kept in main memory."""
 
 SLACK = 1e-6
 """Noise levels come in fp32: a fall that is asked for exactly counts despite its rounding."""
@@ -27,13 +31,17 @@ class Refresh:
     def __init__(self):
         self.layout: TokenLayout | None = None
         self.of_blocks = 0
+        self.home: torch.device | None = None
+        """Where it is kept: on the GPU, or on the CPU where that has too little free memory."""
         self._held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def keep(self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout) -> None:
         """Of transformer block `block`: k, v [B, S, H, D] of `layout`, as its attention sees them."""
         self.layout, self.of_blocks = layout, of_blocks
-        # A copy: a part of a tensor would hold the target's memory too.
-        self._held[block] = k[:, layout.target :].clone(), v[:, layout.target :].clone()
+        context = k[:, layout.target :], v[:, layout.target :]
+        if self.home is None:
+            self.home = _home(k.device, of_blocks * sum(x.numel() * x.element_size() for x in context))
+        self._held[block] = _copied(context[0], self.home), _copied(context[1], self.home)
 
     @property
     def whole(self) -> bool:
@@ -62,12 +70,35 @@ class Reuse:
         assert kept.layout is not None, "an attention was kept"
         self.kept, self.layout = kept, kept.layout
         self._met: set[int] = set()
+        self._coming: dict[int, tuple[torch.Tensor, torch.Tensor, torch.cuda.Event]] = {}
 
     def joined(self, block: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of all tokens, [B, S, H, D], from the target's."""
-        kept_k, kept_v = self.kept.of(block)
         self._met.add(block)
+        kept_k, kept_v = self._here(block, k.device)
         return torch.cat([k, kept_k], dim=1), torch.cat([v, kept_v], dim=1)
+
+    def _here(self, block: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """What was kept of a block, on `device`. From main memory the next block's comes while this one is in work."""
+        if self.kept.home == device or device.type != "cuda":
+            return self.kept.of(block)
+        k, v, arrived = self._coming.pop(block, None) or self._send(block, device)
+        if block + 1 < self.kept.of_blocks:
+            self._coming[block + 1] = self._send(block + 1, device)
+        stream = torch.cuda.current_stream(device)
+        stream.wait_event(arrived)
+        for x in (k, v):
+            x.record_stream(stream)  # it was allocated for the other one
+        return k, v
+
+    def _send(self, block: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.cuda.Event]:
+        # Not before the GPU gets here: the host is blocks ahead of it, and so would be the memory of what was sent.
+        _copies(device).wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(_copies(device)):
+            k, v = (x.to(device, non_blocking=True) for x in self.kept.of(block))
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return k, v, arrived
 
     @property
     def whole(self) -> bool:
@@ -76,6 +107,27 @@ class Reuse:
 
     __deepcopy__ = Refresh.__deepcopy__
     __reduce__ = Refresh.__reduce__
+
+
+def _home(device: torch.device, needed: int) -> torch.device:
+    """Where `needed` bytes of keys and values that are on `device` are kept."""
+    if device.type != "cuda":
+        return device
+    free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return device if free - needed >= LEFT_FREE * total else torch.device("cpu")
+
+
+def _copied(x: torch.Tensor, home: torch.device) -> torch.Tensor:
+    """A copy of its own, contiguous: a part of a tensor would hold the whole one's memory too. In main memory it is pinned."""
+    if home == x.device:
+        return x.clone(memory_format=torch.contiguous_format)
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+
+
+@lru_cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 class ContextStore:

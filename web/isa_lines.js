@@ -45,9 +45,10 @@ export function stepLines(row, run) {
     const lines = [];
     const full = Object.keys(row.full)[0];
     const shares = () => ({ share: percent(row.density), kept: percent(row.kept), cost: percent(row.flop_ratio) });
+    const context = { reused: `, ${t("context reused")}`, refreshed: `, ${t("context computed anew")}` }[row.context] ?? "";
     const kind = row.density !== undefined ? t("density {share}, kept context {kept}, arithmetic {cost}", shares())
         : row.tokens.length ? t("full attention ({reason})", { reason: full ?? "-" }) : t("no attention (a cache skipped it)");
-    lines.push(run ? `${t("step {step} of {steps}", { step: row.step + 1, steps: run.steps })}: ${kind}` : `${t("last step")}: ${kind}`);
+    lines.push(run ? `${t("step {step} of {steps}", { step: row.step + 1, steps: run.steps })}: ${kind}${context}` : `${t("last step")}: ${kind}${context}`);
     const pace = [["ISA", row.pace.isa], [t("full"), row.pace.full]].filter(([, seconds]) => seconds);
     const paces = pace.map(([name, seconds]) => `${name} ${seconds.toPrecision(3)} s`).join(", ");
     if (paces) lines.push(`${paces} ${t("per model call")}${row.backend ? `, ${row.backend[0]}` : ""}`);

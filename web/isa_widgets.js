@@ -2,7 +2,7 @@
 import { control } from "./isa_graph.js";
 
 export const LIVE = [
-    "enabled", "keep_ratio", "dense_query_ratio", "sharpness_threshold", "exact_ratio", "sharpness", "context_tail",
+    "enabled", "keep_ratio", "dense_query_ratio", "sharpness_threshold", "exact_ratio", "sharpness", "context_tail", "context_refresh",
 ];
 
 const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold" };

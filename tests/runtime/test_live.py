@@ -320,7 +320,7 @@ def test_the_videos_workflow_repeats_the_changed_run(monkeypatch):
         monkeypatch.setitem(RUNS, ("one", node), Run(None, None, None, RunMaps([]), changes=changes))
     slots = [{"name": "model"}]
     workflow = {
-        "nodes": [{"id": 3, "type": "x", "inputs": slots, "widgets_values": [True, ""]}, {"id": 12, "type": "uuid"}],
+        "nodes": [{"id": 3, "type": "x", "inputs": slots, "widgets_values": [True, "", 0.1]}, {"id": 12, "type": "uuid"}],
         "definitions": {
             "subgraphs": [{"id": "uuid", "nodes": [{"id": 7, "type": "x", "inputs": slots, "widgets_values": [True, ""]}]}]
         },
@@ -332,7 +332,7 @@ def test_the_videos_workflow_repeats_the_changed_run(monkeypatch):
     assert made["prompt"] == {
         "3": {"inputs": {"live_changes": "[[0, {}]]"}}, "12:7": {"inputs": {"live_changes": "[[1, {}]]"}}, "4": {"inputs": {}},
     }  # fmt: skip
-    assert made["workflow"]["nodes"][0]["widgets_values"] == [True, "[[0, {}]]"]
+    assert made["workflow"]["nodes"][0]["widgets_values"] == [True, "[[0, {}]]", 0.1]
     assert made["workflow"]["definitions"]["subgraphs"][0]["nodes"][0]["widgets_values"] == [True, "[[1, {}]]"]
     assert with_live_changes(tags, "another") is tags
     assert with_live_changes({}, "one") == {}

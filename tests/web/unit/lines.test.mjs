@@ -74,6 +74,11 @@ test("a step in which ISA acted", () => {
     assert.deepEqual(partly.slice(1), ["ISA 1.50 s, full 20.0 s per model call, torch", "partly full attention (dense_blocks 0-1)"]);
 });
 
+test("a step says whether it reused the context, where contexts are reused", () => {
+    assert.match(stepLines({ ...ROW, context: "reused" }, null)[0], /arithmetic 30 %, context reused$/);
+    assert.match(stepLines({ ...ROW, context: "refreshed" }, { steps: 24 })[0], /arithmetic 30 %, context computed anew$/);
+});
+
 test("a step in which it did not", () => {
     const { density, kept, flop_ratio, backend, ...row } = ROW;
     assert.deepEqual(stepLines({ ...row, pace: {}, full: { "switched off": 4 } }, { steps: 4 }), [

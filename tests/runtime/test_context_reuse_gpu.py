@@ -1,0 +1,31 @@
+"""A kept context on a GPU with room for it, and in main memory where there is none."""
+
+import pytest
+import torch
+from liveditor_isa.isa_core import TokenLayout
+from liveditor_isa.runtime import context_reuse
+from liveditor_isa.runtime.context_reuse import Refresh, Reuse
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU: on a CPU a context has one home", allow_module_level=True)
+
+BLOCKS, LAYOUT = 6, TokenLayout(2048, (2048,))
+
+
+@pytest.mark.parametrize("left_free, home", [(0.0, "cuda"), (1.0, "cpu")])
+def test_what_is_kept_is_the_same_wherever_it_is(monkeypatch, left_free, home):
+    """Main memory's copies run beside the work of the blocks, in both directions."""
+    monkeypatch.setattr(context_reuse, "LEFT_FREE", left_free)
+    refresh, given = Refresh(), []
+    for block in range(BLOCKS):
+        k, v = (torch.randn(1, LAYOUT.total, 8, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        given.append((k.clone(), v.clone()))
+        refresh.keep(block, BLOCKS, k, v, LAYOUT)
+        k.zero_(), v.zero_()  # queued behind the copies
+    assert refresh.whole and refresh.home.type == home and refresh.of(0)[0].is_pinned() is (home == "cpu")
+    for _ in range(3):
+        reuse = Reuse(refresh)
+        for block, (k, v) in enumerate(given):
+            joined_k, joined_v = reuse.joined(block, k[:, : LAYOUT.target], v[:, : LAYOUT.target])
+            assert torch.equal(joined_k, k) and torch.equal(joined_v, v)
+        assert reuse.whole
