@@ -20,7 +20,7 @@ from ..runtime.core_attention import OVERRIDE, in_context_override
 from ..runtime.decisions import Decisions
 from ..runtime.finite import FiniteGuard
 from ..runtime.in_context import CALL, IN_CONTEXT, InContextCall, InContextNetwork
-from ..runtime.live import LiveSettings, Settings
+from ..runtime.live import LiveSettings
 from ..runtime.schedule import Schedule
 from . import windows
 from .compiled import apart_when_compiled

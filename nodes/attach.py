@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
-from ..runtime.live import CONTEXT_REFRESH, LiveSettings, Settings, read_changes
+from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, LiveSettings, Settings, read_changes
 from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
 from .node_text import OUTSIDE_A_GRAPH, show_on_node
@@ -110,9 +110,9 @@ class AttachISA(io.ComfyNode):
                 ),
                 # The last, so that workflows saved without it keep the order of their values.
                 io.Float.Input(
-                    CONTEXT_REFRESH, default=0.0, min=0.0, max=1.0, step=0.01, display_mode=io.NumberDisplay.slider, optional=True,
-                    tooltip="The context video is computed anew only when the noise level, which falls from 1 to 0, has moved this "
-                    "far; between, its keys and values are kept in the GPU's memory. Higher is faster. 0: computed in every step.",
+                    CONTEXT_REFRESH, default=0.0, min=0.0, max=MOST_REFRESH, step=0.05, display_mode=io.NumberDisplay.slider, optional=True,
+                    tooltip="How seldom the context video is computed anew: 0 in every step, 1 in about 8 of 32 steps, 2 in 5. In the others "
+                    "its keys and values of an earlier step serve, which take memory. Higher is faster and less exact.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with ISA attached. The input model is not changed.")],

@@ -2,14 +2,18 @@
 
 An edit's context never changes while it is sampled. What the network makes of it does, because its tokens see the target and
 the noise level, but slowly. So a *refresh* runs all tokens and keeps the context's keys and values of every self-attention,
-and a *reuse* runs the target's tokens alone: their queries attend to the target's own keys and the kept ones. A refresh is
-due when the noise level has moved far enough from that of the last one, whatever the number of evaluations in between.
+and a *reuse* runs the target's tokens alone: their queries attend to the target's own keys and the kept ones.
+
+A refresh is due when the logarithm of noise over signal has moved far enough from where it was at the last one. A shift of the
+schedule adds a constant to it, so that the same setting refreshes about as often at every shift and number of steps; and from
+pure noise any step is infinitely far, so that the second step always refreshes, which matters most (docs/fidelity.md).
 
 Everything here belongs to one sampling run. No host is needed.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Hashable
 from functools import lru_cache
@@ -21,8 +25,19 @@ from ..isa_core import TokenLayout
 LEFT_FREE = 0.15
 """Share of a GPU's memory that what is kept must leave free. Where it cannot, it is kept in main memory."""
 
-SLACK = 1e-6
-"""Noise levels come in fp32: a fall that is asked for exactly counts despite its rounding."""
+SLACK = 1e-5
+"""Noise levels come in fp32: a distance that is asked for exactly counts despite its rounding."""
+
+
+def distance(level: float, other: float) -> float:
+    """Between two noise levels of flow matching, 0..1: of the logarithms of noise over signal, level / (1 - level)."""
+    return 0.0 if level == other else abs(_log_odds(level) - _log_odds(other))
+
+
+def _log_odds(level: float) -> float:
+    if not 0 < level < 1:
+        return -math.inf if level <= 0 else math.inf
+    return math.log(level / (1 - level))
 
 
 class Refresh:
@@ -139,15 +154,15 @@ class ContextStore:
         self.given_up: str | None = None
         """Why the rest of the run computes its context in every call, if it does."""
 
-    def reusable(self, sequence: Hashable, level: float, fall: float) -> Refresh | None:
+    def reusable(self, sequence: Hashable, level: float, change: float) -> Refresh | None:
         """The context to reuse at noise level `level`, 0..1; None where a refresh is due.
 
         sequence: identifies what was kept; one that is not known is refreshed.
-        fall: how far the noise level may be from that of the refresh, exclusive.
+        change: the `distance` from the refresh at which another one is due.
         """
         with self._lock:
             at, kept = self._kept.get(sequence, (None, None))
-        return kept if at is not None and abs(at - level) < fall - SLACK else None
+        return kept if at is not None and distance(at, level) < change - SLACK else None
 
     def keep(self, sequence: Hashable, level: float, refreshed: Refresh) -> None:
         with self._lock:

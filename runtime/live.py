@@ -11,7 +11,7 @@ from ..isa_core import ISAConfig
 
 RATIO, THRESHOLD = "dense_query_ratio", "sharpness_threshold"
 CONFIG_FIELDS = ("keep_ratio", RATIO, THRESHOLD, "exact_ratio", "sharpness", "context_tail")
-CONTEXT_REFRESH = "context_refresh"
+CONTEXT_REFRESH, MOST_REFRESH = "context_refresh", 10
 MOST_CHANGES = 10_000
 
 
@@ -19,7 +19,8 @@ MOST_CHANGES = 10_000
 class Settings:
     """What may change from step to step: whether ISA acts, and how.
 
-    context_refresh: how far the noise level, 0..1, may move before the context is computed anew; 0 computes it in every call.
+    context_refresh: how far the noise level may move (`context_reuse.distance`, 0..10) before the context is computed anew; 0
+        computes it in every call.
 
     Raises ValueError for a context_refresh out of range.
     """
@@ -29,9 +30,9 @@ class Settings:
     context_refresh: float = 0.0
 
     def __post_init__(self):
-        fall = self.context_refresh
-        if isinstance(fall, bool) or not isinstance(fall, (int, float)) or not 0 <= fall <= 1:
-            raise ValueError(f"{CONTEXT_REFRESH} must be a number from 0 to 1; got {fall!r}.")
+        change = self.context_refresh
+        if isinstance(change, bool) or not isinstance(change, (int, float)) or not 0 <= change <= MOST_REFRESH:
+            raise ValueError(f"{CONTEXT_REFRESH} must be a number from 0 to {MOST_REFRESH}; got {change!r}.")
 
     def values(self) -> dict:
         """{name: value} as on the node, with the one of the two ways to route that is in use."""
@@ -48,7 +49,7 @@ class Settings:
         enabled = values.pop("enabled", self.enabled)
         if not isinstance(enabled, bool):
             raise ValueError(f"enabled must be true or false; got {enabled!r}.")
-        fall = values.pop(CONTEXT_REFRESH, self.context_refresh)
+        refresh = values.pop(CONTEXT_REFRESH, self.context_refresh)
         if unknown := sorted(set(values) - set(CONFIG_FIELDS)):
             known = ", ".join(("enabled", *CONFIG_FIELDS, CONTEXT_REFRESH))
             raise ValueError(f"{unknown[0]!r} cannot change during a run; these can: {known}.")
@@ -56,7 +57,7 @@ class Settings:
             raise ValueError(f"{RATIO} and {THRESHOLD} exclude each other: give one.")
         if RATIO in values:
             values[THRESHOLD] = None
-        return Settings(replace(self.config, **values), enabled, fall)
+        return Settings(replace(self.config, **values), enabled, refresh)
 
 
 Change = tuple[int, dict]

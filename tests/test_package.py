@@ -47,6 +47,7 @@ def test_the_pack_imports_with_nothing_installed():
     run_without(everything, "import liveditor_isa; print(liveditor_isa.WEB_DIRECTORY)")
 
 
+@pytest.mark.slow
 def test_the_core_runs_without_comfyui_triton_and_optional_parts():
     code = """
 import torch
@@ -60,6 +61,7 @@ print(out.shape == q.shape, stats.backend)
     assert run_without(absent, code).split() == ["True", "torch"]
 
 
+@pytest.mark.slow
 def test_the_command_line_converts_without_comfyui(models, tmp_path):
     code = f"""
 from liveditor_isa.command import main

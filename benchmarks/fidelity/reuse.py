@@ -31,12 +31,12 @@ from .quality import against_full, against_truth, means, standard_error
 from .settings import Setting, settings
 from .study import one_row_a_line, rounded, tokens
 
-FALLS = (0.04, 0.07, 0.1, 0.15, 0.2, 0.3)
+FALLS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 WAYS = ("full", "isa-equal-keep-all-no-dense", "isa-paper")
 
 
 class ReusingNetwork:
-    """The editor's network as `training.preview.edit` calls it, with its context computed anew where `fall` asks for it.
+    """The editor's network as `training.preview.edit` calls it, with its context computed anew where `fall`, a context_refresh, asks for it.
 
     One of these serves one edit: all of its calls are of one sequence. fall 0: every call computes the context.
     """

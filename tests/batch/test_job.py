@@ -116,6 +116,7 @@ def everything(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [40, pytest.param(100, marks=pytest.mark.long)])
 def test_many_clips_with_everything_killed_on_the_way(clip_file, tmp_path, count):
     """The whole job is killed at a third, a worker at two thirds, two clips are corrupt: all other outputs, each once."""

@@ -252,6 +252,7 @@ def run(weights, tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_the_whole_command(run, weights, tmp_path):
     frames = tmp_path / "frames"
     frames.mkdir()

@@ -506,6 +506,7 @@ def test_the_command_line_passes_notes_on(tmp_path, target, capsys):
     assert "EMA" in note and summary.endswith("; 12 unused ones left out")
 
 
+@pytest.mark.slow
 def test_the_command_line_as_a_command(source, target):
     command = [sys.executable, "-m", "liveditor_isa", "convert", source, target]
     done = subprocess.run(command, capture_output=True, text=True)

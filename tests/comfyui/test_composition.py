@@ -585,6 +585,7 @@ class Teller(Watcher):
         return "off"
 
 
+@pytest.mark.slow
 def test_torch_compile(liveditor, dense, sparse, fresh_compiler):
     """Core's node, with the backend that runs what Dynamo traced as it is: what goes wrong here are guards, not kernels."""
 

@@ -228,6 +228,7 @@ def test_what_is_wrong_is_told_in_one_line(options, told, sample_video, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]
 
 
+@pytest.mark.slow
 def test_missing_packages_are_named(sample_video, tmp_path):
     code = f"""
 import sys; sys.stderr = sys.stdout

@@ -67,6 +67,7 @@ def test_equals_the_oracle_over_batches_heads_and_head_dims(batch, heads, dim, c
     assert error(out, expected) <= 1e-5
 
 
+@pytest.mark.slow
 @given(
     target=st.integers(1, 150),
     context=st.lists(st.integers(1, 150), max_size=2).map(tuple),

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import pytest
 import torch
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
 from liveditor_isa.isa_core.layout import block_table
@@ -118,6 +119,7 @@ print(json.dumps({"peak": peak, "extra": peak - before, "inputs": 3 * q.nbytes})
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded_and_nothing_but_torch_is_needed():
     """Faults: full sorts and gathered copies (extra memory 2.7 times inputs and output), hard imports, tuning per shape.
 

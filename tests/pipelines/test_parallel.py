@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WORKER = Path(__file__).parents[1] / "support/parallel_worker.py"
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(tmp_path):
     """Also where the tokens cannot be shared equally; and each routes its own heads."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", WORKER, tmp_path]

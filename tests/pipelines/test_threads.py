@@ -106,6 +106,7 @@ def run(model, arguments):
         return model(**arguments).sample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, isa", [("liveditor", False), ("liveditor", True), ("flux", True), ("qwen", True)])
 def test_threads_that_share_a_transformer_get_what_one_alone_gets(kind, isa):
     """8 threads, 100 calls each, of other layouts, bit by bit."""

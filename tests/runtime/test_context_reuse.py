@@ -1,6 +1,8 @@
 """When a kept context is reused, and what is kept: no host, no model."""
 
 import copy
+import itertools
+import math
 import pickle
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from liveditor_isa.isa_core import ISAConfig, TokenLayout
-from liveditor_isa.runtime.context_reuse import ContextStore, Refresh, Reuse
+from liveditor_isa.runtime.context_reuse import ContextStore, Refresh, Reuse, distance
 from liveditor_isa.runtime.live import Settings
 
 LAYOUT = TokenLayout(3, (2, 1))
@@ -22,34 +24,49 @@ def kept(blocks=2, of_blocks=2, seed=0):
     return refresh
 
 
-def refreshes(levels, fall, store=None):
+def refreshes(levels, change, store=None):
     """Positions of the levels at which a refresh was due."""
     store, found = store or ContextStore(), []
     for position, level in enumerate(levels):
-        if store.reusable("sequence", level, fall) is None:
+        if store.reusable("sequence", level, change) is None:
             store.keep("sequence", level, kept())
             found.append(position)
     return found
 
 
 def test_a_refresh_is_due_when_the_noise_level_has_fallen_far_enough():
-    assert refreshes([1.0, 0.95, 0.9, 0.85, 0.79, 0.7, 0.1], 0.1) == [0, 2, 4, 6]
-    assert refreshes([1.0, 0.95, 0.9], 0) == [0, 1, 2]
-    assert refreshes([1.0, 0.5, 0.01], 1) == [0]
+    odds = [0, 0.3, 0.9, 1.0, 1.5, 2.1]
+    levels = [1 / (1 + math.exp(each)) for each in odds]
+    assert refreshes(levels, 1) == [0, 3, 5]
+    assert refreshes(levels, 0) == [0, 1, 2, 3, 4, 5]
+    assert refreshes([0.9, 0.5, 0.01], 10) == [0]
+
+
+def test_from_pure_noise_every_step_is_too_far():
+    assert refreshes([1.0, 1.0, 0.999, 0.99, 0.9], 10) == [0, 2]
+    assert distance(1, 0) == distance(1, 0.5) == distance(0.5, 0) == math.inf and distance(1, 1) == distance(0, 0) == 0
+
+
+@pytest.mark.parametrize("change, some", [(0.5, (12, 14)), (1, (7, 9)), (2, (4, 5))])
+def test_a_shift_and_the_number_of_steps_hardly_change_how_often(change, some):
+    for shift, steps in itertools.product((1, 3, 6, 12), (20, 32, 50)):
+        times = [1 - step / steps for step in range(steps)]
+        count = len(refreshes([shift * time / (1 + (shift - 1) * time) for time in times], change))
+        assert some[0] - 3 * (steps == 20) <= count <= some[1]
 
 
 def test_a_rise_counts_like_a_fall():
     """A sampler that adds noise goes back to a level at which the context looked different."""
-    assert refreshes([0.5, 0.9, 0.85], 0.2) == [0, 1]
+    assert refreshes([0.5, 0.9, 0.85], 1) == [0, 1]
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0, 1))
-def test_nothing_older_than_asked_for_is_ever_reused(levels, fall):
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0, 10))
+def test_nothing_older_than_asked_for_is_ever_reused(levels, change):
     last = None
     for position, level in enumerate(levels):
-        if position in set(refreshes(levels, fall)):
+        if position in set(refreshes(levels, change)):
             last = level
-        assert last is not None and abs(last - level) <= fall
+        assert last is not None and distance(last, level) <= change
 
 
 def test_an_unknown_sequence_is_refreshed():
@@ -96,9 +113,9 @@ def test_copies_of_a_call_share_what_is_kept_and_pickles_leave_it_out():
         assert pickle.loads(pickle.dumps(each)) is None
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.5, True, "much", None, float("nan")])
+@pytest.mark.parametrize("value", [-0.1, 10.5, True, "much", None, float("nan")])
 def test_a_fall_out_of_range_is_refused(value):
-    with pytest.raises(ValueError, match="context_refresh must be a number from 0 to 1"):
+    with pytest.raises(ValueError, match="context_refresh must be a number from 0 to 10"):
         Settings(ISAConfig(), context_refresh=value)
-    with pytest.raises(ValueError, match="context_refresh must be a number from 0 to 1"):
+    with pytest.raises(ValueError, match="context_refresh must be a number from 0 to 10"):
         Settings(ISAConfig()).changed({"context_refresh": value})

@@ -39,10 +39,12 @@ def run(*command: str, path: Path):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_importing_training_does_not_tell_core_where_to_run():
     run("-c", IMPORT, path=Path(__file__).parents[2] / "scripts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["training", pytest.param("training.tiny.vae", marks=pytest.mark.long)])
 def test_the_commands_do_where_there_is_no_gpu(module):
     """Core cannot be imported there otherwise."""
@@ -71,6 +73,7 @@ def test_core_believes_that_it_trains_only_while_it_does():
     assert torch.isfinite(query.grad).all() and query.grad.any()
 
 
+@pytest.mark.slow
 def test_exported_files_are_opened_in_one_place(tmp_path):
     """For going on, and for looking: the same weights, the same words."""
     from liveditor_isa.training.tiny.editor import load_networks

@@ -76,6 +76,7 @@ def test_a_whole_run(export, tmp_path):
     assert (tmp_path / vae.SHEET).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_vae_that_was_trained_further_gets_a_new_decoder(tmp_path, caplog):
     settings, decoders = replace(SETTINGS, steps=2), []
     for steps in (1, 2):

@@ -105,6 +105,7 @@ def test_the_pool_depends_on_the_step_alone(autoencoder, tokenizer):
     assert not torch.equal(drawn[5].target, drawn[6].target)
 
 
+@pytest.mark.slow
 def test_training_learns_and_resumes_with_the_same_numbers(new_trainer, tmp_path):
     whole = new_trainer()
     losses = [whole.step()["loss"].item() for _ in range(SETTINGS.steps)]
@@ -148,6 +149,7 @@ def test_the_share_without_instruction(new_trainer):
     assert not (made[changed] == 7).any()
 
 
+@pytest.mark.slow
 def test_what_is_exported_loads_and_edits_as_in_training(new_trainer, tokenizer, autoencoder, tmp_path):
     trainer = new_trainer()
     log = tmp_path / "log.jsonl"

@@ -60,6 +60,7 @@ def test_folding_changes_the_latents_and_nothing_else():
         torch.testing.assert_close(folded.decode(latents), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_loss_falls():
     trainer = VAETrainer(TINY, lambda step: clips(0), "cpu")
     measured = [trainer.step() for _ in range(TINY.steps)]
@@ -67,6 +68,7 @@ def test_the_loss_falls():
     assert measured[-1]["psnr"] > measured[0]["psnr"] + 2
 
 
+@pytest.mark.slow
 def test_a_cut_run_goes_on_with_the_same_numbers(tmp_path):
     whole = VAETrainer(TINY, clips, "cpu")
     for _ in range(6):
@@ -92,6 +94,7 @@ def test_a_checkpoint_of_another_width_is_refused(tmp_path):
         VAETrainer(VAESettings(dim=16), clips, "cpu").load(tmp_path / "checkpoint.pt")
 
 
+@pytest.mark.slow
 def test_core_opens_the_export(tmp_path):
     trainer = VAETrainer(TINY, clips, "cpu")
     for _ in range(3):
@@ -108,6 +111,7 @@ def test_core_opens_the_export(tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_time_and_goes_on(tmp_path, monkeypatch):
     class Waves:
         def __init__(self, seed, batch, frames, height, width, device, split="train"):

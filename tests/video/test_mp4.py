@@ -272,6 +272,7 @@ FULL_DISK = """
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_a_sentence_and_leaves_no_half_file(tmp_path):
     disk, script = tmp_path / "disk", tmp_path / "script.py"
     disk.mkdir()

@@ -1,0 +1,165 @@
+"""A whole edit of LIVEditor's real architecture: full attention, ISA, context reuse, and both.
+
+    python -m liveditor_isa.benchmarks.steps.whole_edit [--sizes 832x480 960x544] [--weights default fp8_e4m3fn] [--complete]
+
+Random weights, all 40 transformer blocks, sampled by ComfyUI with the video as context, one pass of guidance. An edit takes
+minutes, so its time is composed: steps that compute the context and steps that reuse it are timed between the sampler's own
+calls, and summed as the schedule has them. `--complete` also runs one edit of ISA with context reuse from begin to end,
+which has to agree. All variants run in one process. Needs ComfyUI in COMFYUI_PATH, and a GPU.
+"""
+
+# ruff: noqa: E402  ComfyUI is found, and told of the GPU, before its modules are imported.
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shlex
+import statistics
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from ..machine import gpu_slug, result_file, versions
+from . import panel  # makes comfy importable
+
+# isort: split
+import comfy.model_management
+import comfy.samplers
+import torch
+
+from ...comfyui.attach import EIGHT_BIT, OVERRIDE, attach_isa
+from ...comfyui.loaders import WEIGHT_OPTIONS
+from ...comfyui.sampling_run import Watcher
+from ...isa_core import ISAConfig
+from ...runtime.context_reuse import SLACK, distance
+from ...runtime.live import LiveSettings, Settings
+from ...runtime.schedule import Schedule
+from .whole_step import SIZES, by_cudnn, sampled
+
+ALWAYS, NEVER = 2 * SLACK, 10.0
+"""Values of context_refresh by which every step computes the context, and only the first two."""
+FULL = Schedule(min_tokens=10_000_000)
+
+
+class Variant(NamedTuple):
+    """isa: whether ISA acts; reuse: whether contexts are reused; backend: as on the node."""
+
+    isa: bool
+    reuse: bool
+    backend: str = "auto"
+
+
+VARIANTS = {
+    "full-cudnn": Variant(False, False),
+    "isa": Variant(True, False),
+    "reuse": Variant(False, True),
+    "isa+reuse": Variant(True, True),
+    "isa-8bit+reuse": Variant(True, True, EIGHT_BIT),
+}
+
+
+class Rows(Watcher):
+    """What each step did with the context."""
+
+    def __init__(self):
+        self.context: list[str | None] = []
+
+    def stepped(self, row):
+        self.context.append(row.get("context"))
+
+
+def timed(patcher, variant: Variant, size, steps: int, fall: float) -> tuple[list[float], float, list[str | None]]:
+    """(seconds of all steps but the first, GB at the highest point, what each step did with the context)."""
+    cudnn = patcher.clone()
+    cudnn.model_options["transformer_options"][OVERRIDE] = by_cudnn
+    rows, schedule = Rows(), Schedule() if variant.isa else FULL
+    live = LiveSettings(Settings(ISAConfig(), True, fall if variant.reuse else 0.0))
+    # Dense query blocks attend by cuDNN too, whether ISA chooses that itself or calls the override before it.
+    attached = attach_isa(cudnn, live, schedule, variant.backend, lambda line: print("   ", line.replace("\n", "; ")), rows)
+    seconds, peak, _ = sampled(attached, size, steps, 1.0)
+    return seconds, peak, rows.context
+
+
+def refreshes(patcher, steps: int, fall: float) -> int:
+    """How many of an edit's steps compute the context."""
+    sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)[:-1].tolist()
+    count, at = 0, None
+    for sigma in sigmas:
+        if at is None or distance(at, sigma) >= fall - SLACK:
+            count, at = count + 1, sigma
+    return count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=32, help="of a whole edit")
+    parser.add_argument("--falls", type=float, nargs="+", default=[1.0, 0.5, 2.0], help="context_refresh")
+    parser.add_argument(
+        "--timed", type=int, nargs=2, default=(6, 6), help="steps run that compute the context, and that reuse it"
+    )
+    parser.add_argument("--weights", nargs="+", default=["default"], choices=list(WEIGHT_OPTIONS))
+    parser.add_argument("--sizes", nargs="+", default=["832x480"], choices=list(SIZES))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--complete", action="store_true", help="also run one edit of isa+reuse, at the first of the falls")
+    parser.add_argument("--native", action="store_true", help="core's own in-context Wan (Bernini) instead of LIVEditor")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks/steps/whole_edit.py needs a GPU.")
+    gpu = torch.cuda.get_device_name()
+    model = "Wan with context (Bernini)" if options.native else "LIVEditor"
+    result = {"gpu": gpu, "versions": versions(), "blocks": options.blocks, "rows": []}
+    result["command"] = shlex.join(["python", "-m", __spec__.name, *sys.argv[1:]])
+    path = options.out or result_file(f"whole-edit-{gpu_slug(gpu)}")
+
+    def add(row: dict):
+        print("  ", row, flush=True)
+        result["rows"].append(row)
+        path.write_text(json.dumps(result, indent=2) + "\n")
+
+    for weights in options.weights:
+        patcher = panel.model(
+            options.blocks, panel.WIDTH, torch.device("cuda"), torch.bfloat16, WEIGHT_OPTIONS[weights], options.native
+        )
+        for size in options.sizes:
+            frames, height, width = SIZES[size]
+            common = {"model": model, "tokens": 2 * frames * (height // 2) * (width // 2), "steps": options.steps, "passes": 1}
+            common["weights"] = "bf16" if weights == "default" else weights
+            dense = None
+            for name in options.variants:
+                variant = VARIANTS[name]
+                gc.collect()
+                torch.cuda.empty_cache()
+                timed(patcher, variant, SIZES[size], 3 if variant.reuse else 1, NEVER)  # compiles and loads, both kinds of step
+                computed, peak, _ = timed(patcher, variant, SIZES[size], options.timed[0], ALWAYS)
+                refresh, reuse = statistics.median(computed), None
+                if variant.reuse:
+                    reused, peak, context = timed(patcher, variant, SIZES[size], options.timed[1] + 2, NEVER)
+                    assert context[2:] == ["reused"] * options.timed[1], context
+                    reuse = statistics.median(reused[1:])
+                for fall in options.falls if variant.reuse else [0.0]:
+                    count = refreshes(patcher, options.steps, fall) if fall else options.steps
+                    seconds = count * refresh + (options.steps - count) * (reuse or 0.0)
+                    dense = seconds if name == "full-cudnn" else dense
+                    add({
+                        **common, "variant": name, "fall": fall, "refreshes": count, "seconds": round(seconds, 2), "composed": True,
+                        "vs_cudnn": round(dense / seconds, 3) if dense else None, "refresh_seconds": round(refresh, 3),
+                        "reuse_seconds": reuse and round(reuse, 3), "peak_gb": round(peak, 2),
+                    })  # fmt: skip
+            if options.complete:
+                fall = options.falls[0]
+                seconds, peak, context = timed(patcher, VARIANTS["isa+reuse"], SIZES[size], options.steps, fall)
+                # The first step's time is not between two calls of the sampler: it is a refresh, and the first of these is the second step.
+                first = statistics.median(second for second, kind in zip(seconds, context[1:]) if kind == "refreshed")
+                add({
+                    **common, "variant": "isa+reuse", "fall": fall, "refreshes": context.count("refreshed"),
+                    "seconds": round(sum(seconds) + first, 2), "composed": False, "peak_gb": round(peak, 2),
+                })  # fmt: skip
+        del patcher
+        comfy.model_management.unload_all_models()
+
+
+if __name__ == "__main__":
+    main()
