@@ -16,7 +16,7 @@ from .geometry import letterboxed
 from .pixels import UPRIGHT, Pixels, Shown, deinterlaced, is_interlaced, orientation, other_colours, picture_orientation
 from .readable import readable
 from .sound import read_sound
-from .streams import decode, picture_stream, pixel_aspect_of, sound_streams, time_of
+from .streams import decode, picture_stream, pixel_aspect_of, rate_of, sound_streams, time_of
 
 
 class Stamp(NamedTuple):
@@ -72,7 +72,7 @@ class FileSource:
         self._notices: dict[str, str] = {}
         with readable(), self._opened() as container:
             stream = picture_stream(container)
-            self.rate = whole(stream.average_rate or 1)
+            self.rate = rate_of(stream)
             self._picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
             self._tell_of_streams(container)
 
@@ -189,7 +189,3 @@ def _plain(file: str | os.PathLike) -> str:
 
 
 CHANGED = "It was changed, moved or deleted during the run: put it back and run again."
-
-
-def whole(rate: Fraction | int) -> Fraction:
-    return Fraction(rate).limit_denominator(1001 * 1000)

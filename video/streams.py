@@ -28,6 +28,12 @@ BACK = Fraction(1, 10)
 """Seconds from which a step back is a jump."""
 
 
+def rate_of(stream: Any) -> Fraction:
+    """Frames per second of a stream of pictures, 1 where it has none or one that is a fault of a damaged file."""
+    rate = Fraction(stream.average_rate or 1).limit_denominator(1001 * 1000)
+    return rate if rate * LONGEST_PAUSE >= 1 else Fraction(1)
+
+
 def picture_stream(container: InputContainer) -> Any:
     """The stream of moving pictures: the default one, else the largest; a cover only where there is nothing else.
 

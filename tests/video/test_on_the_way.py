@@ -170,6 +170,15 @@ def test_times_far_ahead_do_not_fill_hours(tmp_path, ahead):
     assert clip.audio["waveform"].shape[-1] <= 16_000 * (float(clip.frames / clip.fps) + 0.01)
 
 
+@pytest.mark.parametrize("period, seconds", [(30, 150), (1000, 5)])
+def test_a_rate_of_a_frame_in_hours_does_not_fill_them(tmp_path, period, seconds):
+    """A slide show is one, a damaged header is not."""
+    path = tmp_path / "v.avi"
+    ffmpeg("-f", "lavfi", "-i", f"color=red:64x48:rate=1/{period}", "-frames:v", 5, "-c:v", "mjpeg", path)
+    clip = open_clip(FileSource(path), 0, 4)
+    assert clip.frames == 4 * seconds and clip.source_frames == 5
+
+
 def test_sound_far_ahead_does_not_fill_hours():
     def block(second):
         frame = av.AudioFrame(format="flt", layout="mono", samples=1000)
