@@ -97,7 +97,7 @@ class Reuse:
         """What was kept of a block, on `device`. From main memory the next block's comes while this one is in work."""
         if self.kept.home == device or device.type != "cuda":
             return self.kept.of(block)
-        k, v, arrived = self._coming.pop(block, None) or self._send(block, device)
+        k, v, arrived = self._coming.pop(block) if block in self._coming else self._send(block, device)
         if block + 1 < self.kept.of_blocks:
             self._coming[block + 1] = self._send(block + 1, device)
         stream = torch.cuda.current_stream(device)
@@ -155,14 +155,17 @@ class ContextStore:
         """Why the rest of the run computes its context in every call, if it does."""
 
     def reusable(self, sequence: Hashable, level: float, change: float) -> Refresh | None:
-        """The context to reuse at noise level `level`, 0..1; None where a refresh is due.
+        """The context to reuse at noise level `level`, 0..1; None where a refresh is due, for which the last one is freed.
 
         sequence: identifies what was kept; one that is not known is refreshed.
         change: the `distance` from the refresh at which another one is due.
         """
         with self._lock:
             at, kept = self._kept.get(sequence, (None, None))
-        return kept if at is not None and distance(at, level) < change - SLACK else None
+            if at is not None and distance(at, level) < change - SLACK:
+                return kept
+            self._kept.pop(sequence, None)
+        return None
 
     def keep(self, sequence: Hashable, level: float, refreshed: Refresh) -> None:
         with self._lock:

@@ -75,6 +75,13 @@ def test_an_unknown_sequence_is_refreshed():
     assert store.reusable(("uuid", 1), 0.5, 0.3) is None and store.reusable(("uuid", 0), 0.5, 0.3) is not None
 
 
+def test_two_contexts_of_a_sequence_are_never_held_at_once():
+    store = ContextStore()
+    store.keep("a", 0.5, kept())
+    store.keep("b", 0.5, kept())
+    assert store.reusable("a", 0.9, 1) is None and store.bytes == kept().bytes
+
+
 def test_what_is_kept_is_the_context_and_not_the_memory_of_the_whole():
     refresh = kept()
     k, v = refresh.of(1)
