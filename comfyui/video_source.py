@@ -13,7 +13,8 @@ from comfy_api.latest import InputImpl
 from ..video.clip import Clip, open_clip
 from ..video.readable import readable
 from ..video.sound import cut_audio
-from ..video.source import FileSource, Source, Stamp, whole
+from ..video.source import FileSource, Source, Stamp
+from ..video.streams import whole
 
 
 def open_video(video, max_frames: int, fps: float, start_frame: int = 0, every_nth: int = 1) -> Clip:

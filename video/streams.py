@@ -28,9 +28,13 @@ BACK = Fraction(1, 10)
 """Seconds from which a step back is a jump."""
 
 
+def whole(rate: Fraction | int) -> Fraction:
+    return Fraction(rate).limit_denominator(1001 * 1000)
+
+
 def rate_of(stream: Any) -> Fraction:
     """Frames per second of a stream of pictures, 1 where it has none or one that is a fault of a damaged file."""
-    rate = Fraction(stream.average_rate or 1).limit_denominator(1001 * 1000)
+    rate = whole(stream.average_rate or 1)
     return rate if rate * LONGEST_PAUSE >= 1 else Fraction(1)
 
 
