@@ -252,18 +252,15 @@ class ISAOverride:
         decided, record, contexts = model_call.decisions, model_call.record, model_call.context
         block, of_blocks = options.get("block_index", 0), options.get("total_blocks", 1)
         layout = call.layout
+        reused = isinstance(contexts, Reuse)
         if isinstance(contexts, Refresh):
             contexts.keep(block, of_blocks, k, v, layout)
-        elif isinstance(contexts, Reuse):
+        elif reused:
             layout = contexts.layout
             k, v = contexts.joined(block, k, v)
-        reused = k.shape[1] > q.shape[1]
 
-        def fully():
-            """Full attention. None for "as without ISA", which a network knows to finish, unless its context is not there."""
-            if not reused:
-                return None
-            out = full(q, k, v)
+        def with_residual(out):
+            """Full attention's output and the residual, which the network cannot add where it has the target's tokens alone."""
             if call.coarse_gate is not None:
                 out = add_coarse_residual(out, q, k, v, call.coarse_gate, layout)
             call.residual_added = True
@@ -273,7 +270,7 @@ class ISAOverride:
         if reason:
             if record:
                 record.full(reason, layout)
-            return fully()
+            return with_residual(full(q, k, v)) if reused else None
         dense = full
         if self.backend == EIGHT_BIT:
             dense = "8bit"
@@ -294,7 +291,7 @@ class ISAOverride:
             if instead is not None:
                 if record:
                     record.full(decided.guard.reason(block), layout)
-                return fully() if reused else instead
+                return with_residual(instead) if reused else instead
         if record:
             record.sparse(stats, layout, block, of_blocks)
         call.residual_added = True

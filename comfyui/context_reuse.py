@@ -63,14 +63,14 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, sigmas: torch.Tenso
         reuse = Reuse(kept)
         out = call(reuse)
         if reuse.whole:
-            run.contexted(reused=True)
+            run.context_call(reused=True)
             return out
     else:
         refresh = Refresh()
         out = call(refresh)
         if refresh.whole:
             run.contexts.keep(sequence, level, refresh)
-            run.contexted(reused=False)
+            run.context_call(reused=False)
             return out
     run.contexts.give_up(decisions.PARTS_LEFT_OUT)
     run.recomputed(decisions.PARTS_LEFT_OUT)

@@ -135,12 +135,12 @@ class SamplingRun:
             self.report.add_full(reason)
             self.monitor.full(reason, layout)
 
-    def contexted(self, reused: bool):
+    def context_call(self, reused: bool):
         """A model call reused a kept context, or computed it to keep it."""
         with self._lock:
             self.report.reused += reused
             self.report.refreshed += not reused
-            self.monitor.contexts(reused)
+            self.monitor.context_call(reused)
 
     def recomputed(self, reason: str):
         """A model call could keep no context."""

@@ -6,7 +6,7 @@ and a *reuse* runs the target's tokens alone: their queries attend to the target
 
 A refresh is due when the logarithm of noise over signal has moved far enough from where it was at the last one. A shift of the
 schedule adds a constant to it, so that the same setting refreshes about as often at every shift and number of steps; and from
-pure noise any step is infinitely far, so that the second step always refreshes, which matters most (docs/fidelity.md).
+pure noise any step is infinitely far, so that the second step always refreshes.
 
 Everything here belongs to one sampling run. No host is needed.
 """

@@ -46,7 +46,7 @@ class StepMonitor:
         """A model call with this many sequences: prompts times videos of a batch."""
         self.sequences += sequences
 
-    def contexts(self, reused: bool) -> None:
+    def context_call(self, reused: bool) -> None:
         """A model call that reused a kept context, or computed it to keep it. An evaluation of several calls reused it if all did."""
         self.reused = reused if self.reused is None else self.reused and reused
 

@@ -92,22 +92,19 @@ class Results:
 
 def compare(editor: Editor, sources: list, steps: int, way: str, setting: Setting, falls, truths, results: Results, what: dict):
     """Rows of one number of steps and one way to attend; sources: (clips, instructions), truths: their EditBatch or None."""
-    judged = [truth is not None for truth in truths]
-    runs = {}
+    plain = None
     for fall in tqdm((0.0, *falls), desc=f"{what['clips_of']}, {steps} steps, {way}", unit="fall"):
         found = [edited(editor, *source, steps, setting, fall) for source in sources]
         outputs, share = [output for output, _ in found], fmean(share for _, share in found)
         clips = [clip for pair in zip(truths, outputs) if pair[0] is not None for clip in against_truth(*pair)]
-        runs[fall] = outputs, clips
-        near = [clip for pair in zip(outputs, runs[0.0][0]) for clip in against_full(*pair)]
+        plain = plain or (outputs, clips)
+        near = [clip for pair in zip(outputs, plain[0]) for clip in against_full(*pair)]
         row = {**what, "steps": steps, "attention": way, "fall": fall, "refreshed": share, "clips": len(near)}
-        row |= {name.replace("vs_full", "vs_no_reuse"): min(value, 100.0) for name, value in means(near).items()}
-        if all(judged):
-            change = [clip["psnr_gt"] - other["psnr_gt"] for clip, other in zip(clips, runs[0.0][1])]
+        row |= {name.replace("vs_full", "vs_no_reuse"): value for name, value in means(near).items()}
+        if clips:
+            change = [clip["psnr_gt"] - other["psnr_gt"] for clip, other in zip(clips, plain[1])]
             row |= means(clips) | {"psnr_gt_change": fmean(change), "psnr_gt_change_se": standard_error(change)}
         results.add(row)
-        if fall:
-            del runs[fall]
 
 
 def main():

@@ -32,7 +32,7 @@ from ...comfyui.attach import EIGHT_BIT, OVERRIDE, attach_isa
 from ...comfyui.loaders import WEIGHT_OPTIONS
 from ...comfyui.sampling_run import Watcher
 from ...isa_core import ISAConfig
-from ...runtime.context_reuse import SLACK, distance
+from ...runtime.context_reuse import SLACK, ContextStore, Refresh
 from ...runtime.live import LiveSettings, Settings
 from ...runtime.schedule import Schedule
 from .whole_step import SIZES, by_cudnn, sampled
@@ -84,10 +84,11 @@ def timed(patcher, variant: Variant, size, steps: int, fall: float) -> tuple[lis
 def refreshes(patcher, steps: int, fall: float) -> int:
     """How many of an edit's steps compute the context."""
     sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)[:-1].tolist()
-    count, at = 0, None
+    store, count = ContextStore(), 0
     for sigma in sigmas:
-        if at is None or distance(at, sigma) >= fall - SLACK:
-            count, at = count + 1, sigma
+        if store.reusable("edit", sigma, fall) is None:
+            store.keep("edit", sigma, Refresh())
+            count += 1
     return count
 
 

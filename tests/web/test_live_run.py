@@ -539,13 +539,18 @@ KEPT = """value => {
 """The page keeps what a workflow is like when a hand leaves it; a script has to ask for that."""
 
 
+def change_a_run(page):
+    """Start a run, and change it live; the page has kept the change."""
+    queue(page)
+    set_widgets(page, {"LIVEditorAttachISA": {"keep_ratio": 0.75}})
+    page.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
+    page.wait_for_function(KEPT, arg=0.75, timeout=LONG)
+
+
 @one_way
 def test_another_workflow_that_is_opened_in_mid_run_is_left_alone(graph):
     mine = graph.evaluate("() => window.app.extensionManager.workflow.activeWorkflow.path")
-    queue(graph)
-    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.75}})
-    graph.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
-    graph.wait_for_function(KEPT, arg=0.75, timeout=LONG)
+    change_a_run(graph)
     drop(graph, EXAMPLES / "liveditor_tiny_edit_video.json", "application/json")
     graph.wait_for_function("before => window.app.extensionManager.workflow.activeWorkflow.path !== before", arg=mine)
     # Its nodes have the same numbers.
@@ -575,10 +580,7 @@ def go_back(page, path: str):
 @one_way
 def test_the_record_of_a_run_that_ends_while_another_workflow_is_opened_is_not_lost(graph):
     """The page has noted already what the workflow is like that it leaves, and its panel still gets the record."""
-    queue(graph)
-    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.75}})
-    graph.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
-    graph.wait_for_function(KEPT, arg=0.75, timeout=LONG)
+    change_a_run(graph)
     graph.evaluate(
         """async () => {
             const { activeWorkflow } = window.app.extensionManager.workflow, noted = JSON.stringify(activeWorkflow.activeState);
@@ -595,10 +597,7 @@ def test_the_record_of_a_run_that_ends_while_another_workflow_is_opened_is_not_l
 @one_way
 def test_a_record_that_comes_before_the_values_of_its_workflow_is_taken(graph):
     """As on a busy machine, where the page gives some widgets their values late."""
-    queue(graph)
-    set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.75}})
-    graph.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
-    graph.wait_for_function(KEPT, arg=0.75, timeout=LONG)
+    change_a_run(graph)
     end = next(event for event in ended(graph) if event["type"] == "ended")
     graph.route("**/liveditor_isa/events", lambda route: route.abort())  # which would bring it once more
     graph.evaluate(
