@@ -235,7 +235,6 @@ export class Panel {
             this.drawPresets();
             this.drawCost(values);
             if (before) this.settle(values, live, opening);
-            if (opening && this.offered) this.onEnded(this.offered); // which may have come before these values
         }
         if (this.pending && this.run) this.tell();
     }

@@ -34,11 +34,21 @@ def open_page(browser, server, vue: bool, on_error=lambda error: None):
     page.goto(server.url)
     page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)
     page.wait_for_selector("canvas")
+    page.wait_for_function(OPENED, timeout=60_000)
     return page
 
 
+OPENED = """before => {
+    const { activeWorkflow } = window.app.extensionManager.workflow;
+    return activeWorkflow?.activeState?.id === window.app.rootGraph.id && activeWorkflow.path !== before
+        && !window.comfyAPI.changeTracker.ChangeTracker.isLoadingGraph;
+}"""
+"""Whether the page is done with opening a workflow: it shows the nodes long before, under the name of the workflow that it leaves."""
+
+
 def drop(page, path, mime: str):
-    """Drop a file on the canvas, as from the desktop."""
+    """Drop a file on the canvas, as from the desktop, and wait for its workflow."""
+    before = page.evaluate("() => window.app.extensionManager.workflow.activeWorkflow.path")
     content = base64.b64encode(path.read_bytes()).decode()
     page.evaluate(
         """([content, name, type]) => {
@@ -51,6 +61,7 @@ def drop(page, path, mime: str):
         }""",
         [content, path.name, mime],
     )
+    page.wait_for_function(OPENED, arg=before, timeout=60_000)
 
 
 def node_types(page) -> list[str]:

@@ -6,7 +6,7 @@ import urllib.request
 from collections import Counter
 
 import pytest
-from browser_page import drop, open_page, wait_for_nodes
+from browser_page import drop, open_page
 from comfy_headless import ROOT
 from examples import EXAMPLES
 
@@ -149,7 +149,6 @@ def test_the_page_in_japanese(browser, server):
     try:
         page = open_page(browser, server, vue=False)
         drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
-        wait_for_nodes(page, 12)
         page.get_by_text("全注意の計算量の").first.wait_for(timeout=60_000)
         assert page.evaluate("() => app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA').title") == "ISA を付加"
         page.evaluate("() => app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA'))")
