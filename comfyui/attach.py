@@ -251,13 +251,9 @@ class ISAOverride:
         model_call = self._call_of(options)
         decided, record, contexts = model_call.decisions, model_call.record, model_call.context
         block, of_blocks = options.get("block_index", 0), options.get("total_blocks", 1)
-        layout = call.layout
-        reused = isinstance(contexts, Reuse)
-        if isinstance(contexts, Refresh):
-            contexts.keep(block, of_blocks, k, v, layout)
-        elif reused:
-            layout = contexts.layout
-            k, v = contexts.joined(block, k, v)
+        layout, reused = call.layout, isinstance(contexts, Reuse)
+        if contexts is not None:
+            k, v, layout = contexts.attended(block, of_blocks, k, v, layout)
 
         def with_residual(out):
             """Full attention's output and the residual, which the network cannot add where it has the target's tokens alone."""

@@ -8,7 +8,7 @@ import torch
 
 from ..isa_core import TokenLayout
 from ..runtime import decisions
-from ..runtime.context_reuse import Refresh, Reuse
+from ..runtime.context_reuse import Reuse
 from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
 from .sampling_run import SamplingRun
 
@@ -58,20 +58,11 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, sigmas: torch.Tenso
     Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong: then the whole sequence is
     computed, now and for the rest of the run.
     """
-    level = float(sigmas.max())
-    if kept := run.contexts.reusable(sequence, level, run.settings.context_refresh):
-        reuse = Reuse(kept)
-        out = call(reuse)
-        if reuse.whole:
-            run.context_call(reused=True)
-            return out
-    else:
-        refresh = Refresh()
-        out = call(refresh)
-        if refresh.whole:
-            run.contexts.keep(sequence, level, refresh)
-            run.context_call(reused=False)
-            return out
+    contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh)
+    out, reused = call(contexts), isinstance(contexts, Reuse)
+    if run.contexts.end(contexts):
+        run.context_call(reused)
+        return out
     run.contexts.give_up(decisions.PARTS_LEFT_OUT)
     run.recomputed(decisions.PARTS_LEFT_OUT)
-    return call(None) if kept else out
+    return call(None) if reused else out

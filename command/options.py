@@ -84,6 +84,11 @@ def add_model_options(parser: argparse.ArgumentParser):
         help="shorter videos, in tokens of edit and context, have full attention all the same (default: %(default)s)",
     )  # fmt: skip
     add_isa_options(isa)
+    model.add_argument(
+        "--context-refresh", type=float, default=ModelChoice.context_refresh, metavar="X",
+        help="compute the video to edit anew only where the noise level has moved so far, 0.5 to 2, instead of in every step: "
+        "faster, and takes memory (default: %(default)s, every step)",
+    )  # fmt: skip
 
 
 def add_isa_options(group):
@@ -119,4 +124,5 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
         isa=isa_choice(options) if options.isa else None,
         min_tokens=options.min_tokens,
         loras=tuple(options.lora),
+        context_refresh=options.context_refresh,
     )

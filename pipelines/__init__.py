@@ -16,6 +16,7 @@ _HOMES = {
     "LIVEditorTransformer3DModel": "transformer",
     "attach_isa": "attention",
     "detach_isa": "attention",
+    "sampling_run": "context_reuse",
 }
 
 __all__ = list(_HOMES)

@@ -11,11 +11,13 @@ import torch
 
 from ..isa_core import ISAConfig, TokenLayout, resolve_backend
 from ..runtime.call import CarryingCheckpoint, ModelCall, current, enter, in_backward, leave
-from ..runtime.decisions import Decisions
+from ..runtime.context_reuse import Refresh, Reuse
+from ..runtime.decisions import UNKNOWN_CONTEXT, Decisions
 from ..runtime.live import Settings
 from ..runtime.report import ReportRecorder
 from ..runtime.schedule import MIN_TOKENS, Schedule
-from .layouts import layout_reader
+from . import context_reuse
+from .layouts import Arguments, arguments_of
 from .stand_in import OUTSIDE_OF_CALL, InContextProcessor, in_context_attention
 
 OURS = ("isa", "block")
@@ -26,11 +28,13 @@ class AttachedISA:
     """ISA on one transformer, as `attach_isa` returns it. All but `backend` may be changed between steps, in a callback say.
 
     config: ISAConfig. enabled: False for full attention. dense_blocks, min_tokens: as in `runtime.schedule.Schedule`.
+    context_refresh: as in `runtime.live.Settings`; it acts within a `sampling_run`.
     A call that has begun keeps the values that it began with, also where gradient checkpointing runs it again.
     A copied or pickled transformer has one of its own.
     """
 
-    def __init__(self, config: ISAConfig, backend: str, dense_blocks: str, min_tokens: int):
+    def __init__(self, config: ISAConfig, backend: str, dense_blocks: str, min_tokens: int, context_refresh: float = 0.0):
+        self.context_refresh = context_refresh
         self.config, self.backend, self.enabled = config, backend, True
         self.dense_blocks, self.min_tokens = dense_blocks, min_tokens
         self.blocks = 0
@@ -41,11 +45,13 @@ class AttachedISA:
         """The replaced processors, by the names of their modules."""
         self._hooks: list = []
         self._layout: TokenLayout | Callable[[dict], TokenLayout] | None = None
+        self._arguments: Arguments | None = None
+        """The transformer's, where it is of a known kind and its layout is its own."""
 
     def decisions(self) -> Decisions:
         """For the call that begins now."""
         schedule = Schedule(dense_blocks=self.dense_blocks, min_tokens=self.min_tokens)
-        return Decisions(Settings(self.config, self.enabled), schedule, backend=self.backend)
+        return Decisions(Settings(self.config, self.enabled, self.context_refresh), schedule, backend=self.backend)
 
     def report(self) -> str:
         """Report since the last report: calls, their cost, the backend, reasons for full attention; one line per fact."""
@@ -75,12 +81,16 @@ class AttachedISA:
             if layout is not None:
                 raise ValueError(f"{type(transformer).__name__} tells its token groups itself: leave layout out.")
         else:
-            self._layout = layout if layout is not None else layout_reader(transformer)
+            self._arguments = arguments_of(transformer) if layout is None else None
+            self._layout = self._arguments.layout if self._arguments else layout
             self._replace_processors(transformer)
             self._hooks = [
                 transformer.register_forward_pre_hook(self._begin, with_kwargs=True),
                 transformer.register_forward_hook(self._end, always_call=True),
             ]
+            if self._arguments and self._arguments.positions:
+                module = transformer.get_submodule(self._arguments.positions)
+                self._hooks.append(module.register_forward_hook(self._positions))
         self.blocks = len({block_of(name) for name in transformer.attn_processors})
         self._transformer, transformer.attached_isa = transformer, self
 
@@ -106,12 +116,39 @@ class AttachedISA:
         if checkpoint is not None and not isinstance(checkpoint, CarryingCheckpoint):
             transformer._gradient_checkpointing_func = CarryingCheckpoint(checkpoint)
         self.recorder.called()
-        enter(ModelCall(layout, self.decisions(), self.recorder, owner=self))
+        contexts, alone = self._contexts(transformer, layout, named)
+        running = TokenLayout(layout.target) if isinstance(contexts, Reuse) else layout
+        enter(ModelCall(running, self.decisions(), self.recorder, owner=self, context=contexts))
+        return ((), alone) if isinstance(contexts, Reuse) else None
+
+    def _contexts(self, transformer, layout: TokenLayout, named: dict) -> tuple[Refresh | Reuse | None, dict | None]:
+        """What the call with the arguments `named` does with its context, and the arguments of the target alone."""
+        alone = None
+        if self._arguments and self.context_refresh:
+            alone = self._arguments.target_alone(named, layout.target - named["encoder_hidden_states"].shape[1])
+        refused = UNKNOWN_CONTEXT if alone is None else None
+        given = named.get("timestep"), named.get("encoder_hidden_states")
+        return context_reuse.begin(self, transformer, layout, *given, refused), alone
+
+    @torch.compiler.disable
+    def _positions(self, module, args, output):
+        """Keep those of text and target, (target [T, ...], text [L, ...]): without the context they would be others."""
+        call = current()
+        contexts = call.context if call is not None and call.owner is self else None
+        if isinstance(contexts, Reuse):
+            return contexts.kept.positions
+        if isinstance(contexts, Refresh):
+            images, text = output
+            contexts.positions = images[: call.layout.target - len(text)], text
+        return None
 
     @torch.compiler.disable
     def _end(self, transformer, args, output):
-        """After each, also after an error."""
+        """After each, also after an error, which leaves no output."""
+        call = current()
         leave(self)
+        if output is not None and call is not None and call.owner is self:
+            context_reuse.end(self, call.context)
 
 
 def attach_isa(
@@ -122,13 +159,15 @@ def attach_isa(
     backend: str = "auto",
     dense_blocks: str = "",
     min_tokens: int = MIN_TOKENS,
+    context_refresh: float = 0.0,
 ) -> AttachedISA:
     """ISA (arXiv 2605.04569, section 3) in the in-context self-attention of a diffusers transformer; replaces an earlier one.
 
     layout: the token groups, [target | contexts], in the order of the attention's sequence, or a function of the forward
-        call's arguments by name that tells them. LIVEditor's transformer and the kinds in `layouts.READERS` tell them themselves.
+        call's arguments by name that tells them. LIVEditor's transformer and the kinds in `layouts.KNOWN` tell them themselves.
         What comes before the target, text for example, counts as the target's.
-    backend, dense_blocks, min_tokens: as on the Attach ISA node.
+    backend, dense_blocks, min_tokens, context_refresh: as on the Attach ISA node. Contexts are kept within a `sampling_run`,
+        of LIVEditor's transformer and of the kinds in `layouts.KNOWN`.
     The dense query blocks attend by the backend that `transformer.set_attention_backend` chose.
     Threads may share the transformer; in training use `transformer.enable_gradient_checkpointing()` and no other checkpoint.
 
@@ -138,7 +177,8 @@ def attach_isa(
     parameter = next(transformer.parameters())
     resolve_backend(backend, parameter.device, config=config)
     Schedule(dense_blocks=dense_blocks)  # raises an error for invalid blocks
-    isa = AttachedISA(config, backend, dense_blocks, min_tokens)
+    Settings(config, context_refresh=context_refresh)  # raises an error out of its range
+    isa = AttachedISA(config, backend, dense_blocks, min_tokens, context_refresh)
     isa.attach(transformer, layout)
     return isa
 

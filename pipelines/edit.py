@@ -15,6 +15,7 @@ import torch
 
 from ..checkpoint.dtypes import DTYPES
 from ..errors import is_out_of_memory
+from ..isa_core import ISAConfig
 from ..runtime.call import layouts_seen
 from ..video.clip import open_clip
 from ..video.composite import put_back
@@ -32,6 +33,9 @@ from .request import Edit, ModelChoice
 from .text_encoder import load_text_encoder
 from .transformer import LIVEditorTransformer3DModel
 from .vae import decode_video, load_vae
+
+EVERYTHING = ISAConfig(keep_ratio=1, dense_query_ratio=1)
+"""Full attention in ISA's terms."""
 
 
 def load(choice: ModelChoice) -> LIVEditorPipeline:
@@ -56,8 +60,9 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
         pipe.set_adapters(adapters)  # otherwise the last one alone is active
     if choice.storage == "fp8":
         pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
-    if choice.isa is not None:
-        attach_isa(pipe.transformer, choice.isa, min_tokens=choice.min_tokens)
+    if choice.isa is not None or choice.context_refresh:
+        config = choice.isa or EVERYTHING
+        attach_isa(pipe.transformer, config, min_tokens=choice.min_tokens, context_refresh=choice.context_refresh)
     if choice.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif choice.offload == "layers":

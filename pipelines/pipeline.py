@@ -18,14 +18,14 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..checkpoint.included import path_of
 from ..errors import NotFiniteError
 from ..video.geometry import closest_bucket, first_frames, fit_frames, size_within
+from .context_reuse import sampling_run
 from .lora import load_lora, unload_differences
 from .text_encoder import load_text_encoder, text_length, unknown_to
-from .transformer import LIVEditorTransformer3DModel
+from .transformer import TRAIN_TIMESTEPS, LIVEditorTransformer3DModel
 from .vae import decode_video, encode_video, load_vae
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 SHIFT = 6.0
-TRAIN_TIMESTEPS = 1000
 
 VAE_OVERFLOW = "use dtype fp32"
 """Advice for a VAE that decodes NaN."""
@@ -171,7 +171,7 @@ class LIVEditorPipeline(WanPipeline):
         context_latents = [latent.to(device, dtype).expand(shape[0], *latent.shape[1:]) for latent in context_latents]
 
         timesteps = self._timesteps(steps, sigmas, device)
-        with self.progress_bar(total=len(timesteps)) as bar:
+        with sampling_run(), self.progress_bar(total=len(timesteps)) as bar:
             for index, timestep in enumerate(timesteps):
                 if self.interrupt:
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from ..isa_core import ISAConfig
+from ..runtime.live import Settings
 from ..runtime.schedule import MIN_TOKENS
 
 RANGES = {
@@ -32,7 +33,10 @@ class ModelChoice:
     offload: "none", "model" (one part on the GPU at a time) or "layers" (for small cards, slow).
     device: "auto", "cpu", "cuda", "cuda:1", ...
     isa: None for full attention. min_tokens: shorter sequences attend fully all the same.
+    context_refresh: as in `runtime.live.Settings`, with ISA or without; 0 computes the context in every step.
     loras: files or folders that diffusers loads.
+
+    Raises ValueError for a context_refresh out of range.
     """
 
     model: str = "tiny"
@@ -45,6 +49,10 @@ class ModelChoice:
     isa: ISAConfig | None = ISAConfig()
     min_tokens: int = MIN_TOKENS
     loras: tuple[str, ...] = ()
+    context_refresh: float = 0.0
+
+    def __post_init__(self):
+        Settings(ISAConfig(), context_refresh=self.context_refresh)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,10 @@ class StandIn(TorchFunctionMode):
         """q, k, v [B, S + padding, H, D] -> [B, S + padding, H, D]."""
         layout, padding = self.call.layout, self.call.padding
         gate = None if self.gate is None else self.gate[:, : layout.total]
-        out = self._attend(*(x[:, : layout.total] for x in (q, k, v)), layout, gate)
+        q, k, v = (x[:, : layout.total] for x in (q, k, v))
+        if self.call.context is not None:
+            k, v, layout = self.call.context.attended(self.block, self.of_blocks, k, v, layout)
+        out = self._attend(q, k, v, layout, gate)
         return F.pad(out, (0, 0, 0, 0, 0, padding)) if padding else out
 
     def _attend(self, q, k, v, layout, gate) -> torch.Tensor:

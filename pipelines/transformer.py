@@ -20,6 +20,8 @@ from torch import nn
 from ..checkpoint.keys import MEMORY
 from ..isa_core import TokenLayout, coarse_gate
 from ..runtime.call import Carried, ModelCall, current, within
+from ..runtime.context_reuse import Reuse
+from . import context_reuse
 from .checkpoint import configuration, diffusers_names, open_liveditor
 from .diffusers_parts import (
     ContextParallelInput,
@@ -31,6 +33,9 @@ from .diffusers_parts import (
     apply_lora_scale,
 )
 from .stand_in import OUTSIDE_OF_CALL, InContextProcessor, in_context_attention
+
+TRAIN_TIMESTEPS = 1000
+"""The timestep of pure noise."""
 
 
 class LIVEditorAttnProcessor(InContextProcessor, WanAttnProcessor):
@@ -152,17 +157,23 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         """
         frames, height, width = hidden_states.shape[2:]
         groups = [self._padded(latent) for latent in (hidden_states, *context_latents)]
-        embedded = [self.patch_embedding(groups[0]), *(getattr(self, MEMORY)(group) for group in groups[1:])]
-        grid = embedded[0].shape[2:]
-        target, *context = (math.prod(group.shape[2:]) for group in embedded)
-        call = self.call_over(TokenLayout(target, tuple(context)))
+        grid, *others = (
+            tuple(side // patch for side, patch in zip(group.shape[2:], self.config.patch_size)) for group in groups
+        )
+        target = math.prod(grid)
+        call = self.call_over(TokenLayout(target, tuple(map(math.prod, others))), timestep, encoder_hidden_states)
+        if isinstance(call.context, Reuse):
+            groups = groups[:1]
 
+        embedded = [self.patch_embedding(groups[0]), *(getattr(self, MEMORY)(group) for group in groups[1:])]
         tokens = torch.cat([group.flatten(2).transpose(1, 2) for group in embedded], dim=1)
         tokens = F.pad(tokens, (0, 0, 0, call.padding)) if call.padding else tokens
         rotary = self.rope(*groups, padding=call.padding)
         time, modulation, text, _ = self.condition_embedder(timestep, encoder_hidden_states)
         tokens = within(call, self._run_blocks, call, tokens, text, modulation.unflatten(1, (6, -1)), rotary)
 
+        if call.context is not None:
+            context_reuse.end(self.attached_isa, call.context)
         if self._parallel_config is None:  # otherwise no process has all of the target's tokens yet
             tokens = tokens[:, :target]
         shift, scale = (self.scale_shift_table + time[:, None]).to(tokens.device).chunk(2, dim=1)
@@ -170,13 +181,15 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         out = self._unpatchified(self.proj_out(tokens)[:, :target], grid)[:, :, :frames, :height, :width]
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
-    def call_over(self, layout: TokenLayout) -> ModelCall:
-        """The model call that begins, with the decision of an attached ISA."""
-        padding, isa = self._padding(layout.total), getattr(self, "attached_isa", None)
+    def call_over(self, layout: TokenLayout, timestep: torch.Tensor, text: torch.Tensor) -> ModelCall:
+        """The model call that begins, with the decisions of an attached ISA. layout: of all tokens."""
+        isa = getattr(self, "attached_isa", None)
         if isa is None:
-            return ModelCall(layout, padding=padding)
+            return ModelCall(layout, padding=self._padding(layout.total))
         isa.recorder.called()
-        return ModelCall(layout, isa.decisions(), isa.recorder, padding)
+        contexts = context_reuse.begin(isa, self, layout, timestep / TRAIN_TIMESTEPS, text)
+        running = TokenLayout(layout.target) if isinstance(contexts, Reuse) else layout
+        return ModelCall(running, isa.decisions(), isa.recorder, self._padding(running.total), context=contexts)
 
     def _run_blocks(self, call: ModelCall, tokens, text, modulation, rotary) -> torch.Tensor:
         for block in self.blocks:

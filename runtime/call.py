@@ -79,7 +79,7 @@ def enter(call: ModelCall) -> None:
     """Make `call` the current one until `leave`. For pairs of hooks, which cannot use a `with` block."""
     _current.set(replace(call, outer=_current.get()))
     for seen in _observers.get():
-        seen[:] = [call.layout]
+        seen[:] = [call.context.layout if isinstance(call.context, Reuse) else call.layout]
 
 
 def leave(owner: object = None) -> None:
@@ -114,7 +114,10 @@ class CarryingCheckpoint:
 
 
 class layouts_seen:
-    """`with layouts_seen() as seen:` keeps the layout of the last model call of this thread in `seen`, a list of one at most."""
+    """`with layouts_seen() as seen:` keeps the layout of the last model call of this thread in `seen`, a list of one at most.
+
+    Of all its tokens, also where it reuses a kept context.
+    """
 
     def __enter__(self) -> list[TokenLayout]:
         seen: list[TokenLayout] = []

@@ -41,22 +41,31 @@ def _log_odds(level: float) -> float:
 
 
 class Refresh:
-    """A model call that computes the whole sequence, and what it keeps of the context."""
+    """A model call that computes the whole sequence, and what it keeps of the context.
 
-    def __init__(self):
+    sequence: identifies what is kept. level: the call's noise level, 0..1.
+    """
+
+    def __init__(self, sequence: Hashable = None, level: float = 0.0):
+        self.sequence, self.level = sequence, level
         self.layout: TokenLayout | None = None
         self.of_blocks = 0
         self.home: torch.device | None = None
         """Where it is kept: on the GPU, or on the CPU where that has too little free memory."""
+        self.positions: object = None
+        """Of the target, where a network computes them with the context's: as it takes them."""
         self._held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def keep(self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout) -> None:
-        """Of transformer block `block`: k, v [B, S, H, D] of `layout`, as its attention sees them."""
+    def attended(
+        self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
+    ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
+        """The keys and values [B, S, H, D] that transformer block `block` attends to, and their layout: its own."""
         self.layout, self.of_blocks = layout, of_blocks
         context = k[:, layout.target :], v[:, layout.target :]
         if self.home is None:
             self.home = _home(k.device, of_blocks * sum(x.numel() * x.element_size() for x in context))
         self._held[block] = _copied(context[0], self.home), _copied(context[1], self.home)
+        return k, v, layout
 
     @property
     def whole(self) -> bool:
@@ -87,11 +96,13 @@ class Reuse:
         self._met: set[int] = set()
         self._coming: dict[int, tuple[torch.Tensor, torch.Tensor, torch.cuda.Event]] = {}
 
-    def joined(self, block: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of all tokens, [B, S, H, D], from the target's."""
+    def attended(
+        self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
+    ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
+        """As of a Refresh, from the target's keys and values [B, T, H, D]: with the kept ones, all tokens'."""
         self._met.add(block)
         kept_k, kept_v = self._here(block, k.device)
-        return torch.cat([k, kept_k], dim=1), torch.cat([v, kept_v], dim=1)
+        return torch.cat([k, kept_k], dim=1), torch.cat([v, kept_v], dim=1), self.layout
 
     def _here(self, block: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """What was kept of a block, on `device`. From main memory the next block's comes while this one is in work."""
@@ -149,27 +160,30 @@ class ContextStore:
     """The kept contexts of one sampling run, by sequence. Several threads may use it at once."""
 
     def __init__(self):
-        self._kept: dict[Hashable, tuple[float, Refresh]] = {}
+        self._kept: dict[Hashable, Refresh] = {}
         self._lock = threading.Lock()
         self.given_up: str | None = None
         """Why the rest of the run computes its context in every call, if it does."""
 
-    def reusable(self, sequence: Hashable, level: float, change: float) -> Refresh | None:
-        """The context to reuse at noise level `level`, 0..1; None where a refresh is due, for which the last one is freed.
+    def begin(self, sequence: Hashable, level: float, change: float) -> Refresh | Reuse:
+        """A model call at noise level `level`, 0..1. Where a refresh is due, the last one is freed before.
 
         sequence: identifies what was kept; one that is not known is refreshed.
         change: the `distance` from the refresh at which another one is due.
         """
         with self._lock:
-            at, kept = self._kept.get(sequence, (None, None))
-            if at is not None and distance(at, level) < change - SLACK:
-                return kept
+            kept = self._kept.get(sequence)
+            if kept is not None and distance(kept.level, level) < change - SLACK:
+                return Reuse(kept)
             self._kept.pop(sequence, None)
-        return None
+        return Refresh(sequence, level)
 
-    def keep(self, sequence: Hashable, level: float, refreshed: Refresh) -> None:
-        with self._lock:
-            self._kept[sequence] = level, refreshed
+    def end(self, call: Refresh | Reuse) -> bool:
+        """Whether all of the call's attentions took part. Otherwise a Refresh keeps nothing, and a Reuse's result is wrong."""
+        if call.whole and isinstance(call, Refresh):
+            with self._lock:
+                self._kept[call.sequence] = call
+        return call.whole
 
     def give_up(self, reason: str) -> None:
         self.given_up = reason
@@ -183,4 +197,4 @@ class ContextStore:
     @property
     def bytes(self) -> int:
         with self._lock:
-            return sum(kept.bytes for _, kept in self._kept.values())
+            return sum(kept.bytes for kept in self._kept.values())

@@ -138,6 +138,17 @@ class ReportRecorder:
             with self._lock:
                 self._report.add_left_out(reason)
 
+    def context_call(self, reused: bool) -> None:
+        """A model call reused a kept context, or computed it to keep it."""
+        with self._lock:
+            self._report.reused += reused
+            self._report.refreshed += not reused
+
+    def recomputed(self, reason: str) -> None:
+        """A model call could keep no context."""
+        with self._lock:
+            self._report.recomputed[reason] += 1
+
     def take(self) -> RunReport:
         """The report so far. A new report begins."""
         with self._lock:

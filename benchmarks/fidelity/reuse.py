@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ...isa_core import add_coarse_residual, in_context_sparse_attention
 from ...runtime.call import ModelCall
-from ...runtime.context_reuse import ContextStore, Refresh, Reuse
+from ...runtime.context_reuse import ContextStore, Reuse
 from ...runtime.core_attention import OVERRIDE, in_context_override
 from ...runtime.in_context import CALL
 from ..machine import ROOT, result_file, versions
@@ -48,22 +48,16 @@ class ReusingNetwork:
 
     def __call__(self, x, time, words, context_latents):
         level = float(time.max()) / 1000
-        kept = self.store.reusable("edit", level, self.fall)
-        contexts = Reuse(kept) if kept else Refresh()
+        contexts = self.store.begin("edit", level, self.fall)
+        reused = isinstance(contexts, Reuse)
         options = {OVERRIDE: self.override, CALL: ModelCall(context=contexts)}
-        out = self.network(x, time, words, context_latents=() if kept else context_latents, transformer_options=options)
-        assert contexts.whole, "every block attended to the context"
-        if isinstance(contexts, Refresh):
-            self.store.keep("edit", level, contexts)
-        self.calls, self.refreshed = self.calls + 1, self.refreshed + (kept is None)
+        out = self.network(x, time, words, context_latents=() if reused else context_latents, transformer_options=options)
+        assert self.store.end(contexts), "every block attended to the context"
+        self.calls, self.refreshed = self.calls + 1, self.refreshed + (not reused)
         return out
 
     def _attend(self, call, q, k, v, options, full, core):
-        contexts, layout = options[CALL].context, call.layout
-        if isinstance(contexts, Refresh):
-            contexts.keep(options["block_index"], options["total_blocks"], k, v, layout)
-        else:
-            (k, v), layout = contexts.joined(options["block_index"], k, v), contexts.layout
+        k, v, layout = options[CALL].context.attended(options["block_index"], options["total_blocks"], k, v, call.layout)
         if self.setting.config is None:
             out = full(q, k, v)
         else:

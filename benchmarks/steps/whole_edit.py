@@ -31,7 +31,7 @@ import torch
 from ...comfyui.attach import EIGHT_BIT, OVERRIDE, attach_isa
 from ...comfyui.loaders import WEIGHT_OPTIONS
 from ...comfyui.sampling_run import Watcher
-from ...isa_core import ISAConfig
+from ...isa_core import ISAConfig, TokenLayout
 from ...runtime.context_reuse import SLACK, ContextStore, Refresh
 from ...runtime.live import LiveSettings, Settings
 from ...runtime.schedule import Schedule
@@ -81,14 +81,19 @@ def timed(patcher, variant: Variant, size, steps: int, fall: float) -> tuple[lis
     return seconds, peak, rows.context
 
 
+TWO_TOKENS = torch.empty(1, 2, 1, 1), torch.empty(1, 2, 1, 1), TokenLayout(1, (1,))
+"""Keys, values and layout of the smallest attention, of which only the kept context counts."""
+
+
 def refreshes(patcher, steps: int, fall: float) -> int:
     """How many of an edit's steps compute the context."""
     sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)[:-1].tolist()
     store, count = ContextStore(), 0
     for sigma in sigmas:
-        if store.reusable("edit", sigma, fall) is None:
-            store.keep("edit", sigma, Refresh())
-            count += 1
+        contexts = store.begin("edit", sigma, fall)
+        contexts.attended(0, 1, *TWO_TOKENS)
+        store.end(contexts)
+        count += isinstance(contexts, Refresh)
     return count
 
 

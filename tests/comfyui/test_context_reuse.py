@@ -214,13 +214,14 @@ def test_without_context_nothing_is_kept(liveditor):
 @pytest.fixture
 def kept(monkeypatch) -> list[weakref.ref]:
     """Every tensor that was kept."""
-    found, keep = [], context_reuse.Refresh.keep
+    found, attended = [], context_reuse.Refresh.attended
 
     def watched(self, block, *args):
-        keep(self, block, *args)
+        tokens = attended(self, block, *args)
         found.extend(weakref.ref(x) for x in self.of(block))
+        return tokens
 
-    monkeypatch.setattr(context_reuse.Refresh, "keep", watched)
+    monkeypatch.setattr(context_reuse.Refresh, "attended", watched)
     return found
 
 

@@ -170,9 +170,12 @@ def test_all_that_an_edit_says_counts(models, tmp_path):
 def test_every_option_of_a_model_is_read():
     parser = argparse.ArgumentParser()
     add_model_options(parser)
-    asked = ModelChoice("m", "t", "v", "fp16", "fp8", "model", "cuda:1", ISAConfig(keep_ratio=0.5), 7, ("a", "b"))
+    asked = ModelChoice("m", "t", "v", "fp16", "fp8", "model", "cuda:1", ISAConfig(keep_ratio=0.5), 7, ("a", "b"), 1.5)
     options = "--model m --text-encoder t --vae v --dtype fp16 --storage fp8 --offload model --device cuda:1 --keep-ratio 0.5"
-    assert model_choice(parser.parse_args([*options.split(), *"--min-tokens 7 --lora a --lora b".split()])) == asked
+    assert (
+        model_choice(parser.parse_args([*options.split(), *"--min-tokens 7 --lora a --lora b --context-refresh 1.5".split()]))
+        == asked
+    )
     assert model_choice(parser.parse_args([])) == ModelChoice()
 
 
@@ -181,6 +184,14 @@ def test_a_model_is_held_as_chosen():
     assert pipe.vae.dtype == torch.bfloat16
     assert pipe.transformer.blocks[0].ffn.net[2].weight.dtype == torch.float8_e4m3fn
     assert (pipe.transformer.attached_isa.config.keep_ratio, pipe.transformer.attached_isa.min_tokens) == (0.5, 7)
+
+
+def test_contexts_are_reused_with_sparse_attention_and_without(sample_video, tmp_path):
+    edit = Edit(str(sample_video), "sunset", frames=5, size=(64, 48), steps=8)
+    for isa in (None, ISAConfig()):
+        pipe = load(ModelChoice(isa=isa, context_refresh=4))
+        _, facts = edit_file(pipe, edit, tmp_path / "edit.mp4", progress=False)
+        assert "The context was computed in 4 of 16 model calls, and reused in the others" in facts["isa"]
 
 
 def pictures(path) -> np.ndarray:
@@ -215,6 +226,7 @@ def pictures(path) -> np.ndarray:
         (["VIDEO", "p", "--offload", "model"], "the device is the CPU"),
         (["VIDEO", "p", "--no-isa", "--keep-ratio", "0.5"], "which --no-isa turns off"),
         (["VIDEO", "p", "--keep-ratio", "2"], "keep_ratio must be a number from 0 to 1; got 2"),
+        (["VIDEO", "p", "--context-refresh", "-1"], "context_refresh must be a number from 0 to 10; got -1"),
         (["NOVIDEO", "p"], "The video cannot be read"),
         (["VIDEO", "p", "--lora", "lora.safetensors"], "lora.safetensors"),
     ],

@@ -1,6 +1,7 @@
 """LIVEditor in diffusers makes what it makes in ComfyUI, and does what diffusers' pipelines do."""
 
 import re
+from fractions import Fraction
 from functools import partial
 
 import comfy.sample
@@ -89,33 +90,42 @@ def test_the_same_latents_as_in_comfyui(pipe, frames, comfyui, usual):
     assert difference(usual, edited(pipe, frames, generator=torch.Generator().manual_seed(8))) > 0.01
 
 
-def test_the_same_with_a_reference_and_isa(pipe, frames, comfyui):
-    """The same blocks are kept, and the same ones sharp."""
+@pytest.mark.parametrize("context_refresh", [0, 2])
+def test_the_same_with_a_reference_and_isa(pipe, frames, comfyui, context_refresh):
+    """The same blocks are kept, the same ones are sharp, and the same steps compute the context."""
     from liveditor_isa.comfyui.attach import attach_isa as attach_to_comfyui
 
     picture = Image.fromarray((frames[3].numpy() * 255).astype("uint8"))
     size = size_within(*picture.size, max(WIDTH, HEIGHT))
     small = fit_frames(torch.from_numpy(np.array(picture))[None] / 255, *size)[0]
     shown = []
-    live, schedule = LiveSettings(Settings(ISA)), Schedule()
+    live, schedule = LiveSettings(Settings(ISA, context_refresh=context_refresh)), Schedule()
     expected = in_comfyui(
         comfyui,
         [fit_frames(frames, WIDTH, HEIGHT)[0], small],
         lambda model: attach_to_comfyui(model, live, schedule, "torch", shown.append),
     )
-    isa = attach_isa(pipe.transformer, ISA, min_tokens=0)
+    isa = attach_isa(pipe.transformer, ISA, min_tokens=0, context_refresh=context_refresh)
     try:
         found = edited(pipe, frames, references=[picture])
     finally:
         isa.detach()
+    told = isa.report()
     assert difference(expected, found) < 1e-3
-    assert cost(isa.report()) == cost(shown[0])
+    assert cost(told) == cost(shown[0]) and refreshed(told) == refreshed(shown[0])
+    assert refreshed(told) == (Fraction(2, 3) if context_refresh else None)
     assert difference(expected, edited(pipe, frames, references=[picture])) > 1e-2, "ISA has no effect"
 
 
 def cost(summary: str) -> list[str]:
     """What of full attention's work was done, in words."""
     return re.findall(r"[\d.]+%", summary.splitlines()[0])
+
+
+def refreshed(summary: str) -> Fraction | None:
+    """Share of the model calls that computed the context; ComfyUI makes one call of both passes of guidance."""
+    told = re.search(r"The context was computed in (\d+) of (\d+)", summary)
+    return told and Fraction(*map(int, told.groups()))
 
 
 def test_a_lora_of_comfyui_does_the_same(pipe, frames, comfyui, usual, tmp_path):

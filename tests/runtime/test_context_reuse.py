@@ -16,20 +16,31 @@ from liveditor_isa.runtime.live import Settings
 LAYOUT = TokenLayout(3, (2, 1))
 
 
-def kept(blocks=2, of_blocks=2, seed=0):
-    refresh, generator = Refresh(), torch.Generator().manual_seed(seed)
+def kept(blocks=2, of_blocks=2, sequence=None, level=0.5):
+    refresh, generator = Refresh(sequence, level), torch.Generator().manual_seed(0)
     for block in range(blocks):
         k, v = (torch.randn(1, LAYOUT.total, 2, 4, generator=generator) for _ in range(2))
-        refresh.keep(block, of_blocks, k, v, LAYOUT)
+        assert refresh.attended(block, of_blocks, k, v, LAYOUT) == (k, v, LAYOUT)
     return refresh
+
+
+def holding(*sequences):
+    """A store with what was kept of them at level 0.5."""
+    store = ContextStore()
+    assert all(store.end(kept(sequence=sequence)) for sequence in sequences)
+    return store
+
+
+def is_due(store, sequence, level, change):
+    return isinstance(store.begin(sequence, level, change), Refresh)
 
 
 def refreshes(levels, change, store=None):
     """Positions of the levels at which a refresh was due."""
     store, found = store or ContextStore(), []
     for position, level in enumerate(levels):
-        if store.reusable("sequence", level, change) is None:
-            store.keep("sequence", level, kept())
+        if is_due(store, "sequence", level, change):
+            store.end(kept(sequence="sequence", level=level))
             found.append(position)
     return found
 
@@ -70,16 +81,13 @@ def test_nothing_older_than_asked_for_is_ever_reused(levels, change):
 
 
 def test_an_unknown_sequence_is_refreshed():
-    store = ContextStore()
-    store.keep(("uuid", 0), 0.5, kept())
-    assert store.reusable(("uuid", 1), 0.5, 0.3) is None and store.reusable(("uuid", 0), 0.5, 0.3) is not None
+    store = holding(("uuid", 0))
+    assert is_due(store, ("uuid", 1), 0.5, 0.3) and not is_due(store, ("uuid", 0), 0.5, 0.3)
 
 
 def test_two_contexts_of_a_sequence_are_never_held_at_once():
-    store = ContextStore()
-    store.keep("a", 0.5, kept())
-    store.keep("b", 0.5, kept())
-    assert store.reusable("a", 0.9, 1) is None and store.bytes == kept().bytes
+    store = holding("a", "b")
+    assert is_due(store, "a", 0.9, 1) and store.bytes == kept().bytes
 
 
 def test_what_is_kept_is_the_context_and_not_the_memory_of_the_whole():
@@ -92,25 +100,27 @@ def test_what_is_kept_is_the_context_and_not_the_memory_of_the_whole():
 def test_a_reuse_joins_its_own_target_and_the_kept_context():
     refresh, k = kept(), torch.ones(1, 3, 2, 4)
     reuse = Reuse(refresh)
-    joined_k, joined_v = reuse.joined(0, k, 2 * k)
+    joined_k, joined_v, layout = reuse.attended(0, 2, k, 2 * k, TokenLayout(3))
+    assert layout == LAYOUT
     assert torch.equal(joined_k[:, :3], k) and torch.equal(joined_k[:, 3:], refresh.of(0)[0])
     assert torch.equal(joined_v[:, :3], 2 * k) and torch.equal(joined_v[:, 3:], refresh.of(0)[1])
     assert not reuse.whole
-    reuse.joined(1, k, k)
+    reuse.attended(1, 2, k, k, TokenLayout(3))
     assert reuse.whole
 
 
 @pytest.mark.parametrize("blocks, of_blocks, whole", [(0, 0, False), (1, 2, False), (2, 2, True)])
-def test_a_context_without_some_block_is_not_whole(blocks, of_blocks, whole):
-    assert kept(blocks, of_blocks).whole is whole
+def test_a_context_without_some_block_is_not_whole_and_not_kept(blocks, of_blocks, whole):
+    store = ContextStore()
+    assert store.end(kept(blocks, of_blocks, "a")) is whole
+    assert is_due(store, "a", 0.5, 1) is not whole
 
 
 def test_giving_up_and_clearing_free_what_is_kept():
-    store = ContextStore()
-    store.keep("a", 0.5, kept())
+    store = holding("a")
     assert store.bytes > 0
     store.give_up("why")
-    assert store.bytes == 0 and store.given_up == "why" and store.reusable("a", 0.5, 1) is None
+    assert store.bytes == 0 and store.given_up == "why" and is_due(store, "a", 0.5, 1)
 
 
 def test_copies_of_a_call_share_what_is_kept_and_pickles_leave_it_out():

@@ -20,12 +20,13 @@ def test_what_is_kept_is_the_same_wherever_it_is(monkeypatch, left_free, home):
     for block in range(BLOCKS):
         k, v = (torch.randn(1, LAYOUT.total, 8, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
         given.append((k.clone(), v.clone()))
-        refresh.keep(block, BLOCKS, k, v, LAYOUT)
+        refresh.attended(block, BLOCKS, k, v, LAYOUT)
         k.zero_(), v.zero_()  # queued behind the copies
     assert refresh.whole and refresh.home.type == home and refresh.of(0)[0].is_pinned() is (home == "cpu")
     for _ in range(3):
         reuse = Reuse(refresh)
         for block, (k, v) in enumerate(given):
-            joined_k, joined_v = reuse.joined(block, k[:, : LAYOUT.target], v[:, : LAYOUT.target])
+            target = k[:, : LAYOUT.target], v[:, : LAYOUT.target], TokenLayout(LAYOUT.target)
+            joined_k, joined_v, _ = reuse.attended(block, BLOCKS, *target)
             assert torch.equal(joined_k, k) and torch.equal(joined_v, v)
         assert reuse.whole
