@@ -16,6 +16,7 @@ from diffusers import ContextParallelConfig
 from liveditor_isa.checkpoint.included import path_of
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.pipelines.attention import attach_isa
+from liveditor_isa.pipelines.context_reuse import sampling_run
 from liveditor_isa.pipelines.parallel import share_gpus
 from liveditor_isa.pipelines.transformer import LIVEditorTransformer3DModel
 from torch.distributed.device_mesh import init_device_mesh
@@ -56,6 +57,12 @@ def main(folder: Path):
         isa = attach_isa(model, ISAConfig(), min_tokens=0)
         found |= {f"{name} ISA": model(*case).sample for name, case in cases.items()}
         assert "attention calls at" in isa.report()
+        isa.context_refresh = 1
+        for name, (latent, timestep, *rest) in cases.items():
+            with sampling_run():
+                model(latent, timestep, *rest)
+                found[f"{name} reuse"] = model(0.9 * latent, 0.9 * timestep, *rest).sample
+        assert "computed in 2 of 4 model calls" in isa.report()
         isa.detach()
         return found
 
