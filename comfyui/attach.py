@@ -1,4 +1,4 @@
-"""Attach ISA to a ComfyUI model: one attention override and three wrappers on a clone, nothing global."""
+"""Attach ISA to a ComfyUI model: one attention override and four wrappers on a clone, nothing global."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from comfy_execution.utils import get_executing_context
 from ..isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention, resolve_backend, resolve_dense
 from ..runtime import decisions
 from ..runtime.call import ModelCall
-from ..runtime.context_reuse import Refresh, Reuse
+from ..runtime.context_reuse import Keeping, Refresh, Reuse
 from ..runtime.core_attention import OVERRIDE, in_context_override
 from ..runtime.decisions import Decisions
 from ..runtime.finite import FiniteGuard
 from ..runtime.in_context import CALL, IN_CONTEXT, InContextCall, InContextNetwork
 from ..runtime.live import LiveSettings
 from ..runtime.schedule import Schedule
-from . import windows
+from . import memory
 from .compiled import apart_when_compiled
 from .context_reuse import sequence_of, with_context_reuse, without_context
-from .memory import count_context
 from .native_context import native_layout
 from .network import name_of
 from .sampling_run import SamplingRun, Watcher, going, run_of
@@ -63,11 +62,17 @@ def implementation(backend: str, device: torch.device, config: ISAConfig) -> tup
 
 
 def attach_isa(
-    model, live: LiveSettings, schedule: Schedule, backend: str, notify: Callable[[str], None], watcher: Watcher | None = None
+    model,
+    live: LiveSettings,
+    schedule: Schedule,
+    backend: str,
+    notify: Callable[[str], None],
+    watcher: Watcher | None = None,
+    keeping: Keeping = Keeping(),
 ):
     """A clone of ModelPatcher `model` whose in-context self-attention runs ISA. An earlier ISA on it is replaced.
 
-    live: the settings, step by step. notify: called with a summary after every sampling run.
+    live: the settings, step by step. notify: called with a summary after every sampling run. keeping: of contexts for reuse.
     Raises BackendUnavailable when `backend` was chosen by name and cannot run.
     """
     implementation(backend, comfy.model_management.get_torch_device(), live.first.config)
@@ -76,20 +81,18 @@ def attach_isa(
     previous = options.get(OVERRIDE)
     if isinstance(previous, ISAOverride):
         previous = previous.previous
-    override = ISAOverride(live, schedule, backend, previous, notify, watcher or Watcher())
+    override = ISAOverride(live, schedule, backend, previous, notify, watcher or Watcher(), keeping)
     override.acting = override.acting_between(clone.get_model_object("model_sampling"))
     options[OVERRIDE] = override
     for kind, wrapper in (
         (comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, override.around_sampling),
+        (comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, override.around_prepare),
         (comfy.patcher_extension.WrappersMP.PREDICT_NOISE, override.around_step),
         (comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, override.around_model),
     ):
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
-    # Before the context is counted.
-    clone.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, windows.KEY)
-    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, windows.KEY, windows.around_prepare)
-    count_context(clone)
+    memory.count_context(clone)
     return clone
 
 
@@ -102,8 +105,10 @@ class ISAOverride:
     one has the settings, and tells nobody.
     """
 
-    def __init__(self, live, schedule, backend, previous=None, notify=logging.debug, watcher=None):
-        self.live, self.schedule, self.backend = live, schedule, backend
+    def __init__(
+        self, live, schedule, backend, previous=None, notify=logging.debug, watcher=None, keeping: Keeping = Keeping()
+    ):
+        self.live, self.schedule, self.backend, self.keeping = live, schedule, backend, keeping
         self.previous, self.notify, self.watcher = previous, notify, watcher or Watcher()
         self.acting: tuple[float, float] | None = None
         """(highest, lowest) sigma at which ISA acts as the model was attached; None for all."""
@@ -114,7 +119,14 @@ class ISAOverride:
 
     def __reduce__(self):
         given = LiveSettings(self.live.current, self.live.recorded)
-        return type(self), (given, self.schedule, self.backend, self.previous), {"acting": self.acting}
+        return type(self), (given, self.schedule, self.backend, self.previous), {"acting": self.acting, "keeping": self.keeping}
+
+    def around_prepare(self, executor, model, noise_shape, conds, model_options=None, *args, **kwargs):
+        """PREPARE_SAMPLING: reserve memory for the context, and for what of it is kept, before weights get the rest."""
+        settings = self.live.first
+        keeping = self.keeping if settings.enabled and settings.context_refresh else None
+        with memory.told(model, noise_shape, conds, model_options, keeping) as shape:
+            return executor(model, shape, conds, model_options, *args, **kwargs)
 
     def around_sampling(self, executor, *args, **kwargs):
         """OUTER_SAMPLE: find the sigmas between which ISA acts (model sampling may be patched after attaching), report."""

@@ -63,6 +63,7 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, sigmas: torch.Tenso
     if run.contexts.end(contexts):
         run.context_call(reused)
         return out
-    run.contexts.give_up(decisions.PARTS_LEFT_OUT)
-    run.recomputed(decisions.PARTS_LEFT_OUT)
+    reason = decisions.PARTS_LEFT_OUT if reused else contexts.refused or decisions.PARTS_LEFT_OUT
+    run.contexts.give_up(reason)
+    run.recomputed(reason)
     return call(None) if reused else out

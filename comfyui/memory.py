@@ -1,12 +1,19 @@
-"""Memory for the context of core's own in-context Wan (Bernini), which core's estimates leave out (ComfyUI issue 14672)."""
+"""Memory that core's estimates leave out: of the context of its own in-context Wan (Bernini; ComfyUI issue 14672), and of
+contexts that are kept for reuse.
+
+Core's estimate is proportional to a latent's size. So what else is needed is told to it as a longer latent.
+"""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from math import ceil, prod
 
-import comfy.patcher_extension
+import comfy.model_management
 
-from ..runtime.in_context import CONTEXT_LATENTS
+from ..runtime.context_reuse import GPU, LEFT_FREE, MAIN_MEMORY, Keeping
+from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
+from . import windows
 
 COUNTED = "memory_usage_factor_conds"
 """Attribute of core's models: the conditions whose size counts when core forms a batch."""
@@ -20,12 +27,19 @@ def count_context(clone):
     counted = clone.get_model_object(COUNTED)
     if CONTEXT_LATENTS not in counted:
         clone.add_object_patch(COUNTED, (*counted, CONTEXT_LATENTS))
-        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, "liveditor_isa", around_prepare)
 
 
-def around_prepare(executor, model, noise_shape, conds, *args, **kwargs):
-    """PREPARE_SAMPLING: reserve memory for the context too, before weights get the rest."""
-    return executor(model, with_context(noise_shape, conds), conds, *args, **kwargs)
+@contextmanager
+def told(patcher, noise_shape, conds: dict[str, list[dict]], model_options: dict | None, keeping: Keeping | None):
+    """Yields the shape of a latent for which core's estimate is the memory of a run. Meanwhile `conds` hold what one step holds.
+
+    noise_shape: [B, C, T, h, w]. keeping: of contexts for reuse, None without it.
+    """
+    kept = kept_bytes(patcher, noise_shape[0], conds, keeping) if keeping else 0  # of all windows
+    with windows.cut(conds, (model_options or {}).get("context_handler")):
+        if not isinstance(patcher.model.diffusion_model, InContextNetwork):
+            noise_shape = with_context(noise_shape, conds)
+        yield with_kept(patcher, noise_shape, kept, keeping) if keeping else noise_shape
 
 
 def with_context(noise_shape, conds: dict[str, list[dict]]) -> list[int]:
@@ -37,3 +51,27 @@ def with_context(noise_shape, conds: dict[str, list[dict]]) -> list[int]:
     if largest:
         frames = ceil(TAKEN * (frames + largest / prod(sides)))
     return [batch, channels, frames, *sides]
+
+
+def with_kept(patcher, noise_shape, needed: int, keeping: Keeping) -> list[int]:
+    """Shape of a latent for which core would set `needed` bytes of kept contexts aside too, if they belong on the GPU: by choice,
+    or because they fit beside the weights and a step."""
+    base = patcher.model
+    batch, channels, frames, *sides = noise_shape
+    total = comfy.model_management.get_total_memory(patcher.load_device)
+    beside = patcher.model_size() + base.memory_required([2 * batch, channels, frames, *sides])
+    if keeping.device == MAIN_MEMORY or (keeping.device != GPU and beside + needed > (1 - LEFT_FREE) * total):
+        return list(noise_shape)
+    # Core estimates for both passes of guidance.
+    of_a_frame = base.memory_required([2 * batch, channels, 1, *sides])
+    return [batch, channels, frames + ceil(needed / of_a_frame), *sides]
+
+
+def kept_bytes(patcher, batch: int, conds: dict[str, list[dict]], keeping: Keeping) -> int:
+    """Memory of all contexts of a run: each of its conditions keeps its own. batch: of the noise."""
+    network = patcher.model.diffusion_model
+    each = (latent for entries in conds.values() for cond in entries or () for latent in cond.get(CONTEXT_LATENTS) or ())
+    tokens = sum(prod(ceil(side / patch) for side, patch in zip(latent.shape[2:], network.patch_size)) for latent in each)
+    numbers = 2 * len(network.blocks) * batch * tokens * network.dim
+    element_size = comfy.model_management.dtype_size(patcher.model.get_dtype_inference())
+    return keeping.bytes_of(numbers, element_size, network.dim // network.num_heads)

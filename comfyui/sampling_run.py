@@ -64,7 +64,7 @@ class SamplingRun:
         self.live, self.watcher = live, watcher
         self.report, self.monitor, self.guard = RunReport(), StepMonitor(model, sigmas), FiniteGuard()
         self.maps = HeatMaps(watcher.started(live, len(sigmas) - 1, parts))
-        self.contexts = ContextStore()
+        self.contexts = ContextStore(owner.keeping)
         self.settings, self.at, self.evaluations = live.current, 0, 0
         self.foreign = "another node"
         """The override in front of ISA's, if there is one."""
@@ -137,10 +137,10 @@ class SamplingRun:
 
     def context_call(self, reused: bool):
         """A model call reused a kept context, or computed it to keep it."""
+        held = self.contexts.held
         with self._lock:
-            self.report.reused += reused
-            self.report.refreshed += not reused
-            self.monitor.context_call(reused)
+            self.report.add_context_call(reused, held)
+            self.monitor.context_call(reused, held)
 
     def recomputed(self, reason: str):
         """A model call could keep no context."""

@@ -9,19 +9,12 @@ from contextlib import contextmanager
 
 from ..runtime.in_context import CONTEXT_LATENTS
 
-KEY = "liveditor_isa_windows"
-
-
-def around_prepare(executor, model, noise_shape, conds, *args, model_options=None, **kwargs):
-    """PREPARE_SAMPLING: estimates count of every context only the part in one window."""
-    handler = (model_options or {}).get("context_handler")
-    with _cut(conds, getattr(handler, "dim", 0), getattr(handler, "context_length", 0)):
-        return executor(model, noise_shape, conds, *args, model_options=model_options, **kwargs)
-
 
 @contextmanager
-def _cut(conds: dict[str, list[dict]], dim: int, length: int):
-    """Contexts as long as the first, which is the video to edit, one latent frame longer than a window: core adds one in front."""
+def cut(conds: dict[str, list[dict]], handler):
+    """Within this, contexts as long as the first, which is the video to edit, are no longer than a window of core's `handler` and
+    one latent frame, which core adds in front. handler: None for no windows."""
+    dim, length = getattr(handler, "dim", 0), getattr(handler, "context_length", 0)
     whole = [(cond, cond[CONTEXT_LATENTS]) for each in conds.values() for cond in each or () if cond.get(CONTEXT_LATENTS)]
     try:
         for cond, latents in whole if length else ():

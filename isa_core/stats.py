@@ -60,17 +60,22 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Te
     return torch.stack([density, flop_ratio], dim=1)
 
 
-def estimate_cost(layout: TokenLayout, config: ISAConfig) -> tuple[float, float]:
-    """(density, flop_ratio) before running, for ratio routing; with an absolute threshold, `dense_query_ratio` is used."""
+def estimate_cost(layout: TokenLayout, config: ISAConfig, of_target: bool = False) -> tuple[float, float]:
+    """(density, flop_ratio) before running, for ratio routing; with an absolute threshold, `dense_query_ratio` is used.
+
+    of_target: where the queries are the target's alone.
+    """
     table = block_table(layout, config.block_size)
+    queries = table.of_queries(layout.target if of_target else layout.total)
     listed_blocks = table.target_blocks + table.kept_blocks(config.keep_ratio)
     exact_blocks = blocks_for(config.exact_ratio, listed_blocks)
-    dense = blocks_for(config.dense_query_ratio, table.count) / table.count
+    dense = blocks_for(config.dense_query_ratio, queries.count) / queries.count
     listed = table.listed_tokens(config.keep_ratio)
     means = _means_seen(table, config, listed_blocks, exact_blocks)
     density = (dense * listed + (1 - dense) * listed * exact_blocks / listed_blocks) / layout.total
     pooled = (dense * means[0] + (1 - dense) * means[1]) / layout.total
-    return density, density + pooled + table.count**2 / layout.total**2
+    share = queries.layout.total / layout.total
+    return share * density, share * (density + pooled) + queries.count * table.count / layout.total**2
 
 
 def _means_seen(table, config, listed, exact) -> tuple[float, float]:

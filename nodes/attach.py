@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
+from ..runtime.context_reuse import AS_COMPUTED, AUTO, DEVICES, DTYPES, Keeping
 from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, LiveSettings, Settings, read_changes
 from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
@@ -114,6 +115,16 @@ class AttachISA(io.ComfyNode):
                     tooltip="How seldom the context video is computed anew: 0 in every step, 1 in about 8 of 32 steps, 2 in 5. In the others "
                     "its keys and values of an earlier step serve, which take memory. Higher is faster and less exact.",
                 ),
+                io.Combo.Input(
+                    "context_device", options=list(DEVICES), default=AUTO, optional=True, advanced=True,
+                    tooltip="Where context_refresh keeps what it reuses: gpu, cpu (main memory, copied to the GPU block by block), or auto: "
+                    "the GPU if 15 % of its memory stay free, else main memory, else nothing is reused.",
+                ),
+                io.Combo.Input(
+                    "context_dtype", options=list(DTYPES), default=AS_COMPUTED, optional=True, advanced=True,
+                    tooltip="In what context_refresh keeps it: default is as computed, int8 takes about half of the memory of 16 bits, with a "
+                    "small error.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with ISA attached. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
@@ -129,7 +140,7 @@ class AttachISA(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, enabled, keep_ratio, routing, exact_ratio, sharpness, context_tail,
-        start_percent, end_percent, dense_blocks, min_tokens, backend, live_changes="", context_refresh=0.0,
+        start_percent, end_percent, dense_blocks, min_tokens, backend, live_changes="", context_refresh=0.0, context_device=AUTO, context_dtype=AS_COMPUTED,
     ) -> io.NodeOutput:  # fmt: skip
         node_id = cls.hidden.unique_id
         if not can_attach(model):
@@ -153,7 +164,10 @@ class AttachISA(io.ComfyNode):
             read_changes(live_changes),
             lambda config: implementation(backend, device, config),
         )
-        attached = attach_isa(model, live, schedule, backend, lambda text: show_on_node(node_id, text), PageWatcher(node_id))
+        keeping = Keeping(context_device, context_dtype)
+        attached = attach_isa(
+            model, live, schedule, backend, lambda text: show_on_node(node_id, text), PageWatcher(node_id), keeping
+        )
         name, reason = implementation(backend, device, config)
         show_on_node(node_id, f"ISA on {name} ({reason})")
         return io.NodeOutput(attached)

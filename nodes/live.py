@@ -21,6 +21,8 @@ from ..runtime.live import LiveSettings, write_changes
 EVENT = "liveditor_isa.run"
 LIVE_CHANGES = "live_changes"
 """The node's input that repeats a run which was changed live."""
+LIVE_CHANGES_AT = 12
+"""Its position among the values of the node's widgets."""
 
 MOST_RUNS, MOST_MAPPED = 32, 4
 """Runs that the server remembers, and those of them with heat maps."""
@@ -188,11 +190,10 @@ def with_live_changes(tags: dict, execution: str | None) -> dict:
         if isinstance(inputs, dict):
             inputs[LIVE_CHANGES] = changes
         saved = _saved_node(tags.get("workflow"), node)
-        # The page queues a workflow without its widgets' slots, so only the order of values identifies it: it is the last text.
+        # The page queues a workflow without its widgets' slots, so only the order of values identifies it.
         values = saved.get("widgets_values")
-        texts = [at for at, value in enumerate(values) if isinstance(value, str)] if isinstance(values, list) else []
-        if texts:
-            values[texts[-1]] = changes
+        if isinstance(values, list) and len(values) > LIVE_CHANGES_AT:
+            values[LIVE_CHANGES_AT] = changes
     return tags
 
 

@@ -63,7 +63,8 @@ def change_run(body: dict) -> dict:
 
 
 def estimate(body: dict) -> dict:
-    """{"values", "tokens": [target, context ...]} -> {"density", "flop_ratio"}, as ratios have it."""
+    """{"values", "tokens": [target, context ...]} -> {"density", "flop_ratio"}, as ratios have it; with a context_refresh also "reused",
+    the flop_ratio of a step that reuses the context."""
     values, tokens = body.get("values"), body.get("tokens")
     whole = isinstance(tokens, list) and 0 < len(tokens) < 20 and all(type(count) is int and count > 0 for count in tokens)
     if not whole or sum(tokens) > MOST_TOKENS or not isinstance(values, dict):
@@ -73,8 +74,12 @@ def estimate(body: dict) -> dict:
     settings = Settings(ISAConfig()).changed(values)
     if not settings.enabled or len(tokens) == 1:
         return {"density": 1.0, "flop_ratio": 1.0}
-    density, flop_ratio = estimate_cost(TokenLayout(tokens[0], tuple(tokens[1:])), settings.config)
-    return {"density": density, "flop_ratio": flop_ratio}
+    layout = TokenLayout(tokens[0], tuple(tokens[1:]))
+    density, flop_ratio = estimate_cost(layout, settings.config)
+    found = {"density": density, "flop_ratio": flop_ratio}
+    if settings.context_refresh:
+        found["reused"] = estimate_cost(layout, settings.config, of_target=True)[1]
+    return found
 
 
 def choose_detail(body: dict) -> dict:

@@ -101,11 +101,11 @@ def end(isa, call: Refresh | Reuse | None) -> None:
     run = _current.get()
     if call is None or run is None:
         return
-    reused = isinstance(call, Reuse)
     if run.contexts.end(call):
-        isa.recorder.context_call(reused)
+        isa.recorder.context_call(isinstance(call, Reuse), run.contexts.held)
         return
-    run.contexts.give_up(decisions.PARTS_NOT_SEEN)
-    if reused:
+    if isinstance(call, Reuse):
         raise RuntimeError(f"The context could not be reused: {decisions.PARTS_NOT_SEEN}.")
-    isa.recorder.recomputed(decisions.PARTS_NOT_SEEN)
+    reason = call.refused or decisions.PARTS_NOT_SEEN
+    run.contexts.give_up(reason)
+    isa.recorder.recomputed(reason)

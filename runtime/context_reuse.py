@@ -16,14 +16,50 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Hashable
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
+import psutil
 import torch
 
 from ..isa_core import TokenLayout
+from . import decisions
 
 LEFT_FREE = 0.15
-"""Share of a GPU's memory that what is kept must leave free. Where it cannot, it is kept in main memory."""
+"""Share of a GPU's memory, and of main memory, that what is kept must leave free."""
+
+DEVICES = AUTO, GPU, MAIN_MEMORY = ("auto", "gpu", "cpu")
+DTYPES = AS_COMPUTED, INT8 = ("default", "int8")
+"""Core's words for where its own context caches are kept, and in what."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How contexts are kept.
+
+    device: "auto" is the GPU if enough of its memory remains free, else main memory if enough of that does, else nowhere; "gpu"
+        and "cpu" (main memory) are kept to.
+    dtype: "default" keeps the numbers as they are computed, "int8" in 8 bits with a scale for each token and head.
+
+    Raises ValueError for another word.
+    """
+
+    device: str = AUTO
+    dtype: str = AS_COMPUTED
+
+    def __post_init__(self):
+        for name, value, known in (("device", self.device, DEVICES), ("dtype", self.dtype, DTYPES)):
+            if value not in known:
+                raise ValueError(f"context_{name} must be one of {', '.join(known)}; got {value!r}.")
+
+    def bytes_of(self, numbers: int, element_size: int, head_dim: int) -> int:
+        """Memory of so many numbers of keys or values."""
+        return numbers + 4 * numbers // head_dim if self.dtype == INT8 else numbers * element_size
+
+
+SMALLEST = 1e-20
+"""Of an 8-bit scale's range, so that nothing is divided by zero."""
 
 SLACK = 1e-5
 """Noise levels come in fp32: a distance that is asked for exactly counts despite its rounding."""
@@ -40,32 +76,57 @@ def _log_odds(level: float) -> float:
     return math.log(level / (1 - level))
 
 
+class _Kept(NamedTuple):
+    """A tensor as it is kept: numbers, and their scale if they are in 8 bits."""
+
+    numbers: torch.Tensor
+    scale: torch.Tensor | None
+
+    def on(self, device: torch.device) -> _Kept:
+        return _Kept(*(x if x is None else x.to(device, non_blocking=True) for x in self))
+
+    def restored(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.numbers if self.scale is None else self.numbers.to(dtype) * self.scale.to(dtype)
+
+
 class Refresh:
     """A model call that computes the whole sequence, and what it keeps of the context.
 
     sequence: identifies what is kept. level: the call's noise level, 0..1.
     """
 
-    def __init__(self, sequence: Hashable = None, level: float = 0.0):
-        self.sequence, self.level = sequence, level
+    def __init__(self, sequence: Hashable = None, level: float = 0.0, keeping: Keeping = Keeping()):
+        self.sequence, self.level, self.keeping = sequence, level, keeping
+        self.refused: str | None = None
+        """Why nothing is kept."""
         self.layout: TokenLayout | None = None
         self.of_blocks = 0
         self.home: torch.device | None = None
         """Where it is kept: on the GPU, or on the CPU where that has too little free memory."""
         self.positions: object = None
         """Of the target, where a network computes them with the context's: as it takes them."""
-        self._held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._held: dict[int, tuple[_Kept, _Kept]] = {}
 
     def attended(
         self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
     ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
         """The keys and values [B, S, H, D] that transformer block `block` attends to, and their layout: its own."""
         self.layout, self.of_blocks = layout, of_blocks
-        context = k[:, layout.target :], v[:, layout.target :]
-        if self.home is None:
-            self.home = _home(k.device, of_blocks * sum(x.numel() * x.element_size() for x in context))
-        self._held[block] = _copied(context[0], self.home), _copied(context[1], self.home)
+        if self.home is None and self.refused is None:
+            numbers = 2 * k[:, layout.target :].numel()
+            needed = of_blocks * self.keeping.bytes_of(numbers, k.element_size(), k.shape[3])
+            self.home = _home(self.keeping.device, k.device, needed)
+            self.refused = None if self.home else decisions.NO_ROOM
+        if self.home is not None:
+            self._held[block] = self._kept(k[:, layout.target :]), self._kept(v[:, layout.target :])
         return k, v, layout
+
+    def _kept(self, x: torch.Tensor) -> _Kept:
+        assert self.home is not None, "there is room"
+        if self.keeping.dtype == AS_COMPUTED:
+            return _Kept(_copied(x, self.home), None)
+        scale = x.abs().amax(-1, keepdim=True).float().clamp(min=SMALLEST) / 127
+        return _Kept(_copied((x / scale).round().to(torch.int8), self.home), _copied(scale, self.home))
 
     @property
     def whole(self) -> bool:
@@ -74,10 +135,10 @@ class Refresh:
 
     @property
     def bytes(self) -> int:
-        return sum(x.numel() * x.element_size() for pair in self._held.values() for x in pair)
+        return sum(x.numel() * x.element_size() for pair in self._held.values() for kept in pair for x in kept if x is not None)
 
-    def of(self, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [B, context tokens, H, D] of transformer block `block`."""
+    def of(self, block: int) -> tuple[_Kept, _Kept]:
+        """What is kept of keys and values [B, context tokens, H, D] of transformer block `block`."""
         return self._held[block]
 
     def __deepcopy__(self, memo):
@@ -94,17 +155,17 @@ class Reuse:
         assert kept.layout is not None, "an attention was kept"
         self.kept, self.layout = kept, kept.layout
         self._met: set[int] = set()
-        self._coming: dict[int, tuple[torch.Tensor, torch.Tensor, torch.cuda.Event]] = {}
+        self._coming: dict[int, tuple[_Kept, _Kept, torch.cuda.Event]] = {}
 
     def attended(
         self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
     ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
         """As of a Refresh, from the target's keys and values [B, T, H, D]: with the kept ones, all tokens'."""
         self._met.add(block)
-        kept_k, kept_v = self._here(block, k.device)
+        kept_k, kept_v = (kept.restored(k.dtype) for kept in self._here(block, k.device))
         return torch.cat([k, kept_k], dim=1), torch.cat([v, kept_v], dim=1), self.layout
 
-    def _here(self, block: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def _here(self, block: int, device: torch.device) -> tuple[_Kept, _Kept]:
         """What was kept of a block, on `device`. From main memory the next block's comes while this one is in work."""
         if self.kept.home == device or device.type != "cuda":
             return self.kept.of(block)
@@ -113,15 +174,16 @@ class Reuse:
             self._coming[block + 1] = self._send(block + 1, device)
         stream = torch.cuda.current_stream(device)
         stream.wait_event(arrived)
-        for x in (k, v):
-            x.record_stream(stream)  # it was allocated for the other one
+        for x in (*k, *v):
+            if x is not None:
+                x.record_stream(stream)  # it was allocated for the other one
         return k, v
 
-    def _send(self, block: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.cuda.Event]:
+    def _send(self, block: int, device: torch.device) -> tuple[_Kept, _Kept, torch.cuda.Event]:
         # Not before the GPU gets here: the host is blocks ahead of it, and so would be the memory of what was sent.
         _copies(device).wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(_copies(device)):
-            k, v = (x.to(device, non_blocking=True) for x in self.kept.of(block))
+            k, v = (kept.on(device) for kept in self.kept.of(block))
             arrived = torch.cuda.Event()
             arrived.record()
         return k, v, arrived
@@ -135,13 +197,18 @@ class Reuse:
     __reduce__ = Refresh.__reduce__
 
 
-def _home(device: torch.device, needed: int) -> torch.device:
-    """Where `needed` bytes of keys and values that are on `device` are kept."""
-    if device.type != "cuda":
-        return device
-    free, total = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return device if free - needed >= LEFT_FREE * total else torch.device("cpu")
+def _home(choice: str, device: torch.device, needed: int) -> torch.device | None:
+    """Where `needed` bytes of keys and values that are on `device` are kept, by a choice of DEVICES; None for nowhere."""
+    if device.type == "cuda" and choice != MAIN_MEMORY:
+        free, total = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        if choice == GPU or free - needed >= LEFT_FREE * total:
+            return device
+    elif device.type not in ("cuda", "cpu") and choice != MAIN_MEMORY:
+        return device  # of which nobody says how much is free
+    memory = psutil.virtual_memory()
+    enough = memory.available - needed >= LEFT_FREE * memory.total
+    return torch.device("cpu") if enough or choice == MAIN_MEMORY else None
 
 
 def _copied(x: torch.Tensor, home: torch.device) -> torch.Tensor:
@@ -159,7 +226,8 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
 class ContextStore:
     """The kept contexts of one sampling run, by sequence. Several threads may use it at once."""
 
-    def __init__(self):
+    def __init__(self, keeping: Keeping = Keeping()):
+        self.keeping = keeping
         self._kept: dict[Hashable, Refresh] = {}
         self._lock = threading.Lock()
         self.given_up: str | None = None
@@ -176,7 +244,7 @@ class ContextStore:
             if kept is not None and distance(kept.level, level) < change - SLACK:
                 return Reuse(kept)
             self._kept.pop(sequence, None)
-        return Refresh(sequence, level)
+        return Refresh(sequence, level, self.keeping)
 
     def end(self, call: Refresh | Reuse) -> bool:
         """Whether all of the call's attentions took part. Otherwise a Refresh keeps nothing, and a Reuse's result is wrong."""
@@ -195,6 +263,8 @@ class ContextStore:
             self._kept.clear()
 
     @property
-    def bytes(self) -> int:
+    def held(self) -> tuple[int, str]:
+        """(bytes that are kept, the kind of device on which most recently kept ones are, "cuda" or "cpu")."""
         with self._lock:
-            return sum(kept.bytes for kept in self._kept.values())
+            homes = [kept.home.type for kept in self._kept.values() if kept.home is not None]
+            return sum(kept.bytes for kept in self._kept.values()), homes[-1] if homes else ""

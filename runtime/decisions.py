@@ -48,6 +48,11 @@ PARTS_LEFT_OUT = (
     "or set context_refresh to 0"
 )
 
+NO_ROOM = (
+    "neither the GPU nor main memory would have 15 % free beside it: keep it in 8 bits (context_dtype int8), edit fewer frames or "
+    "a smaller size, or set context_refresh to 0"
+)
+
 NO_RUN = "nobody said where the sampling run begins and ends: call the pipeline within `with sampling_run():`"
 
 CACHED_STEPS = "the transformer's enable_cache leaves parts of steps out: use one of the two"

@@ -18,6 +18,8 @@ PACES: OrderedDict[tuple, dict[str, deque]] = OrderedDict()
 """Seconds of the last evaluations with ISA and with full attention, by model, number of sequences and their tokens."""
 MOST_PACES = 64
 
+CONTEXT_KINDS = {True: "reused", False: "refreshed"}
+
 
 class StepMonitor:
     """Numbers of the current evaluation, and of earlier ones whose numbers have not arrived.
@@ -40,15 +42,20 @@ class StepMonitor:
         self.sequences = 0
         self.kept: float | None = None
         self.reused: bool | None = None
+        self.held: tuple[int, str] | None = None
         self.backend: tuple[str, str] | None = None
 
     def called(self, sequences: int) -> None:
         """A model call with this many sequences: prompts times videos of a batch."""
         self.sequences += sequences
 
-    def context_call(self, reused: bool) -> None:
-        """A model call that reused a kept context, or computed it to keep it. An evaluation of several calls reused it if all did."""
+    def context_call(self, reused: bool, held: tuple[int, str]) -> None:
+        """A model call that reused a kept context, or computed it to keep it. An evaluation of several calls reused it if all did.
+
+        held: (bytes that are kept since, kind of device).
+        """
         self.reused = reused if self.reused is None else self.reused and reused
+        self.held = held
 
     def sparse(self, stats: ISAStats, layout: TokenLayout) -> None:
         assert self.settings is not None, "begin was called"
@@ -81,7 +88,7 @@ class StepMonitor:
         if self.kept is not None:
             row["kept"] = round(self.kept, 4)
         if self.reused is not None:
-            row["context"] = "reused" if self.reused else "refreshed"
+            row["context"], row["context_held"] = CONTEXT_KINDS[self.reused], self.held
         timed = self.model, self.sequences, self.tokens, self.reused
         self._waiting.append(
             _Evaluation(row, timed, self.began, _Moment(self.sigma.device), ReadBack(_numbers(self.sigma, self.shares)))
@@ -108,6 +115,11 @@ class StepMonitor:
             paces[kind].append(seconds)
         row["seconds"] = round(seconds, 4)
         row["pace"] = {name: round(statistics.median(held), 4) for name, held in paces.items() if held}
+        if "context" in row:
+            of_kinds = {
+                name: PACES.get((*evaluation.timed[:-1], reused), {}).get(kind) for reused, name in CONTEXT_KINDS.items()
+            }
+            row["context_pace"] = {name: round(statistics.median(held), 4) for name, held in of_kinds.items() if held}
         return row
 
 

@@ -19,7 +19,8 @@ export function costOf({ values, tokens, about, measured, least, from, to, dense
         return {
             share: 1,
             text: t("Full attention: {total} tokens, fewer than min_tokens {least}", { total, least }),
-            title: t("Lower min_tokens on Attach ISA, or take a longer or larger video."),
+            title: [t("Lower min_tokens on Attach ISA, or take a longer or larger video."),
+                ...(values.enabled && values.context_refresh ? [t("The context is reused all the same.")] : [])].join("\n"),
         };
     }
     const limits = [];
@@ -34,10 +35,21 @@ export function costOf({ values, tokens, about, measured, least, from, to, dense
     return { share: share ?? 0, text, title };
 }
 
-// The same with the server's estimate, {flop_ratio} or {error}.
-export function estimatedCost({ flop_ratio: share, error }, { total, title }) {
-    const text = error ?? t("{share} of full attention's arithmetic, {total} tokens", { share: percent(share), total });
-    return { share: share ?? 0, text, title };
+// The same with the server's estimate, {flop_ratio, reused} or {error}; reused: of a step that reuses the context, if any does.
+export function estimatedCost({ flop_ratio: share, reused, error }, { total, title }) {
+    if (error) return { share: 0, text: error, title };
+    const shares = { share: percent(share), total };
+    if (reused === undefined) return { share, text: t("{share} of full attention's arithmetic, {total} tokens", shares), title };
+    const text = t("{reused} of full attention's arithmetic, {share} where the context is computed, {total} tokens", { ...shares, reused: percent(reused) });
+    return { share: reused, text, title };
+}
+
+// Seconds of a model call that reuses the context and of one that computes it, and what is kept.
+function contextLine({ context_pace: pace, context_held: [bytes, device] }) {
+    const kinds = [[t("context reused"), pace.reused], [t("context computed anew"), pace.refreshed]].filter(([, seconds]) => seconds);
+    const size = { size: (bytes / 1e9).toPrecision(2) };
+    const held = device === "cpu" ? t("{size} GB kept in main memory", size) : t("{size} GB kept on the GPU", size);
+    return [...kinds.map(([name, seconds]) => `${name} ${seconds.toPrecision(3)} s`), held].join(", ");
 }
 
 // The lines about the last step; run: the current run, or null.
@@ -52,6 +64,7 @@ export function stepLines(row, run) {
     const pace = [["ISA", row.pace.isa], [t("full"), row.pace.full]].filter(([, seconds]) => seconds);
     const paces = pace.map(([name, seconds]) => `${name} ${seconds.toPrecision(3)} s`).join(", ");
     if (paces) lines.push(`${paces} ${t("per model call")}${row.backend ? `, ${row.backend[0]}` : ""}`);
+    if (row.context) lines.push(contextLine(row));
     if (full && row.density !== undefined) lines.push(t("partly full attention ({reason})", { reason: full }));
     return lines;
 }

@@ -218,7 +218,7 @@ def kept(monkeypatch) -> list[weakref.ref]:
 
     def watched(self, block, *args):
         tokens = attended(self, block, *args)
-        found.extend(weakref.ref(x) for x in self.of(block))
+        found.extend(weakref.ref(x.numbers) for x in self.of(block))
         return tokens
 
     monkeypatch.setattr(context_reuse.Refresh, "attended", watched)

@@ -3,16 +3,22 @@
 import comfy.ldm.wan.model
 import comfy.model_management
 import comfy.ops
+import comfy.sampler_helpers
 import comfy.supported_models
 import pytest
 import torch
 from allocations import Allocations
 from in_context import attached, latent, sample
 from liveditor_isa.comfyui.architecture import LIVEditor
-from liveditor_isa.comfyui.attach import OVERRIDE
+from liveditor_isa.comfyui.attach import OVERRIDE, attach_isa
 from liveditor_isa.comfyui.memory import with_context
 from liveditor_isa.comfyui.network import LIVEditorModel
+from liveditor_isa.comfyui.sampling_run import Watcher
+from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.runtime import finite
+from liveditor_isa.runtime.context_reuse import DTYPES, Keeping
+from liveditor_isa.runtime.live import LiveSettings, Settings
+from liveditor_isa.runtime.schedule import Schedule
 
 WIDTH = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "text_dim": 4096}
 """The real one. Transformer blocks run one after the other: two of the forty take as much as all."""
@@ -99,6 +105,46 @@ def test_core_asks_for_the_context_when_it_loads_and_when_it_batches(plain_wan, 
     assert len(without) == len(with_two) > 2
     assert all(large == pytest.approx(3 * small) for small, large in zip(without, with_two))
     assert max(asked(monkeypatch, plain_wan, 2)) == max(without), "the model that was given in is as it was"
+
+
+@pytest.fixture
+def reusing(in_context_model, monkeypatch):
+    """A function (context_refresh, keeping, the GPU's memory) -> (bytes that core sets aside, bytes that were kept)."""
+
+    def run(refresh, keeping=Keeping(), total=1e15):
+        monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda device: total)
+        rows, estimates, estimate = [], [], comfy.sampler_helpers.estimate_memory
+
+        def estimated(*args):
+            estimates.append(estimate(*args)[0])
+            return estimate(*args)
+
+        class Rows(Watcher):
+            def stepped(self, row):
+                rows.append(row)
+
+        live = LiveSettings(Settings(ISAConfig(), context_refresh=refresh))
+        model = attach_isa(in_context_model, live, Schedule(), "torch", print, Rows(), keeping)
+        with monkeypatch.context() as patch:
+            patch.setattr(comfy.sampler_helpers, "estimate_memory", estimated)
+            sample(model, [latent(seed=1), latent(1, 10, 14, seed=2)], steps=1)
+        return estimates[0], rows[0].get("context_held", (0, ""))[0]
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_core_sets_aside_what_is_kept(reusing, in_context_model, dtype):
+    """Once for all: at the precision of a latent frame."""
+    (without, nothing), (asked_for, held) = reusing(0), reusing(10, Keeping(dtype=dtype))
+    frame = in_context_model.model.memory_required([2, 16, 1, *latent(seed=9).shape[3:]])
+    assert nothing == 0 < held <= asked_for - without < held + frame
+
+
+def test_only_for_those_that_belong_on_the_gpu(reusing):
+    without, _ = reusing(0)
+    assert reusing(10, total=1e6)[0] == reusing(10, Keeping("cpu"))[0] == without
+    assert reusing(10, Keeping("gpu"), total=1e6)[0] > without
 
 
 def asked(monkeypatch, model, contexts: int, noise=latent(seed=9)) -> list[float]:

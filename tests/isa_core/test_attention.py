@@ -234,6 +234,17 @@ def test_estimated_cost_is_the_measured_cost_on_aligned_layouts(config):
     assert estimate_cost(layout, config) == pytest.approx((stats.density, stats.flop_ratio), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "config", [c for n, c in CONFIGS.items() if n != "threshold"], ids=[n for n in CONFIGS if n != "threshold"]
+)
+def test_estimated_cost_is_the_measured_cost_of_the_targets_queries_alone(config):
+    layout = TokenLayout(640, (640, 128))
+    q, k, v, _ = tensors(layout)
+    options = {"layout": layout, "config": config, "backend": "torch", "return_stats": True}
+    _, stats = in_context_sparse_attention(q[:, :640], k, v, **options)
+    assert estimate_cost(layout, config, of_target=True) == pytest.approx((stats.density, stats.flop_ratio), rel=1e-6)
+
+
 def test_stats_tell_what_was_kept():
     layout = TokenLayout(640, (1280,))
     q, k, v, _ = tensors(layout, batch=2, heads=3)

@@ -4,13 +4,15 @@ import copy
 import itertools
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from liveditor_isa.isa_core import ISAConfig, TokenLayout
-from liveditor_isa.runtime.context_reuse import ContextStore, Refresh, Reuse, distance
+from liveditor_isa.runtime import context_reuse
+from liveditor_isa.runtime.context_reuse import ContextStore, Keeping, Refresh, Reuse, distance
 from liveditor_isa.runtime.live import Settings
 
 LAYOUT = TokenLayout(3, (2, 1))
@@ -87,12 +89,12 @@ def test_an_unknown_sequence_is_refreshed():
 
 def test_two_contexts_of_a_sequence_are_never_held_at_once():
     store = holding("a", "b")
-    assert is_due(store, "a", 0.9, 1) and store.bytes == kept().bytes
+    assert is_due(store, "a", 0.9, 1) and store.held == (kept().bytes, "cpu")
 
 
 def test_what_is_kept_is_the_context_and_not_the_memory_of_the_whole():
     refresh = kept()
-    k, v = refresh.of(1)
+    k, v = (each.numbers for each in refresh.of(1))
     assert k.shape == v.shape == (1, 3, 2, 4) and k.untyped_storage().nbytes() == k.numel() * 4
     assert refresh.bytes == 2 * 2 * 3 * 2 * 4 * 4
 
@@ -102,8 +104,8 @@ def test_a_reuse_joins_its_own_target_and_the_kept_context():
     reuse = Reuse(refresh)
     joined_k, joined_v, layout = reuse.attended(0, 2, k, 2 * k, TokenLayout(3))
     assert layout == LAYOUT
-    assert torch.equal(joined_k[:, :3], k) and torch.equal(joined_k[:, 3:], refresh.of(0)[0])
-    assert torch.equal(joined_v[:, :3], 2 * k) and torch.equal(joined_v[:, 3:], refresh.of(0)[1])
+    assert torch.equal(joined_k[:, :3], k) and torch.equal(joined_k[:, 3:], refresh.of(0)[0].numbers)
+    assert torch.equal(joined_v[:, :3], 2 * k) and torch.equal(joined_v[:, 3:], refresh.of(0)[1].numbers)
     assert not reuse.whole
     reuse.attended(1, 2, k, k, TokenLayout(3))
     assert reuse.whole
@@ -118,9 +120,61 @@ def test_a_context_without_some_block_is_not_whole_and_not_kept(blocks, of_block
 
 def test_giving_up_and_clearing_free_what_is_kept():
     store = holding("a")
-    assert store.bytes > 0
+    assert store.held[0] > 0
     store.give_up("why")
-    assert store.bytes == 0 and store.given_up == "why" and is_due(store, "a", 0.5, 1)
+    assert store.held == (0, "") and store.given_up == "why" and is_due(store, "a", 0.5, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_8_bits_it_takes_a_quarter_or_half_and_is_near(dtype):
+    generator = torch.Generator().manual_seed(0)
+    k = torch.randn(1, LAYOUT.total, 2, 128, generator=generator).to(dtype)
+    v = 1e-3 * k.flip(3)
+    v[0, 3] = 0
+    plain, small = Refresh(), Refresh(keeping=Keeping(dtype="int8"))
+    for refresh in (plain, small):
+        refresh.attended(0, 1, k, v, LAYOUT)
+    numbers = 2 * 3 * 2 * 128
+    assert small.bytes == small.keeping.bytes_of(numbers, k.element_size(), 128) == numbers + 4 * numbers // 128
+    assert plain.bytes == plain.keeping.bytes_of(numbers, k.element_size(), 128) == numbers * k.element_size()
+    for whole, found in zip((k, v), Reuse(small).attended(0, 1, k[:, :3], v[:, :3], TokenLayout(3))):
+        assert found.dtype == dtype and torch.equal(found[:, :3], whole[:, :3])
+        assert (found - whole).float().norm() / whole.float().norm() < 0.01
+
+
+def memory(monkeypatch, main: int, gpu: int):
+    """Free bytes of a hundred each."""
+    monkeypatch.setattr(context_reuse.psutil, "virtual_memory", lambda: SimpleNamespace(available=main, total=100))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 7)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2)
+
+
+@pytest.mark.parametrize(
+    "choice, main, gpu, home",
+    [
+        ("auto", 100, 60, "cuda"), ("auto", 65, 59, "cpu"), ("auto", 64, 59, None), ("gpu", 0, 0, "cuda"), ("cpu", 0, 100, "cpu"),
+    ],
+)  # fmt: skip
+def test_where_it_is_kept(monkeypatch, choice, main, gpu, home):
+    """50 bytes, 15 of which must stay free; 5 of the GPU's are the process's own to use again."""
+    memory(monkeypatch, main, gpu)
+    found = context_reuse._home(choice, torch.device("cuda", 0), 50)
+    assert (found and found.type) == home
+    assert context_reuse._home("auto", torch.device("mps"), 50).type == "mps"
+    assert context_reuse._home("cpu", torch.device("mps"), 50).type == "cpu"
+
+
+def test_without_room_nothing_is_kept_and_the_reason_told(monkeypatch):
+    memory(monkeypatch, 10, 0)
+    refresh = kept()
+    assert not refresh.whole and refresh.bytes == 0 and "would have 15 % free beside it" in refresh.refused
+
+
+@pytest.mark.parametrize("wrong", [{"device": "off"}, {"dtype": "fp8"}])
+def test_another_way_to_keep_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"context_(device must be one of auto, gpu, cpu|dtype must be one of default, int8)"):
+        Keeping(**wrong)
 
 
 def test_copies_of_a_call_share_what_is_kept_and_pickles_leave_it_out():

@@ -22,7 +22,7 @@ def test_what_is_kept_is_the_same_wherever_it_is(monkeypatch, left_free, home):
         given.append((k.clone(), v.clone()))
         refresh.attended(block, BLOCKS, k, v, LAYOUT)
         k.zero_(), v.zero_()  # queued behind the copies
-    assert refresh.whole and refresh.home.type == home and refresh.of(0)[0].is_pinned() is (home == "cpu")
+    assert refresh.whole and refresh.home.type == home and refresh.of(0)[0].numbers.is_pinned() is (home == "cpu")
     for _ in range(3):
         reuse = Reuse(refresh)
         for block, (k, v) in enumerate(given):

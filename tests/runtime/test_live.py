@@ -16,7 +16,8 @@ from liveditor_isa.comfyui.attach import Watcher, attach_isa
 from liveditor_isa.comfyui.scene import Part
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.nodes import routes
-from liveditor_isa.nodes.live import RUNS, Run, RunMaps, with_live_changes
+from liveditor_isa.nodes.attach import AttachISA
+from liveditor_isa.nodes.live import LIVE_CHANGES, LIVE_CHANGES_AT, RUNS, Run, RunMaps, with_live_changes
 from liveditor_isa.nodes.routes import LARGEST_BODY
 from liveditor_isa.runtime import monitor
 from liveditor_isa.runtime.heatmap import OFF
@@ -315,14 +316,25 @@ def test_a_run_that_fails_ends_for_its_watcher(liveditor):
 # The video's tags
 
 
+def test_the_record_stands_where_the_page_saves_it():
+    """By the order of the node's inputs: those of a routing come behind its name, one each."""
+    inputs = AttachISA.define_schema().inputs
+    before = inputs[: next(at for at, entry in enumerate(inputs) if entry.id == LIVE_CHANGES)]
+    routings = [
+        len(option.inputs) for entry in before for option in getattr(entry, "options", None) or () if hasattr(option, "inputs")
+    ]
+    assert set(routings) == {1} and before[0].id == "model"
+    assert len(before) - 1 + 1 == LIVE_CHANGES_AT
+
+
 def test_the_videos_workflow_repeats_the_changed_run(monkeypatch):
     for node, changes in {"3": "[[0, {}]]", "12:7": "[[1, {}]]", "99": "[[2, {}]]", "4": ""}.items():
         monkeypatch.setitem(RUNS, ("one", node), Run(None, None, None, RunMaps([]), changes=changes))
-    slots = [{"name": "model"}]
+    slots, values = [{"name": "model"}], [*range(LIVE_CHANGES_AT), "", 0.1, "int8"]
     workflow = {
-        "nodes": [{"id": 3, "type": "x", "inputs": slots, "widgets_values": [True, "", 0.1]}, {"id": 12, "type": "uuid"}],
+        "nodes": [{"id": 3, "type": "x", "inputs": slots, "widgets_values": values}, {"id": 12, "type": "uuid"}],
         "definitions": {
-            "subgraphs": [{"id": "uuid", "nodes": [{"id": 7, "type": "x", "inputs": slots, "widgets_values": [True, ""]}]}]
+            "subgraphs": [{"id": "uuid", "nodes": [{"id": 7, "type": "x", "inputs": slots, "widgets_values": values[:-2]}]}]
         },
     }
     tags = {"prompt": {"3": {"inputs": {}}, "12:7": {"inputs": {}}, "4": {"inputs": {}}}, "workflow": workflow}
@@ -332,8 +344,9 @@ def test_the_videos_workflow_repeats_the_changed_run(monkeypatch):
     assert made["prompt"] == {
         "3": {"inputs": {"live_changes": "[[0, {}]]"}}, "12:7": {"inputs": {"live_changes": "[[1, {}]]"}}, "4": {"inputs": {}},
     }  # fmt: skip
-    assert made["workflow"]["nodes"][0]["widgets_values"] == [True, "[[0, {}]]", 0.1]
-    assert made["workflow"]["definitions"]["subgraphs"][0]["nodes"][0]["widgets_values"] == [True, "[[1, {}]]"]
+    assert made["workflow"]["nodes"][0]["widgets_values"] == [*range(LIVE_CHANGES_AT), "[[0, {}]]", 0.1, "int8"]
+    inner = made["workflow"]["definitions"]["subgraphs"][0]["nodes"][0]
+    assert inner["widgets_values"] == [*range(LIVE_CHANGES_AT), "[[1, {}]]"], "of a workflow from before there were more"
     assert with_live_changes(tags, "another") is tags
     assert with_live_changes({}, "one") == {}
 

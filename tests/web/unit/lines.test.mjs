@@ -37,6 +37,9 @@ test("ratios are for the server to estimate", () => {
     assert.deepEqual(estimatedCost({ flop_ratio: 0.234 }, asked), {
         share: 0.234, text: "23 % of full attention's arithmetic, 65,520 tokens", title: "",
     });
+    assert.deepEqual(estimatedCost({ flop_ratio: 0.234, reused: 0.117 }, asked), {
+        share: 0.117, text: "12 % of full attention's arithmetic, 23 % where the context is computed, 65,520 tokens", title: "",
+    });
     assert.deepEqual(estimatedCost({ error: "The server does not answer." }, asked), {
         share: 0, text: "The server does not answer.", title: "",
     });
@@ -75,8 +78,12 @@ test("a step in which ISA acted", () => {
 });
 
 test("a step says whether it reused the context, where contexts are reused", () => {
-    assert.match(stepLines({ ...ROW, context: "reused" }, null)[0], /arithmetic 30 %, context reused$/);
-    assert.match(stepLines({ ...ROW, context: "refreshed" }, { steps: 24 })[0], /arithmetic 30 %, context computed anew$/);
+    const reused = { ...ROW, context: "reused", context_pace: { reused: 1.25, refreshed: 2.5 }, context_held: [26.8e9, "cpu"] };
+    assert.match(stepLines(reused, null)[0], /arithmetic 30 %, context reused$/);
+    assert.equal(stepLines(reused, null)[2], "context reused 1.25 s, context computed anew 2.50 s, 27 GB kept in main memory");
+    const refreshed = { ...ROW, context: "refreshed", context_pace: { refreshed: 2.5 }, context_held: [3.36e9, "cuda"] };
+    assert.match(stepLines(refreshed, { steps: 24 })[0], /arithmetic 30 %, context computed anew$/);
+    assert.equal(stepLines(refreshed, null)[2], "context computed anew 2.50 s, 3.4 GB kept on the GPU");
 });
 
 test("a step in which it did not", () => {

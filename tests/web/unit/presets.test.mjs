@@ -29,7 +29,7 @@ test("rounding of a slider does not matter, a step of it does", () => {
 });
 
 test("settings that lack a preset's are not the preset's; what it does not set does not matter", () => {
-    const { values } = PRESETS.Even;
+    const { values } = PRESETS.Balanced;
     const { dense_query_ratio, ...byThreshold } = values;
     assert.ok(!matches(values, { ...byThreshold, sharpness_threshold: 0.01 }));
     assert.ok(matches({ keep_ratio: 1 }, values));
