@@ -121,12 +121,12 @@ class ISAOverride:
         given = LiveSettings(self.live.current, self.live.recorded)
         return type(self), (given, self.schedule, self.backend, self.previous), {"acting": self.acting, "keeping": self.keeping}
 
-    def around_prepare(self, executor, model, noise_shape, conds, model_options=None, *args, **kwargs):
+    def around_prepare(self, executor, model, noise_shape, conds, *args, model_options=None, **kwargs):
         """PREPARE_SAMPLING: reserve memory for the context, and for what of it is kept, before weights get the rest."""
         settings = self.live.first
         keeping = self.keeping if settings.enabled and settings.context_refresh else None
         with memory.told(model, noise_shape, conds, model_options, keeping) as shape:
-            return executor(model, shape, conds, model_options, *args, **kwargs)
+            return executor(model, shape, conds, *args, model_options=model_options, **kwargs)
 
     def around_sampling(self, executor, *args, **kwargs):
         """OUTER_SAMPLE: find the sigmas between which ISA acts (model sampling may be patched after attaching), report."""

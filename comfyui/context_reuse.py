@@ -58,7 +58,7 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, sigmas: torch.Tenso
     Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong: then the whole sequence is
     computed, now and for the rest of the run.
     """
-    contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh)
+    contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh, run.owner.keeping)
     out, reused = call(contexts), isinstance(contexts, Reuse)
     if run.contexts.end(contexts):
         run.context_call(reused)

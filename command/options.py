@@ -9,6 +9,7 @@ from ..checkpoint.dtypes import DTYPES
 from ..isa_core import ISAConfig
 from ..isa_core.config import CONTEXT_TAILS, SHARPNESS_METRICS, TAIL_ORDERS
 from ..pipelines.request import ModelChoice
+from ..runtime.context_reuse import KEEPING_DEVICES, KEEPING_DTYPES
 
 ISA_OPTIONS = {
     "keep_ratio": {"type": float, "help": "share of the context's blocks that each head keeps, 0..1"},
@@ -89,6 +90,14 @@ def add_model_options(parser: argparse.ArgumentParser):
         help="compute the video to edit anew only where the noise level has moved so far, 0.5 to 2, instead of in every step: "
         "faster, and takes memory (default: %(default)s, every step)",
     )  # fmt: skip
+    model.add_argument(
+        "--context-device", choices=KEEPING_DEVICES, default=ModelChoice.context_device,
+        help="where --context-refresh keeps what it reuses: gpu, cpu (main memory), or auto, the GPU if it has room (default: auto)",
+    )  # fmt: skip
+    model.add_argument(
+        "--context-dtype", choices=KEEPING_DTYPES, default=ModelChoice.context_dtype,
+        help="in what: default as computed, int8 in about half of the memory with a small error",
+    )  # fmt: skip
 
 
 def add_isa_options(group):
@@ -125,4 +134,6 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
         min_tokens=options.min_tokens,
         loras=tuple(options.lora),
         context_refresh=options.context_refresh,
+        context_device=options.context_device,
+        context_dtype=options.context_dtype,
     )

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
-from ..runtime.context_reuse import AS_COMPUTED, AUTO, DEVICES, DTYPES, Keeping
+from ..runtime.context_reuse import AS_COMPUTED, AUTO, KEEPING_DEVICES, KEEPING_DTYPES, Keeping
 from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, LiveSettings, Settings, read_changes
 from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
@@ -116,12 +116,12 @@ class AttachISA(io.ComfyNode):
                     "its keys and values of an earlier step serve, which take memory. Higher is faster and less exact.",
                 ),
                 io.Combo.Input(
-                    "context_device", options=list(DEVICES), default=AUTO, optional=True, advanced=True,
+                    "context_device", options=list(KEEPING_DEVICES), default=AUTO, optional=True, advanced=True,
                     tooltip="Where context_refresh keeps what it reuses: gpu, cpu (main memory, copied to the GPU block by block), or auto: "
                     "the GPU if 15 % of its memory stay free, else main memory, else nothing is reused.",
                 ),
                 io.Combo.Input(
-                    "context_dtype", options=list(DTYPES), default=AS_COMPUTED, optional=True, advanced=True,
+                    "context_dtype", options=list(KEEPING_DTYPES), default=AS_COMPUTED, optional=True, advanced=True,
                     tooltip="In what context_refresh keeps it: default is as computed, int8 takes about half of the memory of 16 bits, with a "
                     "small error.",
                 ),

@@ -11,7 +11,7 @@ import torch
 
 from ..isa_core import ISAConfig, TokenLayout, resolve_backend
 from ..runtime.call import CarryingCheckpoint, ModelCall, current, enter, in_backward, leave
-from ..runtime.context_reuse import Refresh, Reuse
+from ..runtime.context_reuse import Keeping, Refresh, Reuse
 from ..runtime.decisions import UNKNOWN_CONTEXT, Decisions
 from ..runtime.live import Settings
 from ..runtime.report import ReportRecorder
@@ -28,13 +28,21 @@ class AttachedISA:
     """ISA on one transformer, as `attach_isa` returns it. All but `backend` may be changed between steps, in a callback say.
 
     config: ISAConfig. enabled: False for full attention. dense_blocks, min_tokens: as in `runtime.schedule.Schedule`.
-    context_refresh: as in `runtime.live.Settings`; it acts within a `sampling_run`.
+    context_refresh: as in `runtime.live.Settings`; it acts within a `sampling_run`. keeping: of contexts that are kept from now on.
     A call that has begun keeps the values that it began with, also where gradient checkpointing runs it again.
     A copied or pickled transformer has one of its own.
     """
 
-    def __init__(self, config: ISAConfig, backend: str, dense_blocks: str, min_tokens: int, context_refresh: float = 0.0):
-        self.context_refresh = context_refresh
+    def __init__(
+        self,
+        config: ISAConfig,
+        backend: str,
+        dense_blocks: str,
+        min_tokens: int,
+        context_refresh: float = 0.0,
+        keeping: Keeping = Keeping(),
+    ):
+        self.context_refresh, self.keeping = context_refresh, keeping
         self.config, self.backend, self.enabled = config, backend, True
         self.dense_blocks, self.min_tokens = dense_blocks, min_tokens
         self.blocks = 0
@@ -160,6 +168,7 @@ def attach_isa(
     dense_blocks: str = "",
     min_tokens: int = MIN_TOKENS,
     context_refresh: float = 0.0,
+    keeping: Keeping = Keeping(),
 ) -> AttachedISA:
     """ISA (arXiv 2605.04569, section 3) in the in-context self-attention of a diffusers transformer; replaces an earlier one.
 
@@ -167,7 +176,7 @@ def attach_isa(
         call's arguments by name that tells them. LIVEditor's transformer and the kinds in `layouts.KNOWN` tell them themselves.
         What comes before the target, text for example, counts as the target's.
     backend, dense_blocks, min_tokens, context_refresh: as on the Attach ISA node. Contexts are kept within a `sampling_run`,
-        of LIVEditor's transformer and of the kinds in `layouts.KNOWN`.
+        of LIVEditor's transformer and of the kinds in `layouts.KNOWN`, as `keeping` says.
     The dense query blocks attend by the backend that `transformer.set_attention_backend` chose.
     Threads may share the transformer; in training use `transformer.enable_gradient_checkpointing()` and no other checkpoint.
 
@@ -178,7 +187,7 @@ def attach_isa(
     resolve_backend(backend, parameter.device, config=config)
     Schedule(dense_blocks=dense_blocks)  # raises an error for invalid blocks
     Settings(config, context_refresh=context_refresh)  # raises an error out of its range
-    isa = AttachedISA(config, backend, dense_blocks, min_tokens, context_refresh)
+    isa = AttachedISA(config, backend, dense_blocks, min_tokens, context_refresh, keeping)
     isa.attach(transformer, layout)
     return isa
 

@@ -74,7 +74,7 @@ def begin(
     if isinstance(sequence, str):
         isa.recorder.recomputed(sequence)
         return None
-    return _current.get().contexts.begin(sequence, float(level.max()), isa.context_refresh)
+    return _current.get().contexts.begin(sequence, float(level.max()), isa.context_refresh, isa.keeping)
 
 
 def _sequence(transformer: torch.nn.Module, layout: TokenLayout, text: torch.Tensor) -> Hashable | str:

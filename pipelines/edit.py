@@ -17,6 +17,7 @@ from ..checkpoint.dtypes import DTYPES
 from ..errors import is_out_of_memory
 from ..isa_core import ISAConfig
 from ..runtime.call import layouts_seen
+from ..runtime.context_reuse import Keeping
 from ..video.clip import open_clip
 from ..video.composite import put_back
 from ..video.geometry import crop_box, first_frames, fit_frames, size_within
@@ -62,7 +63,10 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
         pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
     if choice.isa is not None or choice.context_refresh:
         config = choice.isa or EVERYTHING
-        attach_isa(pipe.transformer, config, min_tokens=choice.min_tokens, context_refresh=choice.context_refresh)
+        keeping = Keeping(choice.context_device, choice.context_dtype)
+        attach_isa(
+            pipe.transformer, config, min_tokens=choice.min_tokens, context_refresh=choice.context_refresh, keeping=keeping
+        )
     if choice.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif choice.offload == "layers":

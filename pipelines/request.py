@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from ..isa_core import ISAConfig
+from ..runtime.context_reuse import AS_COMPUTED, AUTO, Keeping
 from ..runtime.live import Settings
 from ..runtime.schedule import MIN_TOKENS
 
@@ -34,9 +35,10 @@ class ModelChoice:
     device: "auto", "cpu", "cuda", "cuda:1", ...
     isa: None for full attention. min_tokens: shorter sequences attend fully all the same.
     context_refresh: as in `runtime.live.Settings`, with ISA or without; 0 computes the context in every step.
+    context_device, context_dtype: as in `runtime.context_reuse.Keeping`.
     loras: files or folders that diffusers loads.
 
-    Raises ValueError for a context_refresh out of range.
+    Raises ValueError for a context setting out of range.
     """
 
     model: str = "tiny"
@@ -50,9 +52,12 @@ class ModelChoice:
     min_tokens: int = MIN_TOKENS
     loras: tuple[str, ...] = ()
     context_refresh: float = 0.0
+    context_device: str = AUTO
+    context_dtype: str = AS_COMPUTED
 
     def __post_init__(self):
         Settings(ISAConfig(), context_refresh=self.context_refresh)
+        Keeping(self.context_device, self.context_dtype)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from . import decisions
 LEFT_FREE = 0.15
 """Share of a GPU's memory, and of main memory, that what is kept must leave free."""
 
-DEVICES = AUTO, GPU, MAIN_MEMORY = ("auto", "gpu", "cpu")
-DTYPES = AS_COMPUTED, INT8 = ("default", "int8")
+KEEPING_DEVICES = AUTO, GPU, MAIN_MEMORY = ("auto", "gpu", "cpu")
+KEEPING_DTYPES = AS_COMPUTED, INT8 = ("default", "int8")
 """Core's words for where its own context caches are kept, and in what."""
 
 
@@ -49,7 +49,7 @@ class Keeping:
     dtype: str = AS_COMPUTED
 
     def __post_init__(self):
-        for name, value, known in (("device", self.device, DEVICES), ("dtype", self.dtype, DTYPES)):
+        for name, value, known in (("device", self.device, KEEPING_DEVICES), ("dtype", self.dtype, KEEPING_DTYPES)):
             if value not in known:
                 raise ValueError(f"context_{name} must be one of {', '.join(known)}; got {value!r}.")
 
@@ -83,7 +83,8 @@ class _Kept(NamedTuple):
     scale: torch.Tensor | None
 
     def on(self, device: torch.device) -> _Kept:
-        return _Kept(*(x if x is None else x.to(device, non_blocking=True) for x in self))
+        scale = None if self.scale is None else self.scale.to(device, non_blocking=True)
+        return _Kept(self.numbers.to(device, non_blocking=True), scale)
 
     def restored(self, dtype: torch.dtype) -> torch.Tensor:
         return self.numbers if self.scale is None else self.numbers.to(dtype) * self.scale.to(dtype)
@@ -198,7 +199,7 @@ class Reuse:
 
 
 def _home(choice: str, device: torch.device, needed: int) -> torch.device | None:
-    """Where `needed` bytes of keys and values that are on `device` are kept, by a choice of DEVICES; None for nowhere."""
+    """Where `needed` bytes of keys and values that are on `device` are kept, by a choice of KEEPING_DEVICES; None for nowhere."""
     if device.type == "cuda" and choice != MAIN_MEMORY:
         free, total = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -226,14 +227,13 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
 class ContextStore:
     """The kept contexts of one sampling run, by sequence. Several threads may use it at once."""
 
-    def __init__(self, keeping: Keeping = Keeping()):
-        self.keeping = keeping
+    def __init__(self):
         self._kept: dict[Hashable, Refresh] = {}
         self._lock = threading.Lock()
         self.given_up: str | None = None
         """Why the rest of the run computes its context in every call, if it does."""
 
-    def begin(self, sequence: Hashable, level: float, change: float) -> Refresh | Reuse:
+    def begin(self, sequence: Hashable, level: float, change: float, keeping: Keeping = Keeping()) -> Refresh | Reuse:
         """A model call at noise level `level`, 0..1. Where a refresh is due, the last one is freed before.
 
         sequence: identifies what was kept; one that is not known is refreshed.
@@ -244,7 +244,7 @@ class ContextStore:
             if kept is not None and distance(kept.level, level) < change - SLACK:
                 return Reuse(kept)
             self._kept.pop(sequence, None)
-        return Refresh(sequence, level, self.keeping)
+        return Refresh(sequence, level, keeping)
 
     def end(self, call: Refresh | Reuse) -> bool:
         """Whether all of the call's attentions took part. Otherwise a Refresh keeps nothing, and a Reuse's result is wrong."""

@@ -87,6 +87,7 @@ PLANTED = {
 ALONE = ("ComfyUI in the algorithm", "a host in what hosts share")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", [*([what] for what in ALONE), [what for what in PLANTED if what not in ALONE]])
 def test_a_planted_import_is_found(planted, tmp_path):
     copy_modules(ROOT, tmp_path)

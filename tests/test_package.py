@@ -70,6 +70,7 @@ assert main(["convert", {str(models / "diffusion_models/liveditor_tiny.bin")!r},
     run_without({"comfy", "comfy_api", "folder_paths", "triton", "kornia", "diffusers", "av"}, code)
 
 
+@pytest.mark.slow
 def test_a_video_file_is_read_without_comfyui(sample_video):
     code = f"""
 from liveditor_isa.video.clip import open_clip
@@ -169,7 +170,7 @@ def graphs(path) -> list[dict]:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_the_included_model_is_offered_with_what_serves_it(path):
-    """The preset Even: Paper, made for models that were trained with ISA, loses the scene (docs/fidelity.md)."""
+    """The ratios of the preset Balanced: Paper, made for models that were trained with ISA, loses the scene (docs/fidelity.md)."""
     nodes = [node for graph in graphs(path) for node in graph["nodes"]]
     values = [list(node.get("widgets_values") or []) for node in nodes]
     if not any(included.NAME in each for each in values):
@@ -180,7 +181,7 @@ def test_the_included_model_is_offered_with_what_serves_it(path):
     for kind, each in named:
         if kind == "LIVEditorAttachISA":
             enabled, keep, routing, dense, exact, sharpness, tail, *_ = each
-            assert [keep, dense, exact] == preset("Even")
+            assert [keep, dense, exact] == preset("Balanced")
             assert [enabled, routing, sharpness, tail] == [True, "ratio", "variance", "drop"]
         if kind == "KSampler":
             assert each[3] == 1.5, "cfg"
@@ -189,7 +190,7 @@ def test_the_included_model_is_offered_with_what_serves_it(path):
         shown = [slot["name"] for slot in node.get("inputs", []) if "widget" in slot]
         if node["type"] == graphs(path)[-1].get("id") and "keep_ratio" in shown:
             on_node = dict(zip(shown, node["widgets_values"]))
-            assert (on_node["isa"], on_node["keep_ratio"], on_node["cfg"]) == (True, preset("Even")[0], 1.5)
+            assert (on_node["isa"], on_node["keep_ratio"], on_node["cfg"]) == (True, preset("Balanced")[0], 1.5)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

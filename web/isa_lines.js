@@ -40,7 +40,7 @@ export function estimatedCost({ flop_ratio: share, reused, error }, { total, tit
     if (error) return { share: 0, text: error, title };
     const shares = { share: percent(share), total };
     if (reused === undefined) return { share, text: t("{share} of full attention's arithmetic, {total} tokens", shares), title };
-    const text = t("{reused} of full attention's arithmetic, {share} where the context is computed, {total} tokens", { ...shares, reused: percent(reused) });
+    const text = t("{reused} of full attention's arithmetic ({share} in refreshes), {total} tokens", { ...shares, reused: percent(reused) });
     return { share: reused, text, title };
 }
 

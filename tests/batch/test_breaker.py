@@ -77,6 +77,7 @@ def test_a_model_that_overflows_stops_the_job_after_three_clips(start):
     assert (start.out / "errors.log").read_text().count("in require_finite") == 3
 
 
+@pytest.mark.slow
 def test_bad_input_does_not_stop_it(start):
     summary = start(["no video", "refused"] * 4)
     assert (summary.quarantined, len(start.attempts)) == (8, 8)
@@ -85,6 +86,7 @@ def test_bad_input_does_not_stop_it(start):
     assert not (start.out / "errors.log").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prompt", "place"), [("fault of a library", "in raw_decode"), ("out of memory", "torch.empty")])
 def test_what_a_library_raises_is_no_bad_input_whatever_its_class(start, prompt, place):
     """json's error is a ValueError."""

@@ -66,6 +66,7 @@ def why(job, index: int) -> dict:
     return json.loads((job.out / f"quarantine/clip_{index}.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, called", [("SIGSEGV", "Segmentation fault"), ("SIGABRT", "Aborted"), ("SIGBUS", "Bus error")])
 def test_a_crash_is_called_so_and_where_it_happened(job, name, called):
     summary = job([f"crash {name}", "fine"])

@@ -251,6 +251,7 @@ def test_a_device_that_fails_ends_the_worker_and_leaves_its_words(job, monkeypat
         job(["device"])()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "model", "sentence"),
     [
@@ -323,6 +324,7 @@ def test_a_worker_of_an_earlier_run_can_finish_nothing(clip_file, tmp_path, monk
     assert everything(results.folder) == [".batch/job.json", ".batch/lock"]
 
 
+@pytest.mark.slow
 def test_quarantine_is_left_alone_until_asked_or_mended(job, clip_file):
     start = job(["fine"] * 3, corrupt=(0, 1))
     (job.manifest.parent / "clip_002.mp4").unlink()
@@ -430,6 +432,7 @@ def test_workers_take_what_the_machines_have(nodes, options, expected):
         assert (pool.size, pool.cpus, pool.gpus) == expected
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_said_at_once():
     with pytest.raises(JobError, match="The Ray cluster at 127.0.0.1:1 cannot be reached"):
         with cluster.connected("127.0.0.1:1"):

@@ -103,6 +103,7 @@ def edited(editor, batch, setting):
     return editor.edit(batch.source, batch.instructions, 2, attention), attention.flop_ratio
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiles", [False, True])
 def test_isa_that_leaves_nothing_out_edits_as_full_attention(editor, batch, tiles):
     full, cost = edited(editor, batch, Setting())
@@ -113,6 +114,7 @@ def test_isa_that_leaves_nothing_out_edits_as_full_attention(editor, batch, tile
         assert clip["psnr_vs_full"] == 100 and clip["ssim_vs_full"] == pytest.approx(1, abs=1e-4) and clip["gmsd_vs_full"] == 0
 
 
+@pytest.mark.slow
 def test_a_setting_differs_and_says_what_it_costs(editor):
     # More tokens than a tile and than a block of the residual; a block of 16 is a row and a half, or a square.
     clip, layout = EditStream(0, 1, 1, 128, 160)[0], TokenLayout(80, (80,))

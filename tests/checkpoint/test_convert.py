@@ -118,6 +118,7 @@ def test_weights_are_cast_as_asked_however_they_are_sliced(tmp_path, target, mon
     assert_holds(target, {name: weight.to(DTYPES.get(dtype, own)) for name, weight in weights.items()})
 
 
+@pytest.mark.slow
 def test_strided_weights_are_written_in_reading_order(tmp_path, target, monkeypatch):
     monkeypatch.setattr(convert, "SLICE_BYTES", 1)
     shapes = {name: weight.shape for name, weight in SMALL.items()}

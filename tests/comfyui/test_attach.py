@@ -22,12 +22,14 @@ from liveditor_isa.runtime.schedule import Schedule
 # What it computes
 
 
+@pytest.mark.slow
 def test_ratios_of_one_equal_full_attention(in_context_model):
     model, shown = attached(in_context_model, FULL)
     assert relative_error(sample(model), sample(in_context_model)) < 1e-5
     assert shown[0].startswith(f"ISA: {STEPS * BLOCKS} attention calls at 100.0% density")
 
 
+@pytest.mark.slow
 def test_sparse_ratios_change_the_result_and_the_cost(in_context_model):
     model, shown = attached(in_context_model)
     assert 1e-4 < relative_error(sample(model), sample(in_context_model)) < 0.5
@@ -35,6 +37,7 @@ def test_sparse_ratios_change_the_result_and_the_cost(in_context_model):
     assert 10 < density < 50
 
 
+@pytest.mark.slow
 def test_several_contexts_of_different_sizes(in_context_model):
     contexts = (latent(seed=1), latent(1, 10, 14, seed=2))
     model, shown = attached(in_context_model, FULL)
@@ -45,6 +48,7 @@ def test_several_contexts_of_different_sizes(in_context_model):
 # When it acts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule, sparse_calls, reason",
     [
@@ -69,6 +73,7 @@ def test_schedule(liveditor, schedule, sparse_calls, reason):
     assert reason is None or reason in shown[0]
 
 
+@pytest.mark.slow
 def test_start_and_end_share_the_schedule_without_gap_or_overlap(liveditor):
     calls = []
     for schedule in (Schedule(end_percent=0.6), Schedule(start_percent=0.6)):
@@ -79,6 +84,7 @@ def test_start_and_end_share_the_schedule_without_gap_or_overlap(liveditor):
     assert 8 * BLOCKS <= sum(calls) <= 9 * BLOCKS
 
 
+@pytest.mark.slow
 def test_an_inactive_schedule_is_bit_identical_to_no_node(in_context_model):
     model, _ = attached(in_context_model, schedule=Schedule(dense_blocks="0-3"))
     assert torch.equal(sample(model), sample(in_context_model))
@@ -163,6 +169,7 @@ def test_8_bit_is_refused_for_reasons_of_its_own(liveditor, monkeypatch, config,
         attached(liveditor, config, backend="8-bit")
 
 
+@pytest.mark.slow
 def test_what_attended_for_the_dense_blocks_is_said_where_it_was_not_the_models_attention(liveditor):
     model, shown = attached(liveditor, ISAConfig(context_tail="taylor"))
     sample(model)
@@ -227,6 +234,7 @@ def test_a_later_override_may_wrap_isa(liveditor):
     assert len(log) == 2 * BLOCKS and f"{BLOCKS} attention calls" in shown[0]
 
 
+@pytest.mark.slow
 def test_attaching_leaves_the_given_model_alone(in_context_model):
     before = sample(in_context_model)
     model, _ = attached(in_context_model)
@@ -245,6 +253,7 @@ def test_attaching_twice_replaces_and_keeps_what_was_earlier(liveditor):
     assert "100.0% density" in shown[0] and log
 
 
+@pytest.mark.slow
 def test_two_branches_do_not_disturb_each_other(liveditor):
     dense, dense_shown = attached(liveditor, FULL)
     sparse, sparse_shown = attached(liveditor)
@@ -270,6 +279,7 @@ def test_other_nodes_wrappers_survive(liveditor):
     assert len(calls) == 2 and shown
 
 
+@pytest.mark.slow
 def test_an_isa_behind_somebody_elses_override_leaves_the_decision_to_the_outer_one(liveditor):
     inner, inner_shown = attached(liveditor)
     captured = inner.model_options["transformer_options"][OVERRIDE]
@@ -292,6 +302,7 @@ def test_a_stopped_run_says_nothing(liveditor):
     assert not shown
 
 
+@pytest.mark.slow
 def test_a_threshold_that_routes_everything_is_said(liveditor):
     model, shown = attached(liveditor, ISAConfig(keep_ratio=1, sharpness_threshold=0.0))
     assert relative_error(sample(model), sample(liveditor)) < 1e-5

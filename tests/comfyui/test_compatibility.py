@@ -65,12 +65,14 @@ def as_package(tmp_path_factory) -> dict:
     return os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_sources_are_written_in_the_oldest_pythons_language():
     for name in tracked():
         if name.endswith(".py"):
             ast.parse((ROOT / name).read_text(encoding="utf-8"), name, feature_version=(3, 10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", matrix.NUMPY)
 def test_each_python_compiles_and_imports_the_pack_without_a_warning(version, as_package):
     """Nothing is installed there, as in a ComfyUI whose requirements are not complete."""

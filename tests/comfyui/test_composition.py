@@ -287,6 +287,7 @@ def lazy(model):
     return LazyCacheNode.execute(model, 100.0, 0.1, 1.0, False).args[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [easy, lazy])
 @pytest.mark.parametrize("order", ["cache first", "ISA first"])
 def test_steps_that_a_cache_skips(liveditor, cache, order):
@@ -354,6 +355,7 @@ def slg_simple(model):
     return SkipLayerGuidanceDiTSimple.execute(model, 0.0, 1.0, "1, 2", "").args[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip, calls", [(slg, CALLS + STEPS * (BLOCKS - 1)), (slg_simple, STEPS * (BLOCKS + BLOCKS - 2))])
 @pytest.mark.parametrize("order", ["guidance first", "ISA first"])
 def test_skip_layer_guidance(network, skip, calls, order):
@@ -460,6 +462,7 @@ GUIDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guider", GUIDERS)
 def test_custom_samplers(network, guider):
     sigmas = torch.tensor([1.0, 0.7, 0.0])
@@ -476,6 +479,7 @@ def test_custom_samplers(network, guider):
 # Two samplers
 
 
+@pytest.mark.slow
 def test_full_attention_first_and_isa_later_by_two_samplers_or_by_start_percent(network):
     steps, first = 4, 2
     sampling = network.get_model_object("model_sampling")

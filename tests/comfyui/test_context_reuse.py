@@ -40,6 +40,7 @@ def counted(shown: list[str]) -> tuple[int, int]:
 # What it computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [FULL, SPARSE], ids=["full", "sparse"])
 def test_a_refresh_in_every_call_changes_no_bit(in_context_model, config):
     plain, _ = reusing(in_context_model, 0, config)
@@ -49,6 +50,7 @@ def test_a_refresh_in_every_call_changes_no_bit(in_context_model, config):
     assert refreshed == calls > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config, schedule",
     [
@@ -80,6 +82,7 @@ def test_a_reuse_at_once_gives_what_the_refresh_gave(in_context_model, config, s
     assert errors and max(errors) < 1e-5
 
 
+@pytest.mark.slow
 def test_few_refreshes_stay_near_the_result_without_reuse(in_context_model):
     plain = sample(reusing(in_context_model, 0)[0], steps=12)
     errors = []
@@ -91,6 +94,7 @@ def test_few_refreshes_stay_near_the_result_without_reuse(in_context_model):
     assert 0 < errors[0] <= errors[-1] < 0.3
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_what_ran_before(in_context_model):
     model, _ = reusing(in_context_model, 1.5)
     first = sample(model)
@@ -98,6 +102,7 @@ def test_results_do_not_depend_on_what_ran_before(in_context_model):
     assert torch.equal(sample(model), first)
 
 
+@pytest.mark.slow
 def test_a_batch_and_guidance_in_calls_of_their_own(in_context_model, monkeypatch):
     noise, contexts = latent(seed=9).repeat(2, 1, 1, 1, 1), (latent(seed=1).repeat(2, 1, 1, 1, 1),)
     model, shown = reusing(in_context_model, 1.5)
@@ -109,6 +114,7 @@ def test_a_batch_and_guidance_in_calls_of_their_own(in_context_model, monkeypatc
     assert calls == 2 * STEPS and refreshed % 2 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_2m", "uni_pc", "euler_ancestral", "dpmpp_sde"])
 def test_samplers_that_evaluate_more_often_or_add_noise(liveditor, sampler):
     model, shown = reusing(liveditor, 1.5)
@@ -164,6 +170,7 @@ def in_front_of(model, acts):
     return clone
 
 
+@pytest.mark.slow
 def test_an_attention_that_another_node_takes_is_never_left_without_its_context(in_context_model):
     takes_block_2 = lambda options, q: options.get("block_index") == 2  # noqa: E731
     model, shown = reusing(in_context_model, LARGEST)
@@ -172,6 +179,7 @@ def test_an_attention_that_another_node_takes_is_never_left_without_its_context(
     assert "another node's patch answered for some transformer blocks" in shown[0]
 
 
+@pytest.mark.slow
 def test_an_attention_that_another_node_takes_only_in_a_reuse_is_found(in_context_model):
     """By its tokens, say. The call is repeated with its context, and the rest of the run keeps none."""
     tokens = latent(seed=9)[0, 0].numel() // 4
@@ -230,6 +238,7 @@ def alive(kept) -> int:
     return sum(each() is not None for each in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [None, RuntimeError, comfy.model_management.InterruptProcessingException])
 def test_what_is_kept_is_freed_at_the_end_on_error_and_on_interrupt(liveditor, kept, error):
     model, _ = reusing(liveditor, LARGEST)

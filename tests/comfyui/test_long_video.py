@@ -70,6 +70,7 @@ def test_each_window_sees_its_part_of_the_source_and_references_whole(in_context
             torch.testing.assert_close(seen[:1].float(), process(whole))
 
 
+@pytest.mark.slow
 def test_isa_at_ratios_of_one_is_full_attention_in_every_window_whichever_node_comes_first(in_context_model):
     contexts = [latent(12, seed=1), latent(1, 6, 4, seed=2)]
     expected = sample(windowed(in_context_model), contexts, 12)
@@ -83,6 +84,7 @@ def test_isa_at_ratios_of_one_is_full_attention_in_every_window_whichever_node_c
     assert shown[0].startswith(f"ISA: {4 * STEPS * BLOCKS} attention calls at 100.0% density")
 
 
+@pytest.mark.slow
 def test_windows_change_the_result_and_isa_is_sparse_in_them(in_context_model):
     contexts = [latent(12, seed=1)]
     model, shown = attached(windowed(in_context_model))
@@ -92,6 +94,7 @@ def test_windows_change_the_result_and_isa_is_sparse_in_them(in_context_model):
     assert 10 < density < 60
 
 
+@pytest.mark.slow
 def test_what_the_network_attends_over_does_not_grow_with_the_video(liveditor):
     most = []
     for frames in (12, 24):

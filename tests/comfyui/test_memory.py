@@ -16,7 +16,7 @@ from liveditor_isa.comfyui.network import LIVEditorModel
 from liveditor_isa.comfyui.sampling_run import Watcher
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.runtime import finite
-from liveditor_isa.runtime.context_reuse import DTYPES, Keeping
+from liveditor_isa.runtime.context_reuse import KEEPING_DTYPES, Keeping
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.schedule import Schedule
 
@@ -85,6 +85,7 @@ def test_what_is_set_aside_is_what_a_step_takes_and_no_more_than_a_quarter_beyon
     assert 1 <= planned(kind, SIZES[size], contexts) / taken < 1.25
 
 
+@pytest.mark.slow
 def test_what_a_run_takes_grows_with_the_context_no_faster_than_the_estimate(in_context_model, monkeypatch):
     """Through core's sampler, from one context to three: twice as many tokens. ISA's lists keep a share of the contexts only."""
     model, noise = attached(in_context_model)[0], latent(5, seed=9)
@@ -133,7 +134,7 @@ def reusing(in_context_model, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KEEPING_DTYPES)
 def test_core_sets_aside_what_is_kept(reusing, in_context_model, dtype):
     """Once for all: at the precision of a latent frame."""
     (without, nothing), (asked_for, held) = reusing(0), reusing(10, Keeping(dtype=dtype))

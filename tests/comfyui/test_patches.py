@@ -87,12 +87,14 @@ def with_scaled_output(model):
     return clone
 
 
+@pytest.mark.slow
 def test_a_replaced_self_attention_keeps_the_residual(liveditor):
     expected = sample(with_scaled_output(liveditor))
     assert relative_error(sample(with_forward(liveditor, enhance_a_video(True))), expected) < 1e-5
     assert relative_error(expected, sample(liveditor)) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["patch first", "ISA first"])
 def test_isa_acts_in_a_replaced_self_attention(liveditor, order):
     by_hand, _ = attached(with_scaled_output(liveditor))
@@ -105,6 +107,7 @@ def test_isa_acts_in_a_replaced_self_attention(liveditor, order):
     assert shown[0].startswith(f"ISA: {STEPS * BLOCKS} attention calls")
 
 
+@pytest.mark.slow
 def test_a_self_attention_past_cores_gets_its_residual_afterwards_and_that_is_said(liveditor, caplog):
     def unscaled(self, x, freqs, transformer_options={}):
         return enhance_a_video(False)(self, x, freqs) / SCALE
@@ -125,12 +128,14 @@ def test_a_self_attention_of_other_tokens_is_refused_by_name(liveditor):
         sample(with_forward(liveditor, half))
 
 
+@pytest.mark.slow
 def test_the_patch_leaves_no_trace(liveditor):
     before = sample(liveditor)
     sample(with_forward(liveditor, enhance_a_video(True)))
     assert torch.equal(sample(liveditor), before)
 
 
+@pytest.mark.slow
 def test_self_attention_called_by_its_forward_alone(liveditor):
     """As blocks of other nodes do, which then go past hooks."""
 
@@ -156,6 +161,7 @@ def with_override(model, override):
     return clone
 
 
+@pytest.mark.slow
 def test_an_override_that_never_passes_on_is_named(in_context_model):
     def sage_patch(func, *args, **kwargs):
         return func(*args, **kwargs)
@@ -165,6 +171,7 @@ def test_an_override_that_never_passes_on_is_named(in_context_model):
     assert "sage_patch took the attention and passed none on: place Attach ISA after" in shown[0]
 
 
+@pytest.mark.slow
 def test_a_block_replacement_that_calls_the_original(in_context_model):
     def instead(args, extra):
         out = extra["original_block"](args)["img"]
@@ -197,6 +204,7 @@ class Skipping:
         return self.answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["cache first", "ISA first"])
 def test_a_cache_that_skips_whole_model_calls(in_context_model, order):
     def cached(model):
@@ -259,6 +267,7 @@ def guided(guider, cfg=2.5, sigmas=(1.0, 0.8, 0.5, 0.0)):
     return guider.sample(noise, noise * 0, comfy.samplers.sampler_object("euler"), torch.tensor(sigmas), seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["prepared", "merged", "nested"])
 def test_one_attach_isa_before_both_models_of_a_guider(in_context_model, how):
     model, shown, rows = rows_of(in_context_model, FULL)
@@ -268,6 +277,7 @@ def test_one_attach_isa_before_both_models_of_a_guider(in_context_model, how):
     assert len(shown) == 1 and shown[0].startswith(f"ISA: {3 * 2 * BLOCKS} attention calls")
 
 
+@pytest.mark.slow
 def test_a_second_model_whose_wrappers_nobody_calls(in_context_model):
     model, shown, rows = rows_of(in_context_model, FULL)
     expected = guided(AutoGuider(in_context_model, in_context_model))
@@ -295,6 +305,7 @@ def test_live_changes_count_evaluations_of_a_guider_with_two_models(liveditor):
     assert told == [1] and "From model call 2: keep_ratio 0.5" in shown[0]
 
 
+@pytest.mark.slow
 def test_isa_on_the_second_model_alone(in_context_model):
     """Its sampling is somebody else's: ISA does what was set on the node, and nobody is told."""
     model, shown, rows = rows_of(in_context_model)
@@ -356,6 +367,7 @@ def test_outer_sample_alone(liveditor):
 # Copies (row 4)
 
 
+@pytest.mark.slow
 def test_deep_copied_model_options(in_context_model):
     model, shown = attached(in_context_model)
     expected = sample(model)
@@ -374,6 +386,7 @@ def test_model_options_deep_copied_in_the_middle_of_a_run(liveditor):
     assert torch.equal(sample(model), expected) and shown[0] == shown[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["pickle", "torch.save"])
 def test_pickled_model_options(in_context_model, tmp_path, way):
     model, shown = attached(in_context_model, schedule=Schedule(end_percent=0.9))
@@ -387,6 +400,7 @@ def test_pickled_model_options(in_context_model, tmp_path, way):
     assert torch.equal(sample(other), sample(model)) and len(shown) == 1
 
 
+@pytest.mark.slow
 def test_a_clone_of_a_clone_and_a_deep_copied_network(liveditor):
     model, _ = attached(liveditor)
     expected = sample(model)
@@ -465,6 +479,7 @@ def test_a_mask_is_said(liveditor):
 # Threads and training
 
 
+@pytest.mark.slow
 def test_threads_share_a_network_and_an_override(liveditor):
     """Fault 5 and the like: one call's schedule and layout must not be another's."""
     network = liveditor.model.diffusion_model
@@ -511,6 +526,7 @@ def training_loss(network, options, seed, contexts):
     return out.square().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["without", "with_isa", "attached"])
 def test_checkpointed_blocks_over_mixed_layouts(in_context_model, isa):
     """As core's training node checkpoints: `forward` of every block replaced. Both calls share one dict of options."""
@@ -568,6 +584,7 @@ def test_a_class_of_another_origin_that_is_called_liveditor_stays(monkeypatch):
     assert comfy.supported_models.models == [LIVEditor, theirs, derived, comfy.supported_models.WAN21_T2V]
 
 
+@pytest.mark.slow
 def test_the_table_of_runs_is_read_while_runs_begin(monkeypatch):
     """Fault 10."""
     monkeypatch.setattr(page, "RUNS", OrderedDict())
@@ -601,4 +618,6 @@ def test_nothing_of_a_call_is_held_after_it(liveditor):
     held = [vars(override), *(vars(wrapper.__self__) for wrapper in model.wrappers[WRAPPERS.OUTER_SAMPLE][KEY])]
     gc.collect()
     assert not any(isinstance(value, (torch.Tensor, ModelCall)) for values in held for value in values.values())
-    assert {"live", "schedule", "backend", "previous", "notify", "watcher", "acting", "_override"} == set(vars(override))
+    assert {"live", "schedule", "backend", "previous", "notify", "watcher", "keeping", "acting", "_override"} == set(
+        vars(override)
+    )

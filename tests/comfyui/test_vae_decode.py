@@ -30,6 +30,7 @@ def warnings(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 8])
 def test_chunks_together_are_what_the_vae_decodes(vae, steps):
     z = latent(steps)

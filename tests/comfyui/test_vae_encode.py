@@ -40,6 +40,7 @@ def warnings(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 22), st.integers(1, 3), st.integers(1, 3))
 def test_groups_together_are_what_the_vae_encodes(vae, count, height, width):

@@ -87,6 +87,7 @@ def test_an_unknown_command_is_refused(capsys):
 # Edit.
 
 
+@pytest.mark.slow
 def test_a_video_is_edited(sample_video, tmp_path, capsys):
     """Beside the video where nothing else is said; a second edit does not replace the first."""
     video = tmp_path / "bunny.mp4"
@@ -101,6 +102,7 @@ def test_a_video_is_edited(sample_video, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bunny.mp4", "bunny_edited.mp4", "bunny_edited_00001_.mp4"]
 
 
+@pytest.mark.slow
 def test_it_is_put_back_over_the_whole_frame(sample_video, tmp_path, capsys):
     out = tmp_path / "whole.mp4"
     options = ["--whole-frame", "--min-tokens", "0", "--keep-ratio", "0.5", "--guidance", "1", "--reference", str(sample_video)]
@@ -148,6 +150,7 @@ def test_a_folder_that_is_not_whole_edits_nothing(models, tmp_path):
         save_file(weights, file, metadata)
 
 
+@pytest.mark.slow
 def test_all_that_an_edit_says_counts(models, tmp_path):
     noise = torch.rand(6, 48, 64, 3, generator=torch.Generator().manual_seed(0))
     video = write_mp4(tmp_path / "noise.mp4", [noise], Fraction(10))
@@ -170,12 +173,12 @@ def test_all_that_an_edit_says_counts(models, tmp_path):
 def test_every_option_of_a_model_is_read():
     parser = argparse.ArgumentParser()
     add_model_options(parser)
-    asked = ModelChoice("m", "t", "v", "fp16", "fp8", "model", "cuda:1", ISAConfig(keep_ratio=0.5), 7, ("a", "b"), 1.5)
-    options = "--model m --text-encoder t --vae v --dtype fp16 --storage fp8 --offload model --device cuda:1 --keep-ratio 0.5"
-    assert (
-        model_choice(parser.parse_args([*options.split(), *"--min-tokens 7 --lora a --lora b --context-refresh 1.5".split()]))
-        == asked
+    asked = ModelChoice(
+        "m", "t", "v", "fp16", "fp8", "model", "cuda:1", ISAConfig(keep_ratio=0.5), 7, ("a", "b"), 1.5, "cpu", "int8"
     )
+    options = "--model m --text-encoder t --vae v --dtype fp16 --storage fp8 --offload model --device cuda:1 --keep-ratio 0.5 "
+    options += "--min-tokens 7 --lora a --lora b --context-refresh 1.5 --context-device cpu --context-dtype int8"
+    assert model_choice(parser.parse_args(options.split())) == asked
     assert model_choice(parser.parse_args([])) == ModelChoice()
 
 
@@ -186,10 +189,11 @@ def test_a_model_is_held_as_chosen():
     assert (pipe.transformer.attached_isa.config.keep_ratio, pipe.transformer.attached_isa.min_tokens) == (0.5, 7)
 
 
+@pytest.mark.slow
 def test_contexts_are_reused_with_sparse_attention_and_without(sample_video, tmp_path):
     edit = Edit(str(sample_video), "sunset", frames=5, size=(64, 48), steps=8)
     for isa in (None, ISAConfig()):
-        pipe = load(ModelChoice(isa=isa, context_refresh=4))
+        pipe = load(ModelChoice(isa=isa, context_refresh=4, context_dtype="int8"))
         _, facts = edit_file(pipe, edit, tmp_path / "edit.mp4", progress=False)
         assert "The context was computed in 4 of 16 model calls, and reused in the others; " in "\n".join(facts["isa"])
 

@@ -34,6 +34,7 @@ def video(tmp_path, sample_video):
     return tmp_path / "日本.mp4"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_terminal_that_cannot_show_the_name_fails_nothing(video, monkeypatch, encoding):
     monkeypatch.setattr(sys, "stdout", stream(encoding))
@@ -73,6 +74,7 @@ def test_logging_and_plain_streams_pass_through(monkeypatch):
     assert sys.stderr is before and before.buffer.getvalue() == b"\\u65e5\nplain\nab"
 
 
+@pytest.mark.slow
 def test_a_real_process_whose_stdout_is_full_ends_well(tmp_path):
     command = [sys.executable, "-m", "liveditor_isa", "convert", path_of("diffusion_model"), str(tmp_path / "copy.safetensors")]
     with open("/dev/full", "wb") as full:

@@ -68,6 +68,7 @@ def test_what_cannot_be_streamed_is_refused(wrong):
         EditStream(0, **SMALL)[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("task", TASKS)
 def test_outside_the_region_nothing_changes_and_inside_it_shows(task, split):

@@ -129,12 +129,14 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sweep(KINDS, "some", "taylor"))
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_equals_autograd(layout, kind):
     check(make_case(layout, **kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dim", [32, 64, 96, 128])
 def test_head_dims_and_types(dim, dtype):
@@ -215,6 +217,7 @@ def test_parts_of_the_means_sum_up(monkeypatch):
     assert not torch.equal(results[0][3], results[2][3])  # the sum was split indeed, so it rounds differently
 
 
+@pytest.mark.slow
 def test_the_same_bits_every_time():
     case = make_case(TokenLayout(300, (100,)), block_size=16)
     assert all(torch.equal(x, y) for x, y in zip(check(case), check(case)))
@@ -251,6 +254,7 @@ def test_spread_means_is_the_gradient_of_block_means(dtype):
     torch.testing.assert_close(after.cpu(), (before.double() + gradient).to(dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [TokenLayout(136, (130, 70)), TokenLayout(128, (64,)), TokenLayout(65, (63,))], ids=str)
 @pytest.mark.parametrize(
     "config",

@@ -72,6 +72,7 @@ def relative_error(out, reference):
     return float((out.double() - reference.double()).norm() / reference.double().norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", sweep(CONFIGS, "paper", "threshold", "second order, taylor tail"))
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.segments))
 def test_equals_the_pytorch_path(layout, config):
@@ -83,6 +84,7 @@ def test_equals_the_pytorch_path(layout, config):
     assert stats.density == pytest.approx(expected.density) and stats.flop_ratio == pytest.approx(expected.flop_ratio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", sweep(CONFIGS, "paper", "threshold", "second order, taylor tail"))
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.context], ids=lambda layout: str(layout.segments))
 def test_queries_of_the_target_alone(layout, config):
@@ -101,6 +103,7 @@ def test_queries_of_the_target_alone_have_no_gradient_on_the_kernels():
         in_context_sparse_attention(q[:, :70].requires_grad_(), k, v, layout=layout, backend="triton")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dim", [64, 96, 128])
 def test_head_dims_and_types(dim, dtype):
@@ -108,6 +111,7 @@ def test_head_dims_and_types(dim, dtype):
     assert out.dtype == dtype and relative_error(out, reference) < WORST[dtype]
 
 
+@pytest.mark.slow
 @settings(max_examples=100 if GPU else 8, deadline=None)
 @given(
     target=st.integers(1, 300), context=st.lists(st.integers(1, 200), max_size=2),
@@ -162,6 +166,7 @@ def test_tiles_that_fit_no_shared_memory_go_to_pytorch(monkeypatch, dim, block_s
         resolve_backend("triton", device, torch.bfloat16, dim, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparse", "dense", "taylor tail", "threshold", "blocks that fill no tile"])
 @pytest.mark.parametrize("layout", LAYOUTS[1:4], ids=lambda layout: str(layout.segments))
 def test_the_dense_kernel(layout, name):
@@ -173,6 +178,7 @@ def test_the_dense_kernel(layout, name):
     assert relative_error(out, in_context_sparse_attention(q, k, v, backend="torch", **common)) < WORST[torch.float32]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [TokenLayout(136, (130, 70)), TokenLayout(320)], ids=lambda layout: str(layout.segments))
 @pytest.mark.parametrize("block_size", [16, 64])
 def test_the_8_bit_kernel(layout, block_size):
@@ -222,6 +228,7 @@ def test_8_bit_is_refused_where_it_cannot_run():
         in_context_sparse_attention(q, k, v, layout=layout, dense="fp4")
 
 
+@pytest.mark.slow
 def test_strided_inputs_are_taken_as_they_come():
     layout = TokenLayout(200, (130,))
     q, k, v, _ = tensors(layout)
@@ -245,6 +252,7 @@ def test_a_mean_above_every_exact_logit():
     assert out.isfinite().all() and relative_error(out.cpu(), oracle) < 2 * WORST[torch.float32]
 
 
+@pytest.mark.slow
 def test_every_element_is_written(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", lambda x, **kwargs: torch.full_like(x, float("nan")))
     monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
@@ -261,6 +269,7 @@ def poisoned(empty):
     return make
 
 
+@pytest.mark.slow
 def test_few_heads_at_a_time_equal_all_at_once(monkeypatch):
     layout = TokenLayout(200, (130,))
     (at_once, _), _ = both(layout, CONFIGS["sparse"], heads=3)
@@ -284,6 +293,7 @@ def test_the_callers_attention_runs_the_dense_group():
     assert (out == 0).flatten(2).all(2).float().mean() > 0
 
 
+@pytest.mark.slow
 def test_coarse_statistics_and_lists():
     from liveditor_isa.kernels.coarse import coarse_statistics
     from liveditor_isa.kernels.select import exact_lists

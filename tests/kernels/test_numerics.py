@@ -68,6 +68,7 @@ def test_pytorch(dtype, kinds, config, layout):
     check("torch", dtype, kinds, config, layout)
 
 
+@pytest.mark.slow
 @settings(max_examples=100 if GPU else 12, deadline=None)
 @given(st.sampled_from(DTYPES), st.tuples(kind, kind, kind), st.sampled_from(sorted(CONFIGS)), layouts)
 def test_kernels(dtype, kinds, config, layout):

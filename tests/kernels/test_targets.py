@@ -11,6 +11,7 @@ SHARED = {86: 101_376, 90: 232_448, 120: 101_376}
 """Bytes of shared memory that one program may have (CUDA programming guide, table of compute capabilities)."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED)
 def test_kernels_compile_and_fit(capability):
     plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -352,6 +352,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_model_that_is_cut_off_while_it_is_converted_does_not_end_the_process(tmp_path):
     """A mapped file that becomes shorter is a SIGBUS for whoever reads on."""
     torch.save(bin_variants()["bare"], tmp_path / "model.bin")

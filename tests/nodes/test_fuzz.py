@@ -66,6 +66,7 @@ def known_run(monkeypatch):
 BODY_FIELDS = ["execution", "node", "values", "tokens", "client", "maps", "workflow", "at", "block"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", routes.REQUESTS)
 def test_any_request_gets_an_answer_or_a_refusal(known_run, monkeypatch, name):
     monkeypatch.setattr(routes, "SHORTEST_PAUSE", 0)

@@ -76,6 +76,7 @@ def test_another_attachment_replaces_the_first(case):
     detach_isa(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"])
 def test_a_copy_has_isa_of_its_own(case, made):
     model, arguments, blocks = case

@@ -12,8 +12,9 @@ from liveditor_isa.pipelines import sampling_run
 from liveditor_isa.pipelines.attention import attach_isa
 from liveditor_isa.pipelines.context_reuse import MOST_TEXTS
 from liveditor_isa.pipelines.pipeline import LIVEditorPipeline
+from liveditor_isa.runtime import context_reuse
 from liveditor_isa.runtime.call import layouts_seen
-from liveditor_isa.runtime.context_reuse import Refresh
+from liveditor_isa.runtime.context_reuse import Keeping, Refresh
 
 LARGEST = 10
 BY_THRESHOLD = ISAConfig(keep_ratio=0.3, sharpness_threshold=0.1, block_size=16)
@@ -81,6 +82,23 @@ def test_a_refresh_at_every_call_changes_no_bit(case):
     assert "computed in 3 of 3 model calls" in isa.report()
 
 
+def test_in_8_bits_it_is_near(case):
+    model, arguments, _ = case
+    isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST, keeping=Keeping(dtype="int8"))
+    with sampling_run():
+        assert 0 < difference(at(model, arguments, 0.5), at(model, arguments, 0.5)) < 0.01
+    assert "computed in 1 of 2 model calls" in isa.report()
+
+
+def test_without_room_all_tokens_run(case, monkeypatch):
+    model, arguments, _ = case
+    monkeypatch.setattr(context_reuse, "_home", lambda *needed: None)
+    isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
+    with sampling_run():
+        assert torch.equal(at(model, arguments, 0.5), at(model, arguments, 0.5))
+    assert "2 model calls could not reuse the context: neither the GPU nor main memory" in isa.report()
+
+
 def test_passes_of_guidance_have_a_context_each(case):
     model, arguments, _ = case
     isa = attach_isa(model, FULL, min_tokens=0, context_refresh=1)
@@ -94,6 +112,7 @@ def test_passes_of_guidance_have_a_context_each(case):
     assert "computed in 2 of 4 model calls" in isa.report()
 
 
+@pytest.mark.slow
 def test_what_was_kept_is_of_one_run_and_freed_at_its_end(case):
     model, arguments, _ = case
     isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
@@ -207,6 +226,7 @@ def test_a_setting_out_of_range_is_refused(value):
 # The pipeline
 
 
+@pytest.mark.slow
 def test_the_pipeline_reuses_contexts_and_stays_near():
     pipe = LIVEditorPipeline.included(torch.float32)
     pipe.set_progress_bar_config(disable=True)

@@ -88,6 +88,7 @@ def expected(core):
     return in_core(comfy.sd.load_diffusion_model_state_dict(weights, {"dtype": torch.float32}, metadata))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_every_naming_does_the_same_on_both_hosts(naming, core, in_diffusers, plain, expected, tmp_path, caplog):
     lora = in_naming(CHANGES, naming)

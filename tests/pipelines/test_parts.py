@@ -71,6 +71,7 @@ def vaes(request):
     return load_vae(VAES[request.param]), loaders.load_vae(str(VAES[request.param]))
 
 
+@pytest.mark.slow
 def test_a_video_is_encoded_and_decoded_as_by_comfyui(vaes):
     ours, core = vaes
     latents = encode_video(ours, video())
@@ -82,6 +83,7 @@ def test_a_video_is_encoded_and_decoded_as_by_comfyui(vaes):
     assert error(decoded - 0.5, reference - 0.5) < 1e-5
 
 
+@pytest.mark.slow
 def test_chunks_of_any_length_are_encoded_padded_as_by_the_node(vaes):
     ours, core = vaes
     whole = torch.cat([*latent_groups([video(7)])])
@@ -142,6 +144,7 @@ def test_offloading_brings_the_vae_where_it_computes():
     assert hook.brought == 2
 
 
+@pytest.mark.slow
 def test_a_vae_is_saved_and_loaded_in_diffusers_layout(tmp_path):
     vae = load_vae(VAES["included"], torch.bfloat16)
     assert vae.dtype == torch.bfloat16
@@ -279,6 +282,7 @@ def scaled(weights: dict, ending: str) -> dict:
     return stored | ({"scaled_fp8": torch.empty(2, dtype=torch.float8_e4m3fn)} if ending == "scale_weight" else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", ["fp16", "scale_weight", "weight_scale"])
 def test_files_of_xxl_are_read_as_by_comfyui(tmp_path, stored):
     weights, config = xxl_weights()

@@ -83,6 +83,7 @@ def usual(pipe, frames):
 # What ComfyUI makes.
 
 
+@pytest.mark.slow
 def test_the_same_latents_as_in_comfyui(pipe, frames, comfyui, usual):
     """From the same frames, words and seed: through text encoder, VAE, network and sampler."""
     fitted = fit_frames(frames, WIDTH, HEIGHT)[0]
@@ -90,6 +91,7 @@ def test_the_same_latents_as_in_comfyui(pipe, frames, comfyui, usual):
     assert difference(usual, edited(pipe, frames, generator=torch.Generator().manual_seed(8))) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context_refresh", [0, 2])
 def test_the_same_with_a_reference_and_isa(pipe, frames, comfyui, context_refresh):
     """The same blocks are kept, the same ones are sharp, and the same steps compute the context."""
@@ -128,6 +130,7 @@ def refreshed(summary: str) -> Fraction | None:
     return told and Fraction(*map(int, told.groups()))
 
 
+@pytest.mark.slow
 def test_a_lora_of_comfyui_does_the_same(pipe, frames, comfyui, usual, tmp_path):
     weights, names = {}, ("blocks.0.self_attn.q", "blocks.3.ffn.0", "blocks.9.cross_attn.v")
     shapes = {name: comfyui[0].model.diffusion_model.get_submodule(name).weight.shape for name in names}
@@ -159,6 +162,7 @@ def test_the_schedule_is_comfyuis_simple_one(comfyui, steps):
 # What diffusers' pipelines do.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_type", ["np", "pt", "pil"])
 def test_frames_come_as_asked(pipe, frames, output_type):
     """As many as went in, though the model makes 4n+1; at the size of the edit."""
@@ -170,6 +174,7 @@ def test_frames_come_as_asked(pipe, frames, output_type):
     assert found.shape == shape and 0 <= found.min() < found.max() <= 1
 
 
+@pytest.mark.slow
 def test_videos_come_in_any_form(pipe, frames, usual):
     pictures = [Image.fromarray((frame.numpy() * 255).round().astype("uint8")) for frame in frames]
     for form in (frames.numpy(), list(frames.movedim(-1, 1)), frames.movedim(-1, 1)[None]):
@@ -201,6 +206,7 @@ def test_callbacks_see_and_change_each_step(pipe, frames, usual):
     assert seen == [(0, 1000), (1, 923)] and difference(usual, found) > 0.1
 
 
+@pytest.mark.slow
 def test_callbacks_change_the_texts(pipe, frames, usual):
     """Either one by itself."""
     for name in ("prompt_embeds", "negative_prompt_embeds"):
@@ -235,6 +241,7 @@ def test_it_is_saved_and_loaded(pipe, frames, usual, tmp_path):
     assert again.config.guidance_scale == 1.5 and again.size_for(1280, 720) == (320, 176)
 
 
+@pytest.mark.slow
 def test_weights_kept_in_8_bits_are_computed_in_more(frames, usual):
     pipe = LIVEditorPipeline.included(torch.float32)
     pipe.set_progress_bar_config(disable=True)

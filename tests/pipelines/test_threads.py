@@ -159,6 +159,7 @@ def reentrant(block, *args):
     return torch.utils.checkpoint.checkpoint(block, *args, use_reentrant=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", [None, reentrant], ids=["as diffusers has it", "reentrant"])
 @pytest.mark.parametrize("kind, isa", [("liveditor", False), ("liveditor", True), ("flux", True), ("qwen", True)])
 def test_checkpointed_gradients_over_mixed_layouts_equal_those_without(kind, isa, checkpoint):
@@ -258,6 +259,7 @@ def test_a_network_inside_another_has_a_call_of_its_own():
     assert torch.equal(run(model, calls[0]), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["liveditor", "flux", "qwen"])
 @pytest.mark.parametrize("made", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"])
 def test_a_copy_and_its_original_run_at_once(kind, made):
@@ -310,6 +312,7 @@ def test_every_reason_is_in_the_report():
     assert isa.report() == "ISA saw no in-context attention: the transformer was not called"
 
 
+@pytest.mark.slow
 def test_the_report_is_bounded():
     """Fault 6: a pipeline that lives long and never reports held a tensor per attention call."""
     import gc

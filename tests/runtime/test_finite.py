@@ -37,6 +37,7 @@ def spoil(monkeypatch, when):
     return calls
 
 
+@pytest.mark.slow
 def test_a_sound_run_is_looked_at_once_per_model_call(in_context_model, looks):
     model, shown = attached(in_context_model)
     sample(model)
@@ -45,6 +46,7 @@ def test_a_sound_run_is_looked_at_once_per_model_call(in_context_model, looks):
     assert "not finite" not in shown[0]
 
 
+@pytest.mark.slow
 def test_one_bad_attention_is_named_once_and_mended(in_context_model, monkeypatch, caplog):
     """At ratios of one ISA is full attention, so the mended run must be too."""
     clean = sample(in_context_model)
@@ -60,6 +62,7 @@ def test_one_bad_attention_is_named_once_and_mended(in_context_model, monkeypatc
     assert len(calls) == (STEPS + 1) * BLOCKS - (STEPS - BAD_CALL - 1)
 
 
+@pytest.mark.slow
 def test_the_next_run_starts_afresh(liveditor, monkeypatch):
     spoil(monkeypatch, lambda call: call in (1, BLOCKS + 1))
     model, shown = attached(liveditor)

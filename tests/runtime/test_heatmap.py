@@ -103,6 +103,7 @@ def looked(model, detail: str, **options):
     return sample(attached, **options), looker
 
 
+@pytest.mark.slow
 def test_a_run_gives_a_map_at_every_model_call_and_is_the_same_without(liveditor):
     contexts = [latent(seed=1), latent(frames=1, height=10, width=8, seed=2)]
     plain, looker = looked(liveditor, OFF, contexts=contexts)

@@ -224,6 +224,7 @@ def run(model, live, told={}, **options):  # noqa: B006
     return sample(attached, **options), teller, lines[0]
 
 
+@pytest.mark.slow
 def test_a_change_takes_effect_at_the_next_step_and_the_record_repeats_it_bit_by_bit(liveditor):
     told = {2: {"keep_ratio": 1.0, "dense_query_ratio": 1.0}, 4: {"enabled": False}}
     live = LiveSettings(PAPER)
@@ -252,6 +253,7 @@ def test_what_each_step_reports(liveditor):
     assert row["kept"] == 0.2
 
 
+@pytest.mark.slow
 def test_only_comparable_evaluations_share_a_pace(liveditor, monkeypatch):
     monkeypatch.setattr(monitor, "PACES", OrderedDict())
     attached = attach_isa(liveditor, LiveSettings(PAPER), Schedule(), "torch", print)
@@ -286,6 +288,7 @@ def test_numbers_read_back_are_on_the_cpu_whatever_the_device():
     assert torch.equal(ReadBack(Elsewhere()).tensor(), torch.ones(2))
 
 
+@pytest.mark.slow
 def test_a_sampler_that_evaluates_the_model_twice_a_step(liveditor):
     live = LiveSettings(PAPER)
     _, teller, _ = run(liveditor, live, {5: {"keep_ratio": 1.0}}, sampler="heun")

@@ -21,6 +21,7 @@ def export(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_and_the_encoder_stays(export, tmp_path):
     before = load_file(export)
     trainer = DecoderTrainer(SETTINGS, export, lambda step: clips(0), "cpu")
@@ -68,6 +69,7 @@ def test_a_cut_run_goes_on_with_the_same_numbers(export, tmp_path):
     assert third.done == third.started == 6 and third.learning_rate == pytest.approx(whole.learning_rate / 2)
 
 
+@pytest.mark.slow
 def test_a_whole_run(export, tmp_path):
     train_decoder(tmp_path, 1, "cpu", SETTINGS)
     assert decoder.steps_done(export) == SETTINGS.steps

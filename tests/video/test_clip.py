@@ -151,6 +151,7 @@ def test_resampling_is_even_and_exact_in_count(count, rate, thousandths, length)
     assert clip.fps == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length, fps, most", [(10, 0, 13), (1, 0, 4), (4, 5, 23), (20, 50, 13), (30, 240, 7)])
 def test_of_a_long_file_no_more_than_needed_is_decoded(tmp_path, decoded, length, fps, most):
     write_mp4(tmp_path / "long.mp4", [numbered(60)] * 5, Fraction(25), audio=tone(12))

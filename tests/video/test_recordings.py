@@ -228,6 +228,7 @@ def test_interlaced_frames_have_no_combs(tmp_path):
 HDR = "color=0xE6A082:s=192x128:r=25:d=0.2,drawbox=0:0:64:128:white:fill,drawbox=128:0:64:64:0x204080:fill,format=gbrpf32le"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, transfer", [("HLG", "arib-std-b67"), ("PQ", "smpte2084")])
 def test_hdr_looks_like_the_scene(tmp_path, name, transfer):
     known = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=gbr"

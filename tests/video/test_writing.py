@@ -97,6 +97,7 @@ KEPT = {
 """AAC does not tell side from back where there is only one of them."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", KEPT)
 def test_the_layout_is_kept_and_nothing_said(tmp_path, layout):
     channels, said = av.AudioLayout(layout).nb_channels, []
@@ -111,6 +112,7 @@ def test_without_a_name_the_layout_is_ffmpegs_default(tmp_path, channels, layout
     assert heard(write_mp4(tmp_path / "v.mp4", [frames(25)], RATE, audio=tones(channels)))[0] == layout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "channels, layout, target",
     [

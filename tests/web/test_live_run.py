@@ -66,7 +66,7 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('360 tokens')")
     paper = cost(graph)
     assert "of full attention's arithmetic, 360 tokens" in paper
-    press(graph, "Lossless")
+    press(graph, "Exact")
     graph.wait_for_function("before => document.querySelector('.isa-cost span').textContent !== before", arg=paper)
     assert (widget(graph, "keep_ratio"), widget(graph, "routing.dense_query_ratio"), widget(graph, "exact_ratio")) == (1, 1, 1)
     press(graph, "Paper")
@@ -76,8 +76,9 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     # By threshold: a preset goes back to ratios.
     set_widgets(graph, {"LIVEditorAttachISA": {"routing": "threshold"}})
     graph.wait_for_function(f"() => {ISA}.widgets.some(widget => widget.name === 'routing.sharpness_threshold')")
-    press(graph, "Even")
-    graph.wait_for_function("() => document.querySelector('.isa-presets .isa-chosen')?.textContent === 'Even'")
+    press(graph, "Balanced")
+    graph.wait_for_function("() => document.querySelector('.isa-presets .isa-chosen')?.textContent === 'Balanced'")
+    graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('in refreshes), 360 tokens')")
     assert widget(graph, "routing") == "ratio" and widget(graph, "routing.dense_query_ratio") == 0
 
 
@@ -130,7 +131,7 @@ def test_a_preset_of_ones_own_is_saved_with_the_workflow(graph):
     graph.get_by_text("Paper is a preset that comes with the node").first.wait_for(timeout=LONG)
 
     # Removed without being applied.
-    press(graph, "Turbo")
+    press(graph, "Fast")
     graph.locator(".isa-own button", has_text="✕").first.dispatch_event("click")
     assert not graph.locator(".isa-own").count() and widget(graph, "keep_ratio") == 1
     graph.evaluate("saved => window.app.loadGraphData(saved)", saved)

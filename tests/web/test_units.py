@@ -20,6 +20,7 @@ def why_not() -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "")
 @pytest.mark.parametrize("path", sorted((Path(__file__).parent / "unit").glob("*.test.mjs")), ids=lambda path: path.stem)
 def test_in_node(path):
