@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 help:
 	@echo "make demo         edit a real video end to end, headless, through the real ComfyUI server"
 	@echo "make test         run the tests, all but the long ones"
-	@echo "make test-fast    only those without a server and a browser, without long sweeps"
+	@echo "make test-fast    only those without a server, a browser and what takes long"
 	@echo "make long         run the few tests of whole commands and jobs that take minutes each"
 	@echo "make fuzz         try random requests, settings and files for long (EXAMPLES=5000 of each)"
 	@echo "make sweep        read COMBINATIONS=600 kinds of video, compare them with ffmpeg's own reading, edit each on a real server"

@@ -9,7 +9,7 @@ import { post } from "./isa_requests.js";
 import { t } from "./isa_text.js";
 import { read, schedule, write } from "./isa_widgets.js";
 
-const HEIGHT = 136;
+const HEIGHT = 150;
 const CREATED_AFTER = 10; // looks after which a page that has opened a workflow has given all widgets their values
 
 export class Panel {
