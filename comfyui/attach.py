@@ -32,6 +32,9 @@ from .scene import scene
 
 KEY = "liveditor_isa"
 
+NETWORK_RAN = "total_blocks"
+"""What core's networks write into `transformer_options`. A cache of steps that stands between answers without."""
+
 EIGHT_BIT = "8-bit"
 """The choice of a backend that is Triton with its 8-bit kernel for the dense query blocks."""
 
@@ -199,12 +202,16 @@ class ISAOverride:
         def call(careful: bool, contexts: Refresh | Reuse | None = None):
             decided = self._decisions(run, transformer_options, careful)
             called = {**options, CALL: ModelCall(layout, decided, run, owner=self, context=contexts)}
+            called.pop(NETWORK_RAN, None)
             inputs = kwargs
             if isinstance(contexts, Reuse):
                 inputs = without_context(kwargs)
                 if layout is not None:
                     called[IN_CONTEXT] = InContextCall(TokenLayout(layout.target))
-            return executor(x, timestep, context, clip_fea, time_dim_concat, called, **inputs)
+            out = executor(x, timestep, context, clip_fea, time_dim_concat, called, **inputs)
+            if contexts is not None:
+                contexts.skipped = NETWORK_RAN not in called
+            return out
 
         guard = run.guard if run else FiniteGuard()
         sequence = run and self._sequence(run, network, x, context, layout, transformer_options, kwargs)

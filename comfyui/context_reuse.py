@@ -56,10 +56,12 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, sigmas: torch.Tenso
     """`call(contexts)`, the result of a model call: with a kept context where it is recent enough, else with one to keep.
 
     Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong: then the whole sequence is
-    computed, now and for the rest of the run.
+    computed, now and for the rest of the run. Where a cache of steps answers, nothing is kept, and nothing is wrong.
     """
     contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh, run.owner.keeping)
     out, reused = call(contexts), isinstance(contexts, Reuse)
+    if contexts.skipped:
+        return out
     if run.contexts.end(contexts):
         run.context_call(reused)
         return out

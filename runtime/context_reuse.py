@@ -100,6 +100,8 @@ class Refresh:
         self.sequence, self.level, self.keeping = sequence, level, keeping
         self.refused: str | None = None
         """Why nothing is kept."""
+        self.skipped = False
+        """Set by the host where the network did not run, because a cache of steps answered for it."""
         self.layout: TokenLayout | None = None
         self.of_blocks = 0
         self.home: torch.device | None = None
@@ -154,7 +156,7 @@ class Reuse:
 
     def __init__(self, kept: Refresh):
         assert kept.layout is not None, "an attention was kept"
-        self.kept, self.layout = kept, kept.layout
+        self.kept, self.layout, self.skipped = kept, kept.layout, False
         self._met: set[int] = set()
         self._coming: dict[int, tuple[_Kept, _Kept, torch.cuda.Event]] = {}
 

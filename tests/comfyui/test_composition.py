@@ -28,10 +28,12 @@ from comfy_extras.nodes_multigpu import MultiGPUCFGSplitNode
 from comfy_extras.nodes_nag import NAGuidance
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT, SkipLayerGuidanceDiTSimple
 from comfy_extras.nodes_torch_compile import TorchCompileModel
+from liveditor_isa.comfyui import attach
 from liveditor_isa.comfyui import network as liveditor_network
 from liveditor_isa.comfyui.attach import OVERRIDE, Watcher, attach_isa
 from liveditor_isa.comfyui.loaders import load_diffusion_model
 from liveditor_isa.isa_core import ISAConfig
+from liveditor_isa.runtime.context_reuse import ContextStore, Refresh, Reuse
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.report import RunReport
 from liveditor_isa.runtime.schedule import Schedule
@@ -68,10 +70,10 @@ def conditioning(seed, contexts=CONTEXT, tokens=9):
 
 
 def sample(model, positive=None, negative=None, *, steps=STEPS, cfg=2.5, sampler="euler", batch=1, start=0, end=10_000,
-           latent=None, noisy=True, frames=2):  # fmt: skip
+           latent=None, noisy=True, frames=2, mask=None):  # fmt: skip
     """Core's KSamplerAdvanced."""
     latent = noise(9, frames=frames, batch=batch) * 0 if latent is None else latent
-    given = {"samples": latent}
+    given = {"samples": latent} if mask is None else {"samples": latent, "noise_mask": mask}
     (out,) = core.KSamplerAdvanced().sample(
         model, "enable" if noisy else "disable", 1, steps, cfg, sampler, "simple", positive or conditioning(2),
         negative or conditioning(3), given, start, end, "enable" if end < steps else "disable",
@@ -612,3 +614,119 @@ def test_torch_compile(liveditor, dense, sparse, fresh_compiler):
         model, shown = attached(compiled(liveditor), config, schedule, watcher)
         assert same(sample(model), expected) and shown == said
         assert error(expected, sparse) > 1e-5
+
+
+# Context reuse
+
+
+def reusing(model, watcher=None):
+    """Whose context is computed in the first two steps alone: from pure noise every step is too far."""
+    return attached(model, FULL, watcher=watcher, live=LiveSettings(Settings(FULL, context_refresh=10)))
+
+
+@pytest.fixture
+def at_once(monkeypatch) -> list[float]:
+    """Every model call twice: the target alone over the context that was kept a moment ago. Holds the errors."""
+    errors = []
+
+    def twice(run, sequence, sigmas, call):
+        refresh = Refresh()
+        out = call(refresh)
+        assert refresh.whole is not refresh.skipped
+        if refresh.whole:
+            reuse = Reuse(refresh)
+            errors.append(error(call(reuse), out))
+            assert reuse.whole
+        return out
+
+    monkeypatch.setattr(attach, "with_context_reuse", twice)
+    return errors
+
+
+LONG = (noise(1, frames=5),)
+MASK = torch.zeros(1, 2, 12, 16).index_fill_(3, torch.arange(8), 1)
+COMPOSED = {
+    "alone": (lambda model: model, {}),
+    "windows": (windows, {"frames": 5, "positive": conditioning(2, LONG), "negative": conditioning(3, LONG)}),
+    "a mask": (lambda model: model, {"mask": MASK, "latent": noise(8)}),
+    "texts of unequal length": (lambda model: model, {"negative": conditioning(3, tokens=14)}),
+    "contexts of unequal size": (lambda model: model, {"negative": conditioning(3, (noise(4, height=8),))}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize("order", ["it first", "ISA first"])
+def test_a_reuse_gives_what_the_refresh_gave_beside(network, at_once, name, order):
+    add, options = COMPOSED[name]
+    model = reusing(add(network))[0] if order == "it first" else add(reusing(network)[0])
+    sample(model, **options)
+    assert at_once and max(at_once) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_reuse_under_a_lora(liveditor, at_once, tmp_path, monkeypatch):
+    lora_file(tmp_path)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"}))
+
+    def load(model):
+        return core.LoraLoaderModelOnly().load_lora_model_only(model, "edit.safetensors", 0.7)[0]
+
+    before, after = sample(reusing(load(liveditor))[0]), sample(load(reusing(liveditor)[0]))
+    assert same(before, after) and len(at_once) == 2 * STEPS and max(at_once) < 1e-5
+    assert error(before, sample(reusing(liveditor)[0])) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_reuse_under_torch_compile(liveditor, at_once, fresh_compiler):
+    for model in (
+        TorchCompileModel.execute(reusing(liveditor)[0], "eager").args[0],
+        reusing(TorchCompileModel.execute(liveditor, "eager").args[0])[0],
+    ):
+        sample(model, steps=1)
+    assert len(at_once) == 2 and max(at_once) < 1e-5
+
+
+@pytest.mark.slow
+def test_every_window_and_every_pass_keeps_a_context_of_its_own(network, monkeypatch):
+    begun, begin = [], ContextStore.begin
+
+    def noted(self, sequence, *args):
+        begun.append((sequence, type(found := begin(self, sequence, *args))))
+        return found
+
+    monkeypatch.setattr(ContextStore, "begin", noted)
+    model, shown = reusing(windows(network))
+    options = COMPOSED["windows"][1]
+    found = sample(model, steps=4, **options)
+    assert len({sequence for sequence, _ in begun}) == len(begun) // 4 == 2
+    assert [kind for _, kind in begun] == [Refresh] * 4 + [Reuse] * 4
+    assert "The context was computed in 4 of 8 model calls" in shown[0]
+    assert 0 < error(found, sample(windows(network), steps=4, **options)) < 0.2
+
+
+@pytest.mark.slow
+def test_each_gpu_keeps_its_own_context(liveditor, two_devices):
+    comfy.model_management.cleanup_models()  # core stumbles over models of earlier tests that are gone
+    one, _ = reusing(liveditor)
+    split, shown = reusing(MultiGPUCFGSplitNode.execute(liveditor, 2).args[0])
+    assert same(sample(split, steps=4), sample(one, steps=4))
+    assert "The context was computed in 4 of 8 model calls" in shown[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", [easy, lazy])
+@pytest.mark.parametrize("order", ["cache first", "ISA first"])
+def test_steps_that_a_cache_skips_neither_keep_nor_reuse(network, cache, order):
+    rows, steps = Rows(), 8
+    if order == "cache first":
+        model, shown = reusing(cache(network), watcher=rows)
+    else:
+        model, shown = reusing(network, watcher=rows)
+        model = cache(model)
+    sample(model, steps=steps)
+    computed = [row for row in rows.rows if row["tokens"]]
+    assert 2 <= len(computed) < steps
+    assert [row.get("context") for row in computed] == ["refreshed"] * 2 + ["reused"] * (len(computed) - 2)
+    assert all("context" not in row for row in rows.rows if not row["tokens"])
+    assert f"The context was computed in 2 of {len(computed)} model calls" in shown[0] and "could not reuse" not in shown[0]
