@@ -20,7 +20,7 @@ from ..runtime.core_attention import OVERRIDE, in_context_override
 from ..runtime.decisions import Decisions
 from ..runtime.finite import FiniteGuard
 from ..runtime.in_context import CALL, IN_CONTEXT, InContextCall, InContextNetwork
-from ..runtime.live import LiveSettings
+from ..runtime.live import CONTEXT_REFRESH, LiveSettings
 from ..runtime.schedule import Schedule
 from . import memory
 from .compiled import apart_when_compiled
@@ -126,8 +126,9 @@ class ISAOverride:
 
     def around_prepare(self, executor, model, noise_shape, conds, *args, model_options=None, **kwargs):
         """PREPARE_SAMPLING: reserve memory for the context, and for what of it is kept, before weights get the rest."""
-        settings = self.live.first
-        keeping = self.keeping if settings.enabled and settings.context_refresh else None
+        recorded = (values for changes in self.live.recorded.values() for _, values in changes)
+        reuses = self.live.first.context_refresh or any(values.get(CONTEXT_REFRESH) for values in recorded)
+        keeping = self.keeping if reuses else None
         with memory.told(model, noise_shape, conds, model_options, keeping) as shape:
             return executor(model, shape, conds, *args, model_options=model_options, **kwargs)
 

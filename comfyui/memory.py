@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from math import ceil, prod
 
 import comfy.model_management
+import comfy.sampler_helpers
 
 from ..runtime.context_reuse import GPU, LEFT_FREE, MAIN_MEMORY, Keeping
 from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
@@ -35,11 +36,11 @@ def told(patcher, noise_shape, conds: dict[str, list[dict]], model_options: dict
 
     noise_shape: [B, C, T, h, w]. keeping: of contexts for reuse, None without it.
     """
-    kept = kept_bytes(patcher, noise_shape[0], conds, keeping) if keeping else 0  # of all windows
+    kept = kept_bytes(patcher, noise_shape[0], conds, keeping) if keeping else 0  # also of what windows leave out
     with windows.cut(conds, (model_options or {}).get("context_handler")):
         if not isinstance(patcher.model.diffusion_model, InContextNetwork):
             noise_shape = with_context(noise_shape, conds)
-        yield with_kept(patcher, noise_shape, kept, keeping) if keeping else noise_shape
+        yield with_kept(patcher, noise_shape, conds, kept, keeping) if keeping else noise_shape
 
 
 def with_context(noise_shape, conds: dict[str, list[dict]]) -> list[int]:
@@ -53,25 +54,29 @@ def with_context(noise_shape, conds: dict[str, list[dict]]) -> list[int]:
     return [batch, channels, frames, *sides]
 
 
-def with_kept(patcher, noise_shape, needed: int, keeping: Keeping) -> list[int]:
+def with_kept(patcher, noise_shape, conds: dict[str, list[dict]], needed: int, keeping: Keeping) -> list[int]:
     """Shape of a latent for which core would set `needed` bytes of kept contexts aside too, if they belong on the GPU: by choice,
     or because they fit beside the weights and a step."""
     base = patcher.model
     batch, channels, frames, *sides = noise_shape
     total = comfy.model_management.get_total_memory(patcher.load_device)
-    beside = patcher.model_size() + base.memory_required([2 * batch, channels, frames, *sides])
+    beside = patcher.model_size() + comfy.sampler_helpers.estimate_memory(patcher, noise_shape, conds)[0]
     if keeping.device == MAIN_MEMORY or (keeping.device != GPU and beside + needed > (1 - LEFT_FREE) * total):
         return list(noise_shape)
-    # Core estimates for both passes of guidance.
-    of_a_frame = base.memory_required([2 * batch, channels, 1, *sides])
+    # Core estimates for both passes of guidance, and for one what weights must leave free: that counts where not all fit.
+    passes = 1 if keeping.device == GPU else 2
+    of_a_frame = base.memory_required([passes * batch, channels, 1, *sides])
     return [batch, channels, frames + ceil(needed / of_a_frame), *sides]
 
 
 def kept_bytes(patcher, batch: int, conds: dict[str, list[dict]], keeping: Keeping) -> int:
-    """Memory of all contexts of a run: each of its conditions keeps its own. batch: of the noise."""
+    """Memory of the contexts of a run: each of its conditions keeps its own. batch: of the noise.
+
+    Windows that overlap keep more, a guidance of 1 less.
+    """
     network = patcher.model.diffusion_model
     each = (latent for entries in conds.values() for cond in entries or () for latent in cond.get(CONTEXT_LATENTS) or ())
     tokens = sum(prod(ceil(side / patch) for side, patch in zip(latent.shape[2:], network.patch_size)) for latent in each)
     numbers = 2 * len(network.blocks) * batch * tokens * network.dim
     element_size = comfy.model_management.dtype_size(patcher.model.get_dtype_inference())
-    return keeping.bytes_of(numbers, element_size, network.dim // network.num_heads)
+    return sum(keeping.sizes_of(numbers, element_size, network.dim // network.num_heads))

@@ -12,7 +12,7 @@ import torch
 from ..isa_core import ISAConfig, TokenLayout, resolve_backend
 from ..runtime.call import CarryingCheckpoint, ModelCall, current, enter, in_backward, leave
 from ..runtime.context_reuse import Keeping, Refresh, Reuse
-from ..runtime.decisions import UNKNOWN_CONTEXT, Decisions
+from ..runtime.decisions import SPLIT_BY_DIFFUSERS, UNKNOWN_CONTEXT, Decisions
 from ..runtime.live import Settings
 from ..runtime.report import ReportRecorder
 from ..runtime.schedule import MIN_TOKENS, Schedule
@@ -131,12 +131,18 @@ class AttachedISA:
 
     def _contexts(self, transformer, layout: TokenLayout, named: dict) -> tuple[Refresh | Reuse | None, dict | None]:
         """What the call with the arguments `named` does with its context, and the arguments of the target alone."""
-        alone = None
-        if self._arguments and self.context_refresh:
-            alone = self._arguments.target_alone(named, layout.target - named["encoder_hidden_states"].shape[1])
-        refused = UNKNOWN_CONTEXT if alone is None else None
-        given = named.get("timestep"), named.get("encoder_hidden_states")
-        return context_reuse.begin(self, transformer, layout, *given, refused), alone
+        if not (self._arguments and self.context_refresh):
+            return context_reuse.begin(self, transformer, layout, None, refused=UNKNOWN_CONTEXT), None
+        text = named["encoder_hidden_states"]
+        target = layout.target - text.shape[1]
+        alone, refused = self._arguments.target_alone(named, target), None
+        if getattr(transformer, "_parallel_config", None) is not None:
+            refused = SPLIT_BY_DIFFUSERS
+        elif alone is None:
+            refused = UNKNOWN_CONTEXT
+        others = (named["hidden_states"][:, target:], named.get("pooled_projections"))
+        given = [text, *(other for other in others if other is not None)]
+        return context_reuse.begin(self, transformer, layout, named.get("timestep"), given, refused), alone
 
     @torch.compiler.disable
     def _positions(self, module, args, output):

@@ -6,34 +6,51 @@ within a `sampling_run` only. `LIVEditorPipeline` makes its own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+import torch.distributed as dist
 
 from ..isa_core import TokenLayout
 from ..runtime import decisions
 from ..runtime.context_reuse import ContextStore, Refresh, Reuse
 
-MOST_TEXTS = 4
-"""Of one sampling run: the passes of guidance have one each. A callback that changes the text step by step keeps no context."""
+MOST_PASSES = 4
+"""Of one sampling run: the passes of guidance differ in text or pictures. A callback that changes them step by step keeps no context."""
+
+CACHES = ("cache", "broadcast", "fbc", "skip")
+"""In the names of diffusers' hooks that leave out parts of steps."""
 
 
 class SamplingRun:
-    """The kept contexts of one sampling run, and the texts by which its passes are told apart."""
+    """The kept contexts of one sampling run, and what its passes are told apart by."""
 
     def __init__(self):
         self.contexts = ContextStore()
-        self._texts: list[torch.Tensor] = []
+        self._passes: list[tuple[torch.Tensor, ...]] = []
+        self._cached: dict[int, bool] = {}
 
-    def number_of(self, text: torch.Tensor) -> int | None:
-        """The same for the same text [B, L, C]. None for one too many."""
-        for number, known in enumerate(self._texts):
-            if known is text or (known.shape == text.shape and known.device == text.device and torch.equal(known, text)):
+    def number_of(self, given: tuple[torch.Tensor, ...]) -> int | None:
+        """The same for the same texts and pictures. None for one too many."""
+        for number, known in enumerate(self._passes):
+            if len(known) == len(given) and all(map(_same, known, given)):
                 return number
-        self._texts.append(text)
-        return len(self._texts) - 1 if len(self._texts) <= MOST_TEXTS else None
+        self._passes.append(given)
+        return len(self._passes) - 1 if len(self._passes) <= MOST_PASSES else None
+
+    def is_cached(self, transformer: torch.nn.Module) -> bool:
+        """Whether a cache of diffusers leaves out parts of its steps, by `enable_cache` or by a hook."""
+        if id(transformer) not in self._cached:
+            registries = (getattr(module, "_diffusers_hook", None) for module in transformer.modules())
+            names = [name for registry in registries if registry is not None for name in registry.hooks]
+            self._cached[id(transformer)] = any(part in name for name in names for part in CACHES)
+        return self._cached[id(transformer)] or getattr(transformer, "is_cache_enabled", False)
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one is other or (one.shape == other.shape and one.device == other.device and torch.equal(one, other))
 
 
 _current: ContextVar[SamplingRun | None] = ContextVar("liveditor_isa.sampling_run", default=None)
@@ -60,39 +77,53 @@ def begin(
     transformer: torch.nn.Module,
     layout: TokenLayout,
     level: torch.Tensor | None,
-    text: torch.Tensor | None,
+    given: Sequence[torch.Tensor] = (),
     refused: str | None = None,
 ) -> Refresh | Reuse | None:
     """What a model call does with its context; None where it is neither kept nor reused.
 
-    isa: the AttachedISA. layout: of all tokens. level: [B], noise level, 0..1. text: [B, L, C]. Both may be None with `refused`.
+    isa: the AttachedISA. layout: of all tokens. level: [B], noise level, 0..1; may be None with `refused`.
+    given: the text [B, L, C] first, and all else that tells one pass from another, the context above all.
     refused: why this call's context must be computed, if the caller knows.
     """
     if not (isa.context_refresh and isa.enabled and layout.context):
         return None
-    sequence = refused or _sequence(transformer, layout, text)
+    sequence = refused or _sequence(transformer, layout, tuple(given))
     if isinstance(sequence, str):
         isa.recorder.recomputed(sequence)
         return None
-    return _current.get().contexts.begin(sequence, float(level.max()), isa.context_refresh, isa.keeping)
+    return _current.get().contexts.begin(sequence, float(level.max()), isa.context_refresh, isa.keeping, _agreed(transformer))
 
 
-def _sequence(transformer: torch.nn.Module, layout: TokenLayout, text: torch.Tensor) -> Hashable | str:
+def _agreed(transformer: torch.nn.Module) -> Callable[[bool], bool]:
+    """Processes that share a call's tokens keep its context all or none: otherwise some would run other tokens in the next call."""
+    if getattr(transformer, "_parallel_config", None) is None:
+        return bool
+
+    def agreed(room: bool) -> bool:
+        found = torch.tensor(int(room), device=next(transformer.parameters()).device)
+        dist.all_reduce(found, dist.ReduceOp.MIN)
+        return bool(found)
+
+    return agreed
+
+
+def _sequence(transformer: torch.nn.Module, layout: TokenLayout, given: tuple[torch.Tensor, ...]) -> Hashable | str:
     """What identifies the sequence of a model call within its run; a sentence where the context must be computed."""
     run = _current.get()
     if run is None:
         return decisions.NO_RUN
     if torch.is_grad_enabled():
         return decisions.GRADIENTS
-    if getattr(transformer, "is_cache_enabled", False):
+    if run.is_cached(transformer):
         return decisions.CACHED_STEPS
     if run.contexts.given_up:
         return run.contexts.given_up
-    number = run.number_of(text)
+    number = run.number_of(given)
     if number is None:
-        run.contexts.give_up(decisions.CHANGING_TEXT)
-        return decisions.CHANGING_TEXT
-    return id(transformer), text.device, len(text), number, layout
+        run.contexts.give_up(decisions.CHANGING_PASSES)
+        return decisions.CHANGING_PASSES
+    return id(transformer), given[0].device, len(given[0]), number, layout
 
 
 @torch.compiler.disable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -84,4 +84,10 @@ def arguments_of(transformer) -> Arguments:
             f"attach_isa does not know where {kind} keeps its context: pass layout=, a TokenLayout or a function that "
             f"makes one of the forward call's arguments. Known: {', '.join(KNOWN)}, LIVEditorTransformer3DModel."
         )
-    return KNOWN[kind]
+    found = KNOWN[kind]
+    # Qwen-Image-Layered makes several pictures, of which the layout knows one.
+    return replace(found, target_alone=_unknown) if getattr(transformer.config, "use_layer3d_rope", False) else found
+
+
+def _unknown(arguments: dict, target: int) -> None:
+    return None

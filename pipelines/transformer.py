@@ -161,7 +161,8 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
             tuple(side // patch for side, patch in zip(group.shape[2:], self.config.patch_size)) for group in groups
         )
         target = math.prod(grid)
-        call = self.call_over(TokenLayout(target, tuple(map(math.prod, others))), timestep, encoder_hidden_states)
+        layout = TokenLayout(target, tuple(map(math.prod, others)))
+        call = self.call_over(layout, timestep, (encoder_hidden_states, *context_latents))
         if isinstance(call.context, Reuse):
             groups = groups[:1]
 
@@ -181,13 +182,13 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         out = self._unpatchified(self.proj_out(tokens)[:, :target], grid)[:, :, :frames, :height, :width]
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
-    def call_over(self, layout: TokenLayout, timestep: torch.Tensor, text: torch.Tensor) -> ModelCall:
-        """The model call that begins, with the decisions of an attached ISA. layout: of all tokens."""
+    def call_over(self, layout: TokenLayout, timestep: torch.Tensor, given: Sequence[torch.Tensor]) -> ModelCall:
+        """The model call that begins, with the decisions of an attached ISA. layout: of all tokens. given: text and contexts."""
         isa = getattr(self, "attached_isa", None)
         if isa is None:
             return ModelCall(layout, padding=self._padding(layout.total))
         isa.recorder.called()
-        contexts = context_reuse.begin(isa, self, layout, timestep / TRAIN_TIMESTEPS, text)
+        contexts = context_reuse.begin(isa, self, layout, timestep / TRAIN_TIMESTEPS, given)
         running = TokenLayout(layout.target) if isinstance(contexts, Reuse) else layout
         return ModelCall(running, isa.decisions(), isa.recorder, self._padding(running.total), context=contexts)
 

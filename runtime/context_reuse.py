@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -53,9 +53,9 @@ class Keeping:
             if value not in known:
                 raise ValueError(f"context_{name} must be one of {', '.join(known)}; got {value!r}.")
 
-    def bytes_of(self, numbers: int, element_size: int, head_dim: int) -> int:
-        """Memory of so many numbers of keys or values."""
-        return numbers + 4 * numbers // head_dim if self.dtype == INT8 else numbers * element_size
+    def sizes_of(self, numbers: int, element_size: int, head_dim: int) -> tuple[int, ...]:
+        """Bytes of each tensor that holds so many numbers of keys or values."""
+        return (numbers, 4 * numbers // head_dim) if self.dtype == INT8 else (numbers * element_size,)
 
 
 SMALLEST = 1e-20
@@ -96,15 +96,24 @@ class Refresh:
     sequence: identifies what is kept. level: the call's noise level, 0..1.
     """
 
-    def __init__(self, sequence: Hashable = None, level: float = 0.0, keeping: Keeping = Keeping()):
-        self.sequence, self.level, self.keeping = sequence, level, keeping
+    def __init__(
+        self,
+        sequence: Hashable = None,
+        level: float = 0.0,
+        keeping: Keeping = Keeping(),
+        home: torch.device | None = None,
+        agreed: Callable[[bool], bool] = bool,
+    ):
+        """home: where there is room, if that is known. agreed: whether there is room, of whether there
+        is room here, for processes that share a call's tokens and must do the same."""
+        self.sequence, self.level, self.keeping, self._agreed = sequence, level, keeping, agreed
         self.refused: str | None = None
         """Why nothing is kept."""
         self.skipped = False
         """Set by the host where the network did not run, because a cache of steps answered for it."""
         self.layout: TokenLayout | None = None
         self.of_blocks = 0
-        self.home: torch.device | None = None
+        self.home = home
         """Where it is kept: on the GPU, or on the CPU where that has too little free memory."""
         self.positions: object = None
         """Of the target, where a network computes them with the context's: as it takes them."""
@@ -116,10 +125,12 @@ class Refresh:
         """The keys and values [B, S, H, D] that transformer block `block` attends to, and their layout: its own."""
         self.layout, self.of_blocks = layout, of_blocks
         if self.home is None and self.refused is None:
-            numbers = 2 * k[:, layout.target :].numel()
-            needed = of_blocks * self.keeping.bytes_of(numbers, k.element_size(), k.shape[3])
-            self.home = _home(self.keeping.device, k.device, needed)
-            self.refused = None if self.home else decisions.NO_ROOM
+            sizes = self.keeping.sizes_of(k[:, layout.target :].numel(), k.element_size(), k.shape[3])
+            home = _home(self.keeping.device, k.device, [*sizes] * 2 * of_blocks)
+            if self._agreed(home is not None):
+                self.home = home
+            else:
+                self.refused = decisions.NO_ROOM
         if self.home is not None:
             self._held[block] = self._kept(k[:, layout.target :]), self._kept(v[:, layout.target :])
         return k, v, layout
@@ -170,9 +181,14 @@ class Reuse:
 
     def _here(self, block: int, device: torch.device) -> tuple[_Kept, _Kept]:
         """What was kept of a block, on `device`. From main memory the next block's comes while this one is in work."""
-        if self.kept.home == device or device.type != "cuda":
-            return self.kept.of(block)
-        k, v, arrived = self._coming.pop(block) if block in self._coming else self._send(block, device)
+        k, v = self.kept.of(block)
+        if self.kept.home == device:
+            return k, v
+        if device.type != "cuda":
+            return k.on(device), v.on(device)
+        k, v, arrived = self._coming.pop(block, None) or self._send(block, device)
+        if k.numbers.device != device:  # a network on several GPUs goes on on the next one
+            k, v, arrived = self._send(block, device)
         if block + 1 < self.kept.of_blocks:
             self._coming[block + 1] = self._send(block + 1, device)
         stream = torch.cuda.current_stream(device)
@@ -200,16 +216,19 @@ class Reuse:
     __reduce__ = Refresh.__reduce__
 
 
-def _home(choice: str, device: torch.device, needed: int) -> torch.device | None:
-    """Where `needed` bytes of keys and values that are on `device` are kept, by a choice of KEEPING_DEVICES; None for nowhere."""
+def _home(choice: str, device: torch.device, sizes: Sequence[int]) -> torch.device | None:
+    """Where tensors of so many bytes, keys and values that are on `device`, are kept, by a choice of KEEPING_DEVICES; None for
+    nowhere."""
     if device.type == "cuda" and choice != MAIN_MEMORY:
         free, total = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        if choice == GPU or free - needed >= LEFT_FREE * total:
+        if choice == GPU or free - sum(sizes) >= LEFT_FREE * total:
             return device
     elif device.type not in ("cuda", "cpu") and choice != MAIN_MEMORY:
         return device  # of which nobody says how much is free
     memory = psutil.virtual_memory()
+    # PyTorch takes pinned memory in powers of two.
+    needed = sum(1 << (size - 1).bit_length() if device.type == "cuda" else size for size in sizes)
     enough = memory.available - needed >= LEFT_FREE * memory.total
     return torch.device("cpu") if enough or choice == MAIN_MEMORY else None
 
@@ -218,7 +237,7 @@ def _copied(x: torch.Tensor, home: torch.device) -> torch.Tensor:
     """A copy of its own, contiguous: a part of a tensor would hold the whole one's memory too. In main memory it is pinned."""
     if home == x.device:
         return x.clone(memory_format=torch.contiguous_format)
-    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=x.device.type == "cuda").copy_(x, non_blocking=True)
 
 
 @lru_cache
@@ -231,28 +250,40 @@ class ContextStore:
 
     def __init__(self):
         self._kept: dict[Hashable, Refresh] = {}
-        self._lock = threading.Lock()
+        self._homes: dict[tuple[Hashable, Keeping], torch.device | None] = {}
+        """Where there was room for the last one of each sequence, which is freed before the next: there is again."""
+        self._lock = threading.RLock()
         self.given_up: str | None = None
         """Why the rest of the run computes its context in every call, if it does."""
 
-    def begin(self, sequence: Hashable, level: float, change: float, keeping: Keeping = Keeping()) -> Refresh | Reuse:
-        """A model call at noise level `level`, 0..1. Where a refresh is due, the last one is freed before.
+    def begin(
+        self,
+        sequence: Hashable,
+        level: float,
+        change: float,
+        keeping: Keeping = Keeping(),
+        agreed: Callable[[bool], bool] = bool,
+    ) -> Refresh | Reuse:
+        """A model call at noise level `level`, 0..1. What is due for a refresh is freed before, also of sequences that never come
+        again, as those of windows that move from step to step.
 
         sequence: identifies what was kept; one that is not known is refreshed.
-        change: the `distance` from the refresh at which another one is due.
+        change: the `distance` from the refresh at which another one is due. keeping, agreed: of a Refresh.
         """
         with self._lock:
-            kept = self._kept.get(sequence)
-            if kept is not None and distance(kept.level, level) < change - SLACK:
-                return Reuse(kept)
-            self._kept.pop(sequence, None)
-        return Refresh(sequence, level, keeping)
+            for due in [each for each, kept in self._kept.items() if distance(kept.level, level) >= change - SLACK]:
+                del self._kept[due]
+            if sequence in self._kept:
+                return Reuse(self._kept[sequence])
+            home = self._homes.get((sequence, keeping))
+        return Refresh(sequence, level, keeping, home, agreed)
 
     def end(self, call: Refresh | Reuse) -> bool:
         """Whether all of the call's attentions took part. Otherwise a Refresh keeps nothing, and a Reuse's result is wrong."""
         if call.whole and isinstance(call, Refresh):
             with self._lock:
                 self._kept[call.sequence] = call
+                self._homes[call.sequence, call.keeping] = call.home
         return call.whole
 
     def give_up(self, reason: str) -> None:
@@ -260,13 +291,18 @@ class ContextStore:
         self.clear()
 
     def clear(self) -> None:
-        """Free what is kept."""
+        """Free what is kept, and give main memory back that PyTorch would hold for the next pinned tensors."""
         with self._lock:
+            pinned = self.held[1] > 0 and torch.cuda.is_initialized()
             self._kept.clear()
+            self._homes.clear()
+        if pinned and hasattr(torch._C, "_host_emptyCache"):
+            torch._C._host_emptyCache()
 
     @property
-    def held(self) -> tuple[int, str]:
-        """(bytes that are kept, the kind of device on which most recently kept ones are, "cuda" or "cpu")."""
+    def held(self) -> tuple[int, int]:
+        """Bytes that are kept: (on the GPU, in main memory)."""
         with self._lock:
-            homes = [kept.home.type for kept in self._kept.values() if kept.home is not None]
-            return sum(kept.bytes for kept in self._kept.values()), homes[-1] if homes else ""
+            kept = [*self._kept.values()]
+        here = [each.bytes for each in kept if each.home is not None and each.home.type == "cpu"]
+        return sum(each.bytes for each in kept) - sum(here), sum(here)

@@ -55,13 +55,15 @@ NO_ROOM = (
 
 NO_RUN = "nobody said where the sampling run begins and ends: call the pipeline within `with sampling_run():`"
 
-CACHED_STEPS = "the transformer's enable_cache leaves parts of steps out: use one of the two"
+CACHED_STEPS = "a cache of diffusers leaves parts of steps out: use one of the two"
 
-CHANGING_TEXT = "the text changes from step to step, and what the context becomes with it"
+CHANGING_PASSES = "the text or the pictures change from step to step, and what the context becomes with them"
 
 PARTS_NOT_SEEN = "some of the transformer's attentions are masked or were replaced: set context_refresh to 0"
 
 UNKNOWN_CONTEXT = "it is not known which arguments bring the context of this transformer, or of a call with control"
+
+SPLIT_BY_DIFFUSERS = "diffusers splits text and pictures over the GPUs, each for itself"
 
 NOT_UNDERSTOOD = "ISA does not act, so target and context cannot be told apart"
 

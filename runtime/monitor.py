@@ -42,17 +42,17 @@ class StepMonitor:
         self.sequences = 0
         self.kept: float | None = None
         self.reused: bool | None = None
-        self.held: tuple[int, str] | None = None
+        self.held: tuple[int, int] | None = None
         self.backend: tuple[str, str] | None = None
 
     def called(self, sequences: int) -> None:
         """A model call with this many sequences: prompts times videos of a batch."""
         self.sequences += sequences
 
-    def context_call(self, reused: bool, held: tuple[int, str]) -> None:
+    def context_call(self, reused: bool, held: tuple[int, int]) -> None:
         """A model call that reused a kept context, or computed it to keep it. An evaluation of several calls reused it if all did.
 
-        held: (bytes that are kept since, kind of device).
+        held: bytes that are kept since, (on the GPU, in main memory).
         """
         self.reused = reused if self.reused is None else self.reused and reused
         self.held = held

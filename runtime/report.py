@@ -37,8 +37,8 @@ class RunReport:
         self.sparse_calls = 0
         self.refreshed = self.reused = 0
         """Number of model calls that computed the context to keep it, and of those that reused a kept one."""
-        self.most_held: tuple[int, str] = (0, "")
-        """Bytes of context that were kept at most, and the kind of device."""
+        self.most_held = (0, 0)
+        """Bytes of context that were kept at most, (on the GPU, in main memory)."""
         self.recomputed: Counter[str] = Counter()
         """Number of model calls that could keep no context, by the reason."""
         self._sums: dict[torch.device, torch.Tensor] = {}
@@ -55,11 +55,11 @@ class RunReport:
     def add_full(self, reason: str) -> None:
         self.full[reason] += 1
 
-    def add_context_call(self, reused: bool, held: tuple[int, str]) -> None:
-        """held: (bytes that are kept since, kind of device)."""
+    def add_context_call(self, reused: bool, held: tuple[int, int]) -> None:
+        """held: bytes that are kept since, (on the GPU, in main memory)."""
         self.reused += reused
         self.refreshed += not reused
-        self.most_held = max(self.most_held, held)
+        self.most_held = max(self.most_held, held, key=sum)
 
     def add_left_out(self, reason: str) -> None:
         self.left_out[reason] += 1
@@ -105,11 +105,10 @@ class RunReport:
             lines += [f"ISA left out {count} model calls: {reason}" for reason, count in self.left_out.items()]
         if self.refreshed or self.reused:
             of = self.refreshed + self.reused
-            held, device = self.most_held
-            where = "in main memory" if device == "cpu" else "on the GPU"
+            held = zip(self.most_held, ("on the GPU", "in main memory"))
+            kept = " and ".join(f"{size / 1e9:.3g} GB {where}" for size, where in held if size)
             lines.append(
-                f"The context was computed in {self.refreshed} of {of} model calls, and reused in the others; "
-                f"{held / 1e9:.3g} GB of it were kept {where}"
+                f"The context was computed in {self.refreshed} of {of} model calls, and reused in the others; kept: {kept}"
             )
         lines += [f"{count} model calls could not reuse the context: {reason}" for reason, count in self.recomputed.items()]
         lines += [f"From model call {at + 1}: {_listed(values)}" for at, values in changes]
@@ -151,8 +150,8 @@ class ReportRecorder:
             with self._lock:
                 self._report.add_left_out(reason)
 
-    def context_call(self, reused: bool, held: tuple[int, str]) -> None:
-        """A model call reused a kept context, or computed it to keep it; held: (bytes that are kept since, kind of device)."""
+    def context_call(self, reused: bool, held: tuple[int, int]) -> None:
+        """A model call reused a kept context, or computed it to keep it; held: bytes since, (on the GPU, in main memory)."""
         with self._lock:
             self._report.add_context_call(reused, held)
 

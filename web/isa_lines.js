@@ -45,12 +45,12 @@ export function estimatedCost({ flop_ratio: share, reused, error }, { total, tit
 }
 
 // Seconds of a model call of the other kind, one that reuses the context or one that computes it, and what is kept.
-function contextLine({ context, context_pace: pace, context_held: [bytes, device] }) {
+function contextLine({ context, context_pace: pace, context_held: [gpu, main] }) {
     const kinds = [["reused", t("context reused"), pace.reused], ["refreshed", t("context computed anew"), pace.refreshed]]
         .filter(([kind, , seconds]) => kind !== context && seconds);
-    const size = { size: (bytes / 1e9).toPrecision(2) };
-    const held = device === "cpu" ? t("{size} GB kept in main memory", size) : t("{size} GB kept on the GPU", size);
-    return [...kinds.map(([, name, seconds]) => `${name} ${seconds.toPrecision(3)} s`), held].join(", ");
+    const size = (bytes) => ({ size: Number((bytes / 1e9).toPrecision(2)) });
+    const held = [gpu && t("{size} GB kept on the GPU", size(gpu)), main && t("{size} GB kept in main memory", size(main))].filter(Boolean);
+    return [...kinds.map(([, name, seconds]) => `${name} ${seconds.toPrecision(3)} s`), ...held].join(", ");
 }
 
 // The lines about the last step; run: the current run, or null.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from allocations import Allocations
 from in_context import attached, latent, sample
+from liveditor_isa.comfyui import memory
 from liveditor_isa.comfyui.architecture import LIVEditor
 from liveditor_isa.comfyui.attach import OVERRIDE, attach_isa
 from liveditor_isa.comfyui.memory import with_context
@@ -110,15 +111,16 @@ def test_core_asks_for_the_context_when_it_loads_and_when_it_batches(plain_wan, 
 
 @pytest.fixture
 def reusing(in_context_model, monkeypatch):
-    """A function (context_refresh, keeping, the GPU's memory) -> (bytes that core sets aside, bytes that were kept)."""
+    """A function (context_refresh, keeping, the GPU's memory) -> ((bytes that core sets aside, and at least beside
+    weights), bytes that were kept)."""
 
     def run(refresh, keeping=Keeping(), total=1e15):
         monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda device: total)
         rows, estimates, estimate = [], [], comfy.sampler_helpers.estimate_memory
 
         def estimated(*args):
-            estimates.append(estimate(*args)[0])
-            return estimate(*args)
+            estimates.append(estimate(*args))
+            return estimates[-1]
 
         class Rows(Watcher):
             def stepped(self, row):
@@ -129,7 +131,7 @@ def reusing(in_context_model, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(comfy.sampler_helpers, "estimate_memory", estimated)
             sample(model, [latent(seed=1), latent(1, 10, 14, seed=2)], steps=1)
-        return estimates[0], rows[0].get("context_held", (0, ""))[0]
+        return estimates[-1], sum(rows[0].get("context_held", ()))
 
     return run
 
@@ -137,7 +139,7 @@ def reusing(in_context_model, monkeypatch):
 @pytest.mark.parametrize("dtype", KEEPING_DTYPES)
 def test_core_sets_aside_what_is_kept(reusing, in_context_model, dtype):
     """Once for all: at the precision of a latent frame."""
-    (without, nothing), (asked_for, held) = reusing(0), reusing(10, Keeping(dtype=dtype))
+    ((without, _), nothing), ((asked_for, _), held) = reusing(0), reusing(10, Keeping(dtype=dtype))
     frame = in_context_model.model.memory_required([2, 16, 1, *latent(seed=9).shape[3:]])
     assert nothing == 0 < held <= asked_for - without < held + frame
 
@@ -145,7 +147,18 @@ def test_core_sets_aside_what_is_kept(reusing, in_context_model, dtype):
 def test_only_for_those_that_belong_on_the_gpu(reusing):
     without, _ = reusing(0)
     assert reusing(10, total=1e6)[0] == reusing(10, Keeping("cpu"))[0] == without
-    assert reusing(10, Keeping("gpu"), total=1e6)[0] > without
+    found, held = reusing(10, Keeping("gpu"), total=1e6)
+    assert found[1] - without[1] >= held, "weights leave the room"
+
+
+def test_a_recorded_run_that_reuses_is_counted_too(in_context_model, monkeypatch):
+    """Where context_refresh was raised on the way."""
+    told = []
+    monkeypatch.setattr(memory, "with_kept", lambda patcher, shape, *others: told.append(others) or shape)
+    for record in ({}, {"5": [(0, {"keep_ratio": 1})]}, {"5": [(0, {}), (1, {"context_refresh": 1})]}):
+        live = LiveSettings(Settings(ISAConfig()), record)
+        sample(attach_isa(in_context_model, live, Schedule(), "torch", print), steps=1)
+    assert len(told) == 1
 
 
 def asked(monkeypatch, model, contexts: int, noise=latent(seed=9)) -> list[float]:

@@ -6,11 +6,12 @@ import gc
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
+from diffusers.hooks import apply_first_block_cache
 from in_context_models import FULL, SPARSE, difference, flux, liveditor, noise, qwen
 from liveditor_isa.isa_core import ISAConfig, TokenLayout
 from liveditor_isa.pipelines import sampling_run
 from liveditor_isa.pipelines.attention import attach_isa
-from liveditor_isa.pipelines.context_reuse import MOST_TEXTS
+from liveditor_isa.pipelines.context_reuse import MOST_PASSES
 from liveditor_isa.pipelines.pipeline import LIVEditorPipeline
 from liveditor_isa.runtime import context_reuse
 from liveditor_isa.runtime.call import layouts_seen
@@ -113,6 +114,40 @@ def test_passes_of_guidance_have_a_context_each(case):
 
 
 @pytest.mark.slow
+def test_passes_that_differ_in_their_pictures_have_a_context_each(case):
+    """As guidance on the pictures has them, or an edit of another picture in the same run."""
+    model, arguments, _ = case
+    isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
+    if "context_latents" in arguments:
+        changed = {"context_latents": [latent * 0 for latent in arguments["context_latents"]]}
+    else:
+        changed = {"hidden_states": arguments["hidden_states"].clone()}
+        changed["hidden_states"][:, 64:] = 0
+    expected = at(model, arguments, 0.5, **changed)
+    with sampling_run():
+        at(model, arguments, 0.5)
+        assert torch.equal(at(model, arguments, 0.5, **changed), expected)
+    assert "computed in 2 of 2 model calls" in isa.report()
+
+
+def test_pooled_texts_are_told_apart():
+    model, arguments, _ = flux()
+    isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
+    with sampling_run():
+        at(model, arguments, 0.5), at(model, arguments, 0.5, pooled_projections=noise(1, 8, seed=5))
+    assert "computed in 2 of 2 model calls" in isa.report()
+
+
+def test_a_model_that_makes_several_pictures_is_computed_whole():
+    model, arguments, _ = qwen(use_layer3d_rope=True)
+    sizes = [(1, 8, 8), (1, 8, 8), (1, 4, 6)]
+    isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
+    with sampling_run():
+        whole = at(model, {**arguments, "img_shapes": [sizes]}, 0.5)
+        assert torch.equal(at(model, {**arguments, "img_shapes": [sizes]}, 0.5), whole)
+    assert "2 model calls could not reuse the context: it is not known" in isa.report()
+
+
 def test_what_was_kept_is_of_one_run_and_freed_at_its_end(case):
     model, arguments, _ = case
     isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
@@ -143,22 +178,25 @@ def test_with_gradients_all_tokens_run(case):
     assert "2 model calls could not reuse the context: gradients are recorded" in isa.report()
 
 
-def test_a_cache_of_diffusers_is_left_to_itself(case):
+@pytest.mark.parametrize(
+    "add", [lambda model, config: model.enable_cache(config), apply_first_block_cache], ids=["enabled", "hook"]
+)
+def test_a_cache_of_diffusers_is_left_to_itself(case, add):
     model, arguments, _ = case
     isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
-    model.enable_cache(FirstBlockCacheConfig(threshold=1e-6))
+    add(model, FirstBlockCacheConfig(threshold=1e-6))
     with sampling_run(), model.cache_context("cond"):
         at(model, arguments, 0.5), at(model, arguments, 0.5)
-    assert "2 model calls could not reuse the context: the transformer's enable_cache" in isa.report()
+    assert "2 model calls could not reuse the context: a cache of diffusers" in isa.report()
 
 
 def test_a_text_that_changes_step_by_step_fills_no_memory():
     model, arguments, _ = flux()
     isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
     with sampling_run():
-        for seed in range(MOST_TEXTS + 2):
+        for seed in range(MOST_PASSES + 2):
             at(model, arguments, 0.5, encoder_hidden_states=noise(1, 9, 32, seed=seed))
-    assert "2 model calls could not reuse the context: the text changes from step to step" in isa.report()
+    assert "2 model calls could not reuse the context: the text or the pictures change from step to step" in isa.report()
 
 
 @pytest.mark.parametrize("make", [flux, qwen])

@@ -38,11 +38,11 @@ def flux():
     return model.eval(), arguments, 3
 
 
-def qwen():
+def qwen(**options):
     torch.manual_seed(0)
     model = QwenImageTransformer2DModel(
         in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
-        axes_dims_rope=(4, 4, 8),
+        axes_dims_rope=(4, 4, 8), **options,
     )  # fmt: skip
     arguments = {
         "hidden_states": noise(1, 152, 16), "encoder_hidden_states": noise(1, 9, 32), "timestep": torch.tensor([0.5]),

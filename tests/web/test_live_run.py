@@ -452,7 +452,7 @@ def test_the_panel_says_which_steps_reuse_the_context_and_what_is_kept(graph):
     steps = [event for event in ended(graph) if event["type"] == "step"]
     kinds = [step["context"] for step in steps]
     assert kinds[:2] == ["refreshed", "refreshed"] and 3 <= kinds.count("refreshed") < STEPS / 2
-    assert all(step["context_held"][0] > 0 and step["context_held"][1] == "cpu" for step in steps)
+    assert all(step["context_held"][0] == 0 < step["context_held"][1] for step in steps)
     assert {"refreshed", "reused"} == set(steps[-1]["context_pace"])
     shown = "() => /context (reused|computed anew) [\\d.]+ s, [\\d.]+ GB kept in main memory/.test(document.querySelector('.isa-now').textContent)"
     graph.wait_for_function(shown)

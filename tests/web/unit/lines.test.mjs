@@ -78,13 +78,13 @@ test("a step in which ISA acted", () => {
 });
 
 test("a step says whether it reused the context, where contexts are reused", () => {
-    const reused = { ...ROW, context: "reused", context_pace: { reused: 1.25, refreshed: 2.5 }, context_held: [26.8e9, "cpu"] };
+    const reused = { ...ROW, context: "reused", context_pace: { reused: 1.25, refreshed: 2.5 }, context_held: [0, 124e9] };
     assert.match(stepLines(reused, null)[0], /arithmetic 30 %, context reused$/);
-    assert.equal(stepLines(reused, null)[2], "context computed anew 2.50 s, 27 GB kept in main memory");
-    const refreshed = { ...ROW, context: "refreshed", context_pace: { refreshed: 2.5, reused: 1.25 }, context_held: [3.36e9, "cuda"] };
-    assert.equal(stepLines({ ...refreshed, context_pace: { refreshed: 2.5 } }, null)[2], "3.4 GB kept on the GPU");
+    assert.equal(stepLines(reused, null)[2], "context computed anew 2.50 s, 120 GB kept in main memory");
+    const refreshed = { ...ROW, context: "refreshed", context_pace: { refreshed: 2.5, reused: 1.25 }, context_held: [3.36e9, 1e9] };
+    assert.equal(stepLines({ ...refreshed, context_pace: { refreshed: 2.5 } }, null)[2], "3.4 GB kept on the GPU, 1 GB kept in main memory");
     assert.match(stepLines(refreshed, { steps: 24 })[0], /arithmetic 30 %, context computed anew$/);
-    assert.equal(stepLines(refreshed, null)[2], "context reused 1.25 s, 3.4 GB kept on the GPU");
+    assert.equal(stepLines(refreshed, null)[2], "context reused 1.25 s, 3.4 GB kept on the GPU, 1 GB kept in main memory");
 });
 
 test("a step in which it did not", () => {
