@@ -11,12 +11,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import interpreter  # noqa: F401  before anything that imports triton
 import pytest
 from comfy_headless import COMFYUI, ComfyServer, import_comfy
+from hypothesis import HealthCheck, settings
 from setup import MODELS, SAMPLE_VIDEO
 
 # Before any test module is imported: the pack's ComfyUI side imports `comfy` at its top.
 if (COMFYUI / "main.py").exists():
     import_comfy()
 
+# No test fails for the time that it takes, on whatever machine.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 NEEDS = {"browser": {"browser"}, "server": {"server", "server_models"}}
 """Markers by the fixtures that a test uses, itself or through others."""
