@@ -186,9 +186,10 @@ class Reuse:
             return k, v
         if device.type != "cuda":
             return k.on(device), v.on(device)
-        k, v, arrived = self._coming.pop(block, None) or self._send(block, device)
-        if k.numbers.device != device:  # a network on several GPUs goes on on the next one
-            k, v, arrived = self._send(block, device)
+        coming = self._coming.pop(block) if block in self._coming else None
+        if coming is None or coming[0].numbers.device != device:  # a network on several GPUs goes on on the next one
+            coming = self._send(block, device)
+        k, v, arrived = coming
         if block + 1 < self.kept.of_blocks:
             self._coming[block + 1] = self._send(block + 1, device)
         stream = torch.cuda.current_stream(device)

@@ -3,8 +3,7 @@
 import pytest
 import torch
 from liveditor_isa.isa_core import TokenLayout
-from liveditor_isa.runtime import context_reuse
-from liveditor_isa.runtime.context_reuse import Refresh, Reuse
+from liveditor_isa.runtime.context_reuse import Keeping, Refresh, Reuse
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU: on a CPU a context has one home", allow_module_level=True)
@@ -12,11 +11,10 @@ if not torch.cuda.is_available():
 BLOCKS, LAYOUT = 6, TokenLayout(2048, (2048,))
 
 
-@pytest.mark.parametrize("left_free, home", [(0.0, "cuda"), (1.0, "cpu")])
-def test_what_is_kept_is_the_same_wherever_it_is(monkeypatch, left_free, home):
+@pytest.mark.parametrize("choice, home", [("gpu", "cuda"), ("cpu", "cpu")])
+def test_what_is_kept_is_the_same_wherever_it_is(choice, home):
     """Main memory's copies run beside the work of the blocks, in both directions."""
-    monkeypatch.setattr(context_reuse, "LEFT_FREE", left_free)
-    refresh, given = Refresh(), []
+    refresh, given = Refresh(keeping=Keeping(choice)), []
     for block in range(BLOCKS):
         k, v = (torch.randn(1, LAYOUT.total, 8, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
         given.append((k.clone(), v.clone()))
