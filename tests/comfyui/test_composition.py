@@ -526,8 +526,10 @@ def two_devices(monkeypatch):
     devices = [torch.device("cpu"), torch.device("cpu", 0)]
     monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda exclude_current=False: list(devices))
     # Core's node stumbles over patchers of earlier tests that are gone.
-    there = [loaded for loaded in comfy.model_management.current_loaded_models if loaded.model is not None]
-    monkeypatch.setattr(comfy.model_management, "current_loaded_models", there)
+    loaded = comfy.model_management.loaded_models
+    monkeypatch.setattr(
+        comfy.model_management, "loaded_models", lambda: [patcher for patcher in loaded() if patcher is not None]
+    )
 
 
 class Mapped(Rows):
