@@ -129,7 +129,7 @@ class ISAOverride:
         recorded = (values for changes in self.live.recorded.values() for _, values in changes)
         reuses = self.live.first.context_refresh or any(values.get(CONTEXT_REFRESH) for values in recorded)
         keeping = self.keeping if reuses else None
-        with memory.told(model, noise_shape, conds, model_options, keeping) as shape:
+        with memory.shape_to_estimate(model, noise_shape, conds, model_options, keeping) as shape:
             return executor(model, shape, conds, *args, model_options=model_options, **kwargs)
 
     def around_sampling(self, executor, *args, **kwargs):

@@ -31,8 +31,8 @@ def count_context(clone):
 
 
 @contextmanager
-def told(patcher, noise_shape, conds: dict[str, list[dict]], model_options: dict | None, keeping: Keeping | None):
-    """Yields the shape of a latent for which core's estimate is the memory of a run. Meanwhile `conds` hold what one step holds.
+def shape_to_estimate(patcher, noise_shape, conds: dict[str, list[dict]], model_options: dict | None, keeping: Keeping | None):
+    """Yields the shape of a latent for which core estimates the memory of a run. Meanwhile `conds` hold what one step holds.
 
     noise_shape: [B, C, T, h, w]. keeping: of contexts for reuse, None without it.
     """

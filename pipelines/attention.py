@@ -125,7 +125,7 @@ class AttachedISA:
             transformer._gradient_checkpointing_func = CarryingCheckpoint(checkpoint)
         self.recorder.called()
         contexts, alone = self._contexts(transformer, layout, named)
-        running = TokenLayout(layout.target) if isinstance(contexts, Reuse) else layout
+        running = context_reuse.running_layout(layout, contexts)
         enter(ModelCall(running, self.decisions(), self.recorder, owner=self, context=contexts))
         return ((), alone) if isinstance(contexts, Reuse) else None
 

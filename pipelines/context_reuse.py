@@ -95,6 +95,11 @@ def begin(
     return _current.get().contexts.begin(sequence, float(level.max()), isa.context_refresh, isa.keeping, _agreed(transformer))
 
 
+def running_layout(layout: TokenLayout, call: Refresh | Reuse | None) -> TokenLayout:
+    """Of the tokens that run, from the layout of all."""
+    return TokenLayout(layout.target) if isinstance(call, Reuse) else layout
+
+
 def _agreed(transformer: torch.nn.Module) -> Callable[[bool], bool]:
     """Processes that share a call's tokens keep its context all or none: otherwise some would run other tokens in the next call."""
     if getattr(transformer, "_parallel_config", None) is None:

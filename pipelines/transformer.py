@@ -189,7 +189,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
             return ModelCall(layout, padding=self._padding(layout.total))
         isa.recorder.called()
         contexts = context_reuse.begin(isa, self, layout, timestep / TRAIN_TIMESTEPS, given)
-        running = TokenLayout(layout.target) if isinstance(contexts, Reuse) else layout
+        running = context_reuse.running_layout(layout, contexts)
         return ModelCall(running, isa.decisions(), isa.recorder, self._padding(running.total), context=contexts)
 
     def _run_blocks(self, call: ModelCall, tokens, text, modulation, rotary) -> torch.Tensor:

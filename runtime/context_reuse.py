@@ -93,7 +93,9 @@ class _Kept(NamedTuple):
 class Refresh:
     """A model call that computes the whole sequence, and what it keeps of the context.
 
-    sequence: identifies what is kept. level: the call's noise level, 0..1.
+    sequence: identifies what is kept. level: the call's noise level, 0..1. home: where there is room, if that is known.
+    agreed: from whether this process has room to whether all processes have it that share the call's tokens: they keep the
+        context all or none.
     """
 
     def __init__(
@@ -104,8 +106,6 @@ class Refresh:
         home: torch.device | None = None,
         agreed: Callable[[bool], bool] = bool,
     ):
-        """home: where there is room, if that is known. agreed: whether there is room, of whether there
-        is room here, for processes that share a call's tokens and must do the same."""
         self.sequence, self.level, self.keeping, self._agreed = sequence, level, keeping, agreed
         self.refused: str | None = None
         """Why nothing is kept."""
@@ -305,5 +305,5 @@ class ContextStore:
         """Bytes that are kept: (on the GPU, in main memory)."""
         with self._lock:
             kept = [*self._kept.values()]
-        here = [each.bytes for each in kept if each.home is not None and each.home.type == "cpu"]
-        return sum(each.bytes for each in kept) - sum(here), sum(here)
+        in_main = sum(each.bytes for each in kept if each.home is not None and each.home.type == "cpu")
+        return sum(each.bytes for each in kept) - in_main, in_main

@@ -9,16 +9,13 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel
 from diffusers.models.attention_dispatch import AttentionBackendName
+from in_context_models import grid_ids, noise
 from liveditor_isa.isa_core import ISAConfig, TokenLayout
 from liveditor_isa.pipelines.attention import attach_isa
 from liveditor_isa.pipelines.transformer import LIVEditorTransformer3DModel
 
 SPARSE = ISAConfig(keep_ratio=0.3, dense_query_ratio=0.3, block_size=4)
 THREADS, CALLS = 8, 100
-
-
-def noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def liveditor(context=((2, 4, 4), (1, 4, 6)), seed=0):
@@ -41,14 +38,7 @@ def liveditor_arguments(context=((2, 4, 4), (1, 4, 6)), seed=0, target=(2, 4, 4)
 
 
 def image_ids(*sizes):
-    ids = []
-    for number, (height, width) in enumerate(sizes):
-        grid = torch.zeros(height, width, 3)
-        grid[..., 0] = number
-        grid[..., 1] += torch.arange(height)[:, None]
-        grid[..., 2] += torch.arange(width)
-        ids.append(grid.reshape(-1, 3))
-    return torch.cat(ids)
+    return torch.cat([grid_ids(number, *size) for number, size in enumerate(sizes)])
 
 
 def flux():
