@@ -218,7 +218,7 @@ class ISAOverride:
         sequence = run and self._sequence(run, network, x, context, layout, transformer_options, kwargs)
         if sequence is None:
             return guard.run(call, network, x)
-        return with_context_reuse(run, sequence, transformer_options["sigmas"], lambda contexts: guard.run(
+        return with_context_reuse(run, *sequence, transformer_options["sigmas"], lambda contexts: guard.run(
             lambda careful: call(careful, contexts), network, x
         ))  # fmt: skip
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from itertools import zip_longest
 
 import torch
 
 from ..isa_core import TokenLayout
 from ..runtime import decisions
-from ..runtime.context_reuse import Reuse
+from ..runtime.context_reuse import ONE, Passes, Reuse
 from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
 from .sampling_run import SamplingRun
+
+POSITIVE = 0
+"""In core's `cond_or_uncond`."""
 
 
 def sequence_of(
     run: SamplingRun, network, x: torch.Tensor, text: torch.Tensor, layout: TokenLayout | None, options: dict, inputs: dict
-) -> Hashable | str:
-    """What identifies the sequence of a model call within its run, so that two calls with equal ones may share a context; a
-    sentence where the context must be computed.
+) -> tuple[Hashable, Passes] | str:
+    """What identifies the sequence of a model call within its run, and its passes of guidance: two calls may share a context
+    where both are equal, or the first alone if one copy serves all passes. A sentence where the context must be computed.
 
     x [B, C, T, h, w], text [B, L, C]; layout: of core's own in-context Wan, None for a network that publishes its own;
     options: `transformer_options`; inputs: the call's other keywords.
@@ -35,16 +39,27 @@ def sequence_of(
     # Their strength may change with the step, and with it the weights.
     if getattr(run.guider.model_patcher, "current_hooks", None):
         return decisions.HOOKED_WEIGHTS
-    window = options.get("context_window")
-    return (
-        id(network),
-        x.device,
-        tuple(options.get("uuids", ())),
-        tuple(options.get("cond_or_uncond", ())),
-        tuple(x.shape),
-        tuple(tuple(each.shape) for each in latents),
-        tuple(getattr(window, "index_list", ())),
-    )
+    kinds, window = tuple(options.get("cond_or_uncond", ())), options.get("context_window")
+    names = tuple(zip_longest(kinds, options.get("uuids", ()))) or (None,)
+    passes = Passes(names, kinds.index(POSITIVE) if POSITIVE in kinds else None if kinds else 0)
+    shapes = (len(x) // len(names), *(tuple(each.shape[1:]) for each in (x, *latents)))
+    sequence = (id(network), x.device, shapes, tuple(getattr(window, "index_list", ())))
+    if run.owner.keeping.copies == ONE:
+        context = _fingerprint(latents, len(x), len(names))
+        # Passes with contexts of their own keep them, as one.
+        return ((*sequence, names), Passes()) if context is None else ((*sequence, context), passes)
+    return sequence, passes
+
+
+def _fingerprint(latents: Sequence[torch.Tensor], batch: int, passes: int) -> int | None:
+    """Of the context that all passes of a call have; None where they have different ones. latents: [batch or 1, C, T, h, w] each."""
+    parts = [latent.chunk(passes) if len(latent) == batch else [latent] * passes for latent in latents]
+    found = {hash(tuple(map(_bytes, of_pass))) for of_pass in zip(*parts)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _bytes(x: torch.Tensor) -> bytes:
+    return x.contiguous().view(torch.uint8).cpu().numpy().tobytes()
 
 
 def without_context(inputs: dict) -> dict:
@@ -52,13 +67,13 @@ def without_context(inputs: dict) -> dict:
     return {name: value for name, value in inputs.items() if name != CONTEXT_LATENTS}
 
 
-def with_context_reuse(run: SamplingRun, sequence: Hashable, sigmas: torch.Tensor, call) -> torch.Tensor:
+def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sigmas: torch.Tensor, call) -> torch.Tensor:
     """`call(contexts)`, the result of a model call: with a kept context where it is recent enough, else with one to keep.
 
     Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong: then the whole sequence is
     computed, now and for the rest of the run. Where a cache of steps answers, nothing is kept, and nothing is wrong.
     """
-    contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh, run.owner.keeping)
+    contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh, run.owner.keeping, passes=passes)
     out, reused = call(contexts), isinstance(contexts, Reuse)
     if contexts.skipped:
         return out

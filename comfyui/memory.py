@@ -12,7 +12,7 @@ from math import ceil, prod
 import comfy.model_management
 import comfy.sampler_helpers
 
-from ..runtime.context_reuse import GPU, LEFT_FREE, MAIN_MEMORY, Keeping
+from ..runtime.context_reuse import GPU, LEFT_FREE, MAIN_MEMORY, ONE, Keeping
 from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
 from . import windows
 
@@ -70,12 +70,15 @@ def with_kept(patcher, noise_shape, conds: dict[str, list[dict]], needed: int, k
 
 
 def kept_bytes(patcher, batch: int, conds: dict[str, list[dict]], keeping: Keeping) -> int:
-    """Memory of the contexts of a run: each of its conditions keeps its own. batch: of the noise.
+    """Memory of the contexts of a run: each of its conditions keeps its own, or one keeps it for all. batch: of the noise.
 
     Windows that overlap keep more, a guidance of 1 less.
     """
     network = patcher.model.diffusion_model
-    each = (latent for entries in conds.values() for cond in entries or () for latent in cond.get(CONTEXT_LATENTS) or ())
+    contexts = [cond.get(CONTEXT_LATENTS) or () for entries in conds.values() for cond in entries or ()]
+    if keeping.copies == ONE:
+        contexts = [max(contexts, key=lambda latents: sum(latent.numel() for latent in latents), default=())]
+    each = (latent for latents in contexts for latent in latents)
     tokens = sum(prod(ceil(side / patch) for side, patch in zip(latent.shape[2:], network.patch_size)) for latent in each)
     numbers = 2 * len(network.blocks) * batch * tokens * network.dim
     element_size = comfy.model_management.dtype_size(patcher.model.get_dtype_inference())

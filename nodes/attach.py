@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
-from ..runtime.context_reuse import AS_COMPUTED, AUTO, KEEPING_DEVICES, KEEPING_DTYPES, Keeping
-from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, LiveSettings, Settings, read_changes
+from ..runtime.context_reuse import AS_COMPUTED, AUTO, EACH, KEEPING_COPIES, KEEPING_DEVICES, KEEPING_DTYPES, Keeping
+from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, USUAL_REFRESH, LiveSettings, Settings, read_changes
 from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
 from .node_text import OUTSIDE_A_GRAPH, show_on_node
@@ -111,7 +111,7 @@ class AttachISA(io.ComfyNode):
                 ),
                 # The last, so that workflows saved without it keep the order of their values.
                 io.Float.Input(
-                    CONTEXT_REFRESH, default=0.0, min=0.0, max=MOST_REFRESH, step=0.05, display_mode=io.NumberDisplay.slider, optional=True,
+                    CONTEXT_REFRESH, default=USUAL_REFRESH, min=0.0, max=MOST_REFRESH, step=0.05, display_mode=io.NumberDisplay.slider, optional=True,
                     tooltip="How seldom the context video is computed anew: 0 in every step, 1 in about 8 of 32 steps, 2 in 5. In the others "
                     "its keys and values of an earlier step serve, which take memory. Higher is faster and less exact.",
                 ),
@@ -124,6 +124,11 @@ class AttachISA(io.ComfyNode):
                     "context_dtype", options=list(KEEPING_DTYPES), default=AS_COMPUTED, optional=True, advanced=True,
                     tooltip="In what context_refresh keeps it: default is as computed, int8 takes about half of the memory of 16 bits, with a "
                     "small error.",
+                ),
+                io.Combo.Input(
+                    "context_copies", options=list(KEEPING_COPIES), default=EACH, optional=True, advanced=True,
+                    tooltip="With guidance: each keeps a context for every pass; one keeps that of the pass with the instruction, which all "
+                    "passes reuse: half of the memory, with slightly different results.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with ISA attached. The input model is not changed.")],
@@ -140,7 +145,8 @@ class AttachISA(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, enabled, keep_ratio, routing, exact_ratio, sharpness, context_tail,
-        start_percent, end_percent, dense_blocks, min_tokens, backend, live_changes="", context_refresh=0.0, context_device=AUTO, context_dtype=AS_COMPUTED,
+        start_percent, end_percent, dense_blocks, min_tokens, backend, live_changes="",
+        context_refresh=USUAL_REFRESH, context_device=AUTO, context_dtype=AS_COMPUTED, context_copies=EACH,
     ) -> io.NodeOutput:  # fmt: skip
         node_id = cls.hidden.unique_id
         if not can_attach(model):
@@ -164,7 +170,7 @@ class AttachISA(io.ComfyNode):
             read_changes(live_changes),
             lambda config: implementation(backend, device, config),
         )
-        keeping = Keeping(context_device, context_dtype)
+        keeping = Keeping(context_device, context_dtype, context_copies)
         attached = attach_isa(
             model, live, schedule, backend, lambda text: show_on_node(node_id, text), PageWatcher(node_id), keeping
         )

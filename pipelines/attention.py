@@ -140,9 +140,9 @@ class AttachedISA:
             refused = SPLIT_BY_DIFFUSERS
         elif alone is None:
             refused = UNKNOWN_CONTEXT
-        others = (named["hidden_states"][:, target:], named.get("pooled_projections"))
-        given = [text, *(other for other in others if other is not None)]
-        return context_reuse.begin(self, transformer, layout, named.get("timestep"), given, refused), alone
+        texts = [text] if (pooled := named.get("pooled_projections")) is None else [text, pooled]
+        pictures = [named["hidden_states"][:, target:]]
+        return context_reuse.begin(self, transformer, layout, named.get("timestep"), texts, pictures, refused), alone
 
     @torch.compiler.disable
     def _positions(self, module, args, output):

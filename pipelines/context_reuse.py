@@ -15,10 +15,12 @@ import torch.distributed as dist
 
 from ..isa_core import TokenLayout
 from ..runtime import decisions
-from ..runtime.context_reuse import ContextStore, Refresh, Reuse
+from ..runtime.context_reuse import ContextStore, Passes, Refresh, Reuse
 
 MOST_PASSES = 4
 """Of one sampling run: the passes of guidance differ in text or pictures. A callback that changes them step by step keeps no context."""
+
+Tensors = tuple[torch.Tensor, ...]
 
 CACHES = ("cache", "broadcast", "fbc", "skip")
 """In the names of diffusers' hooks that leave out parts of steps."""
@@ -29,16 +31,19 @@ class SamplingRun:
 
     def __init__(self):
         self.contexts = ContextStore()
-        self._passes: list[tuple[torch.Tensor, ...]] = []
+        self._passes: list[tuple[Tensors, Tensors]] = []
         self._cached: dict[int, bool] = {}
 
-    def number_of(self, given: tuple[torch.Tensor, ...]) -> int | None:
-        """The same for the same texts and pictures. None for one too many."""
-        for number, known in enumerate(self._passes):
-            if len(known) == len(given) and all(map(_same, known, given)):
-                return number
-        self._passes.append(given)
-        return len(self._passes) - 1 if len(self._passes) <= MOST_PASSES else None
+    def number_of(self, texts: Tensors, pictures: Tensors) -> tuple[int, int] | None:
+        """(number of the pass, of the first one with its pictures): the same for the same tensors. None for one pass too many."""
+        number = next(
+            (at for at, known in enumerate(self._passes) if all(map(_equal, known, (texts, pictures)))), len(self._passes)
+        )
+        if number == len(self._passes):
+            self._passes.append((texts, pictures))
+        if number >= MOST_PASSES:
+            return None
+        return number, next(at for at, (_, known) in enumerate(self._passes) if _equal(known, pictures))
 
     def is_cached(self, transformer: torch.nn.Module) -> bool:
         """Whether a cache of diffusers leaves out parts of its steps, by `enable_cache` or by a hook."""
@@ -49,8 +54,11 @@ class SamplingRun:
         return self._cached[id(transformer)] or getattr(transformer, "is_cache_enabled", False)
 
 
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one is other or (one.shape == other.shape and one.device == other.device and torch.equal(one, other))
+def _equal(ones: Tensors, others: Tensors) -> bool:
+    return len(ones) == len(others) and all(
+        one is other or (one.shape == other.shape and one.device == other.device and torch.equal(one, other))
+        for one, other in zip(ones, others)
+    )
 
 
 _current: ContextVar[SamplingRun | None] = ContextVar("liveditor_isa.sampling_run", default=None)
@@ -77,22 +85,25 @@ def begin(
     transformer: torch.nn.Module,
     layout: TokenLayout,
     level: torch.Tensor | None,
-    given: Sequence[torch.Tensor] = (),
+    texts: Sequence[torch.Tensor] = (),
+    pictures: Sequence[torch.Tensor] = (),
     refused: str | None = None,
 ) -> Refresh | Reuse | None:
     """What a model call does with its context; None where it is neither kept nor reused.
 
     isa: the AttachedISA. layout: of all tokens. level: [B], noise level, 0..1; may be None with `refused`.
-    given: the text [B, L, C] first, and all else that tells one pass from another, the context above all.
+    texts, pictures: what tells one pass of guidance from another; passes with the same pictures may have one copy.
     refused: why this call's context must be computed, if the caller knows.
     """
     if not (isa.context_refresh and isa.enabled and layout.context):
         return None
-    sequence = refused or _sequence(transformer, layout, tuple(given))
-    if isinstance(sequence, str):
-        isa.recorder.recomputed(sequence)
+    found = refused or _sequence(transformer, layout, tuple(texts), tuple(pictures))
+    if isinstance(found, str):
+        isa.recorder.recomputed(found)
         return None
-    return _current.get().contexts.begin(sequence, float(level.max()), isa.context_refresh, isa.keeping, _agreed(transformer))
+    sequence, passes = found
+    contexts, agreed = _current.get().contexts, _agreed(transformer)
+    return contexts.begin(sequence, float(level.max()), isa.context_refresh, isa.keeping, agreed, passes)
 
 
 def running_layout(layout: TokenLayout, call: Refresh | Reuse | None) -> TokenLayout:
@@ -113,8 +124,11 @@ def _agreed(transformer: torch.nn.Module) -> Callable[[bool], bool]:
     return agreed
 
 
-def _sequence(transformer: torch.nn.Module, layout: TokenLayout, given: tuple[torch.Tensor, ...]) -> Hashable | str:
-    """What identifies the sequence of a model call within its run; a sentence where the context must be computed."""
+def _sequence(
+    transformer: torch.nn.Module, layout: TokenLayout, texts: Tensors, pictures: Tensors
+) -> tuple[Hashable, Passes] | str:
+    """What identifies the sequence of a model call within its run, and its pass of guidance, of which the first one leads; a
+    sentence where the context must be computed."""
     run = _current.get()
     if run is None:
         return decisions.NO_RUN
@@ -124,11 +138,13 @@ def _sequence(transformer: torch.nn.Module, layout: TokenLayout, given: tuple[to
         return decisions.CACHED_STEPS
     if run.contexts.given_up:
         return run.contexts.given_up
-    number = run.number_of(given)
-    if number is None:
+    numbers = run.number_of(texts, pictures)
+    if numbers is None:
         run.contexts.give_up(decisions.CHANGING_PASSES)
         return decisions.CHANGING_PASSES
-    return id(transformer), given[0].device, len(given[0]), number, layout
+    number, first = numbers
+    sequence = id(transformer), texts[0].device, len(texts[0]), first, layout
+    return sequence, Passes((number,), 0 if number == first else None)
 
 
 @torch.compiler.disable

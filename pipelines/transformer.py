@@ -162,7 +162,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         )
         target = math.prod(grid)
         layout = TokenLayout(target, tuple(map(math.prod, others)))
-        call = self.call_over(layout, timestep, (encoder_hidden_states, *context_latents))
+        call = self.call_over(layout, timestep, encoder_hidden_states, context_latents)
         if isinstance(call.context, Reuse):
             groups = groups[:1]
 
@@ -182,13 +182,15 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         out = self._unpatchified(self.proj_out(tokens)[:, :target], grid)[:, :, :frames, :height, :width]
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
-    def call_over(self, layout: TokenLayout, timestep: torch.Tensor, given: Sequence[torch.Tensor]) -> ModelCall:
-        """The model call that begins, with the decisions of an attached ISA. layout: of all tokens. given: text and contexts."""
+    def call_over(
+        self, layout: TokenLayout, timestep: torch.Tensor, text: torch.Tensor, context: Sequence[torch.Tensor]
+    ) -> ModelCall:
+        """The model call that begins, with the decisions of an attached ISA. layout: of all tokens."""
         isa = getattr(self, "attached_isa", None)
         if isa is None:
             return ModelCall(layout, padding=self._padding(layout.total))
         isa.recorder.called()
-        contexts = context_reuse.begin(isa, self, layout, timestep / TRAIN_TIMESTEPS, given)
+        contexts = context_reuse.begin(isa, self, layout, timestep / TRAIN_TIMESTEPS, [text], context)
         running = context_reuse.running_layout(layout, contexts)
         return ModelCall(running, isa.decisions(), isa.recorder, self._padding(running.total), context=contexts)
 

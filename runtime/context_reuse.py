@@ -33,6 +33,9 @@ KEEPING_DEVICES = AUTO, GPU, MAIN_MEMORY = ("auto", "gpu", "cpu")
 KEEPING_DTYPES = AS_COMPUTED, INT8 = ("default", "int8")
 """Core's words for where its own context caches are kept, and in what."""
 
+KEEPING_COPIES = EACH, ONE = ("each", "one")
+"""Whether each pass of guidance keeps its context, or one keeps it for all."""
+
 
 @dataclass(frozen=True)
 class Keeping:
@@ -41,16 +44,18 @@ class Keeping:
     device: "auto" is the GPU if enough of its memory remains free, else main memory if enough of that does, else nowhere; "gpu"
         and "cpu" (main memory) are kept to.
     dtype: "default" keeps the numbers as they are computed, "int8" in 8 bits with a scale for each token and head.
+    copies: "each" keeps a context of each pass of guidance, "one" that of the leading pass, which all of them reuse.
 
     Raises ValueError for another word.
     """
 
     device: str = AUTO
     dtype: str = AS_COMPUTED
+    copies: str = EACH
 
     def __post_init__(self):
-        for name, value, known in (("device", self.device, KEEPING_DEVICES), ("dtype", self.dtype, KEEPING_DTYPES)):
-            if value not in known:
+        for name, known in (("device", KEEPING_DEVICES), ("dtype", KEEPING_DTYPES), ("copies", KEEPING_COPIES)):
+            if (value := getattr(self, name)) not in known:
                 raise ValueError(f"context_{name} must be one of {', '.join(known)}; got {value!r}.")
 
     def sizes_of(self, numbers: int, element_size: int, head_dim: int) -> tuple[int, ...]:
@@ -76,6 +81,16 @@ def _log_odds(level: float) -> float:
     return math.log(level / (1 - level))
 
 
+class Passes(NamedTuple):
+    """The passes of guidance that a model call computes. They share its batch in equal parts, in this order.
+
+    names: tell them apart. leading: the place of the one that keeps its context for all, None where it is in another call.
+    """
+
+    names: tuple[Hashable, ...] = (None,)
+    leading: int | None = 0
+
+
 class _Kept(NamedTuple):
     """A tensor as it is kept: numbers, and their scale if they are in 8 bits."""
 
@@ -96,6 +111,7 @@ class Refresh:
     sequence: identifies what is kept. level: the call's noise level, 0..1. home: where there is room, if that is known.
     agreed: from whether this process has room to whether all processes have it that share the call's tokens: they keep the
         context all or none.
+    part: (place, number of parts) of the batch's part that is kept; None where another call keeps it.
     """
 
     def __init__(
@@ -105,8 +121,9 @@ class Refresh:
         keeping: Keeping = Keeping(),
         home: torch.device | None = None,
         agreed: Callable[[bool], bool] = bool,
+        part: tuple[int, int] | None = (0, 1),
     ):
-        self.sequence, self.level, self.keeping, self._agreed = sequence, level, keeping, agreed
+        self.sequence, self.level, self.keeping, self._agreed, self.part = sequence, level, keeping, agreed, part
         self.refused: str | None = None
         """Why nothing is kept."""
         self.skipped = False
@@ -118,21 +135,26 @@ class Refresh:
         self.positions: object = None
         """Of the target, where a network computes them with the context's: as it takes them."""
         self._held: dict[int, tuple[_Kept, _Kept]] = {}
+        self._met: set[int] = set()
 
     def attended(
         self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
     ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
         """The keys and values [B, S, H, D] that transformer block `block` attends to, and their layout: its own."""
         self.layout, self.of_blocks = layout, of_blocks
+        self._met.add(block)
+        if self.part is None:
+            return k, v, layout
+        kept_k, kept_v = (x[:, layout.target :].chunk(self.part[1])[self.part[0]] for x in (k, v))
         if self.home is None and self.refused is None:
-            sizes = self.keeping.sizes_of(k[:, layout.target :].numel(), k.element_size(), k.shape[3])
+            sizes = self.keeping.sizes_of(kept_k.numel(), k.element_size(), k.shape[3])
             home = _home(self.keeping.device, k.device, [*sizes] * 2 * of_blocks)
             if self._agreed(home is not None):
                 self.home = home
             else:
                 self.refused = decisions.NO_ROOM
         if self.home is not None:
-            self._held[block] = self._kept(k[:, layout.target :]), self._kept(v[:, layout.target :])
+            self._held[block] = self._kept(kept_k), self._kept(kept_v)
         return k, v, layout
 
     def _kept(self, x: torch.Tensor) -> _Kept:
@@ -144,8 +166,9 @@ class Refresh:
 
     @property
     def whole(self) -> bool:
-        """Whether every transformer block was met, and none can go without its context in a reuse."""
-        return self.of_blocks > 0 and self._held.keys() == {*range(self.of_blocks)}
+        """Whether every transformer block was met and kept what it had to, so that none goes without its context in a reuse."""
+        blocks = {*range(self.of_blocks)}
+        return self._met == blocks and bool(blocks) and (self.part is None or self._held.keys() == blocks)
 
     @property
     def bytes(self) -> int:
@@ -177,6 +200,8 @@ class Reuse:
         """As of a Refresh, from the target's keys and values [B, T, H, D]: with the kept ones, all tokens'."""
         self._met.add(block)
         kept_k, kept_v = (kept.restored(k.dtype) for kept in self._here(block, k.device))
+        if len(kept_k) < len(k):  # one copy for all passes of the batch
+            kept_k, kept_v = (x.repeat(len(k) // len(x), 1, 1, 1) for x in (kept_k, kept_v))
         return torch.cat([k, kept_k], dim=1), torch.cat([v, kept_v], dim=1), self.layout
 
     def _here(self, block: int, device: torch.device) -> tuple[_Kept, _Kept]:
@@ -253,6 +278,10 @@ class ContextStore:
         self._kept: dict[Hashable, Refresh] = {}
         self._homes: dict[tuple[Hashable, Keeping], torch.device | None] = {}
         """Where there was room for the last one of each sequence, which is freed before the next: there is again."""
+        self._led: set[Hashable] = set()
+        """Sequences of which a leading pass was met."""
+        self._waited: dict[Hashable, float] = {}
+        """Noise levels at which passes first found no leading one."""
         self._lock = threading.RLock()
         self.given_up: str | None = None
         """Why the rest of the run computes its context in every call, if it does."""
@@ -264,24 +293,34 @@ class ContextStore:
         change: float,
         keeping: Keeping = Keeping(),
         agreed: Callable[[bool], bool] = bool,
+        passes: Passes = Passes(),
     ) -> Refresh | Reuse:
         """A model call at noise level `level`, 0..1. What is due for a refresh is freed before, also of sequences that never come
         again, as those of windows that move from step to step.
 
-        sequence: identifies what was kept; one that is not known is refreshed.
+        sequence: identifies, with the passes, what was kept; one that is not known is refreshed.
         change: the `distance` from the refresh at which another one is due. keeping, agreed: of a Refresh.
         """
+        one, place = keeping.copies == ONE, passes.leading
+        sequence = sequence if one else (sequence, passes.names)
         with self._lock:
+            if place is not None:
+                self._led.add(sequence)
+            elif sequence not in self._led and self._waited.setdefault(sequence, level) != level:
+                place = 0  # no leading pass has a context like this one's
             for due in [each for each, kept in self._kept.items() if distance(kept.level, level) >= change - SLACK]:
                 del self._kept[due]
-            if sequence in self._kept:
-                return Reuse(self._kept[sequence])
+            kept = self._kept.get(sequence)
+            # At the level of a refresh the others are computed too, whether the leading pass comes before them, after them or in their batch.
+            if kept is not None and (not one or place is not None or kept.level != level):
+                return Reuse(kept)
             home = self._homes.get((sequence, keeping))
-        return Refresh(sequence, level, keeping, home, agreed)
+        part = (0, 1) if not one else None if place is None else (place, len(passes.names))
+        return Refresh(sequence, level, keeping, home, agreed, part)
 
     def end(self, call: Refresh | Reuse) -> bool:
         """Whether all of the call's attentions took part. Otherwise a Refresh keeps nothing, and a Reuse's result is wrong."""
-        if call.whole and isinstance(call, Refresh):
+        if call.whole and isinstance(call, Refresh) and call.part is not None:
             with self._lock:
                 self._kept[call.sequence] = call
                 self._homes[call.sequence, call.keeping] = call.home
@@ -297,6 +336,8 @@ class ContextStore:
             pinned = self.held[1] > 0 and torch.cuda.is_initialized()
             self._kept.clear()
             self._homes.clear()
+            self._led.clear()
+            self._waited.clear()
         if pinned and hasattr(torch._C, "_host_emptyCache"):
             torch._C._host_emptyCache()
 

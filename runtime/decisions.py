@@ -49,8 +49,8 @@ PARTS_LEFT_OUT = (
 )
 
 NO_ROOM = (
-    "neither the GPU nor main memory would have 15 % free beside it: keep it in 8 bits (context_dtype int8), edit fewer frames or "
-    "a smaller size, or set context_refresh to 0"
+    "neither the GPU nor main memory would have 15 % free beside it: keep it in 8 bits (context_dtype int8) or in one copy "
+    "for all passes (context_copies one), edit fewer frames or a smaller size, or set context_refresh to 0"
 )
 
 NO_RUN = "nobody said where the sampling run begins and ends: call the pipeline within `with sampling_run():`"

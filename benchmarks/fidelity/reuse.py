@@ -1,6 +1,6 @@
 """What context reuse costs on the small trained editor: the same clips and noise with and without it, by how seldom it refreshes.
 
-    python -m liveditor_isa.benchmarks.fidelity.reuse [--weights weights] [--clips 20] [--steps 12 32] [--video FILE] [--out FILE]
+    python -m liveditor_isa.benchmarks.fidelity.reuse [--weights weights] [--clips 20] [--steps 12 32] [--video FILE ...] [--out FILE]
 
 Needs ComfyUI on the Python path (PYTHONPATH=.comfyui). Edits clips that training never shows, against their ground truth, and
 a real video in several styles, which has none. Of every number of sampling steps and every way to attend, full attention
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ...isa_core import add_coarse_residual, in_context_sparse_attention
 from ...runtime.call import ModelCall
-from ...runtime.context_reuse import ContextStore, Reuse
+from ...runtime.context_reuse import KEEPING_COPIES, KEEPING_DTYPES, ContextStore, Keeping, Passes, Reuse
 from ...runtime.core_attention import OVERRIDE, in_context_override
 from ...runtime.in_context import CALL
 from ..machine import ROOT, result_file, versions
@@ -30,6 +30,9 @@ from .model import EDITOR, Editor, edit, held_out, load_editor, real_clip
 from .quality import against_full, against_truth, means, standard_error
 from .settings import Setting, settings
 from .study import one_row_a_line, rounded, tokens
+
+PASSES = Passes(("with instruction", "without"), 0)
+"""Of `training.preview.edit`, in one call."""
 
 FALLS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 WAYS = ("full", "isa-equal-keep-all-no-dense", "isa-paper")
@@ -41,14 +44,14 @@ class ReusingNetwork:
     One of these serves one edit: all of its calls are of one sequence. fall 0: every call computes the context.
     """
 
-    def __init__(self, network: torch.nn.Module, setting: Setting, fall: float):
-        self.network, self.setting, self.fall = network, setting, fall
+    def __init__(self, network: torch.nn.Module, setting: Setting, fall: float, keeping: Keeping):
+        self.network, self.setting, self.fall, self.keeping = network, setting, fall, keeping
         self.store, self.refreshed, self.calls = ContextStore(), 0, 0
         self.override = in_context_override(self._attend)
 
     def __call__(self, x, time, words, context_latents):
         level = float(time.max()) / 1000
-        contexts = self.store.begin("edit", level, self.fall)
+        contexts = self.store.begin("edit", level, self.fall, self.keeping, passes=PASSES)
         reused = isinstance(contexts, Reuse)
         options = {OVERRIDE: self.override, CALL: ModelCall(context=contexts)}
         out = self.network(x, time, words, context_latents=() if reused else context_latents, transformer_options=options)
@@ -66,9 +69,11 @@ class ReusingNetwork:
         return add_coarse_residual(out, q, k, v, call.coarse_gate, layout)
 
 
-def edited(editor: Editor, source: torch.Tensor, instructions: list[str], steps: int, setting: Setting, fall: float):
+def edited(
+    editor: Editor, source: torch.Tensor, instructions: list[str], steps: int, setting: Setting, fall: float, keeping: Keeping
+):
     """(edited clips [B, 3, T, H, W] in 0..1, the share of model calls that computed the context)."""
-    network = ReusingNetwork(editor.network, setting, fall)
+    network = ReusingNetwork(editor.network, setting, fall, keeping)
     output = edit(network, *editor[1:], source, instructions, steps=steps)
     return output, network.refreshed / network.calls
 
@@ -84,16 +89,19 @@ class Results:
         self.path.write_text(one_row_a_line(self.held))
 
 
-def compare(editor: Editor, sources: list, steps: int, way: str, setting: Setting, falls, truths, results: Results, what: dict):
+def compare(
+    editor: Editor, sources: list, steps: int, way: str, setting: Setting, falls, keeping, truths, results: Results, what: dict
+):
     """Rows of one number of steps and one way to attend; sources: (clips, instructions), truths: their EditBatch or None."""
     plain = None
     for fall in tqdm((0.0, *falls), desc=f"{what['clips_of']}, {steps} steps, {way}", unit="fall"):
-        found = [edited(editor, *source, steps, setting, fall) for source in sources]
+        found = [edited(editor, *source, steps, setting, fall, keeping) for source in sources]
         outputs, share = [output for output, _ in found], fmean(share for _, share in found)
         clips = [clip for pair in zip(truths, outputs) if pair[0] is not None for clip in against_truth(*pair)]
         plain = plain or (outputs, clips)
         near = [clip for pair in zip(outputs, plain[0]) for clip in against_full(*pair)]
         row = {**what, "steps": steps, "attention": way, "fall": fall, "refreshed": share, "clips": len(near)}
+        row |= {"context_dtype": keeping.dtype, "context_copies": keeping.copies}
         row |= {name.replace("vs_full", "vs_no_reuse"): value for name, value in means(near).items()}
         if clips:
             change = [clip["psnr_gt"] - other["psnr_gt"] for clip, other in zip(clips, plain[1])]
@@ -104,11 +112,13 @@ def compare(editor: Editor, sources: list, steps: int, way: str, setting: Settin
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="folder of the three exported files")
-    parser.add_argument("--video", type=Path, help="a real video, or a folder of its frames as pictures")
+    parser.add_argument("--video", type=Path, nargs="+", default=[], help="real videos, or folders of their frames as pictures")
     parser.add_argument("--clips", type=int, default=20, help="held-out clips of each of the seven tasks")
     parser.add_argument("--steps", type=int, nargs="+", default=(12, 32), help="of sampling")
     parser.add_argument("--falls", type=float, nargs="+", default=FALLS, help="context_refresh")
     parser.add_argument("--attention", nargs="+", choices=[*settings(0.0)], default=WAYS, metavar="NAME")
+    parser.add_argument("--context-dtype", choices=KEEPING_DTYPES, default=Keeping.dtype, help="of what is kept")
+    parser.add_argument("--context-copies", choices=KEEPING_COPIES, default=Keeping.copies, help="for the passes of guidance")
     parser.add_argument("--size", type=int, nargs=3, default=(33, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))
     parser.add_argument("--block-size", type=int, default=64)
     parser.add_argument("--first", type=int, default=100, help="number of the first batch of clips: the study's begin with 0")
@@ -129,16 +139,15 @@ def main():
     batches = [held_out(size, options.first + number, options.device) for number in range(options.clips)]
     sources = [(batch.source, batch.instructions) for batch in batches]
     every = settings(0.0, options.block_size)
+    keeping = Keeping(dtype=options.context_dtype, copies=options.context_copies)
     for steps in options.steps:
         for way in options.attention:
-            run = partial(compare, editor, steps=steps, way=way, setting=every[way], falls=options.falls, results=results)
+            run = partial(
+                compare, editor, steps=steps, way=way, setting=every[way], falls=options.falls, keeping=keeping, results=results
+            )
             run(sources=sources, truths=batches, what={"clips_of": "held-out"})
-            if options.video:
-                run(
-                    sources=[real_clip(options.video, size, options.device)],
-                    truths=[None],
-                    what={"clips_of": options.video.name},
-                )
+            for video in options.video:
+                run(sources=[real_clip(video, size, options.device)], truths=[None], what={"clips_of": video.name})
     print(options.out)
 
 

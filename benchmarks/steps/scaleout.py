@@ -98,7 +98,8 @@ class Calls:
 
     def call(self) -> ModelCall:
         """Attention with the attached ISA."""
-        return self.model.call_over(self.layout)
+        _, timestep, text, contexts = self.arguments
+        return self.model.call_over(self.layout, timestep, text, contexts)
 
     def module(self):
         return within(self.call(), self.model.blocks[0].attn1, self.hidden, None, None, self.rotary)

@@ -1,11 +1,12 @@
 """A whole edit of LIVEditor's real architecture: full attention, ISA, context reuse, and both.
 
-    python -m liveditor_isa.benchmarks.steps.whole_edit [--sizes 832x480 960x544] [--weights default fp8_e4m3fn] [--complete]
+    python -m liveditor_isa.benchmarks.steps.whole_edit [--sizes 832x480 960x544] [--weights fp8_e4m3fn_fast] [--complete]
 
 Random weights, all 40 transformer blocks, sampled by ComfyUI with the video as context, one pass of guidance. An edit takes
 minutes, so its time is composed: steps that compute the context and steps that reuse it are timed between the sampler's own
 calls, and summed as the schedule has them. `--complete` also runs one edit of ISA with context reuse from begin to end,
-which has to agree. All variants run in one process. Needs ComfyUI in COMFYUI_PATH, and a GPU.
+which has to agree. All variants run in one process; with other weights too, the baseline is full attention with cuDNN and
+bf16 weights. Needs ComfyUI in COMFYUI_PATH, and a GPU.
 """
 
 # ruff: noqa: E402  ComfyUI is found, and told of the GPU, before its modules are imported.
@@ -32,13 +33,13 @@ from ...comfyui.attach import EIGHT_BIT, OVERRIDE, attach_isa
 from ...comfyui.loaders import WEIGHT_OPTIONS
 from ...comfyui.sampling_run import Watcher
 from ...isa_core import ISAConfig, TokenLayout
-from ...runtime.context_reuse import SLACK, ContextStore, Refresh
-from ...runtime.live import LiveSettings, Settings
+from ...runtime.context_reuse import SLACK, ContextStore, Keeping, Refresh
+from ...runtime.live import CONTEXT_REFRESH, LiveSettings, Settings
 from ...runtime.schedule import Schedule
 from .whole_step import SIZES, by_cudnn, sampled
 
 ALWAYS, NEVER = 2 * SLACK, 10.0
-"""Values of context_refresh by which every step computes the context, and only the first two."""
+"""Values of context_refresh by which every step computes the context, and no step after the second."""
 FULL = Schedule(min_tokens=10_000_000)
 
 
@@ -50,8 +51,9 @@ class Variant(NamedTuple):
     backend: str = "auto"
 
 
+BASELINE = "full-cudnn"
 VARIANTS = {
-    "full-cudnn": Variant(False, False),
+    BASELINE: Variant(False, False),
     "isa": Variant(True, False),
     "reuse": Variant(False, True),
     "isa+reuse": Variant(True, True),
@@ -60,25 +62,58 @@ VARIANTS = {
 
 
 class Rows(Watcher):
-    """What each step did with the context."""
+    """What each step did with the context, and how many bytes of it were kept since, (on the GPU, in main memory)."""
 
     def __init__(self):
         self.context: list[str | None] = []
+        self.held = (0, 0)
 
     def stepped(self, row):
         self.context.append(row.get("context"))
+        self.held = max(self.held, row.get("context_held", self.held), key=sum)
 
 
-def timed(patcher, variant: Variant, size, steps: int, fall: float) -> tuple[list[float], float, list[str | None]]:
-    """(seconds of all steps but the first, GB at the highest point, what each step did with the context)."""
+class Sampled(NamedTuple):
+    """seconds: of every step but the first. peak_gb: of GPU memory. context, held: as in Rows."""
+
+    seconds: list[float]
+    peak_gb: float
+    context: list[str | None]
+    held: tuple[int, int]
+
+
+def run(patcher, variant: Variant, keeping: Keeping, size, steps: int, fall: float, alone_from: int = 0) -> Sampled:
+    """A sampling run. alone_from: the step from which on the context is reused, whatever the noise level; 0 for none."""
+    gc.collect()
+    torch.cuda.empty_cache()
     cudnn = patcher.clone()
     cudnn.model_options["transformer_options"][OVERRIDE] = by_cudnn
     rows, schedule = Rows(), Schedule() if variant.isa else FULL
-    live = LiveSettings(Settings(ISAConfig(), True, fall if variant.reuse else 0.0))
+    changes = {"": [(alone_from, {CONTEXT_REFRESH: NEVER})]} if alone_from and variant.reuse else {}
+    live = LiveSettings(Settings(ISAConfig(), True, fall if variant.reuse else 0.0), changes)
     # Dense query blocks attend by cuDNN too, whether ISA chooses that itself or calls the override before it.
-    attached = attach_isa(cudnn, live, schedule, variant.backend, lambda line: print("   ", line.replace("\n", "; ")), rows)
+    attached = attach_isa(
+        cudnn, live, schedule, variant.backend, lambda line: print("   ", line.replace("\n", "; ")), rows, keeping
+    )
     seconds, peak, _ = sampled(attached, size, steps, 1.0)
-    return seconds, peak, rows.context
+    return Sampled(seconds, peak, rows.context, rows.held)
+
+
+def measured(
+    patcher, variant: Variant, keeping: Keeping, size, computed: int, reused: int
+) -> tuple[float, float | None, Sampled]:
+    """(median seconds of a step that computes the context, of one that reuses it, the run they are from).
+
+    The first step of either kind compiles and loads, and is not counted.
+    """
+    refreshing = 1 + computed
+    if not variant.reuse:
+        found = run(patcher, variant, keeping, size, refreshing, ALWAYS)
+        return statistics.median(found.seconds), None, found
+    found = run(patcher, variant, keeping, size, refreshing + 1 + reused, ALWAYS, refreshing)
+    kinds = ["refreshed"] * refreshing + ["reused"] * (1 + reused)
+    assert found.context == kinds, found.context
+    return statistics.median(found.seconds[:computed]), statistics.median(found.seconds[-reused:]), found
 
 
 TWO_TOKENS = torch.empty(1, 2, 1, 1), torch.empty(1, 2, 1, 1), TokenLayout(1, (1,))
@@ -103,11 +138,14 @@ def main():
     parser.add_argument("--steps", type=int, default=32, help="of a whole edit")
     parser.add_argument("--falls", type=float, nargs="+", default=[1.0, 0.5, 2.0], help="context_refresh")
     parser.add_argument(
-        "--timed", type=int, nargs=2, default=(6, 6), help="steps run that compute the context, and that reuse it"
+        "--timed", type=int, nargs=2, default=(5, 5), help="steps timed that compute the context, and that reuse it"
     )
     parser.add_argument("--weights", nargs="+", default=["default"], choices=list(WEIGHT_OPTIONS))
     parser.add_argument("--sizes", nargs="+", default=["832x480"], choices=list(SIZES))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument(
+        "--keeping", nargs="+", default=["auto/default"], help="context_device/context_dtype, one after the other"
+    )
     parser.add_argument("--complete", action="store_true", help="also run one edit of isa+reuse, at the first of the falls")
     parser.add_argument("--native", action="store_true", help="core's own in-context Wan (Bernini) instead of LIVEditor")
     parser.add_argument("--out", type=Path)
@@ -125,7 +163,8 @@ def main():
         result["rows"].append(row)
         path.write_text(json.dumps(result, indent=2) + "\n")
 
-    for weights in options.weights:
+    baselines: dict[str, float] = {}
+    for weights in dict.fromkeys(["default", *options.weights]):
         patcher = panel.model(
             options.blocks, panel.WIDTH, torch.device("cuda"), torch.bfloat16, WEIGHT_OPTIONS[weights], options.native
         )
@@ -133,38 +172,44 @@ def main():
             frames, height, width = SIZES[size]
             common = {"model": model, "tokens": 2 * frames * (height // 2) * (width // 2), "steps": options.steps, "passes": 1}
             common["weights"] = "bf16" if weights == "default" else weights
-            dense = None
-            for name in options.variants:
+            for name in options.variants if weights in options.weights else [BASELINE]:
                 variant = VARIANTS[name]
-                gc.collect()
-                torch.cuda.empty_cache()
-                timed(patcher, variant, SIZES[size], 3 if variant.reuse else 1, NEVER)  # compiles and loads, both kinds of step
-                computed, peak, _ = timed(patcher, variant, SIZES[size], options.timed[0], ALWAYS)
-                refresh, reuse = statistics.median(computed), None
-                if variant.reuse:
-                    reused, peak, context = timed(patcher, variant, SIZES[size], options.timed[1] + 2, NEVER)
-                    assert context[2:] == ["reused"] * options.timed[1], context
-                    reuse = statistics.median(reused[1:])
-                for fall in options.falls if variant.reuse else [0.0]:
-                    count = refreshes(patcher, options.steps, fall) if fall else options.steps
-                    seconds = count * refresh + (options.steps - count) * (reuse or 0.0)
-                    dense = seconds if name == "full-cudnn" else dense
-                    add({
-                        **common, "variant": name, "fall": fall, "refreshes": count, "seconds": round(seconds, 2), "composed": True,
-                        "vs_cudnn": round(dense / seconds, 3) if dense else None, "refresh_seconds": round(refresh, 3),
-                        "reuse_seconds": reuse and round(reuse, 3), "peak_gb": round(peak, 2),
-                    })  # fmt: skip
+                for kept in options.keeping if variant.reuse else options.keeping[:1]:
+                    keeping = Keeping(*kept.split("/"))
+                    refresh, reuse, found = measured(patcher, variant, keeping, SIZES[size], *options.timed)
+                    for fall in options.falls if variant.reuse else [0.0]:
+                        count = refreshes(patcher, options.steps, fall) if fall else options.steps
+                        seconds = count * refresh + (options.steps - count) * (reuse or 0.0)
+                        if name == BASELINE:
+                            baselines.setdefault(size, seconds)
+                        add({
+                            **common, "variant": name, "fall": fall, "refreshes": count, "seconds": round(seconds, 2), "composed": True,
+                            "vs_cudnn": round(baselines[size] / seconds, 3) if size in baselines else None,
+                            "refresh_seconds": round(refresh, 3), "reuse_seconds": reuse and round(reuse, 3),
+                            **memory_of(variant, keeping, found),
+                        })  # fmt: skip
             if options.complete:
-                fall = options.falls[0]
-                seconds, peak, context = timed(patcher, VARIANTS["isa+reuse"], SIZES[size], options.steps, fall)
-                # The first step's time is not between two calls of the sampler: it is a refresh, and the first of these is the second step.
-                first = statistics.median(second for second, kind in zip(seconds, context[1:]) if kind == "refreshed")
+                fall, keeping = options.falls[0], Keeping(*options.keeping[0].split("/"))
+                found = run(patcher, VARIANTS["isa+reuse"], keeping, SIZES[size], options.steps, fall)
+                # The first step's time is not between two calls of the sampler: it refreshes, as some of the others.
+                kinds = zip(found.seconds, found.context[1:])
+                seconds = sum(found.seconds) + statistics.median(second for second, kind in kinds if kind == "refreshed")
                 add({
-                    **common, "variant": "isa+reuse", "fall": fall, "refreshes": context.count("refreshed"),
-                    "seconds": round(sum(seconds) + first, 2), "composed": False, "peak_gb": round(peak, 2),
+                    **common, "variant": "isa+reuse", "fall": fall, "refreshes": found.context.count("refreshed"),
+                    "seconds": round(seconds, 2), "composed": False,
+                    "vs_cudnn": round(baselines[size] / seconds, 3) if size in baselines else None,
+                    **memory_of(VARIANTS["isa+reuse"], keeping, found),
                 })  # fmt: skip
         del patcher
         comfy.model_management.unload_all_models()
+
+
+def memory_of(variant: Variant, keeping: Keeping, found: Sampled) -> dict:
+    row = {"peak_gb": round(found.peak_gb, 2)}
+    if variant.reuse:
+        row |= {"context_device": keeping.device, "context_dtype": keeping.dtype}
+        row |= {f"cache_{where}_gb": round(held / 1e9, 2) for where, held in zip(("gpu", "cpu"), found.held)}
+    return row
 
 
 if __name__ == "__main__":

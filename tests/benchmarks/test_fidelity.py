@@ -10,11 +10,13 @@ import pytest
 import torch
 from liveditor_isa.benchmarks.fidelity import attention as fidelity_attention
 from liveditor_isa.benchmarks.fidelity import quality as fidelity_quality
+from liveditor_isa.benchmarks.fidelity import reuse_report
 from liveditor_isa.benchmarks.fidelity import study as fidelity
 from liveditor_isa.benchmarks.fidelity import tables as fidelity_tables
 from liveditor_isa.benchmarks.fidelity.model import EDITOR, ENCODER, EditBatch, held_out, load_editor, real_clip, watch
 from liveditor_isa.benchmarks.fidelity.report import BEGIN, END
 from liveditor_isa.benchmarks.fidelity.settings import FULL, PAPER, TILE, Override, Setting, attend, settings, tile_order
+from liveditor_isa.benchmarks.machine import ROOT
 from liveditor_isa.data.procedural.stream import EditStream
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, dense_attention, estimate_cost
 from liveditor_isa.training.tiny import text, vae
@@ -309,3 +311,18 @@ def test_what_dominates_the_papers_setting():
     ]
     assert fidelity_tables.dominating({"rows": rows}, "final") == ["isa-better"]
     assert fidelity_tables.dominating({"rows": []}, "final") == []
+
+
+def test_the_pages_hold_what_was_measured_of_context_reuse(tmp_path):
+    """The stored measurements give the tables that the docs hold, and their curve."""
+    stored = [json.loads(newest(name).read_text()) for name in ("context-reuse", "whole-edit")]
+    quality, edits = stored
+    assert reuse_report.quality_table(quality["rows"]) in (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
+    assert reuse_report.speed_table(edits["rows"]) in (ROOT / "docs/memory-and-speed.md").read_text(encoding="utf-8")
+    reuse_report.plot(quality, edits, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as curve:
+        assert curve.width > 1000
+
+
+def newest(name: str):
+    return max((ROOT / "benchmarks/results").glob(f"{name}-h200-*.json"))

@@ -634,7 +634,7 @@ def at_once(monkeypatch) -> list[float]:
     """Every model call twice: the target alone over the context that was kept a moment ago. Holds the errors."""
     errors = []
 
-    def twice(run, sequence, sigmas, call):
+    def twice(run, sequence, passes, sigmas, call):
         refresh = Refresh()
         out = call(refresh)
         assert refresh.whole is not refresh.skipped
@@ -696,8 +696,8 @@ def test_a_reuse_under_torch_compile(liveditor, at_once, fresh_compiler):
 def test_every_window_and_every_pass_keeps_a_context_of_its_own(network, monkeypatch):
     begun, begin = [], ContextStore.begin
 
-    def noted(self, sequence, *args):
-        begun.append((sequence, type(found := begin(self, sequence, *args))))
+    def noted(self, sequence, *args, **options):
+        begun.append((sequence, type(found := begin(self, sequence, *args, **options))))
         return found
 
     monkeypatch.setattr(ContextStore, "begin", noted)

@@ -12,7 +12,7 @@ from liveditor_isa.comfyui import attach
 from liveditor_isa.comfyui.attach import OVERRIDE, attach_isa
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.runtime import context_reuse
-from liveditor_isa.runtime.context_reuse import Refresh, Reuse
+from liveditor_isa.runtime.context_reuse import Keeping, Refresh, Reuse
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.schedule import Schedule
 
@@ -23,11 +23,11 @@ LARGEST = 10.0
 """A change that is never reached, but from pure noise: two refreshes, then reuses."""
 
 
-def reusing(model, refresh, config=FULL, schedule=Schedule(), enabled=True):
+def reusing(model, refresh, config=FULL, schedule=Schedule(), enabled=True, keeping=Keeping()):
     """(model, lines the node would show after each run)."""
     shown = []
     live = LiveSettings(Settings(config, enabled, refresh))
-    return attach_isa(model, live, schedule, "torch", shown.append), shown
+    return attach_isa(model, live, schedule, "torch", shown.append, keeping=keeping), shown
 
 
 def counted(shown: list[str]) -> tuple[int, int]:
@@ -67,7 +67,7 @@ def test_a_reuse_at_once_gives_what_the_refresh_gave(in_context_model, config, s
     """Every model call twice: the target alone over the context that was kept a moment ago."""
     errors = []
 
-    def twice(run, sequence, sigmas, call):
+    def twice(run, sequence, passes, sigmas, call):
         refresh = Refresh()
         out = call(refresh)
         assert refresh.whole
@@ -112,6 +112,35 @@ def test_a_batch_and_guidance_in_calls_of_their_own(in_context_model, monkeypatc
     assert relative_error(together[1], together[0]) == 0 and relative_error(apart, together) < 1e-5
     refreshed, calls = counted(shown)
     assert calls == 2 * STEPS and refreshed % 2 == 0
+
+
+@pytest.mark.slow
+def test_one_copy_for_both_passes(in_context_model, monkeypatch):
+    """In one call or in two, with a batch: half is kept, and the result is near."""
+    noise, contexts = latent(seed=9).repeat(2, 1, 1, 1, 1), (latent(seed=1).repeat(2, 1, 1, 1, 1),)
+    (each, shown), (one, shown_one) = (
+        reusing(in_context_model, 1.5, keeping=Keeping(copies=copies)) for copies in ("each", "one")
+    )
+    apart, together = sample(each, contexts, noise=noise), sample(one, contexts, noise=noise)
+    assert 1e-5 < relative_error(together, apart) < 0.1 and counted(shown) == counted(shown_one)
+    in_gb = [float(lines[-1].split("kept: ")[1].split(" GB")[0]) for lines in (shown, shown_one)]
+    assert in_gb[1] == pytest.approx(in_gb[0] / 2, rel=0.02)
+    always = reusing(in_context_model, 2e-5, keeping=Keeping(copies="one"))[0]
+    assert torch.equal(sample(always), sample(reusing(in_context_model, 0)[0]))
+    monkeypatch.setattr(in_context_model.model, "memory_required", lambda *_, **__: 1e30)
+    assert relative_error(sample(one, contexts, noise=noise), together) < 1e-5
+
+
+@pytest.mark.slow
+def test_passes_whose_contexts_differ_keep_one_each(in_context_model, monkeypatch):
+    """A negative prompt may be given another video of the same size."""
+    given = {"contexts": (latent(seed=1),), "negative_contexts": (latent(seed=2),)}
+    for _ in ("in one call", "in two"):
+        each, one = (
+            sample(reusing(in_context_model, 1.5, keeping=Keeping(copies=copies))[0], **given) for copies in ("each", "one")
+        )
+        assert torch.equal(each, one)
+        monkeypatch.setattr(in_context_model.model, "memory_required", lambda *_, **__: 1e30)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """What ComfyUI sets aside for a step, context and all, against what a step allocates."""
 
+import itertools
+
 import comfy.ldm.wan.model
 import comfy.model_management
 import comfy.ops
@@ -136,10 +138,10 @@ def reusing(in_context_model, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("dtype", KEEPING_DTYPES)
-def test_core_sets_aside_what_is_kept(reusing, in_context_model, dtype):
+@pytest.mark.parametrize("dtype, copies", [*itertools.product(KEEPING_DTYPES, ["each"]), ("default", "one")])
+def test_core_sets_aside_what_is_kept(reusing, in_context_model, dtype, copies):
     """Once for all: at the precision of a latent frame."""
-    ((without, _), nothing), ((asked_for, _), held) = reusing(0), reusing(10, Keeping(dtype=dtype))
+    ((without, _), nothing), ((asked_for, _), held) = reusing(0), reusing(10, Keeping(dtype=dtype, copies=copies))
     frame = in_context_model.model.memory_required([2, 16, 1, *latent(seed=9).shape[3:]])
     assert nothing == 0 < held <= asked_for - without < held + frame
 

@@ -174,10 +174,11 @@ def test_every_option_of_a_model_is_read():
     parser = argparse.ArgumentParser()
     add_model_options(parser)
     asked = ModelChoice(
-        "m", "t", "v", "fp16", "fp8", "model", "cuda:1", ISAConfig(keep_ratio=0.5), 7, ("a", "b"), 1.5, "cpu", "int8"
+        "m", "t", "v", "fp16", "fp8", "model", "cuda:1", ISAConfig(keep_ratio=0.5), 7, ("a", "b"), 1.5, "cpu", "int8", "one"
     )
     options = "--model m --text-encoder t --vae v --dtype fp16 --storage fp8 --offload model --device cuda:1 --keep-ratio 0.5 "
-    options += "--min-tokens 7 --lora a --lora b --context-refresh 1.5 --context-device cpu --context-dtype int8"
+    options += "--min-tokens 7 --lora a --lora b --context-refresh 1.5 --context-device cpu --context-dtype int8 "
+    options += "--context-copies one"
     assert model_choice(parser.parse_args(options.split())) == asked
     assert model_choice(parser.parse_args([])) == ModelChoice()
 
@@ -193,7 +194,7 @@ def test_a_model_is_held_as_chosen():
 def test_contexts_are_reused_with_sparse_attention_and_without(sample_video, tmp_path):
     edit = Edit(str(sample_video), "sunset", frames=5, size=(64, 48), steps=8)
     for isa in (None, ISAConfig()):
-        pipe = load(ModelChoice(isa=isa, context_refresh=4, context_dtype="int8"))
+        pipe = load(ModelChoice(isa=isa, context_refresh=4, context_dtype="int8", context_copies="one"))
         _, facts = edit_file(pipe, edit, tmp_path / "edit.mp4", progress=False)
         assert "The context was computed in 4 of 16 model calls, and reused in the others; " in "\n".join(facts["isa"])
 

@@ -11,11 +11,11 @@ from in_context_models import FULL, SPARSE, difference, flux, liveditor, noise, 
 from liveditor_isa.isa_core import ISAConfig, TokenLayout
 from liveditor_isa.pipelines import sampling_run
 from liveditor_isa.pipelines.attention import attach_isa
-from liveditor_isa.pipelines.context_reuse import MOST_PASSES
+from liveditor_isa.pipelines.context_reuse import MOST_PASSES, _current
 from liveditor_isa.pipelines.pipeline import LIVEditorPipeline
 from liveditor_isa.runtime import context_reuse
 from liveditor_isa.runtime.call import layouts_seen
-from liveditor_isa.runtime.context_reuse import Keeping, Refresh
+from liveditor_isa.runtime.context_reuse import KEEPING_COPIES, Keeping, Refresh
 
 LARGEST = 10
 BY_THRESHOLD = ISAConfig(keep_ratio=0.3, sharpness_threshold=0.1, block_size=16)
@@ -111,6 +111,23 @@ def test_passes_of_guidance_have_a_context_each(case):
             found = at(model, arguments, 0.5, encoder_hidden_states=each.clone())  # as a conversion to bf16 makes new ones
             assert difference(expected, found) < 1e-5
     assert "computed in 2 of 4 model calls" in isa.report()
+
+
+def test_one_copy_for_all_passes(case):
+    model, arguments, _ = case
+    text = arguments["encoder_hidden_states"]
+    passes = [(level, each) for level in (0.5, 0.4) for each in (text, torch.roll(text, 1, 1))]
+    found, kept = {}, {}
+    for copies in KEEPING_COPIES:
+        isa = attach_isa(model, FULL, min_tokens=0, context_refresh=1, keeping=Keeping(copies=copies))
+        with sampling_run():
+            found[copies] = [at(model, arguments, level, encoder_hidden_states=each) for level, each in passes]
+            kept[copies] = sum(_current.get().contexts.held)
+        assert "computed in 2 of 4 model calls" in isa.report()
+        isa.detach()
+    *same, each = zip(found["each"], found["one"])
+    assert all(torch.equal(one, other) for one, other in same) and 0 < difference(*each) < 0.2
+    assert kept["each"] == 2 * kept["one"] > 0
 
 
 @pytest.mark.slow

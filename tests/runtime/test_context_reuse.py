@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from liveditor_isa.isa_core import ISAConfig, TokenLayout
 from liveditor_isa.runtime import context_reuse
-from liveditor_isa.runtime.context_reuse import ContextStore, Keeping, Refresh, Reuse, distance
+from liveditor_isa.runtime.context_reuse import ContextStore, Keeping, Passes, Refresh, Reuse, distance
 from liveditor_isa.runtime.live import Settings
 
 LAYOUT = TokenLayout(3, (2, 1))
 
 
-def kept(blocks=2, of_blocks=2, sequence=None, level=0.5):
-    refresh, generator = Refresh(sequence, level), torch.Generator().manual_seed(0)
+def kept(blocks=2, of_blocks=2, refresh=None):
+    refresh, generator = refresh or Refresh(), torch.Generator().manual_seed(0)
     for block in range(blocks):
         k, v = (torch.randn(1, LAYOUT.total, 2, 4, generator=generator) for _ in range(2))
         assert refresh.attended(block, of_blocks, k, v, LAYOUT) == (k, v, LAYOUT)
@@ -29,7 +29,7 @@ def kept(blocks=2, of_blocks=2, sequence=None, level=0.5):
 def holding(*sequences):
     """A store with what was kept of them at level 0.5."""
     store = ContextStore()
-    assert all(store.end(kept(sequence=sequence)) for sequence in sequences)
+    assert all(store.end(kept(refresh=store.begin(sequence, 0.5, 1))) for sequence in sequences)
     return store
 
 
@@ -41,8 +41,9 @@ def refreshes(levels, change, store=None):
     """Positions of the levels at which a refresh was due."""
     store, found = store or ContextStore(), []
     for position, level in enumerate(levels):
-        if is_due(store, "sequence", level, change):
-            store.end(kept(sequence="sequence", level=level))
+        call = store.begin("sequence", level, change)
+        if isinstance(call, Refresh):
+            store.end(kept(refresh=call))
             found.append(position)
     return found
 
@@ -115,8 +116,56 @@ def test_a_reuse_joins_its_own_target_and_the_kept_context():
 @pytest.mark.parametrize("blocks, of_blocks, whole", [(0, 0, False), (1, 2, False), (2, 2, True)])
 def test_a_context_without_some_block_is_not_whole_and_not_kept(blocks, of_blocks, whole):
     store = ContextStore()
-    assert store.end(kept(blocks, of_blocks, "a")) is whole
+    assert store.end(kept(blocks, of_blocks, store.begin("a", 0.5, 1))) is whole
     assert is_due(store, "a", 0.5, 1) is not whole
+
+
+# One copy for all passes of guidance
+
+ONE_COPY = Keeping(copies="one")
+POSITIVE, NEGATIVE, BOTH = Passes(("positive",), 0), Passes(("negative",), None), Passes(("negative", "positive"), 1)
+
+
+def computed(store, level, passes, change=1.0):
+    """Whether a model call computes the context; it is gone through."""
+    call = store.begin("edit", level, change, ONE_COPY, passes=passes)
+    for block in range(2):
+        tokens = LAYOUT.total if isinstance(call, Refresh) else LAYOUT.target
+        k = torch.arange(1.0, 1 + len(passes.names))[:, None, None, None].expand(-1, tokens, 2, 4)
+        call.attended(block, 2, k, -k, LAYOUT if tokens == LAYOUT.total else TokenLayout(tokens))
+    assert store.end(call)
+    return isinstance(call, Refresh)
+
+
+@pytest.mark.parametrize("order", [(POSITIVE, NEGATIVE), (NEGATIVE, POSITIVE)])
+def test_one_copy_is_the_leading_passs_in_whatever_order_they_come(order):
+    store = ContextStore()
+    assert [computed(store, level, each) for level in (0.5, 0.4, 0.2) for each in order] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert store.held == (0, 2 * 2 * 3 * 2 * 4 * 4)
+
+
+@pytest.mark.parametrize("passes, rows", [(BOTH, [1, 2]), (POSITIVE, [1])])
+def test_one_copy_serves_every_pass_of_a_batch_and_calls_of_their_own(passes, rows):
+    store = ContextStore()
+    assert computed(store, 0.5, BOTH)
+    reuse = store.begin("edit", 0.4, 1, ONE_COPY, passes=passes)
+    k = torch.tensor(rows, dtype=torch.float32)[:, None, None, None].expand(-1, LAYOUT.target, 2, 4)
+    joined_k, joined_v, _ = reuse.attended(0, 2, k, -k, TokenLayout(LAYOUT.target))
+    assert torch.equal(joined_k[:, : LAYOUT.target], k) and (joined_k[:, LAYOUT.target :] == 2).all()
+    assert torch.equal(joined_v[:, : LAYOUT.target], -k) and (joined_v[:, LAYOUT.target :] == -2).all()
+
+
+def test_a_pass_that_never_meets_the_leading_one_keeps_its_own():
+    """As one whose context has another size."""
+    store = ContextStore()
+    assert [computed(store, level, NEGATIVE) for level in (0.5, 0.49, 0.48)] == [True, True, False]
 
 
 def test_giving_up_and_clearing_free_what_is_kept():
@@ -203,9 +252,10 @@ def test_without_room_nothing_is_kept_and_the_reason_told(monkeypatch):
     assert not refresh.whole and refresh.bytes == 0 and "would have 15 % free beside it" in refresh.refused
 
 
-@pytest.mark.parametrize("wrong", [{"device": "off"}, {"dtype": "fp8"}])
+@pytest.mark.parametrize("wrong", [{"device": "off"}, {"dtype": "fp8"}, {"copies": "two"}])
 def test_another_way_to_keep_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"context_(device must be one of auto, gpu, cpu|dtype must be one of default, int8)"):
+    known = "device must be one of auto, gpu, cpu|dtype must be one of default, int8|copies must be one of each, one"
+    with pytest.raises(ValueError, match=rf"context_({known}); got"):
         Keeping(**wrong)
 
 

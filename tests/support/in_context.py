@@ -16,9 +16,14 @@ def latent(frames=3, height=16, width=24, seed=0):
     return torch.randn(1, 16, frames, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def sample(model, contexts=(latent(seed=1),), steps=STEPS, sampler="euler", cfg=2.5, noise=latent(seed=9)):
-    context = {"context_latents": list(contexts)} if contexts else {}
-    positive, negative = [[TEXT, dict(context)]], [[TEXT * 0, dict(context)]]
+def sample(
+    model, contexts=(latent(seed=1),), steps=STEPS, sampler="euler", cfg=2.5, noise=latent(seed=9), negative_contexts=None
+):
+    """negative_contexts: of the pass without the prompt, if they are others."""
+    positive, negative = (
+        [[words, {"context_latents": list(given)} if given else {}]]
+        for words, given in ((TEXT, contexts), (TEXT * 0, contexts if negative_contexts is None else negative_contexts))
+    )
     return comfy.sample.sample(model, noise, steps, cfg, sampler, "simple", positive, negative, noise * 0, seed=1)
 
 
