@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from ..isa_core import ISAConfig, TokenLayout, resolve_backend
-from ..runtime.call import CarryingCheckpoint, ModelCall, current, enter, in_backward, leave
+from ..runtime.call import CarryingCheckpoint, MaskedText, ModelCall, current, enter, in_backward, leave
 from ..runtime.context_reuse import Keeping, Refresh, Reuse
 from ..runtime.decisions import SPLIT_BY_DIFFUSERS, UNKNOWN_CONTEXT, Decisions
 from ..runtime.live import Settings
@@ -56,10 +56,10 @@ class AttachedISA:
         self._arguments: Arguments | None = None
         """The transformer's, where it is of a known kind and its layout is its own."""
 
-    def decisions(self) -> Decisions:
-        """For the call that begins now."""
+    def decisions(self, whole: str | None = None) -> Decisions:
+        """For the call that begins now. whole: why all of it stays full, if it does."""
         schedule = Schedule(dense_blocks=self.dense_blocks, min_tokens=self.min_tokens)
-        return Decisions(Settings(self.config, self.enabled, self.context_refresh), schedule, backend=self.backend)
+        return Decisions(Settings(self.config, self.enabled, self.context_refresh), schedule, whole, self.backend)
 
     def report(self) -> str:
         """Report since the last report: calls, their cost, the backend, reasons for full attention; one line per fact."""
@@ -126,8 +126,19 @@ class AttachedISA:
         self.recorder.called()
         contexts, alone = self._contexts(transformer, layout, named)
         running = context_reuse.running_layout(layout, contexts)
-        enter(ModelCall(running, self.decisions(), self.recorder, owner=self, context=contexts))
+        decided = self.decisions(SPLIT_BY_DIFFUSERS if self._is_split(transformer) else None)
+        mask = self._text_mask(named)
+        text = None if mask is None else MaskedText.of(mask)
+        enter(ModelCall(running, decided, self.recorder, owner=self, context=contexts, text=text))
         return ((), alone) if isinstance(contexts, Reuse) else None
+
+    def _is_split(self, transformer) -> bool:
+        """Whether diffusers gives each GPU a part of text and pictures, whose order on all of them is another."""
+        return self._arguments is not None and getattr(transformer, "_parallel_config", None) is not None
+
+    def _text_mask(self, named: dict) -> torch.Tensor | None:
+        """[B, L], of a call with the arguments `named`."""
+        return named.get(self._arguments.text_mask) if self._arguments and self._arguments.text_mask else None
 
     def _contexts(self, transformer, layout: TokenLayout, named: dict) -> tuple[Refresh | Reuse | None, dict | None]:
         """What the call with the arguments `named` does with its context, and the arguments of the target alone."""
@@ -136,11 +147,11 @@ class AttachedISA:
         text = named["encoder_hidden_states"]
         target = layout.target - text.shape[1]
         alone, refused = self._arguments.target_alone(named, target), None
-        if getattr(transformer, "_parallel_config", None) is not None:
+        if self._is_split(transformer):
             refused = SPLIT_BY_DIFFUSERS
         elif alone is None:
             refused = UNKNOWN_CONTEXT
-        texts = [text] if (pooled := named.get("pooled_projections")) is None else [text, pooled]
+        texts = [each for each in (text, named.get("pooled_projections"), self._text_mask(named)) if each is not None]
         pictures = [named["hidden_states"][:, target:]]
         return context_reuse.begin(self, transformer, layout, named.get("timestep"), texts, pictures, refused), alone
 

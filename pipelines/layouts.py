@@ -19,11 +19,13 @@ class Arguments:
     target_alone: the arguments without context, from them and the number of the target's image tokens; None where a call has
         more that goes with the context.
     positions: the module that computes the tokens' positions, where those of text and target depend on the context.
+    text_mask: the argument that hides tokens of the text.
     """
 
     layout: Callable[[dict], TokenLayout]
     target_alone: Callable[[dict, int], dict | None]
     positions: str | None = None
+    text_mask: str | None = None
 
 
 def flux_layout(arguments: dict) -> TokenLayout:
@@ -71,7 +73,7 @@ def _is_controlled(arguments: dict) -> bool:
 KNOWN: dict[str, Arguments] = {
     "FluxTransformer2DModel": Arguments(flux_layout, flux_alone),
     # Its text stands behind the largest image, which may be one of the context's.
-    "QwenImageTransformer2DModel": Arguments(qwen_layout, qwen_alone, positions="pos_embed"),
+    "QwenImageTransformer2DModel": Arguments(qwen_layout, qwen_alone, "pos_embed", "encoder_hidden_states_mask"),
 }
 """By the transformer's class."""
 

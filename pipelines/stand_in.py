@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,10 @@ class StandIn(TorchFunctionMode):
         usual_scale = scale is None or abs(scale * query.shape[-1] ** 0.5 - 1) < 1e-6
         plain = not dropout_p and not is_causal and usual_scale
         of_itself = q.ndim == 4 and query.shape == key.shape == value.shape
-        if of_itself and plain and attn_mask is None and self._covers_all(q):
+        served = attn_mask is None or (
+            self._hides_text(attn_mask) and (self.call.context or self._reason(self.call.layout) is None)
+        )
+        if of_itself and plain and served and self._covers_all(q):
             self.used = True
             out = self.attend(q, k, v)
         else:
@@ -87,13 +91,24 @@ class StandIn(TorchFunctionMode):
             out = dispatch_attention_fn(q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend=self.chosen)
         return out.transpose(-3, -2)
 
+    def _hides_text(self, mask: torch.Tensor) -> bool:
+        """Whether an attention's mask is the text's, and the same for all queries."""
+        return self.call.text is not None and mask.ndim == 4 and mask.shape[1:3] == (1, 1)
+
     def _covers_all(self, q) -> bool:
         return q.shape[1] == self.call.layout.total + self.call.padding
 
     def _foreign(self, q, mask, plain: bool) -> str:
         if not self._covers_all(q):
             return decisions.other_tokens(q.shape[1], self.call.layout)
-        return decisions.MASKED if plain and mask is not None else decisions.NOT_PLAIN
+        if not plain or mask is None:
+            return decisions.NOT_PLAIN
+        return (self._hides_text(mask) and self._reason(self.call.layout)) or decisions.MASKED
+
+    def _reason(self, layout) -> str | None:
+        """Why ISA leaves an attention over `layout` full, if it does."""
+        decided = self.call.decisions
+        return decided and decided.reason_for_full(layout, self.block, self.of_blocks, decisions.FROM_ARGUMENTS)
 
     def attend(self, q, k, v) -> torch.Tensor:
         """q, k, v [B, S + padding, H, D] -> [B, S + padding, H, D]."""
@@ -102,13 +117,26 @@ class StandIn(TorchFunctionMode):
         q, k, v = (x[:, : layout.total] for x in (q, k, v))
         if self.call.context is not None:
             k, v, layout = self.call.context.attended(self.block, self.of_blocks, k, v, layout)
+        if self.call.text is not None and self.call.text.groups:
+            return self._attend_to_shown(q, k, v, layout, *self.call.text)
         out = self._attend(q, k, v, layout, gate)
         return F.pad(out, (0, 0, 0, 0, 0, padding)) if padding else out
+
+    def _attend_to_shown(self, q, k, v, layout, tokens: int, groups) -> torch.Tensor:
+        """`attend` without the text that is hidden: nobody attends to it, and what it attends to changes nothing. It gets zeros."""
+        out = q.new_zeros(q.shape)
+        for sequences, shown in groups:
+            q_shown, k_shown, v_shown = (torch.cat([x[sequences][:, shown], x[sequences, tokens:]], dim=1) for x in (q, k, v))
+            of_shown = replace(layout, target=layout.target - tokens + len(shown))
+            found = self._attend(q_shown, k_shown, v_shown, of_shown, None)
+            numbers = torch.cat([shown, torch.arange(tokens, q.shape[1], device=q.device)])
+            out = out.index_put((sequences[:, None], numbers), found)
+        return out
 
     def _attend(self, q, k, v, layout, gate) -> torch.Tensor:
         decided = self.call.decisions
         if decided is not None:
-            reason = decided.reason_for_full(layout, self.block, self.of_blocks, decisions.FROM_ARGUMENTS)
+            reason = self._reason(layout)
             if reason is None:
                 out, stats = in_context_sparse_attention(
                     q, k, v, layout=layout, config=decided.settings.config, coarse_gate=gate, backend=decided.backend,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 
@@ -33,6 +33,27 @@ class Recorder(Protocol):
     def full(self, reason: str, layout: TokenLayout) -> None: ...
 
 
+class MaskedText(NamedTuple):
+    """A text of `tokens` tokens at the head of the target, of which some sequences of the batch hide a part.
+
+    groups: (numbers of sequences, numbers of the text's tokens that they show), of sequences that show the same; none if nothing
+        is hidden.
+    """
+
+    tokens: int
+    groups: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    @classmethod
+    def of(cls, mask: torch.Tensor) -> MaskedText:
+        """mask [B, tokens]: true or 1 for those that are shown. Waits for the device."""
+        shown = mask.bool().cpu()
+        if shown.all():
+            return cls(mask.shape[1], ())
+        kinds, kind_of = shown.unique(dim=0, return_inverse=True)
+        pairs = ((kind_of == number, kind) for number, kind in enumerate(kinds))
+        return cls(mask.shape[1], tuple(tuple(each.nonzero()[:, 0].to(mask.device) for each in pair) for pair in pairs))
+
+
 @dataclass(frozen=True)
 class ModelCall:
     """One call of a network. It does not change while the call runs or is repeated.
@@ -43,6 +64,7 @@ class ModelCall:
     owner: whose call it is, for who must not take another network's for its own.
     context: what it does with the context, where contexts are reused: keep it, or attend to a kept one. A Reuse's layout is
         that of all tokens, while `layout` is that of the tokens which run.
+    text: what the attentions' mask hides, where that is known.
     """
 
     layout: TokenLayout | None = None
@@ -51,6 +73,7 @@ class ModelCall:
     padding: int = 0
     owner: object = None
     context: Refresh | Reuse | None = None
+    text: MaskedText | None = None
     outer: ModelCall | None = field(default=None, repr=False, compare=False)
     """The enclosing call."""
 

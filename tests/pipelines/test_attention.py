@@ -45,6 +45,47 @@ def test_it_stands_in_for_full_attention_and_leaves_no_trace(case):
     assert not hasattr(model, "attached_isa")
 
 
+MASKS = {
+    "nothing hidden": [[1] * 9, [1] * 9],
+    "a batch of unlike texts": [[1] * 6 + [0] * 3, [1] * 8 + [0]],
+    "the same hidden in all": [[1] * 5 + [0] * 4] * 2,
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_text_that_is_hidden_in_part_is_left_out(name):
+    """Every sequence of the batch is as alone with the text that it shows, with full attention and with sparse."""
+    model, arguments, blocks = qwen()
+    batch = {key: torch.cat([arguments[key], arguments[key].flip(1)]) for key in ("hidden_states", "encoder_hidden_states")}
+    batch |= {"timestep": arguments["timestep"].repeat(2)}
+    batch |= {"encoder_hidden_states_mask": torch.tensor(MASKS[name]), "img_shapes": arguments["img_shapes"] * 2}
+    plain = run(model, batch)
+    isa = attach_isa(model, FULL, min_tokens=0)
+    assert difference(plain, run(model, batch)) < 1e-5
+    assert "100.0% density" in isa.report()
+    isa.config = SPARSE
+    found = run(model, batch)
+    assert difference(plain, found) > 1e-3 and "calls with full attention" not in isa.report()
+    for number, shown in enumerate(MASKS[name]):
+        alone = {key: value[number : number + 1] for key, value in batch.items()} | {"encoder_hidden_states_mask": None}
+        alone["encoder_hidden_states"] = alone["encoder_hidden_states"][:, : sum(shown)]
+        assert difference(run(model, alone), found[number : number + 1]) < 1e-5
+    isa.report()
+    isa.enabled = False
+    assert torch.equal(run(model, batch), plain)
+    assert f"{blocks} calls with full attention: switched off" in isa.report()
+
+
+@pytest.mark.parametrize("make", [flux, qwen])
+def test_text_and_pictures_that_diffusers_splits_over_gpus_attend_fully(make):
+    """Their order over all GPUs is not the layout's."""
+    model, arguments, blocks = make()
+    plain, isa = run(model, arguments), attach_isa(model, SPARSE, min_tokens=0)
+    model._parallel_config = object()
+    assert difference(plain, run(model, arguments)) < 1e-5
+    assert f"{blocks} calls with full attention: diffusers splits text and pictures" in isa.report()
+
+
 def test_layouts_are_read_from_the_call(case):
     """[text and target | contexts], which the statistics count."""
     model, arguments, _ = case

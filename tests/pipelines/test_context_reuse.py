@@ -216,19 +216,26 @@ def test_a_text_that_changes_step_by_step_fills_no_memory():
     assert "2 model calls could not reuse the context: the text or the pictures change from step to step" in isa.report()
 
 
-@pytest.mark.parametrize("make", [flux, qwen])
-def test_a_masked_attention_is_seen(make):
-    model, arguments, _ = make()
+def test_a_masked_attention_is_seen():
+    model, arguments, _ = flux()
     isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
-    masked = {"attention_mask": torch.ones(1, 1, 1, 161, dtype=torch.bool)}
-    named = "joint_attention_kwargs" if make is flux else "attention_kwargs"
-    if make is qwen:
-        masked = {}
-        arguments = {**arguments, "encoder_hidden_states_mask": torch.tensor([[1] * 8 + [0]])}
+    masked = {"joint_attention_kwargs": {"attention_mask": torch.ones(1, 1, 1, 161, dtype=torch.bool)}}
     with sampling_run():
-        whole = at(model, arguments, 0.5, **{named: masked})
-        assert torch.equal(at(model, arguments, 0.5, **{named: masked}), whole)
+        whole = at(model, arguments, 0.5, **masked)
+        assert torch.equal(at(model, arguments, 0.5, **masked), whole)
     assert "2 model calls could not reuse the context: some of the transformer's attentions are masked" in isa.report()
+
+
+@pytest.mark.parametrize("mask", [[1] * 9, [1] * 6 + [0] * 3, [1, 0] * 4 + [1]])
+def test_a_context_is_reused_beside_a_text_that_is_hidden_in_part(mask):
+    model, arguments, _ = qwen()
+    arguments = {**arguments, "encoder_hidden_states_mask": torch.tensor([mask])}
+    isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
+    with sampling_run():
+        whole = at(model, arguments, 0.5)
+        assert difference(whole, at(model, arguments, 0.5)) < 1e-5
+        at(model, {**arguments, "encoder_hidden_states_mask": None}, 0.5)
+    assert "computed in 2 of 3 model calls" in isa.report()
 
 
 def test_a_mask_that_comes_later_is_refused():
