@@ -26,7 +26,7 @@ demo: setup
 test:
 	@python3 scripts/setup.py --browser
 	@# Files in the order that tests/conftest.py puts them into.
-	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 # Markers: pyproject.toml says what they mean, tests/conftest.py sets the first two.
 test-fast: setup

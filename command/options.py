@@ -88,7 +88,7 @@ def add_model_options(parser: argparse.ArgumentParser):
     model.add_argument(
         "--context-refresh", type=float, default=ModelChoice.context_refresh, metavar="X",
         help="compute the video to edit anew only where the noise level has moved so far, 0.5 to 2, instead of in every step: "
-        "faster, and takes memory; 0: in every step (default: 1 with ISA, 0 with --no-isa)",
+        "faster, and takes memory (default: %(default)s, every step)",
     )  # fmt: skip
     model.add_argument(
         "--context-device", choices=KEEPING_DEVICES, default=ModelChoice.context_device,

@@ -128,8 +128,8 @@ class AttachedISA:
         running = context_reuse.running_layout(layout, contexts)
         decided = self.decisions(SPLIT_BY_DIFFUSERS if self._is_split(transformer) else None)
         mask = self._text_mask(named)
-        text = None if mask is None else MaskedText.of(mask)
-        enter(ModelCall(running, decided, self.recorder, owner=self, context=contexts, text=text))
+        masked = None if mask is None else MaskedText.of(mask)
+        enter(ModelCall(running, decided, self.recorder, owner=self, context=contexts, masked_text=masked))
         return ((), alone) if isinstance(contexts, Reuse) else None
 
     def _is_split(self, transformer) -> bool:

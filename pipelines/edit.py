@@ -61,10 +61,12 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
         pipe.set_adapters(adapters)  # otherwise the last one alone is active
     if choice.storage == "fp8":
         pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
-    if choice.isa is not None or choice.refresh:
+    if choice.isa is not None or choice.context_refresh:
         config = choice.isa or EVERYTHING
         keeping = Keeping(choice.context_device, choice.context_dtype, choice.context_copies)
-        attach_isa(pipe.transformer, config, min_tokens=choice.min_tokens, context_refresh=choice.refresh, keeping=keeping)
+        attach_isa(
+            pipe.transformer, config, min_tokens=choice.min_tokens, context_refresh=choice.context_refresh, keeping=keeping
+        )
     if choice.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif choice.offload == "layers":

@@ -93,7 +93,7 @@ class StandIn(TorchFunctionMode):
 
     def _hides_text(self, mask: torch.Tensor) -> bool:
         """Whether an attention's mask is the text's, and the same for all queries."""
-        return self.call.text is not None and mask.ndim == 4 and mask.shape[1:3] == (1, 1)
+        return self.call.masked_text is not None and mask.ndim == 4 and mask.shape[1:3] == (1, 1)
 
     def _covers_all(self, q) -> bool:
         return q.shape[1] == self.call.layout.total + self.call.padding
@@ -117,8 +117,8 @@ class StandIn(TorchFunctionMode):
         q, k, v = (x[:, : layout.total] for x in (q, k, v))
         if self.call.context is not None:
             k, v, layout = self.call.context.attended(self.block, self.of_blocks, k, v, layout)
-        if self.call.text is not None and self.call.text.groups:
-            return self._attend_to_shown(q, k, v, layout, *self.call.text)
+        if self.call.masked_text is not None and self.call.masked_text.groups:
+            return self._attend_to_shown(q, k, v, layout, *self.call.masked_text)
         out = self._attend(q, k, v, layout, gate)
         return F.pad(out, (0, 0, 0, 0, 0, padding)) if padding else out
 

@@ -64,7 +64,7 @@ class ModelCall:
     owner: whose call it is, for who must not take another network's for its own.
     context: what it does with the context, where contexts are reused: keep it, or attend to a kept one. A Reuse's layout is
         that of all tokens, while `layout` is that of the tokens which run.
-    text: what the attentions' mask hides, where that is known.
+    masked_text: what the attentions' mask hides, where that is known.
     """
 
     layout: TokenLayout | None = None
@@ -73,7 +73,7 @@ class ModelCall:
     padding: int = 0
     owner: object = None
     context: Refresh | Reuse | None = None
-    text: MaskedText | None = None
+    masked_text: MaskedText | None = None
     outer: ModelCall | None = field(default=None, repr=False, compare=False)
     """The enclosing call."""
 

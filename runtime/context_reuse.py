@@ -31,10 +31,8 @@ LEFT_FREE = 0.15
 
 KEEPING_DEVICES = AUTO, GPU, MAIN_MEMORY = ("auto", "gpu", "cpu")
 KEEPING_DTYPES = AS_COMPUTED, INT8 = ("default", "int8")
-"""Core's words for where its own context caches are kept, and in what."""
-
 KEEPING_COPIES = EACH, ONE = ("each", "one")
-"""Whether each pass of guidance keeps its context, or one keeps it for all."""
+"""Core's words for where its own context caches are kept, and in what; whether each pass of guidance keeps one, or one for all."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ class Reuse:
         """As of a Refresh, from the target's keys and values [B, T, H, D]: with the kept ones, all tokens'."""
         self._met.add(block)
         kept_k, kept_v = (kept.restored(k.dtype) for kept in self._here(block, k.device))
-        if len(kept_k) < len(k):  # one copy for all passes of the batch
+        if self.kept.keeping.copies == ONE:  # for all passes of the batch
             kept_k, kept_v = (x.repeat(len(k) // len(x), 1, 1, 1) for x in (kept_k, kept_v))
         return torch.cat([k, kept_k], dim=1), torch.cat([v, kept_v], dim=1), self.layout
 
@@ -282,6 +280,8 @@ class ContextStore:
         """Sequences of which a leading pass was met."""
         self._waited: dict[Hashable, float] = {}
         """Noise levels at which passes first found no leading one."""
+        self._computed: dict[Hashable, tuple[float, frozenset]] = {}
+        """The last noise level of each sequence, and the passes that came at it."""
         self._lock = threading.RLock()
         self.given_up: str | None = None
         """Why the rest of the run computes its context in every call, if it does."""
@@ -311,11 +311,14 @@ class ContextStore:
             for due in [each for each, kept in self._kept.items() if distance(kept.level, level) >= change - SLACK]:
                 del self._kept[due]
             kept = self._kept.get(sequence)
-            # At the level of a refresh the others are computed too, whether the leading pass comes before them, after them or in their batch.
-            if kept is not None and (not one or place is not None or kept.level != level):
+            # At the level of a refresh every pass is computed once, whether the leading one comes before it, after it or in its batch.
+            last, before = self._computed.get(sequence, (level, frozenset()))
+            before = before if last == level else frozenset()
+            self._computed[sequence] = level, before | {passes.names}
+            if kept is not None and (not one or kept.level != level or passes.names in before):
                 return Reuse(kept)
             home = self._homes.get((sequence, keeping))
-        part = (0, 1) if not one else None if place is None else (place, len(passes.names))
+        part = (0, 1) if not one else None if place is None or kept is not None else (place, len(passes.names))
         return Refresh(sequence, level, keeping, home, agreed, part)
 
     def end(self, call: Refresh | Reuse) -> bool:
@@ -334,10 +337,8 @@ class ContextStore:
         """Free what is kept, and give main memory back that PyTorch would hold for the next pinned tensors."""
         with self._lock:
             pinned = self.held[1] > 0 and torch.cuda.is_initialized()
-            self._kept.clear()
-            self._homes.clear()
-            self._led.clear()
-            self._waited.clear()
+            for held in (self._kept, self._homes, self._led, self._waited, self._computed):
+                held.clear()
         if pinned and hasattr(torch._C, "_host_emptyCache"):
             torch._C._host_emptyCache()
 

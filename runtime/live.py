@@ -12,8 +12,6 @@ from ..isa_core import ISAConfig
 RATIO, THRESHOLD = "dense_query_ratio", "sharpness_threshold"
 CONFIG_FIELDS = ("keep_ratio", RATIO, THRESHOLD, "exact_ratio", "sharpness", "context_tail")
 CONTEXT_REFRESH, MOST_REFRESH = "context_refresh", 10
-USUAL_REFRESH = 1.0
-"""context_refresh with ISA where nobody asks for another: 140 edits showed no loss (docs/fidelity.md)."""
 MOST_CHANGES = 10_000
 
 

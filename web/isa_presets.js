@@ -19,8 +19,8 @@ export const PRESETS = {
         values: { keep_ratio: 1, dense_query_ratio: 0, exact_ratio: 0.125, context_refresh: 2 },
     },
     Paper: {
-        title: () => t("The paper's ratios; context as in Quality."),
-        values: { keep_ratio: 0.125, dense_query_ratio: 0.5, exact_ratio: 0.0625, context_refresh: 1 },
+        title: () => t("The paper's ratios, in every step."),
+        values: { keep_ratio: 0.125, dense_query_ratio: 0.5, exact_ratio: 0.0625, context_refresh: 0 },
     },
 };
 

@@ -151,6 +151,13 @@ def test_one_copy_is_the_leading_passs_in_whatever_order_they_come(order):
     assert store.held == (0, 2 * 2 * 3 * 2 * 4 * 4)
 
 
+def test_every_leading_pass_is_computed_at_the_level_of_a_refresh_and_once():
+    """Two prompts in calls of their own; a sampler of second order evaluates twice at a level."""
+    store, other = ContextStore(), Passes(("another prompt",), 0)
+    order = POSITIVE, other, NEGATIVE
+    assert [computed(store, level, each) for level in (0.5, 0.5, 0.4) for each in order] == [True] * 3 + [False] * 6
+
+
 @pytest.mark.parametrize("passes, rows", [(BOTH, [1, 2]), (POSITIVE, [1])])
 def test_one_copy_serves_every_pass_of_a_batch_and_calls_of_their_own(passes, rows):
     store = ContextStore()
