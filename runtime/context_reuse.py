@@ -280,8 +280,8 @@ class ContextStore:
         """Sequences of which a leading pass was met."""
         self._waited: dict[Hashable, float] = {}
         """Noise levels at which passes first found no leading one."""
-        self._computed: dict[Hashable, tuple[float, frozenset]] = {}
-        """The last noise level of each sequence, and the passes that came at it."""
+        self._computed: dict[tuple[Hashable, float], frozenset] = {}
+        """The passes that came of each sequence at each noise level."""
         self._lock = threading.RLock()
         self.given_up: str | None = None
         """Why the rest of the run computes its context in every call, if it does."""
@@ -312,9 +312,8 @@ class ContextStore:
                 del self._kept[due]
             kept = self._kept.get(sequence)
             # At the level of a refresh every pass is computed once, whether the leading one comes before it, after it or in its batch.
-            last, before = self._computed.get(sequence, (level, frozenset()))
-            before = before if last == level else frozenset()
-            self._computed[sequence] = level, before | {passes.names}
+            before = self._computed.get((sequence, level), frozenset())
+            self._computed[sequence, level] = before | {passes.names}
             if kept is not None and (not one or kept.level != level or passes.names in before):
                 return Reuse(kept)
             home = self._homes.get((sequence, keeping))
