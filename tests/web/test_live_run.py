@@ -15,6 +15,11 @@ STEPS = 24
 LONG = 60_000
 """Milliseconds in which a busy machine has drawn what was asked for."""
 
+NOTHING_QUEUED = """async () => {
+    const { queue_running, queue_pending } = await (await window.app.api.fetchApi('/queue')).json();
+    return !queue_running.length && !queue_pending.length;
+}"""
+
 one_way = pytest.mark.parametrize("page", ["canvas nodes"], indirect=True)
 """Where it matters little how the page draws nodes."""
 
@@ -309,6 +314,9 @@ def test_a_slider_that_is_released_while_the_server_works_queues_a_run_afterward
     says = "count => { app.api.dispatchCustomEvent('status', { exec_info: { queue_remaining: count } }) }"
     graph.evaluate("() => app.extensionManager.setting.set('LIVEditor.AutoQueue', true)")
     try:
+        # The server's own word about a run before this one would come between.
+        graph.wait_for_function(NOTHING_QUEUED, timeout=LONG)
+        after_looks(graph, 2)
         # What is loaded or decoded is no sampling run, so the panel knows nothing of it.
         graph.evaluate(says, 1)
         set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.3}})
