@@ -22,9 +22,13 @@ def report(result: dict, docs: Path):
     """Plots into docs/images, tables into docs/fidelity.md."""
     files = {name: f"images/fidelity-{name}.png" for name in PLOTS}
     drawn = [files[name] for name, draw in PLOTS.items() if draw(result, docs / files[name])]
-    path = docs / "fidelity.md"
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{page(result, drawn)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    write_between(docs / "fidelity.md", BEGIN, END, page(result, drawn))
+
+
+def write_between(path: Path, begin: str, end: str, text: str):
+    """Replace what a page holds between two marks."""
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def main():

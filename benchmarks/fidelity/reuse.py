@@ -32,7 +32,7 @@ from .settings import Setting, settings
 from .study import one_row_a_line, rounded, tokens
 
 PASSES = Passes(("with instruction", "without"), 0)
-"""Of `training.preview.edit`, in one call."""
+"""The passes of guidance that `training.tiny.preview.edit` puts into one call."""
 
 FALLS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 WAYS = ("full", "isa-equal-keep-all-no-dense", "isa-paper")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +18,8 @@ import matplotlib.pyplot as plt
 
 from ..attention.plot import finish
 from ..machine import ROOT
+from .report import write_between
+from .tables import table
 
 BEGIN, END = "<!-- context reuse: begin -->", "<!-- context reuse: end -->"
 ATTENTION = {
@@ -30,21 +31,18 @@ ATTENTION = {
 HELD_OUT, STEPS = "held-out", (32, 12)
 CURVES = {"full": ("full attention", "reuse", "full-cudnn"), "isa-paper": ("ISA, the paper's ratios", "isa+reuse", "isa")}
 """{attention in QUALITY: (label, variant with reuse in EDITS, without)}."""
-
-
-def table(lines: Iterable[Iterable]) -> str:
-    head, *rows = (f"| {' | '.join(map(str, line))} |" for line in lines)
-    return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *rows])
+KEPT = (("gpu", "on the GPU"), ("cpu", "in main memory"))
 
 
 def quality_table(rows: list[dict]) -> str:
     """A line for each attention, way to keep and context_refresh; rows without reuse are what the others are compared with."""
-    reused, videos = [row for row in rows if row["fall"]], {}
-    for row in rows:
-        if row["clips_of"] != HELD_OUT:
-            videos[row["clips_of"]] = None
-    heads = [f"{steps} steps: computed | change of PSNR to truth, dB | PSNR to the edit without reuse" for steps in STEPS]
-    lines = [["attention", "context_refresh", *heads, *(f"*{video}*, {STEPS[0]} steps" for video in videos)]]
+    reused = [row for row in rows if row["fall"]]
+    videos = dict.fromkeys(row["clips_of"] for row in rows if row["clips_of"] != HELD_OUT)
+    measured = [
+        (f"{steps} steps: computed", "change of PSNR to truth, dB", "PSNR to the edit without reuse") for steps in STEPS
+    ]
+    head = ["attention", "context_refresh", *sum(measured, ()), *(f"*{video}*, {STEPS[0]} steps" for video in videos)]
+    lines = []
     keys = dict.fromkeys((row["attention"], row["context_copies"], row["context_dtype"], row["fall"]) for row in reused)
     order = [*ATTENTION]
     for key in sorted(keys, key=lambda key: (order.index(key[0]), key[1:])):
@@ -58,7 +56,7 @@ def quality_table(rows: list[dict]) -> str:
         cells = [cell for steps in STEPS for cell in quality_cells(found.get((HELD_OUT, steps)))]
         clips = (found.get((video, STEPS[0])) for video in videos)
         lines.append([name, f"{fall:g}", *cells, *(f"{row['psnr_vs_no_reuse']:.1f}" if row else "" for row in clips)])
-    return table(lines)
+    return "\n".join(table(head, lines))
 
 
 def quality_cells(row: dict | None) -> list[str]:
@@ -73,14 +71,13 @@ def speed_table(rows: list[dict]) -> str:
     """A line for each model, length, kind of weights, variant and place of what is kept."""
     falls = sorted({row["fall"] for row in rows if row["fall"]})
     heads = [f"context_refresh {fall:g}" for fall in falls]
-    lines = [["model", "tokens", "weights", "variant", "every step computed", *heads, "kept", "peak"]]
+    head, lines = ["model", "tokens", "weights", "variant", "every step computed", *heads, "kept", "peak"], []
     groups: dict[tuple, dict[float, dict]] = {}
     for row in rows:
         names = ("model", "tokens", "weights", "variant", "context_device", "context_dtype", "composed")
-        # Full attention in bf16 runs in every process, as the baseline.
+        # Full attention in bf16 runs in every process, as its baseline: the table holds the first one.
         groups.setdefault(tuple(row.get(name) for name in names), {}).setdefault(row["fall"], row)
     for (model, tokens, weights, variant, _, _, composed), found in groups.items():
-        # Kept row by row, so a baseline that was given once more in a later process stands once.
         some = next(iter(found.values()))
         if not composed:
             variant += ", a complete edit"
@@ -89,10 +86,7 @@ def speed_table(rows: list[dict]) -> str:
             f"{found[fall]['vs_cudnn']:.2f} ({found[fall]['seconds']:.0f} s)" if fall in found else "" for fall in (0.0, *falls)
         ]
         lines.append([model, f"{tokens:,}", weights, variant, *times, " ".join(kept), f"{some['peak_gb']:.1f} GB"])
-    return table(lines)
-
-
-KEPT = (("gpu", "on the GPU"), ("cpu", "in main memory"))
+    return "\n".join(table(head, lines))
 
 
 def plot(quality: dict, edits: dict, path: Path):
@@ -139,12 +133,6 @@ def plot(quality: dict, edits: dict, path: Path):
     )
 
 
-def write(path: Path, text: str):
-    """Between the marks of a page."""
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("quality", type=Path)
@@ -152,8 +140,8 @@ def main():
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the pages and of images/")
     options = parser.parse_args()
     quality, edits = (json.loads(path.read_text()) for path in (options.quality, options.edits))
-    write(options.docs / "fidelity.md", quality_table(quality["rows"]))
-    write(options.docs / "memory-and-speed.md", speed_table(edits["rows"]))
+    write_between(options.docs / "fidelity.md", BEGIN, END, quality_table(quality["rows"]))
+    write_between(options.docs / "memory-and-speed.md", BEGIN, END, speed_table(edits["rows"]))
     plot(quality, edits, options.docs / "images/context-reuse.png")
 
 
