@@ -117,7 +117,7 @@ def everything(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.long)])
 def test_many_clips_with_everything_killed_on_the_way(clip_file, tmp_path, count):
     """The whole job is killed at a third, a worker at two thirds, two clips are corrupt: all other outputs, each once."""
     prompts = ["slowly 0.02"] * count

@@ -682,7 +682,7 @@ def test_a_reuse_under_a_lora(liveditor, at_once, tmp_path, monkeypatch):
     assert error(before, sample(reusing(liveditor)[0])) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_reuse_under_torch_compile(liveditor, at_once, fresh_compiler):
     for model in (
         TorchCompileModel.execute(reusing(liveditor)[0], "eager").args[0],

@@ -287,11 +287,12 @@ def test_a_backend_chosen_by_name_is_used_and_stays():
 
 
 def test_every_reason_is_in_the_report():
-    model, calls = cases("qwen")
+    model, calls = cases("flux")
     isa = attach_isa(model, SPARSE, min_tokens=0)
-    masked = {**calls[0], "encoder_hidden_states_mask": torch.tensor([[1, 1, 1, 1, 0]])}
-    run(model, masked)
-    assert isa.report() == "2 calls with full attention: it has a mask, which ISA does not know"
+    tokens = sum(calls[0][name].shape[1] for name in ("encoder_hidden_states", "hidden_states"))
+    run(model, calls[0] | {"joint_attention_kwargs": {"attention_mask": torch.ones(1, 1, 1, tokens, dtype=torch.bool)}})
+    assert isa.report().endswith("calls with full attention: it has a mask, which ISA does not know"), isa.report()
+    model, calls = cases("qwen")
     attach_isa(model, SPARSE, min_tokens=0, layout=TokenLayout(20, (19,)))
     run(model, calls[0])
     assert "its 45 tokens are not the 39 of the layout (20 + 19)" in model.attached_isa.report()
