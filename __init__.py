@@ -3,6 +3,8 @@
 ComfyUI imports this folder as a custom node; installed with pip it is `liveditor_isa`, whose `isa_core` needs no ComfyUI.
 """
 
+from .version import __version__ as __version__
+
 WEB_DIRECTORY = "./web"
 
 

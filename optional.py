@@ -8,14 +8,19 @@ from types import ModuleType
 from .errors import is_out_of_memory
 
 
-def needed(module: str, package: str, python: str = "ComfyUI's Python") -> ModuleType:
-    """Import `module` of `package`, for `python`. Raises RuntimeError, which says what to do, where that cannot be imported."""
+def needed(module: str, package: str, extra: str | None = None) -> ModuleType:
+    """Import `module` of `package`. Raises RuntimeError, which says what to install where that cannot be imported.
+
+    extra: the one of this project's that brings the package, for a Python of one's own; None: ComfyUI's Python needs it.
+    """
     try:
         return importlib.import_module(module)
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        cure = f"install it into {python} with pip install {package}"
+        python = "this Python" if extra else "ComfyUI's Python"
         if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
-            raise RuntimeError(f"{package} is missing: {cure}.") from None
-        raise RuntimeError(f"{package} cannot be imported ({error}): {cure} --force-reinstall.") from error
+            what = f'"liveditor-isa[{extra}]"' if extra else package
+            raise RuntimeError(f"{package} is missing: install it into {python} with pip install {what}.") from None
+        cure = f"install it into {python} with pip install {package} --force-reinstall"
+        raise RuntimeError(f"{package} cannot be imported ({error}): {cure}.") from error

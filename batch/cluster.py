@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..optional import needed
-from ..pipelines import HERE
 from ..pipelines.request import ModelChoice
 from .results import JobError
 
@@ -30,7 +29,7 @@ def connected(address: str | None):
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise it writes internal messages to stderr
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, 15, starves workers and GPU
-    needed("ray.data", "ray[data]", HERE)
+    needed("ray.data", "ray[data]", "batch")
     import ray
 
     if ray.is_initialized():

@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -138,7 +140,7 @@ class Results:
                 lock.seek(0)
                 raise JobError(f"Another process is at this job ({lock.read().strip()}): wait for it, or stop it.") from None
             except OSError as error:  # some network drives
-                logging.warning("%s cannot be locked (%s): do not start the job a second time", self.folder, error.strerror)
+                logger.warning("%s cannot be locked (%s): do not start the job a second time", self.folder, error.strerror)
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()

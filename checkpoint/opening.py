@@ -18,6 +18,8 @@ from ..errors import is_out_of_memory
 from .keys import CheckpointError, official_names
 from .pickles import DAMAGED, HOLDS_CODE, Unsound, check_pickle
 
+logger = logging.getLogger(__name__)
+
 SAFETENSORS = (".safetensors", ".sft")
 CONTAINERS = ("state_dict", "module", "weights")
 """Keys under which training code wraps the weights in a pickle."""
@@ -239,7 +241,7 @@ def _load_pickle(path: Path) -> dict:
     try:
         mapped = check_pickle(path)
         if not mapped:
-            logging.info("%s is in torch's old format, which cannot be memory-mapped: it is read whole", path.name)
+            logger.info("%s is in torch's old format, which cannot be memory-mapped: it is read whole", path.name)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Unsound as error:
         raise CheckpointError(f"{path.name} {error}.") from None

@@ -15,12 +15,13 @@ from comfy_execution.utils import get_executing_context
 from ..isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention, resolve_backend, resolve_dense
 from ..runtime import decisions
 from ..runtime.call import ModelCall
-from ..runtime.context_reuse import Keeping, Refresh, Reuse
+from ..runtime.context_reuse import ContextStore
 from ..runtime.core_attention import OVERRIDE, in_context_override
 from ..runtime.decisions import Decisions
 from ..runtime.finite import FiniteGuard
-from ..runtime.in_context import CALL, IN_CONTEXT, InContextCall, InContextNetwork
-from ..runtime.live import CONTEXT_REFRESH, LiveSettings
+from ..runtime.in_context import CALL, CONTEXT_LATENTS, IN_CONTEXT, InContextCall, InContextNetwork
+from ..runtime.kept_context import Keeping, Refresh, Reuse
+from ..runtime.live import LiveSettings
 from ..runtime.schedule import Schedule
 from . import memory
 from .compiled import apart_when_compiled
@@ -29,6 +30,8 @@ from .native_context import native_layout
 from .network import name_of
 from .sampling_run import SamplingRun, Watcher, going, run_of
 from .scene import scene
+
+logger = logging.getLogger(__name__)
 
 KEY = "liveditor_isa"
 
@@ -108,9 +111,7 @@ class ISAOverride:
     one has the settings, and tells nobody.
     """
 
-    def __init__(
-        self, live, schedule, backend, previous=None, notify=logging.debug, watcher=None, keeping: Keeping = Keeping()
-    ):
+    def __init__(self, live, schedule, backend, previous=None, notify=logger.debug, watcher=None, keeping: Keeping = Keeping()):
         self.live, self.schedule, self.backend, self.keeping = live, schedule, backend, keeping
         self.previous, self.notify, self.watcher = previous, notify, watcher or Watcher()
         self.acting: tuple[float, float] | None = None
@@ -126,8 +127,9 @@ class ISAOverride:
 
     def around_prepare(self, executor, model, noise_shape, conds, *args, model_options=None, **kwargs):
         """PREPARE_SAMPLING: reserve memory for the context, and for what of it is kept, before weights get the rest."""
-        recorded = (values for changes in self.live.recorded.values() for _, values in changes)
-        reuses = self.live.first.context_refresh or any(values.get(CONTEXT_REFRESH) for values in recorded)
+        run = run_of(self, (model_options or {}).get("transformer_options", {}))
+        contexts = run.contexts if run else ContextStore()
+        reuses = any(each.reuses_context and contexts.serves(each.context_refresh) for each in self.live.planned())
         keeping = self.keeping if reuses else None
         with memory.shape_to_estimate(model, noise_shape, conds, model_options, keeping) as shape:
             return executor(model, shape, conds, *args, model_options=model_options, **kwargs)
@@ -160,7 +162,7 @@ class ISAOverride:
                 self.watcher.ended(self.live)
         # Only after a complete run: a stopped one does not show a fault of the graph.
         summary = run.summary()
-        logging.info(summary)
+        logger.info(summary)
         self.notify(summary)
         return result
 
@@ -222,11 +224,11 @@ class ISAOverride:
             lambda careful: call(careful, contexts), network, x
         ))  # fmt: skip
 
-    def _sequence(self, run: SamplingRun, *call):
+    def _sequence(self, run: SamplingRun, network, x, text, layout, options: dict, inputs: dict):
         """What identifies the sequence of a model call whose context may be kept or reused; None for another call."""
-        if not run.settings.context_refresh or not run.settings.enabled:
+        if not run.settings.reuses_context or not inputs.get(CONTEXT_LATENTS):
             return None
-        sequence = run.contexts.given_up or sequence_of(run, *call)
+        sequence = run.contexts.given_up or sequence_of(run, network, x, text, layout, options, inputs)
         if isinstance(sequence, str):
             run.recomputed(sequence)
             return None

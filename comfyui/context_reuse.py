@@ -9,8 +9,9 @@ import torch
 
 from ..isa_core import TokenLayout
 from ..runtime import decisions
-from ..runtime.context_reuse import ONE, Passes, Reuse
+from ..runtime.context_reuse import Passes
 from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
+from ..runtime.kept_context import ONE, Reuse
 from .sampling_run import SamplingRun
 
 POSITIVE = 0
@@ -26,9 +27,9 @@ def sequence_of(
     x [B, C, T, h, w], text [B, L, C]; layout: of core's own in-context Wan, None for a network that publishes its own;
     options: `transformer_options`; inputs: the call's other keywords.
     """
-    latents = inputs.get(CONTEXT_LATENTS)
-    if not latents or "sigmas" not in options:
-        return decisions.no_context() if not latents else decisions.NO_NOISE_LEVEL
+    latents = inputs[CONTEXT_LATENTS]
+    if "sigmas" not in options:
+        return decisions.NO_NOISE_LEVEL
     if torch.is_grad_enabled():
         return decisions.GRADIENTS
     if not isinstance(network, InContextNetwork):

@@ -26,6 +26,8 @@ from ..checkpoint.vocabulary import check_texts, unknown_words
 from ..optional import needed
 from .blame import named, text_encoder_shapes, whole_quantisation, whole_text_encoder, whole_vae
 
+logger = logging.getLogger(__name__)
+
 WEIGHT_OPTIONS = {
     "default": {},
     "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
@@ -77,11 +79,11 @@ def converted(path: str) -> str:
     if target.exists():
         made_from = _origin(target)
         if made_from.get(SOURCE_FILE) != Path(path).name:
-            logging.warning("%s was not made from %s and stays as it is; the .bin is loaded directly", target, Path(path).name)
+            logger.warning("%s was not made from %s and stays as it is; the .bin is loaded directly", target, Path(path).name)
             return path
         if made_from.get(SOURCE_FINGERPRINT) == fingerprint(path):
             return str(target)
-    logging.info("Converting %s to %s, once", path, target)
+    logger.info("Converting %s to %s, once", path, target)
     bar = None
 
     def progress(done, total):
@@ -92,10 +94,10 @@ def converted(path: str) -> str:
     try:
         report = convert_checkpoint(path, target, progress=progress, overwrite=True)
     except OSError as error:
-        logging.warning("Could not convert %s (%s); it is loaded directly instead", path, error)
+        logger.warning("Could not convert %s (%s); it is loaded directly instead", path, error)
         return path
     for note in report.notes:
-        logging.info(note)
+        logger.info(note)
     return str(target)
 
 
@@ -160,7 +162,7 @@ def _small_text_encoder(path: str, config: dict, disable_dynamic: bool = False, 
 
         def tokenize_with_weights(self, text, *args, **kwargs):
             if known and (unknown := unknown_words(text, known)):
-                logging.warning("%s was never taught: %s", Path(path).name, ", ".join(unknown))
+                logger.warning("%s was never taught: %s", Path(path).name, ", ".join(unknown))
                 if tell:
                     tell(unknown)
             return super().tokenize_with_weights(text, *args, **kwargs)

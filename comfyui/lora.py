@@ -17,6 +17,8 @@ from ..checkpoint.keys import expected_shapes
 from ..checkpoint.lora import METADATA, read_lora
 from .network import LIVEditorModel
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "diffusion_model."
 
 
@@ -58,7 +60,7 @@ def _load(core, lora, to_load, *args, **kwargs):
     lora = dict(lora)
     read = read_lora(lora, to_load.shapes, "This LoRA", lora.pop(METADATA, None))
     for note in read.notes:
-        logging.warning(note)
+        logger.warning(note)
     official = {f"{PREFIX}{name}": tensor for name, tensor in read.tensors.items()}
     return core(official | {name: lora[name] for name in read.text_encoders}, to_load, *args, **kwargs)
 

@@ -12,8 +12,8 @@ from math import ceil, prod
 import comfy.model_management
 import comfy.sampler_helpers
 
-from ..runtime.context_reuse import GPU, LEFT_FREE, MAIN_MEMORY, ONE, Keeping
 from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
+from ..runtime.kept_context import GPU, LEFT_FREE, MAIN_MEMORY, ONE, Keeping
 from . import windows
 
 COUNTED = "memory_usage_factor_conds"

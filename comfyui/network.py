@@ -21,6 +21,8 @@ from ..runtime.core_attention import OVERRIDE, with_residual
 from ..runtime.finite import require_finite
 from ..runtime.in_context import CALL, CONTEXT_LATENTS, IN_CONTEXT, InContextCall, InContextNetwork
 
+logger = logging.getLogger(__name__)
+
 TOKENS_AT_A_TIME = 8192
 
 
@@ -129,7 +131,7 @@ _warned: set[str] = set()
 def _warn_once(by: str):
     if by not in _warned:
         _warned.add(by)
-        logging.warning(
+        logger.warning(
             "%s took LIVEditor's self-attention past ComfyUI's own: the coarse residual is computed by itself, which takes "
             "longer, and ISA cannot act", by,
         )  # fmt: skip

@@ -64,7 +64,7 @@ class SamplingRun:
         self.live, self.watcher = live, watcher
         self.report, self.monitor, self.guard = RunReport(), StepMonitor(model, sigmas), FiniteGuard()
         self.maps = HeatMaps(watcher.started(live, len(sigmas) - 1, parts))
-        self.contexts = ContextStore()
+        self.contexts = ContextStore(sigmas)
         self.settings, self.at, self.evaluations = live.current, 0, 0
         self.foreign = "another node"
         """The override in front of ISA's, if there is one."""

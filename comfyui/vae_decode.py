@@ -10,6 +10,8 @@ import torch
 from ..errors import NotFiniteError, is_out_of_memory
 from ..video.geometry import FRAMES_AT_A_TIME
 
+logger = logging.getLogger(__name__)
+
 CORE_CHANGED = (ImportError, AttributeError, TypeError, LookupError)
 """Errors of calls to core's private functions if another version of core has changed them."""
 
@@ -27,7 +29,7 @@ def decode_chunks(vae, latent: torch.Tensor) -> Iterator[torch.Tensor]:
 
     _check(vae, latent)
     if type(vae.first_stage_model) is not WanVAE:
-        logging.info("%s cannot be decoded in chunks; decoding the whole video at once", type(vae.first_stage_model).__name__)
+        logger.info("%s cannot be decoded in chunks; decoding the whole video at once", type(vae.first_stage_model).__name__)
         yield from vae.decode(latent)[0].split(FRAMES_AT_A_TIME)
         return
     started = False
@@ -42,10 +44,10 @@ def decode_chunks(vae, latent: torch.Tensor) -> Iterator[torch.Tensor]:
         if started or not (out_of_memory or isinstance(error, CORE_CHANGED)):
             raise
         if not out_of_memory:
-            logging.warning("This ComfyUI's VAE cannot be decoded in chunks; decoding the whole video at once", exc_info=True)
+            logger.warning("This ComfyUI's VAE cannot be decoded in chunks; decoding the whole video at once", exc_info=True)
     # Outside of the handler, because its exception would keep the memory of the first attempt.
     if out_of_memory:
-        logging.warning("Not enough memory to decode at full size; decoding in tiles")
+        logger.warning("Not enough memory to decode at full size; decoding in tiles")
         yield from vae.decode_tiled(latent)[0].split(FRAMES_AT_A_TIME)
     else:
         yield from vae.decode(latent)[0].split(FRAMES_AT_A_TIME)

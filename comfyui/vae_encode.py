@@ -11,6 +11,8 @@ import torch
 from ..errors import is_out_of_memory
 from .vae_decode import CORE_CHANGED
 
+logger = logging.getLogger(__name__)
+
 TILE, OVERLAP = 256, 64
 """Tile size in pixels to which core falls back."""
 
@@ -29,7 +31,7 @@ def encode_groups(vae, groups: Callable[[], Iterator[torch.Tensor]]) -> torch.Te
 
     vae.throw_exception_if_invalid()
     if type(vae.first_stage_model) is not WanVAE:
-        logging.info("%s cannot encode in chunks; encoding the whole video at once", type(vae.first_stage_model).__name__)
+        logger.info("%s cannot encode in chunks; encoding the whole video at once", type(vae.first_stage_model).__name__)
         return vae.encode(torch.cat([*groups()]))
     try:
         return _stream(vae, groups())
@@ -38,11 +40,11 @@ def encode_groups(vae, groups: Callable[[], Iterator[torch.Tensor]]) -> torch.Te
         if not (out_of_memory or isinstance(error, CORE_CHANGED)):
             raise
         if not out_of_memory:
-            logging.warning("This ComfyUI's VAE cannot encode in chunks; encoding the whole video at once", exc_info=True)
+            logger.warning("This ComfyUI's VAE cannot encode in chunks; encoding the whole video at once", exc_info=True)
     # Outside of the handler, because its exception would keep the memory of the first attempt.
     if not out_of_memory:
         return vae.encode(torch.cat([*groups()]))
-    logging.warning("Not enough memory to encode at full size; encoding in tiles")
+    logger.warning("Not enough memory to encode at full size; encoding in tiles")
     return vae.encode_tiled(torch.cat([*groups()]), tile_x=TILE, tile_y=TILE, overlap=OVERLAP)
 
 

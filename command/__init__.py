@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from importlib import metadata
 
+from ..version import __version__
 from .failure import reported
 from .output import lenient_output
 
@@ -48,7 +48,7 @@ def _run(arguments: list[str]) -> int:
     )
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     if not arguments:
         parser.print_help()
@@ -68,10 +68,3 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"\nliveditor {chosen.command}: stopped; nothing was written.", file=sys.stderr)
         return 130
-
-
-def _version() -> str:
-    try:
-        return metadata.version("liveditor-isa")
-    except metadata.PackageNotFoundError:
-        return "of a folder that is not installed"

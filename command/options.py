@@ -9,7 +9,7 @@ from ..checkpoint.dtypes import DTYPES
 from ..isa_core import ISAConfig
 from ..isa_core.config import CONTEXT_TAILS, SHARPNESS_METRICS, TAIL_ORDERS
 from ..pipelines.request import ModelChoice
-from ..runtime.context_reuse import KEEPING_COPIES, KEEPING_DEVICES, KEEPING_DTYPES
+from ..runtime.kept_context import KEEPING_COPIES, KEEPING_DEVICES, KEEPING_DTYPES
 
 ISA_OPTIONS = {
     "keep_ratio": {"type": float, "help": "share of the context's blocks that each head keeps, 0..1"},
@@ -88,7 +88,7 @@ def add_model_options(parser: argparse.ArgumentParser):
     model.add_argument(
         "--context-refresh", type=float, default=ModelChoice.context_refresh, metavar="X",
         help="compute the video to edit anew only where the noise level has moved so far, 0.5 to 2, instead of in every step: "
-        "faster, and takes memory (default: %(default)s, every step)",
+        "faster, and takes memory; 0: in every step (default: 1 with ISA, 0 with --no-isa)",
     )  # fmt: skip
     model.add_argument(
         "--context-device", choices=KEEPING_DEVICES, default=ModelChoice.context_device,

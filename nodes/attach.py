@@ -9,11 +9,13 @@ from comfy_api.latest import io
 
 from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
-from ..runtime.context_reuse import AS_COMPUTED, AUTO, EACH, KEEPING_COPIES, KEEPING_DEVICES, KEEPING_DTYPES, Keeping
-from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, LiveSettings, Settings, read_changes
+from ..runtime.kept_context import AS_COMPUTED, AUTO, EACH, KEEPING_COPIES, KEEPING_DEVICES, KEEPING_DTYPES, Keeping
+from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, USUAL_REFRESH, LiveSettings, Settings, read_changes
 from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
 from .node_text import OUTSIDE_A_GRAPH, show_on_node
+
+logger = logging.getLogger(__name__)
 
 
 def _ratio(name: str, default: float, tooltip: str):
@@ -111,7 +113,7 @@ class AttachISA(io.ComfyNode):
                 ),
                 # The last, so that workflows saved without it keep the order of their values.
                 io.Float.Input(
-                    CONTEXT_REFRESH, default=0.0, min=0.0, max=MOST_REFRESH, step=0.05, display_mode=io.NumberDisplay.slider, optional=True,
+                    CONTEXT_REFRESH, default=USUAL_REFRESH, min=0.0, max=MOST_REFRESH, step=0.05, display_mode=io.NumberDisplay.slider, optional=True,
                     tooltip="How seldom the context video is computed anew: 0 in every step, 1 in about 8 of 32 steps, 2 in 5. In the others "
                     "its keys and values of an earlier step serve, which take memory. Higher is faster and less exact.",
                 ),
@@ -146,13 +148,13 @@ class AttachISA(io.ComfyNode):
     def execute(
         cls, model, enabled, keep_ratio, routing, exact_ratio, sharpness, context_tail,
         start_percent, end_percent, dense_blocks, min_tokens, backend, live_changes="",
-        context_refresh=0.0, context_device=AUTO, context_dtype=AS_COMPUTED, context_copies=EACH,
+        context_refresh=USUAL_REFRESH, context_device=AUTO, context_dtype=AS_COMPUTED, context_copies=EACH,
     ) -> io.NodeOutput:  # fmt: skip
         node_id = cls.hidden.unique_id
         if not can_attach(model):
             name = type(model.model).__name__
             message = f"ISA: {name} has no in-context attention, the model passes through unchanged"
-            logging.info(message)
+            logger.info(message)
             show_on_node(node_id, message)
             return io.NodeOutput(model)
 

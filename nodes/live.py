@@ -18,6 +18,8 @@ from ..comfyui.scene import Part
 from ..runtime.heatmap import MEAN, OFF, THUMBNAIL, EncodedMap, encode
 from ..runtime.live import LiveSettings, write_changes
 
+logger = logging.getLogger(__name__)
+
 EVENT = "liveditor_isa.run"
 LIVE_CHANGES = "live_changes"
 """The node's input that repeats a run which was changed live."""
@@ -128,7 +130,7 @@ class PageWatcher(Watcher):
             if mean is not None and self.run is run:
                 self._send(type="map", at=at, kept=base64.b64encode(mean.kept).decode())
         except Exception:
-            logging.exception("ISA: the heat map of one model call is lost")
+            logger.exception("ISA: the heat map of one model call is lost")
 
     def ended(self, live):
         if self.run is None:

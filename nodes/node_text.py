@@ -7,6 +7,8 @@ import logging
 from comfy_api.latest import io
 from server import PromptServer
 
+logger = logging.getLogger(__name__)
+
 OUTSIDE_A_GRAPH = io.HiddenHolder.from_dict({})
 """What a node knows of the running graph when other code calls it: nothing. Core replaces it before it runs a node."""
 
@@ -25,6 +27,6 @@ class Notices:
         self._sentences: list[str] = []
 
     def __call__(self, sentence: str):
-        logging.info("%s: %s", self._title, sentence)
+        logger.info("%s: %s", self._title, sentence)
         self._sentences.append(sentence)
         show_on_node(self._node_id, "\n".join(self._sentences))

@@ -9,7 +9,8 @@ import importlib
 
 from ..optional import needed
 
-HERE = "this Python"
+EXTRA = "diffusers"
+"""This project's, which brings all that this folder imports."""
 
 _HOMES = {
     "LIVEditorPipeline": "pipeline",
@@ -25,7 +26,7 @@ __all__ = list(_HOMES)
 def require(*more: str):
     """Raises RuntimeError, which names what to install, unless all packages of this folder can be imported, and `more`."""
     for package in (*more, "diffusers", "transformers", "accelerate"):
-        needed(package, package, HERE)
+        needed(package, package, EXTRA)
 
 
 def __getattr__(name: str):

@@ -11,8 +11,8 @@ import torch
 
 from ..isa_core import ISAConfig, TokenLayout, resolve_backend
 from ..runtime.call import CarryingCheckpoint, MaskedText, ModelCall, current, enter, in_backward, leave
-from ..runtime.context_reuse import Keeping, Refresh, Reuse
 from ..runtime.decisions import SPLIT_BY_DIFFUSERS, UNKNOWN_CONTEXT, Decisions
+from ..runtime.kept_context import Keeping, Refresh, Reuse
 from ..runtime.live import Settings
 from ..runtime.report import ReportRecorder
 from ..runtime.schedule import MIN_TOKENS, Schedule

@@ -15,7 +15,8 @@ import torch.distributed as dist
 
 from ..isa_core import TokenLayout
 from ..runtime import decisions
-from ..runtime.context_reuse import ContextStore, Passes, Refresh, Reuse
+from ..runtime.context_reuse import ContextStore, Passes
+from ..runtime.kept_context import Refresh, Reuse
 
 MOST_PASSES = 4
 """Of one sampling run: the passes of guidance differ in text or pictures. A callback that changes them step by step keeps no context."""
@@ -29,8 +30,8 @@ CACHES = ("cache", "broadcast", "fbc", "skip")
 class SamplingRun:
     """The kept contexts of one sampling run, and what its passes are told apart by."""
 
-    def __init__(self):
-        self.contexts = ContextStore()
+    def __init__(self, levels: Sequence[float]):
+        self.contexts = ContextStore(levels)
         self._passes: list[tuple[Tensors, Tensors]] = []
         self._cached: dict[int, bool] = {}
 
@@ -65,12 +66,13 @@ _current: ContextVar[SamplingRun | None] = ContextVar("liveditor_isa.sampling_ru
 
 
 @contextmanager
-def sampling_run():
+def sampling_run(levels: Sequence[float] = ()):
     """`with sampling_run(): pipe(...)` makes the calls of attached transformers one sampling run, in which `context_refresh` acts.
 
-    What is kept is freed at its end. Each thread has its own.
+    levels: noise levels, 0..1, of its steps, if they are known: then nothing is kept that no later step reuses. What is kept
+    is freed at the end. Each thread has its own.
     """
-    run = SamplingRun()
+    run = SamplingRun(levels)
     token = _current.set(run)
     try:
         yield

@@ -17,7 +17,7 @@ from ..checkpoint.dtypes import DTYPES
 from ..errors import is_out_of_memory
 from ..isa_core import ISAConfig
 from ..runtime.call import layouts_seen
-from ..runtime.context_reuse import Keeping
+from ..runtime.kept_context import Keeping
 from ..video.clip import open_clip
 from ..video.composite import put_back
 from ..video.geometry import crop_box, first_frames, fit_frames, size_within
@@ -34,6 +34,8 @@ from .request import Edit, ModelChoice
 from .text_encoder import load_text_encoder
 from .transformer import LIVEditorTransformer3DModel
 from .vae import decode_video, load_vae
+
+logger = logging.getLogger(__name__)
 
 EVERYTHING = ISAConfig(keep_ratio=1, dense_query_ratio=1)
 """Full attention in ISA's terms."""
@@ -61,12 +63,10 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
         pipe.set_adapters(adapters)  # otherwise the last one alone is active
     if choice.storage == "fp8":
         pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
-    if choice.isa is not None or choice.context_refresh:
+    if choice.isa is not None or choice.refresh:
         config = choice.isa or EVERYTHING
         keeping = Keeping(choice.context_device, choice.context_dtype, choice.context_copies)
-        attach_isa(
-            pipe.transformer, config, min_tokens=choice.min_tokens, context_refresh=choice.context_refresh, keeping=keeping
-        )
+        attach_isa(pipe.transformer, config, min_tokens=choice.min_tokens, context_refresh=choice.refresh, keeping=keeping)
     if choice.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif choice.offload == "layers":
@@ -99,7 +99,7 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     pipe.set_progress_bar_config(disable=not progress or not is_first(), desc=Path(edit.video).name)
     clip = open_clip(FileSource(edit.video), edit.frames, edit.fps, edit.start_frame, edit.every_nth)
     for notice in clip.notices:
-        logging.warning("%s: %s", Path(edit.video).name, notice)
+        logger.warning("%s: %s", Path(edit.video).name, notice)
     width, height = edit.size or pipe.size_for(*clip.shown_size)
     frames = torch.cat([fit_frames(chunk, width, height, clip.pixel_aspect)[0] for chunk in clip.chunks()])
     references = [_reference(path, edit.frames, max(width, height)) for path in edit.references]

@@ -171,7 +171,8 @@ class LIVEditorPipeline(WanPipeline):
         context_latents = [latent.to(device, dtype).expand(shape[0], *latent.shape[1:]) for latent in context_latents]
 
         timesteps = self._timesteps(steps, sigmas, device)
-        with sampling_run(), self.progress_bar(total=len(timesteps)) as bar:
+        levels = (timesteps / TRAIN_TIMESTEPS).tolist()
+        with sampling_run(levels), self.progress_bar(total=len(timesteps)) as bar:
             for index, timestep in enumerate(timesteps):
                 if self.interrupt:
                     continue

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from ..isa_core import ISAConfig
-from ..runtime.context_reuse import AS_COMPUTED, AUTO, EACH, Keeping
-from ..runtime.live import Settings
+from ..runtime.kept_context import AS_COMPUTED, AUTO, EACH, Keeping
+from ..runtime.live import USUAL_REFRESH, Settings
 from ..runtime.schedule import MIN_TOKENS
 
 RANGES = {
@@ -34,7 +34,8 @@ class ModelChoice:
     offload: "none", "model" (one part on the GPU at a time) or "layers" (for small cards, slow).
     device: "auto", "cpu", "cuda", "cuda:1", ...
     isa: None for full attention. min_tokens: shorter sequences attend fully all the same.
-    context_refresh: as in `runtime.live.Settings`, with ISA or without; 0 computes the context in every step.
+    context_refresh: as in `runtime.live.Settings`, with ISA or without; 0 computes the context in every step. None: `USUAL_REFRESH`
+        with ISA, 0 without.
     context_device, context_dtype, context_copies: as in `runtime.context_reuse.Keeping`.
     loras: files or folders that diffusers loads.
 
@@ -51,14 +52,21 @@ class ModelChoice:
     isa: ISAConfig | None = ISAConfig()
     min_tokens: int = MIN_TOKENS
     loras: tuple[str, ...] = ()
-    context_refresh: float = 0.0
+    context_refresh: float | None = None
     context_device: str = AUTO
     context_dtype: str = AS_COMPUTED
     context_copies: str = EACH
 
     def __post_init__(self):
-        Settings(ISAConfig(), context_refresh=self.context_refresh)
+        Settings(ISAConfig(), context_refresh=self.refresh)
         Keeping(self.context_device, self.context_dtype, self.context_copies)
+
+    @property
+    def refresh(self) -> float:
+        """context_refresh, by its default where none was given."""
+        if self.context_refresh is not None:
+            return self.context_refresh
+        return USUAL_REFRESH if self.isa else 0.0
 
 
 @dataclass(frozen=True)

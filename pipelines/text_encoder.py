@@ -16,8 +16,10 @@ from ..checkpoint.opening import Checkpoint, open_checkpoint
 from ..checkpoint.vocabulary import LONGEST_TEXT, check_texts, unknown_words
 from ..errors import is_out_of_memory
 from ..optional import needed
-from . import HERE
+from . import EXTRA
 from .folders import library_fault, load_part, part_folder, said_of, words_of
+
+logger = logging.getLogger(__name__)
 
 TEXT_LENGTH = 512
 """Number of tokens to which texts for UMT5-XXL are padded, as in Wan's training."""
@@ -63,7 +65,7 @@ def unknown_to(encoder: UMT5EncoderModel, text: str) -> list[str]:
     known = getattr(encoder.config, "known_words", None)
     unknown = unknown_words(text, frozenset(known)) if known else []
     if unknown:
-        logging.warning("The text encoder was never taught: %s", ", ".join(unknown))
+        logger.warning("The text encoder was never taught: %s", ", ".join(unknown))
     return unknown
 
 
@@ -75,7 +77,7 @@ def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTo
             "umt5_xxl_fp16.safetensors."
         )
     for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
-        needed(module, package, HERE)  # to read the tokenizer
+        needed(module, package, EXTRA)  # to read the tokenizer
     try:
         own = json.loads(checkpoint.metadata.get("config", "{}")).get("text_encoder", {})
         check_texts(own)

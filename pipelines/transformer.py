@@ -20,7 +20,7 @@ from torch import nn
 from ..checkpoint.keys import MEMORY
 from ..isa_core import TokenLayout, coarse_gate
 from ..runtime.call import Carried, ModelCall, current, within
-from ..runtime.context_reuse import Reuse
+from ..runtime.kept_context import Reuse
 from . import context_reuse
 from .checkpoint import configuration, diffusers_names, open_liveditor
 from .diffusers_parts import (

@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 
 from ..isa_core import ISAStats, TokenLayout
-from .context_reuse import Refresh, Reuse
 from .decisions import Decisions
+from .kept_context import Refresh, Reuse
 
 Result = TypeVar("Result")
 

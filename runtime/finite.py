@@ -9,6 +9,8 @@ import torch
 
 from ..errors import NotFiniteError
 
+logger = logging.getLogger(__name__)
+
 
 @torch.compiler.disable
 def is_finite(x: torch.Tensor) -> bool:
@@ -70,7 +72,7 @@ class FiniteGuard:
         if not is_finite(instead):
             return None  # what it was given is not finite either: the fault lies elsewhere
         self.blocks[block] = at
-        logging.warning("ISA: transformer block %d is not finite in model call %d; %s", block, at + 1, CURE)
+        logger.warning("ISA: transformer block %d is not finite in model call %d; %s", block, at + 1, CURE)
         return instead
 
     def reason(self, block: int) -> str | None:

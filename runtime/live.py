@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..isa_core import ISAConfig
@@ -12,6 +12,8 @@ from ..isa_core import ISAConfig
 RATIO, THRESHOLD = "dense_query_ratio", "sharpness_threshold"
 CONFIG_FIELDS = ("keep_ratio", RATIO, THRESHOLD, "exact_ratio", "sharpness", "context_tail")
 CONTEXT_REFRESH, MOST_REFRESH = "context_refresh", 10
+USUAL_REFRESH = 1.0
+"""context_refresh with ISA where nobody asks for another: 140 edits showed no loss (docs/fidelity.md)."""
 MOST_CHANGES = 10_000
 
 
@@ -33,6 +35,10 @@ class Settings:
         change = self.context_refresh
         if isinstance(change, bool) or not isinstance(change, (int, float)) or not 0 <= change <= MOST_REFRESH:
             raise ValueError(f"{CONTEXT_REFRESH} must be a number from 0 to {MOST_REFRESH}; got {change!r}.")
+
+    @property
+    def reuses_context(self) -> bool:
+        return self.enabled and self.context_refresh > 0
 
     def values(self) -> dict:
         """{name: value} as on the node, with the one of the two ways to route that is in use."""
@@ -107,14 +113,20 @@ class LiveSettings:
     ):
         """check: raises for a config that cannot run here. Raises ValueError for a record of other names or values."""
         self.first, self.recorded, self.check = settings, recorded or {}, check
+        for settings in self.planned():
+            check(settings.config)
+        self._lock = threading.Lock()
+        self._execution: object = None
+        self._restart()
+
+    def planned(self) -> Iterator[Settings]:
+        """The settings on the node and all that were recorded."""
+        yield self.first
         for changes in self.recorded.values():
             settings = self.first
             for _, values in changes:
                 settings = settings.changed(values)
-                check(settings.config)
-        self._lock = threading.Lock()
-        self._execution: object = None
-        self._restart()
+                yield settings
 
     def __getstate__(self):
         """Of a pickle: what was set and recorded. `check` belongs to the machine it was made on."""

@@ -14,8 +14,9 @@ from ..isa_core import ISAStats, TokenLayout
 from .live import Settings
 from .read_back import ReadBack
 
-PACES: OrderedDict[tuple, dict[str, deque]] = OrderedDict()
-"""Seconds of the last evaluations with ISA and with full attention, by model, number of sequences and their tokens."""
+PACES: OrderedDict[tuple, dict[tuple[str, bool], deque]] = OrderedDict()
+"""Seconds of the last evaluations by model, number of sequences and their tokens; of each ("isa" or "full", whether the context
+was reused)."""
 MOST_PACES = 64
 
 CONTEXT_KINDS = {True: "reused", False: "refreshed"}
@@ -89,10 +90,9 @@ class StepMonitor:
             row["kept"] = round(self.kept, 4)
         if self.reused is not None:
             row["context"], row["context_held"] = CONTEXT_KINDS[self.reused], self.held
-        timed = self.model, self.sequences, self.tokens, self.reused
-        self._waiting.append(
-            _Evaluation(row, timed, self.began, _Moment(self.sigma.device), ReadBack(_numbers(self.sigma, self.shares)))
-        )
+        timed, reused = (self.model, self.sequences, self.tokens), bool(self.reused)
+        ended, numbers = _Moment(self.sigma.device), ReadBack(_numbers(self.sigma, self.shares))
+        self._waiting.append(_Evaluation(row, timed, reused, self.began, ended, numbers))
         self.settings = None
 
     def finished(self, wait: bool = False) -> list[dict]:
@@ -108,23 +108,21 @@ class StepMonitor:
         row["step"] = max(0, min(sum(each >= sigma * (1 - 1e-4) for each in self.sigmas), len(self.sigmas) - 1) - 1)
         row |= dict(zip(("density", "flop_ratio", "dense"), (round(share, 4) for share in shares)))
         seconds = evaluation.ended.since(evaluation.began)
-        paces, kind = _paces_of(evaluation.timed), "isa" if shares else "full"
+        paces, kind = _paces_of(evaluation.timed), ("isa" if shares else "full", evaluation.reused)
         # A step that a cache skipped is no measure of attention. The first one compiles and loads; where there are no others
         # it is better than nothing.
         if row["tokens"] and (row["at"] > 0 or not paces[kind]):
             paces[kind].append(seconds)
         row["seconds"] = round(seconds, 4)
-        row["pace"] = {name: round(statistics.median(held), 4) for name, held in paces.items() if held}
-        if "context" in row:
-            of_kinds = {
-                name: PACES.get((*evaluation.timed[:-1], reused), {}).get(kind) for reused, name in CONTEXT_KINDS.items()
-            }
-            row["context_pace"] = {name: round(statistics.median(held), 4) for name, held in of_kinds.items() if held}
+        found = {kind: round(statistics.median(held), 4) for kind, held in paces.items() if held}
+        row["pace"] = {name: found[name, False] for name in ("isa", "full") if (name, False) in found}
+        if "context" in row and (kind[0], True) in found:
+            row["reused_pace"] = found[kind[0], True]
         return row
 
 
-def _paces_of(timed: tuple) -> dict[str, deque]:
-    paces = PACES.setdefault(timed, {"isa": deque(maxlen=9), "full": deque(maxlen=9)})
+def _paces_of(timed: tuple) -> dict[tuple[str, bool], deque]:
+    paces = PACES.setdefault(timed, defaultdict(lambda: deque(maxlen=9)))
     PACES.move_to_end(timed)
     while len(PACES) > MOST_PACES:
         PACES.popitem(last=False)
@@ -161,6 +159,7 @@ def _numbers(sigma: torch.Tensor, shares: list[torch.Tensor]) -> torch.Tensor:
 class _Evaluation:
     row: dict
     timed: tuple
+    reused: bool
     began: _Moment
     ended: _Moment
     numbers: ReadBack

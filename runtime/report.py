@@ -104,12 +104,7 @@ class RunReport:
         if self.sparse_calls or self.full:
             lines += [f"ISA left out {count} model calls: {reason}" for reason, count in self.left_out.items()]
         if self.refreshed or self.reused:
-            of = self.refreshed + self.reused
-            held = zip(self.most_held, ("on the GPU", "in main memory"))
-            kept = " and ".join(f"{size / 1e9:.3g} GB {where}" for size, where in held if size)
-            lines.append(
-                f"The context was computed in {self.refreshed} of {of} model calls, and reused in the others; kept: {kept}"
-            )
+            lines.append(self._of_context())
         lines += [f"{count} model calls could not reuse the context: {reason}" for reason, count in self.recomputed.items()]
         lines += [f"From model call {at + 1}: {_listed(values)}" for at, values in changes]
         if unmatched:
@@ -118,6 +113,14 @@ class RunReport:
                 'node: press "use these settings throughout" if they are meant'
             )
         return "\n".join(lines)
+
+    def _of_context(self) -> str:
+        computed = f"The context was computed in {self.refreshed} of {self.refreshed + self.reused} model calls"
+        if not self.reused:
+            return f"{computed}, and reused in none: no two steps were near enough for context_refresh"
+        held = zip(self.most_held, ("on the GPU", "in main memory"))
+        kept = " and ".join(f"{size / 1e9:.3g} GB {where}" for size, where in held if size)
+        return f"{computed}, and reused in the others; kept: {kept}"
 
 
 class ReportRecorder:

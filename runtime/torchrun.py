@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 
+logger = logging.getLogger(__name__)
+
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that torchrun sets, all of them; with these processes find each other."""
 
@@ -40,6 +42,6 @@ def this_process() -> Process | None:
 
 @lru_cache
 def _log_once(missing: tuple[str, ...]):
-    logging.warning(
+    logger.warning(
         "RANK or WORLD_SIZE is set, but %s not, so torchrun did not start this process: it works alone", ", ".join(missing)
     )

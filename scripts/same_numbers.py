@@ -46,7 +46,8 @@ ISA, CONTEXT, DECODE = "LIVEditorAttachISA", "LIVEditorInContextReferences", "LI
 SETTINGS = {  # all that decides over the numbers of an example workflow, whose own values may change
     ISA: {"enabled": True, "keep_ratio": 0.25, "routing": "ratio", "routing.dense_query_ratio": 0.5, "exact_ratio": 0.0625,
         "sharpness": "variance", "context_tail": "drop", "start_percent": 0, "end_percent": 1, "dense_blocks": "",
-        "min_tokens": 0, "backend": "torch", "live_changes": ""},
+        "min_tokens": 0, "backend": "torch", "live_changes": "", "context_refresh": 0, "context_device": "auto",
+        "context_dtype": "default", "context_copies": "each"},
     CONTEXT: {"size": "custom", "size.width": 256, "size.height": 144, "length": FRAMES, "fps": 0},
     DECODE: {"crf": 18, "fps": 0, "whole_frame": False, "feather": 8, "match_colors": False},
     "LoadVideo": {"file": SAMPLE_VIDEO.name}, "ModelSamplingSD3": {"shift": 6},
@@ -55,6 +56,7 @@ SETTINGS = {  # all that decides over the numbers of an example workflow, whose 
 RUNS = {
     "ISA": (ISA, {}),
     "full": (ISA, {"enabled": False}),
+    "reuse": (ISA, {"context_refresh": 2}),
     "threshold": (ISA, {"routing": "threshold", "routing.sharpness_threshold": 0.3, "sharpness": "top_mass"}),
     "taylor, schedule": (ISA, {"context_tail": "taylor", "end_percent": 0.5, "dense_blocks": "0-1,-1"}),
     "reference": (CONTEXT, {"references.reference_0": ["picture", 0]}),
@@ -123,7 +125,7 @@ def training():
 
 
 def command():
-    usual = f"--size 160x96 --frames {FRAMES} --steps {STEPS} --guidance {GUIDANCE} --seed {SEED} --negative-prompt {NEGATIVE}"
+    usual = f"--size 160x96 --frames {FRAMES} --steps {STEPS} --guidance {GUIDANCE} --seed {SEED} --negative-prompt {NEGATIVE} --context-refresh 0"
     isa = "--min-tokens 0 --keep-ratio 0.5 --dense-query-ratio 0.5 --exact-ratio 0.0625 --block-size 16"
     for name, more in (("full", "--no-isa"), ("ISA, reference", f"{isa} --reference picture.png --whole-frame")):
         with tempfile.TemporaryDirectory() as folder:

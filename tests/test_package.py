@@ -5,6 +5,7 @@ import json
 import re
 import sys
 
+import liveditor_isa
 import pytest
 from comfy_headless import CLIP, ROOT
 from liveditor_isa.checkpoint import included
@@ -213,6 +214,7 @@ def test_the_clip_is_small_and_says_whose_it_is():
 
 def test_the_version_is_the_same_everywhere():
     version = PYPROJECT["project"]["version"]
+    assert liveditor_isa.__version__ == version
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
     for path in (ROOT / "example_workflows").glob("*.json"):
         for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:

@@ -12,6 +12,8 @@ from av.container import InputContainer
 from av.format import Flags
 from av.stream import Disposition
 
+logger = logging.getLogger(__name__)
+
 STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 """Streams that hold a cover or thumbnails."""
 
@@ -80,7 +82,7 @@ def decode(container: InputContainer, stream: Any) -> Iterator[Any]:
         try:
             yield from packet.decode()
         except av.error.InvalidDataError as error:
-            logging.info("A damaged part of the video is left out (%s)", error)
+            logger.info("A damaged part of the video is left out (%s)", error)
 
 
 def time_of(frame: av.VideoFrame | av.AudioFrame) -> Fraction | None:

@@ -44,16 +44,17 @@ export function estimatedCost({ flop_ratio: share, reused, error }, { total, tit
     return { share: reused, text, title };
 }
 
-// Seconds of a model call of the other kind, one that reuses the context or one that computes it, and what is kept.
-function contextLine({ context, context_pace: pace, context_held: [gpu, main] }) {
-    const kinds = [["reused", t("context reused"), pace.reused], ["refreshed", t("context computed anew"), pace.refreshed]]
-        .filter(([kind, , seconds]) => kind !== context && seconds);
+// Seconds of a model call that reuses the context, and what is kept.
+function contextLine({ reused_pace: pace, context_held: [gpu, main] }) {
     const size = (bytes) => ({ size: Number((bytes / 1e9).toPrecision(2)) });
-    const held = [gpu && t("{size} GB kept on the GPU", size(gpu)), main && t("{size} GB kept in main memory", size(main))].filter(Boolean);
-    return [...kinds.map(([, name, seconds]) => `${name} ${seconds.toPrecision(3)} s`), ...held].join(", ");
+    return [
+        pace && `${t("context reused")} ${pace.toPrecision(3)} s`,
+        gpu && t("{size} GB kept on the GPU", size(gpu)),
+        main && t("{size} GB kept in main memory", size(main)),
+    ].filter(Boolean).join(", ");
 }
 
-// The lines about the last step; run: the current run, or null.
+// The lines about the last step; run: the current run, or null. Paces are of model calls that compute the context.
 export function stepLines(row, run) {
     const lines = [];
     const full = Object.keys(row.full)[0];
@@ -65,7 +66,8 @@ export function stepLines(row, run) {
     const pace = [["ISA", row.pace.isa], [t("full"), row.pace.full]].filter(([, seconds]) => seconds);
     const paces = pace.map(([name, seconds]) => `${name} ${seconds.toPrecision(3)} s`).join(", ");
     if (paces) lines.push(`${paces} ${t("per model call")}${row.backend ? `, ${row.backend[0]}` : ""}`);
-    if (row.context) lines.push(contextLine(row));
+    const kept = row.context && contextLine(row);
+    if (kept) lines.push(kept);
     if (full && row.density !== undefined) lines.push(t("partly full attention ({reason})", { reason: full }));
     return lines;
 }

@@ -7,7 +7,7 @@ export const PRESETS = {
         values: { keep_ratio: 1, dense_query_ratio: 1, exact_ratio: 1, context_refresh: 0 },
     },
     Quality: {
-        title: () => t("Full attention, with the context computed in about a quarter of the steps. On LIVEditor-tiny hardly different from Exact."),
+        title: () => t("Full attention, with the context computed in 8 of 32 steps, or 6 of 12. On LIVEditor-tiny hardly different from Exact."),
         values: { keep_ratio: 1, dense_query_ratio: 1, exact_ratio: 1, context_refresh: 1 },
     },
     Balanced: {
@@ -15,12 +15,12 @@ export const PRESETS = {
         values: { keep_ratio: 1, dense_query_ratio: 0, exact_ratio: 0.28, context_refresh: 1 },
     },
     Fast: {
-        title: () => t("Like Balanced, at less than half of its attention, with the context computed in a sixth of the steps."),
+        title: () => t("Like Balanced, at less than half of its attention, with the context computed in 5 of 32 steps, or 4 of 12."),
         values: { keep_ratio: 1, dense_query_ratio: 0, exact_ratio: 0.125, context_refresh: 2 },
     },
     Paper: {
-        title: () => t("The paper's ratios, in every step."),
-        values: { keep_ratio: 0.125, dense_query_ratio: 0.5, exact_ratio: 0.0625, context_refresh: 0 },
+        title: () => t("The paper's ratios; context as in Quality."),
+        values: { keep_ratio: 0.125, dense_query_ratio: 0.5, exact_ratio: 0.0625, context_refresh: 1 },
     },
 };
 

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from ...isa_core import add_coarse_residual, in_context_sparse_attention
 from ...runtime.call import ModelCall
-from ...runtime.context_reuse import KEEPING_COPIES, KEEPING_DTYPES, ContextStore, Keeping, Passes, Reuse
+from ...runtime.context_reuse import ContextStore, Passes
 from ...runtime.core_attention import OVERRIDE, in_context_override
 from ...runtime.in_context import CALL
+from ...runtime.kept_context import KEEPING_COPIES, KEEPING_DTYPES, Keeping, Reuse
 from ..machine import ROOT, result_file, versions
 from .model import EDITOR, Editor, edit, held_out, load_editor, real_clip
 from .quality import against_full, against_truth, means, standard_error

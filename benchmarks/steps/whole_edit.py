@@ -33,7 +33,8 @@ from ...comfyui.attach import EIGHT_BIT, OVERRIDE, attach_isa
 from ...comfyui.loaders import WEIGHT_OPTIONS
 from ...comfyui.sampling_run import Watcher
 from ...isa_core import ISAConfig, TokenLayout
-from ...runtime.context_reuse import SLACK, ContextStore, Keeping, Refresh
+from ...runtime.context_reuse import SLACK, ContextStore
+from ...runtime.kept_context import Keeping, Refresh
 from ...runtime.live import CONTEXT_REFRESH, LiveSettings, Settings
 from ...runtime.schedule import Schedule
 from .whole_step import SIZES, by_cudnn, sampled

@@ -49,7 +49,8 @@ from liveditor_isa.batch.manifest import read_manifest
 from liveditor_isa.batch.worker import Worker  # noqa: E402
 from liveditor_isa.isa_core import ISAConfig  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice
-run(read_manifest(sys.argv[1]), ModelChoice(), sys.argv[2], workers=2, editor=sys.argv[3], progress=False)
+manifest, out, workers, editor = sys.argv[1:]
+run(read_manifest(manifest), ModelChoice(), out, workers=int(workers), editor=editor, progress=False)
 """
 
 
@@ -117,15 +118,15 @@ def everything(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.long)])
-def test_many_clips_with_everything_killed_on_the_way(clip_file, tmp_path, count):
+@pytest.mark.parametrize("count, workers", [(10, 1), pytest.param(100, 2, marks=pytest.mark.long)])
+def test_many_clips_with_everything_killed_on_the_way(clip_file, tmp_path, count, workers):
     """The whole job is killed at a third, a worker at two thirds, two clips are corrupt: all other outputs, each once."""
     prompts = ["slowly 0.02"] * count
     killed, corrupt, whole = count * 7 // 10, (count * 4 // 10, count * 9 // 10), count - 2
     prompts[killed] = f"die-once {tmp_path / 'killed'}"
     manifest = manifest_of(tmp_path / "clips", clip_file, prompts, corrupt=corrupt)
     out = tmp_path / "out"
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(manifest), str(out), EDITOR])
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(manifest), str(out), str(workers), EDITOR])
     try:
         until(lambda: len(names(out, "records/*.json")) >= count // 3, "the job does not get on", 300, every=0.05)
         with pytest.raises(JobError, match=f"Another process is at this job .process {driver.pid} "):
@@ -137,7 +138,7 @@ def test_many_clips_with_everything_killed_on_the_way(clip_file, tmp_path, count
     before = names(out, "records/*.json")
     first = edits(manifest)
 
-    summary = run(read_manifest(manifest), ModelChoice(), out, workers=2, editor=EDITOR, progress=False)
+    summary = run(read_manifest(manifest), ModelChoice(), out, workers=workers, editor=EDITOR, progress=False)
 
     good = {f"clip_{index:03}" for index in range(count)} - {f"clip_{index:03}" for index in corrupt}
     assert (summary.clips, summary.done, summary.quarantined, summary.pending) == (count, whole, 2, 0)

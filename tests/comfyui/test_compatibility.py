@@ -16,6 +16,7 @@ import torch
 from comfy_headless import ROOT, ComfyServer, PromptRefused
 from liveditor_isa import kernels
 from liveditor_isa.isa_core import BackendUnavailable, resolve_backend
+from liveditor_isa.optional import needed
 from workflow_api import Workflow
 
 SHIPPED = (
@@ -217,6 +218,13 @@ def test_a_text_encoder_without_sentencepiece_is_one_sentence(monkeypatch, model
         RuntimeError, match="^sentencepiece is missing: install it into ComfyUI's Python with pip install sentencepiece.$"
     ):
         load_text_encoder(str(models / "text_encoders/umt5_tiny.safetensors"))
+
+
+def test_what_an_extra_brings_is_named_with_the_extra():
+    with pytest.raises(
+        RuntimeError, match=r'^rays is missing: install it into this Python with pip install "liveditor-isa\[batch\]"\.$'
+    ):
+        needed("no_such_module", "rays", "batch")
 
 
 MISSING = f"""

@@ -33,7 +33,8 @@ from liveditor_isa.comfyui import network as liveditor_network
 from liveditor_isa.comfyui.attach import OVERRIDE, Watcher, attach_isa
 from liveditor_isa.comfyui.loaders import load_diffusion_model
 from liveditor_isa.isa_core import ISAConfig
-from liveditor_isa.runtime.context_reuse import ContextStore, Refresh, Reuse
+from liveditor_isa.runtime.context_reuse import ContextStore
+from liveditor_isa.runtime.kept_context import Refresh, Reuse
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.report import RunReport
 from liveditor_isa.runtime.schedule import Schedule

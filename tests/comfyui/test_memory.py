@@ -19,7 +19,7 @@ from liveditor_isa.comfyui.network import LIVEditorModel
 from liveditor_isa.comfyui.sampling_run import Watcher
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.runtime import finite
-from liveditor_isa.runtime.context_reuse import KEEPING_DTYPES, Keeping
+from liveditor_isa.runtime.kept_context import KEEPING_DTYPES, Keeping
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.schedule import Schedule
 
@@ -132,8 +132,8 @@ def reusing(in_context_model, monkeypatch):
         model = attach_isa(in_context_model, live, Schedule(), "torch", print, Rows(), keeping)
         with monkeypatch.context() as patch:
             patch.setattr(comfy.sampler_helpers, "estimate_memory", estimated)
-            sample(model, [latent(seed=1), latent(1, 10, 14, seed=2)], steps=1)
-        return estimates[-1], sum(rows[0].get("context_held", ()))
+            sample(model, [latent(seed=1), latent(1, 10, 14, seed=2)], steps=3)
+        return estimates[-1], sum(rows[1].get("context_held", ()))
 
     return run
 
@@ -154,13 +154,20 @@ def test_only_for_those_that_belong_on_the_gpu(reusing):
 
 
 def test_a_recorded_run_that_reuses_is_counted_too(in_context_model, monkeypatch):
-    """Where context_refresh was raised on the way."""
+    """Where context_refresh was raised on the way. One that no step would reuse by is not counted, nor one that is switched off."""
     told = []
     monkeypatch.setattr(memory, "with_kept", lambda patcher, shape, *others: told.append(others) or shape)
-    for record in ({}, {"5": [(0, {"keep_ratio": 1})]}, {"5": [(0, {}), (1, {"context_refresh": 1})]}):
+    records = (
+        [{"keep_ratio": 1}],
+        [{}, {"context_refresh": 2}],
+        [{"context_refresh": 0.5}],
+        [{"enabled": False, "context_refresh": 2}],
+    )
+    for record in ({}, *({"5": [*enumerate(values)]} for values in records)):
         live = LiveSettings(Settings(ISAConfig()), record)
-        sample(attach_isa(in_context_model, live, Schedule(), "torch", print), steps=1)
-    assert len(told) == 1
+        before = len(told)
+        sample(attach_isa(in_context_model, live, Schedule(), "torch", print), steps=3)
+        assert len(told) - before == (record == {"5": [(0, {}), (1, {"context_refresh": 2})]})
 
 
 def asked(monkeypatch, model, contexts: int, noise=latent(seed=9)) -> list[float]:

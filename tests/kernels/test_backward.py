@@ -12,7 +12,7 @@ from liveditor_isa import kernels
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.kernels.backward import _listed_by, _sparse_rows, sparse_attention_backward, spread_means
-from sweeps import sweep
+from sweeps import pairs, sweep
 
 WORST = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
 GRADIENTS = "dq", "dk", "dv", "d_mean_k", "d_mean_v"
@@ -255,17 +255,18 @@ def test_spread_means_is_the_gradient_of_block_means(dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [TokenLayout(136, (130, 70)), TokenLayout(128, (64,)), TokenLayout(65, (63,))], ids=str)
 @pytest.mark.parametrize(
-    "config",
-    [
-        ISAConfig(0.4, 0.6, 0.3),
-        ISAConfig(0.3, 0.5, 0.2, context_tail="taylor"),
-        ISAConfig(0.5, sharpness_threshold=1e-3),
-        ISAConfig(0.5, 0, 0),
-        ISAConfig(1, 1, 0.2, block_size=16),
-    ],
-    ids=["ratios", "taylor tail", "threshold", "only means", "all dense"],
+    "layout, config",
+    pairs(
+        [TokenLayout(136, (130, 70)), TokenLayout(128, (64,)), TokenLayout(65, (63,))],
+        {
+            "ratios": ISAConfig(0.4, 0.6, 0.3),
+            "taylor tail": ISAConfig(0.3, 0.5, 0.2, context_tail="taylor"),
+            "threshold": ISAConfig(0.5, sharpness_threshold=1e-3),
+            "only means": ISAConfig(0.5, 0, 0),
+            "all dense": ISAConfig(1, 1, 0.2, block_size=16),
+        },
+    ),
 )
 def test_the_whole_attention_has_the_pytorch_paths_gradients(monkeypatch, layout, config):
     """q, k, v and the gate, through both groups, the pooling and the residual; fp64 autograd judges."""

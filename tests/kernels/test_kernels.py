@@ -12,7 +12,7 @@ from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.isa_core.plan import coarse_scores
 from liveditor_isa.isa_core.policies.paper import query_sharpness, route
 from liveditor_isa.isa_core.reference import reference_attention
-from sweeps import sweep
+from sweeps import pairs
 
 WORST = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 
@@ -73,8 +73,7 @@ def relative_error(out, reference):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", sweep(CONFIGS, "paper", "threshold", "second order, taylor tail"))
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.segments))
+@pytest.mark.parametrize("layout, config", pairs(LAYOUTS, CONFIGS))
 def test_equals_the_pytorch_path(layout, config):
     (out, stats), (reference, expected) = both(layout, config, batch=batch_for(layout))
     assert stats.backend == "triton" and expected.backend == "torch"
@@ -85,8 +84,7 @@ def test_equals_the_pytorch_path(layout, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", sweep(CONFIGS, "paper", "threshold", "second order, taylor tail"))
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.context], ids=lambda layout: str(layout.segments))
+@pytest.mark.parametrize("layout, config", pairs([layout for layout in LAYOUTS if layout.context], CONFIGS))
 def test_queries_of_the_target_alone(layout, config):
     (out, stats), (reference, expected) = both(layout, config, target_alone=True, batch=batch_for(layout))
     assert stats.backend == "triton" and expected.backend == "torch" and out.shape[1] == layout.target
@@ -167,10 +165,14 @@ def test_tiles_that_fit_no_shared_memory_go_to_pytorch(monkeypatch, dim, block_s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sparse", "dense", "taylor tail", "threshold", "blocks that fill no tile"])
-@pytest.mark.parametrize("layout", LAYOUTS[1:4], ids=lambda layout: str(layout.segments))
-def test_the_dense_kernel(layout, name):
-    config = CONFIGS[name]
+@pytest.mark.parametrize(
+    "layout, config",
+    pairs(
+        LAYOUTS[1:4],
+        {name: CONFIGS[name] for name in ("sparse", "dense", "taylor tail", "threshold", "blocks that fill no tile")},
+    ),
+)
+def test_the_dense_kernel(layout, config):
     q, k, v, gate = tensors(layout, batch=batch_for(layout))
     common = {"layout": layout, "config": config, "coarse_gate": gate}
     out, stats = in_context_sparse_attention(q, k, v, backend="triton", dense="triton", return_stats=True, **common)

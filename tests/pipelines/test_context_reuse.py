@@ -13,9 +13,9 @@ from liveditor_isa.pipelines import sampling_run
 from liveditor_isa.pipelines.attention import attach_isa
 from liveditor_isa.pipelines.context_reuse import MOST_PASSES, _current
 from liveditor_isa.pipelines.pipeline import LIVEditorPipeline
-from liveditor_isa.runtime import context_reuse
+from liveditor_isa.runtime import kept_context
 from liveditor_isa.runtime.call import layouts_seen
-from liveditor_isa.runtime.context_reuse import KEEPING_COPIES, Keeping, Refresh
+from liveditor_isa.runtime.kept_context import KEEPING_COPIES, Keeping, Refresh
 
 LARGEST = 10
 BY_THRESHOLD = ISAConfig(keep_ratio=0.3, sharpness_threshold=0.1, block_size=16)
@@ -93,7 +93,7 @@ def test_in_8_bits_it_is_near(case):
 
 def test_without_room_all_tokens_run(case, monkeypatch):
     model, arguments, _ = case
-    monkeypatch.setattr(context_reuse, "_home", lambda *needed: None)
+    monkeypatch.setattr(kept_context, "_home", lambda *needed: None)
     isa = attach_isa(model, FULL, min_tokens=0, context_refresh=LARGEST)
     with sampling_run():
         assert torch.equal(at(model, arguments, 0.5), at(model, arguments, 0.5))

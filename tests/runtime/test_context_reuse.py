@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from liveditor_isa.isa_core import ISAConfig, TokenLayout
-from liveditor_isa.runtime import context_reuse
-from liveditor_isa.runtime.context_reuse import ContextStore, Keeping, Passes, Refresh, Reuse, distance
+from liveditor_isa.runtime import kept_context
+from liveditor_isa.runtime.context_reuse import ContextStore, Passes, distance
+from liveditor_isa.runtime.kept_context import Keeping, Refresh, Reuse
 from liveditor_isa.runtime.live import Settings
 
 LAYOUT = TokenLayout(3, (2, 1))
@@ -57,7 +58,7 @@ def test_a_refresh_is_due_when_the_noise_level_has_fallen_far_enough():
 
 
 def test_from_pure_noise_every_step_is_too_far():
-    assert refreshes([1.0, 1.0, 0.999, 0.99, 0.9], 10) == [0, 2]
+    assert refreshes([1.0, 0.999, 0.99, 0.9], 10) == [0, 1]
     assert distance(1, 0) == distance(1, 0.5) == distance(0.5, 0) == math.inf and distance(1, 1) == distance(0, 0) == 0
 
 
@@ -81,6 +82,44 @@ def test_nothing_older_than_asked_for_is_ever_reused(levels, change):
         if position in set(refreshes(levels, change)):
             last = level
         assert last is not None and distance(last, level) <= change
+
+
+def keeps(store, levels, change=1.0):
+    """How many contexts are kept after a call at each level."""
+    return [len(refreshes([level], change, store)) and len(store._kept) for level in levels]
+
+
+FEW_STEPS = (1.0, 0.9375, 0.8333, 0.625)
+"""Of a LoRA for four steps, at a shift of 5."""
+
+
+def test_nothing_is_kept_that_no_step_of_the_run_would_reuse():
+    store = ContextStore((*FEW_STEPS, 0.0))
+    assert not store.serves(1) and store.serves(1.2)
+    assert keeps(store, FEW_STEPS) == [0, 0, 0, 0] and store.held == (0, 0)
+    assert keeps(ContextStore((*FEW_STEPS, 0.0)), FEW_STEPS, 1.2) == [0, 1, 0, 0]
+    assert keeps(ContextStore(), FEW_STEPS) == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "levels, found",
+    [
+        ((1.0, 0.9375, 0.9, 0.8333, 0.8, 0.625), [0, 1, 2, 5]),
+        ((1.0, 0.9375, 0.9375, 0.8333, 0.8333, 0.625, 0.625), [0, 1, 2, 3, 5]),
+    ],
+)
+def test_a_sampler_that_evaluates_more_often_than_once_a_step_reuses_all_the_same(levels, found):
+    """Between the steps of its schedule, or at each of them twice. It is known by the second evaluation."""
+    assert refreshes(levels, 1, ContextStore((*FEW_STEPS, 0.0))) == found
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=40, unique=True), st.floats(0.05, 3))
+def test_what_is_left_out_changes_no_refresh(levels, change):
+    levels = sorted(levels, reverse=True)
+    store = ContextStore((*levels, 0.0))
+    serves = store.serves(change)
+    assert refreshes(levels, change, store) == refreshes(levels, change)
+    assert serves == (len(refreshes(levels, change)) < len(levels))
 
 
 def test_an_unknown_sequence_is_refreshed():
@@ -201,7 +240,7 @@ def test_in_8_bits_it_takes_a_quarter_or_half_and_is_near(dtype):
 
 def memory(monkeypatch, main: int, gpu: int):
     """Free bytes of a hundred each."""
-    monkeypatch.setattr(context_reuse.psutil, "virtual_memory", lambda: SimpleNamespace(available=main, total=100))
+    monkeypatch.setattr(kept_context.psutil, "virtual_memory", lambda: SimpleNamespace(available=main, total=100))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 7)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2)
@@ -216,16 +255,16 @@ def memory(monkeypatch, main: int, gpu: int):
 def test_where_it_is_kept(monkeypatch, choice, main, gpu, home):
     """48 bytes, 15 of which must stay free; 5 of the GPU's are the process's own to use again."""
     memory(monkeypatch, main, gpu)
-    found = context_reuse._home(choice, torch.device("cuda", 0), [32, 16])
+    found = kept_context._home(choice, torch.device("cuda", 0), [32, 16])
     assert (found and found.type) == home
-    assert context_reuse._home("auto", torch.device("mps"), [48]).type == "mps"
-    assert context_reuse._home("cpu", torch.device("mps"), [48]).type == "cpu"
+    assert kept_context._home("auto", torch.device("mps"), [48]).type == "mps"
+    assert kept_context._home("cpu", torch.device("mps"), [48]).type == "cpu"
 
 
 def test_pinned_memory_comes_in_powers_of_two(monkeypatch):
     memory(monkeypatch, 78, 0)
-    assert context_reuse._home("auto", torch.device("cuda", 0), [33]) is None
-    assert context_reuse._home("auto", torch.device("cpu"), [33]).type == "cpu"
+    assert kept_context._home("auto", torch.device("cuda", 0), [33]) is None
+    assert kept_context._home("auto", torch.device("cpu"), [33]).type == "cpu"
 
 
 def test_a_sequence_takes_over_the_memory_of_its_last_context(monkeypatch):

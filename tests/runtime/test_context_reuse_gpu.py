@@ -3,7 +3,7 @@
 import pytest
 import torch
 from liveditor_isa.isa_core import TokenLayout
-from liveditor_isa.runtime.context_reuse import Keeping, Refresh, Reuse
+from liveditor_isa.runtime.kept_context import Keeping, Refresh, Reuse
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU: on a CPU a context has one home", allow_module_level=True)

@@ -22,6 +22,8 @@ from .names import cannot_write, published, unfinished
 from .png import add_texts
 from .sound import Sound, sound_arguments
 
+logger = logging.getLogger(__name__)
+
 
 def write_video(
     path: str | os.PathLike,
@@ -32,7 +34,7 @@ def write_video(
     audio: dict | None = None,
     metadata: dict[str, str] | None = None,
     pixel_aspect: Fraction = Fraction(1),
-    say: Callable[[str], object] = logging.warning,
+    say: Callable[[str], object] = logger.warning,
 ) -> Path:
     """Encode chunks of frames, [f, H, W, 3] in 0..1, as they come.
 

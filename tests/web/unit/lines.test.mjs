@@ -78,13 +78,15 @@ test("a step in which ISA acted", () => {
 });
 
 test("a step says whether it reused the context, where contexts are reused", () => {
-    const reused = { ...ROW, context: "reused", context_pace: { reused: 1.25, refreshed: 2.5 }, context_held: [0, 124e9] };
+    const reused = { ...ROW, context: "reused", reused_pace: 0.0625, context_held: [0, 124e9] };
     assert.match(stepLines(reused, null)[0], /arithmetic 30 %, context reused$/);
-    assert.equal(stepLines(reused, null)[2], "context computed anew 2.50 s, 120 GB kept in main memory");
-    const refreshed = { ...ROW, context: "refreshed", context_pace: { refreshed: 2.5, reused: 1.25 }, context_held: [3.36e9, 1e9] };
-    assert.equal(stepLines({ ...refreshed, context_pace: { refreshed: 2.5 } }, null)[2], "3.4 GB kept on the GPU, 1 GB kept in main memory");
+    assert.deepEqual(stepLines(reused, null).slice(1), [
+        "ISA 0.123 s per model call, torch", "context reused 0.0625 s, 120 GB kept in main memory",
+    ]);
+    const refreshed = { ...ROW, context: "refreshed", context_held: [3.36e9, 1e9] };
+    assert.equal(stepLines(refreshed, null)[2], "3.4 GB kept on the GPU, 1 GB kept in main memory");
     assert.match(stepLines(refreshed, { steps: 24 })[0], /arithmetic 30 %, context computed anew$/);
-    assert.equal(stepLines(refreshed, null)[2], "context reused 1.25 s, 3.4 GB kept on the GPU, 1 GB kept in main memory");
+    assert.equal(stepLines({ ...refreshed, context_held: [0, 0] }, null).length, 2, "nothing kept, nothing said");
 });
 
 test("a step in which it did not", () => {
