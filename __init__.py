@@ -16,6 +16,6 @@ async def comfy_entrypoint():
         # ComfyUI logs one line for a failing pack; the traceback is what a bug report needs.
         import logging
 
-        logging.exception("LIVEditor · ISA could not be loaded")
+        logging.getLogger(__name__).exception("LIVEditor · ISA could not be loaded")
         raise
     return LIVEditorExtension()

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from types import ModuleType
 
 from .errors import is_out_of_memory
+
+
+def _is_installed() -> bool:
+    """Whether pip installed this project, and is not merely its folder on the path."""
+    try:
+        metadata.version("liveditor-isa")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def needed(module: str, package: str, extra: str | None = None) -> ModuleType:
@@ -20,7 +30,7 @@ def needed(module: str, package: str, extra: str | None = None) -> ModuleType:
             raise
         python = "this Python" if extra else "ComfyUI's Python"
         if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
-            what = f'"liveditor-isa[{extra}]"' if extra else package
+            what = f'"liveditor-isa[{extra}]"' if extra and _is_installed() else package
             raise RuntimeError(f"{package} is missing: install it into {python} with pip install {what}.") from None
         cure = f"install it into {python} with pip install {package} --force-reinstall"
         raise RuntimeError(f"{package} cannot be imported ({error}): {cure}.") from error

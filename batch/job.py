@@ -73,6 +73,7 @@ def settings_of(choice: ModelChoice, editor: str = EDITOR) -> dict:
     """Settings that all clips of a job share, in the form for `Results`."""
     settings = asdict(_with_absolute_paths(choice))
     settings = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+    settings["context_refresh"] = choice.refresh
     isa = settings.pop("isa") or {}
     settings |= {"isa": choice.isa is not None, **{f"isa {name}": value for name, value in isa.items()}, "editor": editor}
     return json.loads(json.dumps(settings))

@@ -9,13 +9,19 @@ import json
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..pipelines.request import RANGES, Edit
 
 
 class ManifestError(ValueError):
-    """An error in a manifest, in one sentence with the line number."""
+    """What is wrong with a manifest: the first fault in one sentence, with its line number. faults: all of them."""
+
+    def __init__(self, *faults: str):
+        more = f" {len(faults) - 1} more rows are wrong: --dry-run lists them." if len(faults) > 1 else ""
+        super().__init__(faults[0] + more)
+        self.faults = faults
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,8 @@ def read_manifest(path: str | Path) -> list[Clip]:
     """All rows, in order. Relative paths in it are relative to the manifest.
 
     A clip without an id takes its video's name, numbered on (-2, -3, ...) where that is taken.
-    Raises ManifestError for the first bad row, and for a file that cannot be read or holds none. Whether the videos are
-    there is not looked at.
+    Raises ManifestError for bad rows, and for a file that cannot be read or holds none. Whether the videos are there is not
+    looked at.
     """
     path = Path(path)
     try:
@@ -72,7 +78,15 @@ def read_manifest(path: str | Path) -> list[Clip]:
     suffix = path.suffix.lower()
     if suffix not in (".jsonl", ".ndjson", ".json", ".csv"):
         raise ManifestError(f"{path.name} is neither JSON lines (.jsonl) nor CSV (.csv): give it the ending of what it is.")
-    rows = [(line, _checked(row, line)) for line, row in (_csv_rows(text) if suffix == ".csv" else _json_rows(text))]
+    rows, faults = [], []
+    for line, row_of in _csv_rows(text) if suffix == ".csv" else _json_rows(text):
+        try:
+            rows.append((line, _checked(row_of(), line)))
+        except ManifestError as error:
+            faults += error.faults
+    faults += _double_ids(rows)
+    if faults:
+        raise ManifestError(*faults)
     if not rows:
         raise ManifestError(f"{path.name} holds no clip: write one row per clip, with video and prompt.")
     folder = path.resolve().parent
@@ -80,20 +94,24 @@ def read_manifest(path: str | Path) -> list[Clip]:
 
 
 def _json_rows(text: str):
+    """(line, function that makes the row)."""
     for line, content in enumerate(text.split("\n"), 1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise _bad(line, f"this is not JSON ({error}): write one object in braces per line") from None
-        if not isinstance(row, dict):
-            raise _bad(line, 'a row is an object in braces, like {"video": "cat.mp4", "prompt": "Let it snow"}')
-        yield line, {name: value for name, value in row.items() if value is not None}
+        if content.strip():
+            yield line, partial(_json_row, content, line)
+
+
+def _json_row(content: str, line: int) -> dict:
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _bad(line, f"this is not JSON ({error}): write one object in braces per line") from None
+    if not isinstance(row, dict):
+        raise _bad(line, 'a row is an object in braces, like {"video": "cat.mp4", "prompt": "Let it snow"}')
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _csv_rows(text: str):
-    """Cells are text; an empty cell means that the value is not given."""
+    """(line, function that makes the row). Where the table itself is broken, what follows cannot be read, and it raises."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -104,11 +122,16 @@ def _csv_rows(text: str):
             line, before = before + 1, reader.line_num
             if not any(cell.strip() for cell in cells):
                 continue
-            if len(cells) > len(header):
-                raise _bad(line, f"there are {len(cells)} cells for {len(header)} columns: put quotes around text with commas")
-            yield line, {name: _parsed(name, cell.strip(), line) for name, cell in zip(header, cells) if cell.strip()}
+            yield line, partial(_csv_row, header, cells, line)
     except csv.Error as error:
         raise _bad(reader.line_num, f"this is not CSV ({error})") from None
+
+
+def _csv_row(header: list[str], cells: list[str], line: int) -> dict:
+    """Cells are text; an empty cell means that the value is not given."""
+    if len(cells) > len(header):
+        raise _bad(line, f"there are {len(cells)} cells for {len(header)} columns: put quotes around text with commas")
+    return {name: _parsed(name, cell.strip(), line) for name, cell in zip(header, cells) if cell.strip()}
 
 
 def _parsed(name: str, cell: str, line: int):
@@ -168,15 +191,17 @@ def _check_value(name: str, value, line: int):
             raise _bad(line, f"{name} holds half a character, {ascii(text)}: write it as UTF-8")
 
 
-def _ids(rows: list[tuple[int, dict]]) -> list[str]:
-    """Names are compared without regard to case, as on some file systems."""
-    lines = {}
+def _double_ids(rows: list[tuple[int, dict]]) -> list[str]:
+    """Faults. Names are compared without regard to case, as on some file systems."""
+    lines, faults = {}, []
     for line, row in rows:
-        if "id" in row:
-            if (key := row["id"].lower()) in lines:
-                raise _bad(line, f"the id {row['id']!r} is line {lines[key]}'s already")
-            lines[key] = line
-    taken = set(lines)
+        if "id" in row and (first := lines.setdefault(row["id"].lower(), line)) != line:
+            faults += _bad(line, f"the id {row['id']!r} is line {first}'s already").faults
+    return faults
+
+
+def _ids(rows: list[tuple[int, dict]]) -> list[str]:
+    taken = {row["id"].lower() for _, row in rows if "id" in row}
     numbers: dict[str, int] = {}
     return [row["id"] if "id" in row else _free(_stem(row["video"]), taken, numbers) for _, row in rows]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
-import importlib.metadata
 import itertools
 import json
 import os
@@ -17,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import NotFiniteError, sentence
+from ..pipelines.record import versions
 from ..pipelines.request import ModelChoice
 from .crashes import crash_in, name_of, noted
 from .manifest import Clip
@@ -29,8 +29,6 @@ BAD_INPUT = "bad input"
 """Kind of a failure caused by the clip: its row or its video is wrong."""
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-PACKAGES = ("liveditor-isa", "torch", "diffusers", "transformers", "ray")
 
 
 class Worker:
@@ -155,7 +153,7 @@ class Worker:
                 "source_bytes": source_bytes,
                 "edit": asdict(clip.edit),
                 "run": metrics,
-                "versions": _versions(),
+                "versions": versions(),
             }
             self._results.publish(clip.id, Path(video), record, folder)
             return _done(clip, record)
@@ -191,7 +189,7 @@ class Worker:
             "fingerprint": clip.fingerprint,
             "source_bytes": source_bytes,
             "edit": asdict(clip.edit),
-            "versions": _versions(),
+            "versions": versions(),
         }
         self._results.put_in_quarantine(clip.id, why | ({"traceback": trace} if trace else {}), self._work / clip.id)
         outcome = {"id": clip.id, "status": "quarantined", "reason": reason, "kind": kind, "attempt": attempt}
@@ -245,16 +243,6 @@ def _free_memory():
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    return versions
 
 
 def _now() -> str:

@@ -37,9 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(sys.argv[1:] if arguments is None else arguments)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage, which is longer than a screen."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists the options)\n")
+
+
 def _run(arguments: list[str]) -> int:
     commands = "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="liveditor",
         usage="liveditor [--debug] COMMAND ...",
         description=f"Instruction-driven video editing with LIVEditor and In-context Sparse Attention.\n\ncommands:\n{commands}",
@@ -56,7 +63,7 @@ def _run(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
 
     module = importlib.import_module(f"..{COMMANDS[chosen.command][0]}", __name__)
-    own = argparse.ArgumentParser(prog=f"liveditor {chosen.command}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    own = Parser(prog=f"liveditor {chosen.command}", formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(own)
     own.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     options = own.parse_args(chosen.rest)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from ..batch import job
-from ..batch.manifest import COLUMNS, read_manifest
+from ..batch.manifest import COLUMNS, Clip, ManifestError, read_manifest
 from ..batch.results import Results
 from ..batch.worker import ATTEMPTS
+from ..errors import sentence
+from ..optional import needed
+from ..pipelines import EXTRA
+from ..pipelines.request import check_there
 from .failure import reported
 from .options import add_model_options, model_choice, whole_number
 
@@ -52,6 +55,7 @@ and manifest, clips, models and output folder on storage that all of them see un
 token (ray get-auth-token), set RAY_AUTH_MODE=token.
 
 exit status: 0 all clips are edited, 1 some are in quarantine or left, 2 the job could not begin or go on, 130 stopped with Ctrl-C.
+--dry-run opens every video and has the status that the run would have.
 """
 
 
@@ -63,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser):
         "--out", type=Path, required=True, metavar="DIR", help="folder for the results; made where it is missing"
     )
     parser.add_argument("--limit", type=whole_number, metavar="N", help="edit no more than N clips now")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="open every video, list every bad row, say what would be done, and do nothing"
+    )
     parser.add_argument(
         "--retry-quarantined", action="store_true", help="try again what was given up (what has changed since is anyway)"
     )
@@ -91,6 +97,7 @@ def run(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
     """The exit status. An error is one line on stderr."""
     try:
         choice = model_choice(options)
+        choice.check_files()
         clips = read_manifest(options.manifest)
         if options.dry_run:
             return _dry_run(clips, job.settings_of(choice, editor), options)
@@ -110,26 +117,50 @@ def run(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
         print(f"\nStopped. What is done is in {options.out}; the same command goes on from there.", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, OSError, MemoryError) as error:  # ManifestError and JobError are among them
+        if options.dry_run and isinstance(error, ManifestError):
+            print("\n".join(error.faults))
         return reported("batch", error, getattr(options, "debug", False))
     print(_report(summary, options.out))
     return 0 if summary.done == summary.clips else 1
 
 
-def _dry_run(clips, settings, options) -> int:
+def _dry_run(clips: list[Clip], settings: dict, options: argparse.Namespace) -> int:
+    """The exit status that the run would have, if every clip that can be opened were edited."""
+    needed("av", "av", EXTRA)
     results = Results(options.out)
     results.check(settings)
     planned = job.plan(clips, results, options.retry_quarantined)
-    for clip in planned.pending:
-        if not os.path.isfile(clip.edit.video):
-            print(f"line {clip.line}, {clip.id}: there is no file {clip.edit.video}; it would be put in quarantine")
-    for clip in planned.changed:
+    refused = planned.changed if not options.redo_changed else []
+    for clip in refused:
         print(f"line {clip.line}, {clip.id}: edited already, but from another row or video; needs --redo-changed, or a new id")
+    bad = 0
+    for clip in planned.pending + planned.changed:
+        if why := _fault_of(clip):
+            bad += 1
+            print(f"line {clip.line}, {clip.id}: {why} It would be put in quarantine.")
     counts = {name: len(getattr(planned, name)) for name in ("pending", "done", "quarantined", "changed")}
     print(
         f"{len(clips)} clips: {counts['pending']} to edit, {counts['done']} done, {counts['quarantined']} in quarantine, "
         f"{counts['changed']} changed. Nothing was done."
     )
-    return 0
+    left = options.limit is not None and len(planned.pending + planned.changed) > options.limit
+    return 2 if refused else 1 if bad or planned.quarantined or left else 0
+
+
+def _fault_of(clip: Clip) -> str | None:
+    """Why a clip cannot be edited, as far as opening its files tells."""
+    from ..video.clip import open_clip
+    from ..video.source import FileSource
+
+    edit = clip.edit
+    try:
+        check_there(edit.files)
+        open_clip(FileSource(edit.video), edit.frames, edit.fps, edit.start_frame, edit.every_nth, sound=False)
+        for reference in edit.references:
+            open_clip(FileSource(reference), edit.frames, 0, sound=False)
+    except (ValueError, OSError) as error:
+        return sentence(error)
+    return None
 
 
 def _report(summary: job.Summary, out: Path) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from tqdm import tqdm
 
 from ..checkpoint.dtypes import DTYPES
 from ..isa_core import TokenLayout, dense_attention, in_context_sparse_attention
@@ -16,7 +17,7 @@ from .options import add_isa_options, frame_size, isa_choice, whole_number
 
 EPILOG = """\
 examples:
-  liveditor benchmark                          480p of 81 frames, as LIVEditor-14B attends to it
+  liveditor benchmark                          on a GPU 480p of 81 frames, as LIVEditor-14B attends to it
   liveditor benchmark --size 960x544 --frames 81
   liveditor benchmark --size 320x176 --frames 17 --heads 4
 
@@ -25,14 +26,26 @@ take turns in one process; the times are medians, of the calls after the first, 
 """
 
 
+USUAL = {
+    "cuda": {"size": (832, 480), "frames": 81, "heads": 40},
+    "cpu": {"size": (320, 176), "frames": 33, "heads": 4},
+}
+"""What is measured where nothing is said, by the kind of device: a GPU's would take a CPU an hour."""
+
+
 def add_arguments(parser: argparse.ArgumentParser):
     parser.description, parser.epilog = "Measure what sparse attention brings on this machine.", EPILOG
+    gpu, cpu = USUAL["cuda"], USUAL["cpu"]
     parser.add_argument(
-        "--size", type=frame_size, default=(832, 480), metavar="WxH", help="of the video, multiples of 16 (default: 832x480)"
+        "--size", type=frame_size, metavar="WxH", help="of the video, multiples of 16 (default: 832x480, on a CPU 320x176)"
     )
-    parser.add_argument("--frames", type=whole_number, default=81, metavar="N", help="of the video (default: %(default)s)")
     parser.add_argument(
-        "--heads", type=whole_number, default=40, help="attention heads, of 128 channels (default: %(default)s)"
+        "--frames", type=whole_number, metavar="N", help=f"of the video (default: {gpu['frames']}, on a CPU {cpu['frames']})"
+    )
+    parser.add_argument(
+        "--heads",
+        type=whole_number,
+        help=f"attention heads, of 128 channels (default: {gpu['heads']}, on a CPU {cpu['heads']})",
     )
     parser.add_argument("--turns", type=whole_number, default=5, help="how often each is timed (default: %(default)s)")
     parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="default: bf16 on a GPU")
@@ -43,11 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser):
 def run(options: argparse.Namespace) -> int:
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device)
     dtype = DTYPES.get(options.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    width, height = options.size
-    tokens = token_count(options.frames, width, height)
+    usual = USUAL.get(device.type, USUAL["cuda"])
+    frames, heads = options.frames or usual["frames"], options.heads or usual["heads"]
+    width, height = options.size or usual["size"]
+    tokens = token_count(frames, width, height)
     layout = TokenLayout(tokens, (tokens,))
     config = isa_choice(options)
-    q, k, v = (torch.randn(1, layout.total, options.heads, 128, device=device, dtype=dtype) for _ in range(3))
+    q, k, v = (torch.randn(1, layout.total, heads, 128, device=device, dtype=dtype) for _ in range(3))
     stats = {}
 
     def isa():
@@ -56,13 +71,16 @@ def run(options: argparse.Namespace) -> int:
     calls = {"full attention": lambda: dense_attention(q, k, v), "ISA": isa}
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(
-        f"{width}×{height}, {options.frames} frames: {layout.total:,} tokens with the edit, {options.heads} heads, {dtype}, {where}"
+        f"{width}×{height}, {frames} frames: {layout.total:,} tokens with the edit, {heads} heads, {dtype}, {where}", flush=True
     )
-    first = {name: seconds(call, device) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(options.turns):
-        for name, call in calls.items():
-            times[name].append(seconds(call, device))
+    with tqdm(total=len(calls) * (1 + options.turns), unit="call", leave=False) as bar:
+        for _ in range(1 + options.turns):
+            for name, call in calls.items():
+                bar.set_description(name)
+                times[name].append(seconds(call, device))
+                bar.update()
+    first = {name: taken.pop(0) for name, taken in times.items()}
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     for name, taken in times.items():
         low, high = 1000 * min(taken), 1000 * max(taken)

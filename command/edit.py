@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 
 from ..pipelines import require
-from ..pipelines.request import Edit
+from ..pipelines.record import recorded_in
+from ..pipelines.request import Edit, check_there
+from ..video.room import check_output
 from ..video.writing.formats import encoder_for, format_of
-from .options import add_model_options, frame_size, model_choice
+from .options import ISA_OPTIONS, add_model_options, frame_size, model_choice
 
 EPILOG = """\
 examples:
@@ -21,10 +23,46 @@ edit; --whole-frame puts it back over the source.
 """
 
 
+class Repeat(argparse.Action):
+    """Sets all options as a file has recorded them, where the command line does not."""
+
+    def __call__(self, parser, namespace, path, option_string=None):
+        try:
+            recorded = _options_of(recorded_in(path))
+        except (ValueError, TypeError, KeyError) as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        for name, value in recorded.items():
+            if getattr(namespace, name, None) == parser.get_default(name):
+                setattr(namespace, name, value)
+        parser.set_defaults(**recorded)
+        namespace.repeats = True
+
+
+def _options_of(record: dict) -> dict:
+    """{option: value} of this command, for what `record_of` made."""
+    model = dict(record["model"])
+    isa = model.pop("isa")
+    found = {"isa": isa is not None, **(isa or {}), "lora": model.pop("loras"), **model}
+    names = ("prompt", "negative_prompt", "seed", "steps", "guidance", "frames", "whole_frame", "start_frame", "every_nth")
+    found |= {name: record[name] for name in names}
+    size = record["size"] and tuple(record["size"])
+    return found | {
+        "video": Path(record["video"]),
+        "fps": record["fps"] or None,
+        "size": size,
+        "reference": record["references"],
+    }
+
+
 def add_arguments(parser: argparse.ArgumentParser):
     parser.description, parser.epilog = "Edit a video as an instruction says.", EPILOG
-    parser.add_argument("video", type=Path, help="the video to edit")
-    parser.add_argument("prompt", help="what to change")
+    parser.add_argument("video", type=Path, nargs="?", help="the video to edit")
+    parser.add_argument("prompt", nargs="?", help="what to change")
+    parser.add_argument(
+        "--repeat", action=Repeat, type=Path, metavar="FILE",
+        help="make the edit again that FILE, a result of this command, was made by; what is given beside it replaces what was "
+        "recorded: another video or seed, for example",
+    )  # fmt: skip
     parser.add_argument(
         "--out",
         type=Path,
@@ -36,9 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     edit.add_argument(
         "--frames", type=int, default=Edit.frames, metavar="N", help="at most N, 0 for all (default: %(default)s)"
     )
-    edit.add_argument(
-        "--fps", type=float, default=Edit.fps, help="edit at this rate, by nearest frame (default: the video's own)"
-    )
+    edit.add_argument("--fps", type=float, help="edit at this rate, by nearest frame (default: the video's own)")
     edit.add_argument(
         "--start-frame", type=int, default=Edit.start_frame, metavar="N", help="skip N frames, counted at --fps (default: 0)"
     )
@@ -61,19 +97,29 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def run(options: argparse.Namespace) -> int:
-    require("av")
-    from ..pipelines.edit import check_files, edit_file, load
-    from ..pipelines.parallel import is_first
-
+    if options.video is None or options.prompt is None:
+        raise ValueError("Name the video and say what to change, or give --repeat a file that was edited before.")
+    if getattr(options, "repeats", False) and not options.isa:
+        vars(options).update(dict.fromkeys(ISA_OPTIONS))  # recorded with ISA, and --no-isa beside it
+    if options.fps == 0:
+        raise ValueError("--fps 0 is no frame rate: leave it out for the video's own.")
     edit = Edit(
         str(options.video), options.prompt, options.negative_prompt, options.seed, options.steps, options.guidance,
-        options.frames, options.fps, options.size, tuple(options.reference), options.whole_frame,
+        options.frames, options.fps or Edit.fps, options.size, tuple(options.reference), options.whole_frame,
         options.start_frame, options.every_nth,
     )  # fmt: skip
     out = options.out or options.video.parent / f"{options.video.stem}_edited.mp4"
-    encoder_for(format_of(out))  # refuses what cannot be written before any long work
-    check_files(edit, out)
-    path, facts = edit_file(load(model_choice(options)), edit, out)
+    choice = model_choice(options)
+    # What cannot be done is refused before any long work, the import of diffusers included.
+    encoder_for(format_of(out))
+    check_there(edit.files)
+    choice.check_files()
+    check_output(out)
+    require("av")
+    from ..pipelines.edit import edit_file, load
+    from ..pipelines.parallel import is_first
+
+    path, facts = edit_file(load(choice), edit, out)
     if is_first():
         print(f"{path}: {facts['width']}×{facts['height']}, {facts['frames']} frames, {facts['fps']:g} fps")
         print(f"{facts['steps']} steps of {facts['tokens']:,} tokens, {facts['sampling_seconds']:.1f} s")

@@ -192,8 +192,9 @@ def attach_isa(
     layout: the token groups, [target | contexts], in the order of the attention's sequence, or a function of the forward
         call's arguments by name that tells them. LIVEditor's transformer and the kinds in `layouts.KNOWN` tell them themselves.
         What comes before the target, text for example, counts as the target's.
-    backend, dense_blocks, min_tokens, context_refresh: as on the Attach ISA node. Contexts are kept within a `sampling_run`,
-        of LIVEditor's transformer and of the kinds in `layouts.KNOWN`, as `keeping` says.
+    backend, dense_blocks, min_tokens: as on the Attach ISA node.
+    context_refresh: as there, but 0 by default: contexts are kept within a `sampling_run` only, of LIVEditor's transformer and of
+        the kinds in `layouts.KNOWN`, as `keeping` says.
     The dense query blocks attend by the backend that `transformer.set_attention_backend` chose.
     Threads may share the transformer; in training use `transformer.enable_gradient_checkpointing()` and no other checkpoint.
 

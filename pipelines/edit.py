@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,7 +29,8 @@ from .attention import attach_isa
 from .folders import load_part, said_of
 from .parallel import check_processes, is_first, local_device, share_gpus
 from .pipeline import VAE_OVERFLOW, LIVEditorPipeline
-from .request import Edit, ModelChoice
+from .record import TAG, record_of
+from .request import Edit, ModelChoice, check_there
 from .text_encoder import load_text_encoder
 from .transformer import LIVEditorTransformer3DModel
 from .vae import decode_video, load_vae
@@ -46,6 +46,7 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
 
     Raises ValueError, CheckpointError, OSError or BackendUnavailable in one sentence.
     """
+    choice.check_files()
     check_processes()
     device = _device(choice.device)
     if choice.offload != "none" and device.type == "cpu":
@@ -55,8 +56,6 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
     dtype = (torch.float32 if device.type == "cpu" else torch.bfloat16) if choice.dtype == "auto" else DTYPES[choice.dtype]
     pipe = _pipeline(choice, dtype)
     for number, lora in enumerate(choice.loras):
-        if not Path(lora).exists():
-            raise ValueError(f"There is no LoRA {lora}: check the name.")
         with said_of(Path(lora), "LoRA for this model"):
             pipe.load_lora_weights(lora, adapter_name=f"lora_{number}")
     if adapters := [*getattr(pipe.transformer, "peft_config", {})]:
@@ -74,16 +73,8 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
     else:
         pipe.to(device)
     share_gpus(pipe.transformer)
+    pipe.model_choice = choice
     return pipe
-
-
-def check_files(edit: Edit, output: str | Path):
-    """Check the files before any long work. Raises ValueError for a missing video or reference, OSError where the output
-    cannot be written."""
-    for path in (edit.video, *edit.references):
-        if not os.path.isfile(path):  # Path's own raises for a name that is too long
-            raise ValueError(f"There is no file {path}: check the name.")
-    check_output(output)
 
 
 def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress: bool = True) -> tuple[Path, dict]:
@@ -94,7 +85,8 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     Several processes under torchrun all edit, and the first writes.
     Raises ValueError for bad input (one sentence: cause and cure), OSError for a full disk.
     """
-    check_files(edit, output)
+    check_there(edit.files)
+    check_output(output)
     began = time.perf_counter()
     pipe.set_progress_bar_config(disable=not progress or not is_first(), desc=Path(edit.video).name)
     clip = open_clip(FileSource(edit.video), edit.frames, edit.fps, edit.start_frame, edit.every_nth)
@@ -111,22 +103,26 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
             return_dict=False,
         )[0]  # fmt: skip
     sampled = time.perf_counter()
-    path = Path(output)
+    path, size = Path(output), (width, height)
     if is_first():
         chunks = first_frames(decode_video(pipe.vae, latents), clip.frames, VAE_OVERFLOW)
         if edit.whole_frame:
             crop = crop_box(clip.size, width, height, clip.pixel_aspect)
             pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(clip.chunks(1)))
             chunks = (frame[None] for frame in put_back(pairs, Region(clip.size, crop), crop))
+            size = clip.size
         aspect = clip.pixel_aspect if edit.whole_frame else Fraction(1)
-        tags = {"liveditor": json.dumps(asdict(edit))}
+        made = replace(edit, steps=pipe.num_timesteps, guidance=pipe.guidance_scale)
+        tags = {TAG: json.dumps(record_of(made, getattr(pipe, "model_choice", None)))}
         path = write_video(path, chunks, clip.fps, format_of(path), audio=clip.audio, metadata=tags, pixel_aspect=aspect)
     pipe.maybe_free_model_hooks()
     facts = {
         "frames": clip.frames,
         "fps": float(clip.fps),
-        "width": width,
-        "height": height,
+        "width": size[0],
+        "height": size[1],
+        "edit_width": width,
+        "edit_height": height,
         "tokens": layouts[-1].total if layouts else 0,
         "steps": pipe.num_timesteps,
         "read_seconds": round(read - began, 3),
@@ -140,20 +136,9 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
 
 def _pipeline(choice: ModelChoice, dtype: torch.dtype) -> LIVEditorPipeline:
     if choice.model == "tiny":
-        if choice.text_encoder or choice.vae:
-            raise ValueError("LIVEditor-tiny works with its own parts only: leave out text_encoder and vae, or name a model.")
         return LIVEditorPipeline.included(dtype)
-    if not choice.model or not Path(choice.model).exists():
-        raise ValueError(f"There is no model {choice.model}: check the name.")
     if Path(choice.model).is_dir():
-        if choice.text_encoder or choice.vae:
-            raise ValueError("A folder has its own parts: leave out text_encoder and vae, or name a checkpoint file.")
         return _from_folder(Path(choice.model), dtype)
-    if not (choice.text_encoder and choice.vae):
-        raise ValueError(
-            f"{Path(choice.model).name} is the network alone: name its text_encoder (umt5_xxl_fp16.safetensors, say) and its vae "
-            "(wan_2.1_vae.safetensors) too, or take a folder in diffusers' layout."
-        )
     return LIVEditorPipeline.from_files(choice.model, choice.text_encoder, choice.vae, dtype)
 
 
@@ -177,7 +162,7 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
-        words = " ".join(str(error).split())[:120]
+        words = str(error).strip().split("\n")[0].rstrip(".")
         raise ValueError(f"device '{name}' cannot be used ({words}): take auto, cpu, cuda or cuda:1.") from None
     return device
 

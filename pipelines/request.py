@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from ..isa_core import ISAConfig
 from ..runtime.kept_context import AS_COMPUTED, AUTO, EACH, Keeping
@@ -36,7 +39,7 @@ class ModelChoice:
     isa: None for full attention. min_tokens: shorter sequences attend fully all the same.
     context_refresh: as in `runtime.live.Settings`, with ISA or without; 0 computes the context in every step. None: `USUAL_REFRESH`
         with ISA, 0 without.
-    context_device, context_dtype, context_copies: as in `runtime.context_reuse.Keeping`.
+    context_device, context_dtype, context_copies: as in `runtime.kept_context.Keeping`.
     loras: files or folders that diffusers loads.
 
     Raises ValueError for a context setting out of range.
@@ -68,6 +71,40 @@ class ModelChoice:
             return self.context_refresh
         return USUAL_REFRESH if self.isa else 0.0
 
+    def check_files(self) -> None:
+        """Whether the files are there, and go together. Opens none. Raises ValueError in one sentence."""
+        if self.model == "tiny":
+            if self.text_encoder or self.vae:
+                raise ValueError(
+                    "LIVEditor-tiny works with its own parts only: leave out text_encoder and vae, or name a model."
+                )
+        else:
+            self._check_model(Path(self.model))
+        for lora in self.loras:
+            if not os.path.exists(lora):
+                raise ValueError(f"There is no LoRA {lora}: check the name.")
+
+    def _check_model(self, path: Path) -> None:
+        if not self.model or not os.path.exists(path):
+            raise ValueError(f"There is no model {self.model}: check the name.")
+        if path.is_dir():
+            if self.text_encoder or self.vae:
+                raise ValueError("A folder has its own parts: leave out text_encoder and vae, or name a checkpoint file.")
+            return
+        if not (self.text_encoder and self.vae):
+            raise ValueError(
+                f"{path.name} is the network alone: name its text_encoder (umt5_xxl_fp16.safetensors, say) and its vae "
+                "(wan_2.1_vae.safetensors) too, or take a folder in diffusers' layout."
+            )
+        check_there((self.text_encoder, self.vae))
+
+
+def check_there(files: Iterable[str]) -> None:
+    """Raises ValueError for the first file that is missing."""
+    for path in files:
+        if not os.path.isfile(path):  # Path's own raises for a name that is too long
+            raise ValueError(f"There is no file {path}: check the name.")
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -78,7 +115,7 @@ class Edit:
     references: image or video files the edit may refer to.
     whole_frame: put the edit back over the source's frame, at the source's size.
 
-    Raises ValueError for a number out of RANGES.
+    Raises ValueError for a number out of RANGES and an empty prompt.
     """
 
     video: str
@@ -96,8 +133,15 @@ class Edit:
     every_nth: int = 1
 
     def __post_init__(self):
+        if not self.prompt.strip():
+            raise ValueError("The prompt is empty: say what to change.")
         values = asdict(self) | dict(zip(("width", "height"), self.size or ()))
         for name, (low, high) in RANGES.items():
             value = values.get(name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name} must be from {low} to {high}; got {value}.")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it reads."""
+        return self.video, *self.references

@@ -94,7 +94,7 @@ class ContextStore:
             # At the level of a refresh every pass is computed once, whether the leading one comes before it, after it or in its batch.
             before = self._computed.get((sequence, level), frozenset())
             self._computed[sequence, level] = before | {passes.names}
-            if passes.names in before or not any(distance(each, level) <= SLACK for each in self._levels):
+            if passes.names in before or not self._is_scheduled(level):
                 self._levels = ()  # a sampler that evaluates the model more often than once in each step
             if kept is not None and (not one or kept.level != level or passes.names in before):
                 return Reuse(kept)
@@ -107,9 +107,11 @@ class ContextStore:
 
     def serves_later(self, level: float, change: float) -> bool:
         """Whether a later evaluation may reuse what is kept at `level`, where a refresh is due after `change`."""
-        if level >= 1:
-            return False  # from pure noise every step is infinitely far
         return not self._levels or any(each < level and distance(level, each) < change - SLACK for each in self._levels)
+
+    def _is_scheduled(self, level: float) -> bool:
+        """Whether it is a step's. Some samplers begin slightly below a first step of pure noise."""
+        return any(distance(each, level) <= SLACK for each in self._levels) or level > max(self._levels[1:2], default=1)
 
     def serves(self, change: float) -> bool:
         """Whether any of the run's steps may reuse the context of an earlier one, where a refresh is due after `change`."""

@@ -6,13 +6,16 @@ Keys and values of every self-attention stay on the GPU or in main memory, as co
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import torch
 
+from ..errors import is_out_of_memory
 from ..isa_core import TokenLayout
 from . import decisions
 
@@ -119,7 +122,14 @@ class Refresh:
             else:
                 self.refused = decisions.NO_ROOM
         if self.home is not None:
-            self._held[block] = self._kept(kept_k), self._kept(kept_v)
+            try:
+                self._held[block] = self._kept(kept_k), self._kept(kept_v)
+            except (RuntimeError, MemoryError) as error:
+                # Others took the room meanwhile. Processes that share the call have agreed to keep it.
+                if self._agreed is not bool or not is_out_of_memory(error):
+                    raise
+                self.home, self.refused = None, decisions.NO_ROOM
+                self._held.clear()
         return k, v, layout
 
     def _kept(self, x: torch.Tensor) -> _Kept:
@@ -217,18 +227,43 @@ def _home(choice: str, device: torch.device, sizes: Sequence[int]) -> torch.devi
             return device
     elif device.type not in ("cuda", "cpu") and choice != MAIN_MEMORY:
         return device  # of which nobody says how much is free
-    memory = psutil.virtual_memory()
+    available, total = _main_memory()
     # PyTorch takes pinned memory in powers of two.
     needed = sum(1 << (size - 1).bit_length() if device.type == "cuda" else size for size in sizes)
-    enough = memory.available - needed >= LEFT_FREE * memory.total
+    enough = available - needed >= LEFT_FREE * total
     return torch.device("cpu") if enough or choice == MAIN_MEMORY else None
+
+
+CGROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Where Linux says what a container may use, in its second and first version: folder, limit, use, and of that what it can drop."""
+
+
+def _main_memory() -> tuple[int, int]:
+    """Bytes that are available and in all, of the machine or, if that has less, of the container."""
+    memory = psutil.virtual_memory()
+    available, total = memory.available, memory.total
+    for folder, limit, used, droppable in CGROUPS:
+        with suppress(OSError, ValueError, KeyError):  # no container, or no limit
+            most = int(Path(folder, limit).read_text(encoding="utf-8"))
+            words = Path(folder, "memory.stat").read_text(encoding="utf-8").split()
+            stat = dict(zip(words[::2], words[1::2]))
+            left = most - int(Path(folder, used).read_text(encoding="utf-8")) + int(stat[droppable])
+            available, total = min(available, left), min(total, most)
+    return available, total
 
 
 def _copied(x: torch.Tensor, home: torch.device) -> torch.Tensor:
     """A copy of its own, contiguous: a part of a tensor would hold the whole one's memory too. In main memory it is pinned."""
     if home == x.device:
         return x.clone(memory_format=torch.contiguous_format)
-    return torch.empty(x.shape, dtype=x.dtype, pin_memory=x.device.type == "cuda").copy_(x, non_blocking=True)
+    try:
+        copy = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.device.type == "cuda")
+    except RuntimeError:  # some systems pin a part of the memory only
+        copy = torch.empty(x.shape, dtype=x.dtype)
+    return copy.copy_(x, non_blocking=True)
 
 
 @lru_cache

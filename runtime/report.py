@@ -117,7 +117,8 @@ class RunReport:
     def _of_context(self) -> str:
         computed = f"The context was computed in {self.refreshed} of {self.refreshed + self.reused} model calls"
         if not self.reused:
-            return f"{computed}, and reused in none: no two steps were near enough for context_refresh"
+            too_far = self.refreshed > 1 and not self.recomputed and not sum(self.most_held)
+            return f"{computed}{', and reused in none: no two steps were near enough for context_refresh' if too_far else ''}"
         held = zip(self.most_held, ("on the GPU", "in main memory"))
         kept = " and ".join(f"{size / 1e9:.3g} GB {where}" for size, where in held if size)
         return f"{computed}, and reused in the others; kept: {kept}"

@@ -9,6 +9,7 @@ import liveditor_isa
 import pytest
 from comfy_headless import CLIP, ROOT
 from liveditor_isa.checkpoint import included
+from liveditor_isa.runtime.live import USUAL_REFRESH
 from node_inputs import all_inputs
 from without_packages import run_without
 
@@ -210,6 +211,12 @@ def test_the_clip_is_small_and_says_whose_it_is():
         assert "Blender Foundation, CC BY 3.0" in clip.metadata["copyright"]
     assert CLIP.name in (ROOT / "README.md").read_text(encoding="utf-8").split("## Sources")[1]
     assert f'"{CLIP.name}"' in (ROOT / "web/sample_clip.js").read_text(encoding="utf-8")
+
+
+def test_context_reuse_is_on_by_default(schemas):
+    attach = next(schema for schema in schemas if schema.node_id == "LIVEditorAttachISA")
+    inputs = {each.id: each for each in all_inputs(attach.inputs)}
+    assert inputs["context_refresh"].default == USUAL_REFRESH == 1
 
 
 def test_the_version_is_the_same_everywhere():

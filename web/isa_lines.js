@@ -40,8 +40,8 @@ export function estimatedCost({ flop_ratio: share, reused, error }, { total, tit
     if (error) return { share: 0, text: error, title };
     const shares = { share: percent(share), total };
     if (reused === undefined) return { share, text: t("{share} of full attention's arithmetic, {total} tokens", shares), title };
-    const text = t("{reused} of full attention's arithmetic ({share} in refreshes), {total} tokens", { ...shares, reused: percent(reused) });
-    return { share: reused, text, title };
+    const text = t("{share} of full attention's arithmetic ({reused} where the context is reused), {total} tokens", { ...shares, reused: percent(reused) });
+    return { share, text, title };
 }
 
 // Seconds of a model call that reuses the context, and what is kept.

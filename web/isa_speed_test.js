@@ -62,12 +62,14 @@ async function stepsOf(output, workflow) {
     return steps;
 }
 
-// Seconds of a step on average over the whole run. The first one compiles and loads, so it counts as the others of its kind do.
-export function meanSeconds([first, ...others]) {
-    const kind = ({ density, context }) => `${density === undefined} ${context}`;
-    const alike = others.filter((step) => kind(step) === kind(first)).map((step) => step.seconds);
-    const seconds = [alike.length ? median(alike) : first.seconds, ...others.map((step) => step.seconds)];
-    return seconds.reduce((sum, each) => sum + each) / seconds.length;
+// Seconds of a step on average over the whole run. The first one of each node and kind compiles or loads, so it counts as the
+// others of its kind do.
+export function meanSeconds(steps) {
+    const kinds = {};
+    for (const { node, density, context, seconds } of steps) (kinds[`${node} ${density === undefined} ${context}`] ??= []).push(seconds);
+    const total = Object.values(kinds).map(([first, ...others]) =>
+        others.reduce((sum, each) => sum + each, others.length ? median(others) : first));
+    return total.reduce((sum, each) => sum + each) / steps.length;
 }
 
 // What made a difference to full attention in some step; null if nothing did.

@@ -121,7 +121,7 @@ def everything(folder: Path) -> list[str]:
 @pytest.mark.parametrize("count, workers", [(10, 1), pytest.param(100, 2, marks=pytest.mark.long)])
 def test_many_clips_with_everything_killed_on_the_way(clip_file, tmp_path, count, workers):
     """The whole job is killed at a third, a worker at two thirds, two clips are corrupt: all other outputs, each once."""
-    prompts = ["slowly 0.02"] * count
+    prompts = [f"slowly {5 / count}"] * count  # so that the job is killed before it gets to the clip that kills its worker
     killed, corrupt, whole = count * 7 // 10, (count * 4 // 10, count * 9 // 10), count - 2
     prompts[killed] = f"die-once {tmp_path / 'killed'}"
     manifest = manifest_of(tmp_path / "clips", clip_file, prompts, corrupt=corrupt)
@@ -376,6 +376,7 @@ def test_another_jobs_folder_is_refused(job, tmp_path):
     with pytest.raises(JobError, match="belongs to a job with other settings .isa True, now False"):
         start(ModelChoice(isa=None))
     start(ModelChoice(device="cpu", offload="model"))  # the same job elsewhere
+    start(ModelChoice(context_refresh=1))  # what the default is
     with pytest.raises(JobError, match="holds other files than a batch job's"):
         Results(job.manifest.parent).check({})
     with pytest.raises(JobError, match="is a file"):
@@ -392,7 +393,10 @@ def test_the_command_says_what_happened(job, capsys):
         return status, capsys.readouterr()
 
     status, said = execute("--dry-run")
-    assert status == 0 and "3 clips: 3 to edit, 0 done" in said.out and not job.out.exists()
+    assert status == 1 and "3 clips: 3 to edit, 0 done" in said.out and not job.out.exists()
+    assert "line 2, clip_001: The video cannot be read" in said.out and said.out.count("put in quarantine") == 1
+    status, said = execute("--dry-run", "--lora", "no.safetensors")
+    assert status == 2 and "There is no LoRA no.safetensors" in said.err
     status, said = execute()
     assert status == 1 and said.out.startswith(f"2 of 3 clips are in {job.out}, 2 of them edited now")
     assert "clip_001: The video cannot be read" in said.err

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from liveditor_isa.batch.manifest import COLUMNS, RANGES, SAFE_ID, Clip, ManifestError, read_manifest
+from liveditor_isa.command import main
 from liveditor_isa.pipelines.request import Edit
 
 
@@ -107,6 +108,29 @@ def test_bad_csv_is_named_by_its_line(tmp_path, text, sentence):
     with pytest.raises(ManifestError) as error:
         read_manifest(tmp_path / "clips.csv")
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["clips.jsonl", "clips.csv"])
+def test_every_bad_row_is_listed_by_a_dry_run(tmp_path, name, capsys):
+    rows = [("a.mp4", "x", "one", "1"), ("b.mp4", "", "", ""), ("c.mp4", "x", "", "zero"), ("d.mp4", "x", "ONE", "")]
+    if name.endswith("csv"):
+        text = "video,prompt,id,seed\n" + "".join(",".join(row) + "\n" for row in rows)
+    else:
+        names = "video", "prompt", "id", "seed"
+        text = "\n" + "".join(json.dumps({key: value for key, value in zip(names, row) if value}) + "\n" for row in rows)
+        text = text.replace('"seed": "1"', '"seed": 1')
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ManifestError, match="Line 3 of the manifest: prompt is missing. 2 more rows are wrong") as error:
+        read_manifest(tmp_path / name)
+    faults = [
+        "Line 3 of the manifest: prompt",
+        "Line 4 of the manifest: seed must be a whole number",
+        "Line 5 of the manifest: the id 'ONE' is line 2's",
+    ]
+    assert len(error.value.faults) == 3 and all(fault.startswith(start) for fault, start in zip(error.value.faults, faults))
+    arguments = ["batch", str(tmp_path / name), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--dry-run"]) == 2 and capsys.readouterr().out.splitlines() == [*error.value.faults]
+    assert main(arguments) == 2 and not capsys.readouterr().out
 
 
 def test_what_is_no_manifest_gets_a_sentence(tmp_path):

@@ -53,7 +53,7 @@ def test_a_video_whose_name_is_too_long_is_that_clips_fault(job, tmp_path, clip_
     (tmp_path / "good.mp4").symlink_to(clip_file)
     summary = job(manifest(tmp_path, "a" * 300 + ".mp4", "good.mp4"), tmp_path / "out")
     assert (summary.done, summary.quarantined) == (1, 1)
-    assert main(["batch", str(tmp_path / "clips.jsonl"), "--out", str(tmp_path / "other"), "--dry-run"]) == 0
+    assert main(["batch", str(tmp_path / "clips.jsonl"), "--out", str(tmp_path / "other"), "--dry-run"]) == 1
 
 
 def test_a_folder_whose_file_system_takes_no_such_names_is_known_before(job, tmp_path, clip_file, monkeypatch):

@@ -220,7 +220,11 @@ def test_a_text_encoder_without_sentencepiece_is_one_sentence(monkeypatch, model
         load_text_encoder(str(models / "text_encoders/umt5_tiny.safetensors"))
 
 
-def test_what_an_extra_brings_is_named_with_the_extra():
+def test_what_an_extra_brings_is_named_with_the_extra(monkeypatch):
+    monkeypatch.setattr("liveditor_isa.optional._is_installed", lambda: False)
+    with pytest.raises(RuntimeError, match="^rays is missing: install it into this Python with pip install rays\\.$"):
+        needed("no_such_module", "rays", "batch")
+    monkeypatch.setattr("liveditor_isa.optional._is_installed", lambda: True)
     with pytest.raises(
         RuntimeError, match=r'^rays is missing: install it into this Python with pip install "liveditor-isa\[batch\]"\.$'
     ):

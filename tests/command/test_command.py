@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import partial
 
 import av
+import liveditor_isa
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from liveditor_isa.command import COMMANDS, main
 from liveditor_isa.command.options import add_model_options, model_choice
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.pipelines.edit import Edit, edit_file, load
+from liveditor_isa.pipelines.record import recorded_in
 from liveditor_isa.pipelines.request import ModelChoice
 from liveditor_isa.pipelines.transformer import LIVEditorTransformer3DModel
 from liveditor_isa.pipelines.weights import save_for_diffusers
@@ -103,15 +105,52 @@ def test_a_video_is_edited(sample_video, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_an_edit_is_repeated_from_its_file_and_for_another_seed(sample_video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--min-tokens",
+        "0",
+        "--keep-ratio",
+        "0.5",
+        "--seed",
+        "7",
+        "--guidance",
+        "2",
+        "--context-refresh",
+        "2",
+        "--fps",
+        "12.5",
+    ]
+    assert main(["edit", str(sample_video), "Make it night", *QUICK, *options, "--out", "first.mp4"]) == 0
+    record = recorded_in("first.mp4")
+    assert record["guidance"] == 2 and record["steps"] == 2 and record["model"]["isa"]["keep_ratio"] == 0.5
+    assert record["versions"]["liveditor-isa"] == liveditor_isa.__version__ and "torch" in record["versions"]
+    assert main(["edit", "--repeat", "first.mp4", "--out", "again.mp4"]) == 0
+    assert {**recorded_in("again.mp4")} == record and np.array_equal(pictures("first.mp4"), pictures("again.mp4"))
+    assert main(["edit", "--seed", "8", "--repeat", "first.mp4", "--no-isa", "--out", "other.mp4"]) == 0
+    assert recorded_in("other.mp4") == record | {"seed": 8, "model": record["model"] | {"isa": None}}
+    assert not np.array_equal(pictures("first.mp4"), pictures("other.mp4"))
+
+
+@pytest.mark.parametrize("file, told", [("VIDEO", "does not say how it was made"), ("missing.mp4", "cannot be read")])
+def test_what_was_not_edited_here_cannot_be_repeated(file, told, sample_video, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["edit", "--repeat", str(sample_video) if file == "VIDEO" else file])
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2 and told in shown and shown.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_it_is_put_back_over_the_whole_frame(sample_video, tmp_path, capsys):
     out = tmp_path / "whole.mp4"
     options = ["--whole-frame", "--min-tokens", "0", "--keep-ratio", "0.5", "--guidance", "1", "--reference", str(sample_video)]
     options[-1] = str(picture(tmp_path))
     assert main(["edit", str(sample_video), "Make it night", *QUICK, *options, "--out", str(out)]) == 0
-    assert described(out)["size"] == (1280, 720)
+    said = capsys.readouterr().out
+    assert described(out)["size"] == (1280, 720) and f"{out}: 1280×720, 5 frames" in said
     change = np.abs(np.subtract(pictures(out)[0], pictures(sample_video)[0], dtype=float)).mean(axis=(0, 2))
     assert change[:90].max() < 10 < change[200:-200].mean(), "the frame around the edit is the source's"
-    assert "ISA: 20 attention calls" in capsys.readouterr().out
+    assert "ISA: 20 attention calls" in said
 
 
 def picture(folder):
@@ -181,6 +220,8 @@ def test_every_option_of_a_model_is_read():
     options += "--context-copies one"
     assert model_choice(parser.parse_args(options.split())) == asked
     assert model_choice(parser.parse_args([])) == ModelChoice()
+    usual, full = (model_choice(parser.parse_args(given)) for given in ([], ["--no-isa"]))
+    assert (usual.refresh, full.refresh) == (1, 0), "context reuse comes with ISA"
 
 
 def test_a_model_is_held_as_chosen():
@@ -214,11 +255,15 @@ def pictures(path) -> np.ndarray:
         (["VIDEO", "p", "--out", "nowhere/x.mp4"], "There is no folder nowhere to write to; make it, or name another."),
         (["VIDEO", "p", "--seed", "-1"], "seed must be from 0 to"),
         (["VIDEO", "p", "--fps", "inf"], "fps must be from 0 to 1000; got inf"),
+        (["VIDEO", "p", "--fps", "0"], "--fps 0 is no frame rate: leave it out for the video's own."),
+        (["VIDEO"], "Name the video and say what to change, or give --repeat"),
+        (["VIDEO", " "], "The prompt is empty: say what to change."),
+        (["VIDEO", "p", "--lora", "no.safetensors"], "There is no LoRA no.safetensors: check the name."),
         (["VIDEO", "p", "--guidance", "nan"], "guidance must be from 0 to 100; got nan"),
         (["VIDEO", "p", "--size", "16x9000000"], "height must be from 16 to 8192"),
         (["VIDEO", "p", "--out", "x.avi"], "No format ends in .avi: take one of .mp4, .mov, .webm, .gif"),
         (["VIDEO", "p", "--model", "NOVIDEO"], "broken.mp4 is the network alone: name its text_encoder"),
-        (["VIDEO", "p", "--model", "NOVIDEO", "--text-encoder", "no", "--vae", "no"], "No such file or directory: no."),
+        (["VIDEO", "p", "--model", "NOVIDEO", "--text-encoder", "no", "--vae", "no"], "There is no file no: check the name."),
         (["VIDEO", "p", "--model", "no.bin"], "There is no model no.bin"),
         (
             ["VIDEO", "p", "--model", ".", "--vae", "vae.safetensors"],
@@ -243,6 +288,28 @@ def test_what_is_wrong_is_told_in_one_line(options, told, sample_video, tmp_path
     sentence = refused(["edit", *(named.get(part, part) for part in options), "--frames", "1", "--steps", "1"], capsys)
     assert sentence.startswith("liveditor edit: ") and told in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["missing.mp4", "p"],
+        ["VIDEO", "p", "--lora", "no"],
+        ["VIDEO", "p", "--model", "no"],
+        ["VIDEO", "p", "--out", "no/x.mp4"],
+    ],
+)
+def test_what_is_missing_is_told_before_diffusers_is_imported(options, sample_video, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("liveditor_isa.command.edit.require", lambda *_: pytest.fail("it takes ten seconds"))
+    assert "There is no" in refused(["edit", *(str(sample_video) if part == "VIDEO" else part for part in options)], capsys)
+
+
+def test_a_wrong_option_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["edit", "a.mp4", "p", "--step", "3", "--no-such-option"])
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2 and shown.count("\n") == 1 and "--no-such-option" in shown and "edit --help" in shown
 
 
 @pytest.mark.slow

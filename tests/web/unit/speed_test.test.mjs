@@ -22,12 +22,14 @@ test("a variant has ISA on or off, no record, and a new seed, and leaves the pro
     assert.deepEqual([changed[5].inputs, changed[6].inputs], [{ seed: 99, steps: 4 }, { noise_seed: ["8", 0] }]);
 });
 
-test("the mean counts every step of the whole run, and the first one as the others of its kind", () => {
+test("the mean counts every step of the whole run, and the first one of each kind as the others of it", () => {
     const step = (seconds, context, density) => ({ seconds, context, density });
     assert.equal(meanSeconds([step(60), step(2), step(4), step(3)]), 3);
-    assert.equal(meanSeconds([step(60, "refreshed", 0.2), step(4, "refreshed", 0.2), step(1, "reused", 0.2), step(1, "reused", 0.2)]), 2.5);
+    assert.equal(meanSeconds([step(60, "refreshed", 0.2), step(4, "refreshed", 0.2), step(9, "reused", 0.2), step(1, "reused", 0.2)]), 2.5);
     assert.equal(meanSeconds([step(3, "refreshed"), step(4, "refreshed", 0.2), step(2, "reused", 0.2)]), 3, "the only one of its kind");
     assert.equal(meanSeconds([step(7)]), 7);
+    const nodes = [step(9), step(3), { ...step(20), node: "2" }, { ...step(3), node: "2" }];
+    assert.equal(meanSeconds(nodes), 3, "a second model loads too");
 });
 
 test("what acted", () => {
