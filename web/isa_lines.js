@@ -40,7 +40,7 @@ export function estimatedCost({ flop_ratio: share, reused, error }, { total, tit
     if (error) return { share: 0, text: error, title };
     const shares = { share: percent(share), total };
     if (reused === undefined) return { share, text: t("{share} of full attention's arithmetic, {total} tokens", shares), title };
-    const text = t("{share} of full attention's arithmetic ({reused} where the context is reused), {total} tokens", { ...shares, reused: percent(reused) });
+    const text = t("{share} of full attention's arithmetic ({reused} in reuses), {total} tokens", { ...shares, reused: percent(reused) });
     return { share, text, title };
 }
 

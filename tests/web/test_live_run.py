@@ -68,7 +68,7 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     graph.wait_for_function("() => document.querySelector('.isa-presets .isa-chosen')?.textContent === 'Paper'")
     graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('360 tokens')")
     paper = cost(graph)
-    assert "of full attention's arithmetic (" in paper and "where the context is reused), 360 tokens" in paper
+    assert "of full attention's arithmetic (" in paper and "in reuses), 360 tokens" in paper
     press(graph, "Exact")
     graph.wait_for_function("before => document.querySelector('.isa-cost span').textContent !== before", arg=paper)
     assert (widget(graph, "keep_ratio"), widget(graph, "routing.dense_query_ratio"), widget(graph, "exact_ratio")) == (1, 1, 1)
@@ -81,7 +81,7 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     graph.wait_for_function(f"() => {ISA}.widgets.some(widget => widget.name === 'routing.sharpness_threshold')")
     press(graph, "Balanced")
     graph.wait_for_function("() => document.querySelector('.isa-presets .isa-chosen')?.textContent === 'Balanced'")
-    graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('is reused), 360 tokens')")
+    graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('in reuses), 360 tokens')")
     assert widget(graph, "routing") == "ratio" and widget(graph, "routing.dense_query_ratio") == 0
 
 
@@ -458,7 +458,7 @@ def test_no_heat_map_where_none_is_wanted(graph):
 @one_way
 def test_the_panel_says_which_steps_reuse_the_context_and_what_is_kept(graph):
     set_widgets(graph, {"LIVEditorAttachISA": {"context_refresh": 2}})
-    graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('context is reused)')")
+    graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('in reuses)')")
     queue(graph)
     steps = [event for event in ended(graph) if event["type"] == "step"]
     kinds = [step["context"] for step in steps]

@@ -38,7 +38,7 @@ test("ratios are for the server to estimate", () => {
         share: 0.234, text: "23 % of full attention's arithmetic, 65,520 tokens", title: "",
     });
     assert.deepEqual(estimatedCost({ flop_ratio: 0.234, reused: 0.117 }, asked), {
-        share: 0.234, text: "23 % of full attention's arithmetic (12 % where the context is reused), 65,520 tokens", title: "",
+        share: 0.234, text: "23 % of full attention's arithmetic (12 % in reuses), 65,520 tokens", title: "",
     });
     assert.deepEqual(estimatedCost({ error: "The server does not answer." }, asked), {
         share: 0, text: "The server does not answer.", title: "",
