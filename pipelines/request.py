@@ -72,7 +72,7 @@ class ModelChoice:
         return USUAL_REFRESH if self.isa else 0.0
 
     def check_files(self) -> None:
-        """Whether the files are there, and go together. Opens none. Raises ValueError in one sentence."""
+        """Raises ValueError in one sentence where a file is missing, or files do not go together. Opens none."""
         if self.model == "tiny":
             if self.text_encoder or self.vae:
                 raise ValueError(

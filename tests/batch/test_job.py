@@ -373,7 +373,7 @@ def test_another_jobs_folder_is_refused(job, tmp_path):
     start()
     with pytest.raises(JobError, match="belongs to a job with other settings .isa keep_ratio 0.125, now 0.25"):
         start(ModelChoice(isa=ISAConfig(keep_ratio=0.25)))
-    with pytest.raises(JobError, match="belongs to a job with other settings .*isa True, now False"):
+    with pytest.raises(JobError, match="other settings .context_refresh 1.0, now 0.0, isa True, now False"):
         start(ModelChoice(isa=None))
     start(ModelChoice(device="cpu", offload="model"))  # the same job elsewhere
     start(ModelChoice(context_refresh=1))  # what the default is

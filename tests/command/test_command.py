@@ -107,26 +107,13 @@ def test_a_video_is_edited(sample_video, tmp_path, capsys):
 @pytest.mark.slow
 def test_an_edit_is_repeated_from_its_file_and_for_another_seed(sample_video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = [
-        "--min-tokens",
-        "0",
-        "--keep-ratio",
-        "0.5",
-        "--seed",
-        "7",
-        "--guidance",
-        "2",
-        "--context-refresh",
-        "2",
-        "--fps",
-        "12.5",
-    ]
+    options = "--min-tokens 0 --keep-ratio 0.5 --seed 7 --guidance 2 --context-refresh 2 --fps 12.5".split()
     assert main(["edit", str(sample_video), "Make it night", *QUICK, *options, "--out", "first.mp4"]) == 0
     record = recorded_in("first.mp4")
     assert record["guidance"] == 2 and record["steps"] == 2 and record["model"]["isa"]["keep_ratio"] == 0.5
     assert record["versions"]["liveditor-isa"] == liveditor_isa.__version__ and "torch" in record["versions"]
     assert main(["edit", "--repeat", "first.mp4", "--out", "again.mp4"]) == 0
-    assert {**recorded_in("again.mp4")} == record and np.array_equal(pictures("first.mp4"), pictures("again.mp4"))
+    assert recorded_in("again.mp4") == record and np.array_equal(pictures("first.mp4"), pictures("again.mp4"))
     assert main(["edit", "--seed", "8", "--repeat", "first.mp4", "--no-isa", "--out", "other.mp4"]) == 0
     assert recorded_in("other.mp4") == record | {"seed": 8, "model": record["model"] | {"isa": None}}
     assert not np.array_equal(pictures("first.mp4"), pictures("other.mp4"))
