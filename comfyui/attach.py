@@ -63,7 +63,7 @@ def implementation(backend: str, device: torch.device, config: ISAConfig) -> tup
     if backend != EIGHT_BIT:
         return resolve_backend(backend, device, config=config)
     name, reason = resolve_backend("triton", device, config=config)
-    resolve_dense("8bit", name, device, config.context_tail)
+    resolve_dense("8bit", name, device, config)
     return name, f"{reason}, dense blocks in 8 bits"
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from ..checkpoint.dtypes import DTYPES
 from ..isa_core import ISAConfig
-from ..isa_core.config import CONTEXT_TAILS, SHARPNESS_METRICS, TAIL_ORDERS
+from ..isa_core.config import CONTEXT_TAILS, POLICIES, SHARPNESS_METRICS, TAIL_ORDERS
 from ..pipelines.request import ModelChoice
 from ..runtime.kept_context import KEEPING_COPIES, KEEPING_DEVICES, KEEPING_DTYPES
 
@@ -21,6 +21,12 @@ ISA_OPTIONS = {
         "help": "a query block attends exactly where its sharpness exceeds this, in place of --dense-query-ratio",
     },
     "context_tail": {"choices": CONTEXT_TAILS, "help": "what context blocks that were not kept contribute"},
+    "policy": {
+        "choices": POLICIES,
+        "help": "what is attended exactly: isa, the paper's choice, or error_aware, under one budget over all heads, --exact-ratio, the pairs "
+        "of blocks that lose most by a mean",
+    },
+    "error_threshold": {"type": float, "help": "error_aware: exact is what would lose this much, in place of --exact-ratio"},
     "block_size": {"type": int, "help": "tokens per block"},
     "tail_order": {"type": int, "choices": TAIL_ORDERS, "help": "order of the expansion by which blocks are weighed"},
 }

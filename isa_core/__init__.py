@@ -8,7 +8,7 @@ on Triton kernels, and `reference` states them in fp64 loops.
 from .attend import dense_attention
 from .attention import in_context_sparse_attention
 from .backend import BACKENDS, DENSE_BACKENDS, BackendUnavailable, resolve_backend, resolve_dense
-from .config import CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
+from .config import CONTEXT_TAILS, POLICIES, SHARPNESS_METRICS, ISAConfig
 from .layout import TokenLayout
 from .residual import add_coarse_residual, coarse_gate
 from .stats import ISAStats, estimate_cost
@@ -17,6 +17,7 @@ __all__ = [
     "BACKENDS",
     "CONTEXT_TAILS",
     "DENSE_BACKENDS",
+    "POLICIES",
     "SHARPNESS_METRICS",
     "BackendUnavailable",
     "ISAConfig",

@@ -38,12 +38,13 @@ def attend_blocks(
 ) -> torch.Tensor:  # fmt: skip
     """ISA over G heads (algorithm steps 5 and 6 of section 3): blocks q [G, R, ...], k, v [G, N, ...] -> output blocks like q.
 
-    variance_k: [G, N, D] with tail_order 2, else None.
+    variance_k: [G, N, D], needed with tail_order 2.
     """
     pooled = pooled_k.to(k.dtype), pooled_v.to(v.dtype)
     out = torch.zeros_like(q)
     _attend_dense_group(out, q, k, v, *pooled, plan, table, config, dense)
-    _attend_sparse_group(out, q, k, v, *pooled, variance_k, plan, table, config)
+    second = variance_k if config.tail_order == 2 else None
+    _attend_sparse_group(out, q, k, v, *pooled, second, plan, table, config)
     return out
 
 
@@ -95,6 +96,8 @@ def dense_with_tail(
 def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, variance_k, plan, table, config):
     exact_bias, pooled_bias = _tail_bias(table, q)
     slot_bias = torch.where(table.slot_is_token(q.device), exact_bias, -math.inf).to(q.dtype)
+    # Entry N of a list is no block: all of its slots are empty, and it takes no block's mean away.
+    slot_bias, pooled_bias = (F.pad(x, (0, 0) * (x.ndim - 1) + (0, 1), value=-math.inf) for x in (slot_bias, pooled_bias))
     if config.context_tail == "drop":
         tail_blocks = plan.kv_blocks
     else:
@@ -103,13 +106,13 @@ def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, variance_k, plan, tab
     head, row = (~plan.dense_queries).nonzero(as_tuple=True)
     if len(head) == 0:
         return  # split() of nothing is one empty part, for which torch 2.11's CUDA attention returns None
-    keys_per_row = plan.exact_blocks.shape[2] * table.block_size + tail_blocks.shape[1]
-    step = max(1, GATHER_BYTES // (2 * keys_per_row * k.shape[-1] * k.element_size()))
-    for g, i in zip(head.split(step), row.split(step)):
-        exact, tail = plan.exact_blocks[g, i], tail_blocks[g]
+    bytes_per_key = 2 * k.shape[-1] * k.element_size()
+    for g, i, most in _rows_of_like_length(head, row, plan, table, tail_blocks.shape[1], bytes_per_key):
+        exact, tail = plan.exact_blocks[g, i, :most], tail_blocks[g]
         # An exactly attended block must not contribute its mean as well.
         weight = pooled_bias.expand(len(g), -1).scatter(1, exact, -math.inf)
         bias = torch.cat([slot_bias[exact].flatten(1), weight.gather(1, tail)], dim=1)
+        exact = exact.clamp(max=table.count - 1)
         key = torch.cat([k[g[:, None], exact].flatten(1, 2), pooled_k[g[:, None], tail]], dim=1)
         value = torch.cat([v[g[:, None], exact].flatten(1, 2), pooled_v[g[:, None], tail]], dim=1)
         query, bias = q[g, i], bias[:, None]
@@ -117,6 +120,21 @@ def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, variance_k, plan, tab
             more = second_order(query, variance_k[g[:, None], tail])
             bias = bias + F.pad(more, (bias.shape[2] - more.shape[2], 0)).to(bias.dtype)
         out[g, i] = _sdpa(query[:, :, None], key[:, :, None], value[:, :, None], bias[:, None])[:, :, 0]
+
+
+def _rows_of_like_length(head, row, plan: RoutingPlan, table: BlockTable, tails: int, bytes_per_key: int):
+    """(heads, query blocks, length of the longest list) of as many sparse query blocks as one step may gather the keys of."""
+    longest = plan.exact_blocks.shape[2]
+    lengths = [longest] * len(head)
+    if plan.exact_counts is not None:
+        counts, order = plan.exact_counts[head, row].sort(descending=True, stable=True)
+        head, row, lengths = head[order], row[order], counts.tolist()
+    start = 0
+    while start < len(lengths):
+        most = lengths[start]
+        step = max(1, GATHER_BYTES // ((most * table.block_size + tails) * bytes_per_key))
+        yield head[start : start + step], row[start : start + step], most
+        start += step
 
 
 def second_order(query: torch.Tensor, variance_k: torch.Tensor) -> torch.Tensor:

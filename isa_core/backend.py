@@ -11,6 +11,8 @@ from .config import ISAConfig
 
 BACKENDS = ("auto", "triton", "torch")
 DENSE_BACKENDS = ("auto", "sdpa", "triton", "8bit")
+EIGHT_BIT_LISTS_BLOCK = 64
+"""Tokens of a block for kernels/sparse_8bit.py."""
 
 
 class BackendUnavailable(RuntimeError):
@@ -40,9 +42,11 @@ def resolve_backend(
 
 
 def resolve_dense(
-    requested: Callable | str, backend: str, device: torch.device, context_tail: str = "drop", needs_grad: bool = False
+    requested: Callable | str, backend: str, device: torch.device, config: ISAConfig = ISAConfig(), needs_grad: bool = False
 ) -> tuple[str, str]:
     """(implementation for the dense query blocks, reason): "caller", "sdpa", "triton" or "8bit".
+
+    Where no query block is dense (`ISAConfig.no_dense_queries`) "8bit" is for the exact blocks of all.
 
     requested: a function of the caller or one of DENSE_BACKENDS. "auto" is PyTorch's attention, which is faster than
     the Triton kernel wherever both were measured (docs/kernels.md), except where it would need a bias per key.
@@ -52,15 +56,13 @@ def resolve_dense(
     if not callable(requested) and requested not in DENSE_BACKENDS:
         raise ValueError(f"dense must be a function or one of {', '.join(DENSE_BACKENDS)}; got {requested!r}.")
     if requested == "8bit":
-        _require(
-            "8-bit attention", kernels.eight_bit_unavailable_reason(device) or _conflict(backend, context_tail, needs_grad)
-        )
+        _require("8-bit attention", kernels.eight_bit_unavailable_reason(device) or _conflict(backend, config, needs_grad))
         return "8bit", "chosen"
     if requested == "triton":
         no_gradient = "its kernel has no gradient" if needs_grad else None
         _require("Triton's dense attention", "the backend is torch" if backend == "torch" else no_gradient)
         return "triton", "chosen"
-    if context_tail == "taylor":
+    if config.context_tail == "taylor" and not config.no_dense_queries:
         reason = "context_tail 'taylor' needs a bias per key"
         return ("sdpa", reason) if backend == "torch" or needs_grad else ("triton", reason)
     if callable(requested):
@@ -68,10 +70,13 @@ def resolve_dense(
     return "sdpa", "chosen" if requested == "sdpa" else "fastest measured"
 
 
-def _conflict(backend: str, context_tail: str, needs_grad: bool) -> str | None:
+def _conflict(backend: str, config: ISAConfig, needs_grad: bool) -> str | None:
     if backend == "torch":
         return "the backend is torch"
-    if context_tail == "taylor":
+    if config.no_dense_queries:
+        if config.block_size != EIGHT_BIT_LISTS_BLOCK:
+            return f"its lists take blocks of {EIGHT_BIT_LISTS_BLOCK} tokens, not {config.block_size}"
+    elif config.context_tail == "taylor":
         return "it has no block means, which context_tail 'taylor' needs"
     return "it has no gradient" if needs_grad else None
 

@@ -8,13 +8,13 @@ import torch
 
 from .attend import DenseAttention, attend_blocks, dense_attention
 from .backend import resolve_backend, resolve_dense
-from .config import ISAConfig
+from .config import ERROR_AWARE, ISAConfig
 from .gpu.attend import attention_on_gpu
 from .gpu.training import attention_with_gradients
 from .layout import BlockTable, TokenLayout, block_table
 from .memory import head_chunks
-from .plan import RoutingPlan, coarse_scores
-from .policies.paper import route
+from .plan import Coarse, RoutingPlan, coarse_scores, logit_spread
+from .policies import error_aware, route
 from .pool import block_variances, pool_blocks
 from .residual import residual
 from .stats import ISAStats, measure
@@ -29,7 +29,7 @@ def run_call(
     """As `attention.in_context_sparse_attention`, which documents the arguments; needs_grad: whether autograd records it."""
     _check(q, k, v, layout, coarse_gate)
     name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config, needs_grad)
-    dense_name, dense_reason = resolve_dense(dense, name, q.device, config.context_tail, needs_grad)
+    dense_name, dense_reason = resolve_dense(dense, name, q.device, config, needs_grad)
     if dense_name != "caller":
         dense = dense_attention if dense_name == "sdpa" else dense_name
     table = block_table(layout, config.block_size)
@@ -56,31 +56,56 @@ def _attention_on_torch(q, k, v, table: BlockTable, config: ISAConfig, gate, den
     """q, k, v [B, S, H, D] -> (like q, the plans of a few heads each)."""
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     plans = []
-    for b, heads in head_chunks(k, table):
+    for b in range(len(q)):
         factor = None if gate is None else gate[b, :, 0]
-        part_q, part_k, part_v = (x[b, :, heads].transpose(0, 1) for x in (q, k, v))
-        chunk, plan = _heads_on_torch(part_q, part_k, part_v, table, config, factor, dense)
-        out[b, :, heads] = chunk.transpose(0, 1)
-        if keep_plans:
-            plans.append(plan)
+        threshold = _threshold(q[b], k[b], table, config) if config.policy == ERROR_AWARE else None
+        for heads in head_chunks(k, table):
+            part_q, part_k, part_v = (x[b, :, heads].transpose(0, 1) for x in (q, k, v))
+            chunk, plan = _heads_on_torch(part_q, part_k, part_v, table, config, factor, dense, threshold)
+            out[b, :, heads] = chunk.transpose(0, 1)
+            if keep_plans:
+                plans.append(plan)
     return out, plans
 
 
+def _threshold(q, k, table: BlockTable, config: ISAConfig) -> torch.Tensor:
+    """q, k [S, H, D] -> the scalar for all heads of a batch element, which share a budget."""
+    error = []
+    for heads in head_chunks(k[None], table):
+        part_q, part_k = (x[:, heads].transpose(0, 1) for x in (q, k))
+        coarse, *_ = _coarse(part_q, part_k, table, config)
+        listed, found = error_aware.listed_error(coarse, table, config)
+        error.append(found)
+    return error_aware.threshold(torch.cat(error), config, listed.shape[1])
+
+
+def _coarse(q, k, table: BlockTable, config: ISAConfig) -> tuple[Coarse, torch.Tensor, torch.Tensor | None]:
+    """q, k [G, S, D] -> (coarse attention, block means of k, variances of k where something needs them)."""
+    queries = table.of_queries(q.shape[1])
+    pooled_q, pooled_k = pool_blocks(q, queries), pool_blocks(k, table)
+    logits = coarse_scores(pooled_q, pooled_k)
+    variance_k = spread = None
+    if config.policy == ERROR_AWARE or config.tail_order == 2:
+        variance_k = block_variances(k, pooled_k, table)
+    if config.policy == ERROR_AWARE and variance_k is not None:
+        with torch.no_grad():
+            spread = logit_spread(block_variances(q, pooled_q, queries) + pooled_q.square(), variance_k)
+    return Coarse(logits, logits.softmax(-1), spread), pooled_k, variance_k
+
+
 def _heads_on_torch(
-    q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention
+    q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention, threshold
 ) -> tuple[torch.Tensor, RoutingPlan]:
     """q, k, v [G, S, D] -> (like q, RoutingPlan)."""
     queries = table.of_queries(q.shape[1])
-    pooled_q, pooled_k, pooled_v = pool_blocks(q, queries), pool_blocks(k, table), pool_blocks(v, table)
-    scores = coarse_scores(pooled_q, pooled_k)
-    probabilities = scores.softmax(-1)
-    plan = route(scores, probabilities, table, config)
+    pooled_v = pool_blocks(v, table)
+    coarse, pooled_k, variance_k = _coarse(q, k, table, config)
+    plan = route(coarse, table, config, threshold)
     block_q, block_k, block_v = queries.to_blocks(q), table.to_blocks(k), table.to_blocks(v)
-    variance_k = block_variances(k, pooled_k, table) if config.tail_order == 2 else None
     out = attend_blocks(block_q, block_k, block_v, pooled_k, pooled_v, variance_k, plan, table, config, dense)
     out = queries.to_tokens(out)
     if gate is not None:
-        out = out + residual(probabilities, pooled_v, gate.to(out.dtype), queries)
+        out = out + residual(coarse.probabilities, pooled_v, gate.to(out.dtype), queries)
     return out, plan
 
 

@@ -24,10 +24,19 @@ def compiled_attention(
 def _attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, coarse_gate: torch.Tensor | None, segments: list[int],
     keep_ratio: float, dense_query_ratio: float, exact_ratio: float, sharpness: str, sharpness_threshold: float | None,
-    context_tail: str, block_size: int, tail_order: int, backend: str, dense: str,
+    context_tail: str, block_size: int, tail_order: int, policy: str, error_threshold: float | None, backend: str, dense: str,
 ) -> torch.Tensor:  # fmt: skip
     config = ISAConfig(
-        keep_ratio, dense_query_ratio, exact_ratio, sharpness, sharpness_threshold, context_tail, block_size, tail_order
+        keep_ratio,
+        dense_query_ratio,
+        exact_ratio,
+        sharpness,
+        sharpness_threshold,
+        context_tail,
+        block_size,
+        tail_order,
+        policy,
+        error_threshold,
     )
     layout = TokenLayout(segments[0], tuple(segments[1:]))
     out = run_call(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad=False, return_stats=False)

@@ -21,13 +21,12 @@ def heads_at_once(heads: int, bytes_per_head: int, workspace: int | None = None)
     return max(1, -(-heads // max(1, turns)))
 
 
-def head_chunks(k: torch.Tensor, table: BlockTable) -> Iterator[tuple[int, slice]]:
-    """(batch index, slice of heads) over k [B, S, H, D].
+def head_chunks(k: torch.Tensor, table: BlockTable) -> Iterator[slice]:
+    """Slices of heads over k [B, S, H, D], for one batch element at a time.
 
     Counted per head: blocks of q, k, v, the output twice, gathered lists, and three N × N coarse matrices.
     """
-    batch, tokens, heads, dim = k.shape
+    _, tokens, heads, dim = k.shape
     step = heads_at_once(heads, 8 * tokens * dim * k.element_size() + 3 * 4 * table.count**2)
-    for b in range(batch):
-        for start in range(0, heads, step):
-            yield b, slice(start, min(start + step, heads))
+    for start in range(0, heads, step):
+        yield slice(start, min(start + step, heads))

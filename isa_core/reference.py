@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import torch
 
-from .config import ISAConfig, blocks_for
+from .config import ERROR_AWARE, ISAConfig, blocks_for
 from .layout import TokenLayout
 
 
@@ -43,6 +43,7 @@ def reference_attention(
     out = torch.zeros_like(q)
     used: Routing = {}
     for b in range(q.shape[0]):
+        budget = error_budget(q[b], k[b], queries, blocks, is_target, config) if config.policy == ERROR_AWARE else None
         for h in range(q.shape[2]):
             head_q, head_k, head_v = q[b, :, h], k[b, :, h], v[b, :, h]
             mean_q = torch.stack([head_q[block].mean(0) for block in queries])
@@ -51,6 +52,8 @@ def reference_attention(
             scores = mean_q @ mean_k.T / math.sqrt(q.shape[-1])
             probabilities = torch.softmax(scores, dim=1)
             routing = lists[b, h] if lists else route_head(scores, probabilities, blocks, is_target, config)
+            if budget is not None and not lists:
+                routing = {"kv": routing["kv"], "dense": set(), "exact": budget[h]}
             used[b, h] = routing
             for i, block in enumerate(queries):
                 exact = routing["kv"] if i in routing["dense"] else routing["exact"][i]
@@ -105,6 +108,31 @@ def route_head(
     count = blocks_for(config.exact_ratio, len(kv))
     exact = {i: sorted(sorted(kv, key=lambda j: -scores[i, j])[:count]) for i in queries}
     return {"kv": kv, "dense": dense, "exact": exact}
+
+
+def error_budget(
+    q: torch.Tensor, k: torch.Tensor, queries: list[slice], blocks: list[slice], is_target: list[bool], config: ISAConfig
+) -> list[dict[int, list[int]]]:  # fmt: skip
+    """The exact lists of every head under one budget, q, k [S, H, D]: the pairs of largest expected error, of all heads together."""
+    found: list[tuple[float, int, int, int]] = []
+    for h in range(q.shape[1]):
+        mean_q, mean_k = (torch.stack([x[block, h].mean(0) for block in cut]) for x, cut in ((q, queries), (k, blocks)))
+        scores = mean_q @ mean_k.T / math.sqrt(q.shape[-1])
+        probabilities = torch.softmax(scores, dim=1)
+        for i, query in enumerate(queries):
+            for j in route_head(scores, probabilities, blocks, is_target, config)["kv"]:
+                variance_k = ((k[blocks[j], h] - mean_k[j]) ** 2).mean(0)
+                spread = ((q[query, h] ** 2).mean(0) * variance_k).sum() / q.shape[-1]
+                tokens = blocks[j].stop - blocks[j].start
+                found.append((float(probabilities[i, j] * tokens / config.block_size * spread.sqrt()), h, i, j))
+    if config.error_threshold is None:
+        exact = sorted(found, key=lambda pair: -pair[0])[: blocks_for(config.exact_ratio, len(found))]
+    else:
+        exact = [pair for pair in found if pair[0] >= config.error_threshold]
+    lists: list[dict[int, list[int]]] = [{i: [] for i in range(len(queries))} for _ in range(q.shape[1])]
+    for _, h, i, j in sorted(exact, key=lambda pair: pair[3]):
+        lists[h][i].append(j)
+    return lists
 
 
 def attend_block(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .config import ISAConfig, blocks_for
+from .config import ERROR_AWARE, ISAConfig, blocks_for
 from .layout import BlockTable, TokenLayout, block_table
 from .plan import RoutingPlan
 
@@ -51,12 +51,14 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Te
     listed = lengths[plan.kv_blocks].sum(1, keepdim=True)
     rows = plan.dense_queries.shape[1]
     queries = lengths[:rows]
-    exact = torch.where(plan.dense_queries, listed, lengths[plan.exact_blocks].sum(2))
-    means = _means_seen(table, config, plan.kv_blocks.shape[1], plan.exact_blocks.shape[2])
+    tokens = lengths[plan.exact_blocks].sum(2) if plan.exact_tokens is None else plan.exact_tokens
+    counts = plan.exact_blocks.shape[2] if plan.exact_counts is None else plan.exact_counts
+    exact = torch.where(plan.dense_queries, listed, tokens)
+    means = _means_seen(table, config, plan.kv_blocks.shape[1], counts)
     seen = torch.where(plan.dense_queries, means[0], means[1])
     full = table.layout.total**2
     density = (exact * queries).sum(1) / full
-    flop_ratio = density + (seen * queries).sum(1) / full + rows * table.count / full
+    flop_ratio = density + (seen * queries).sum(1) / full + _coarse_pass(config) * rows * table.count / full
     return torch.stack([density, flop_ratio], dim=1)
 
 
@@ -68,17 +70,26 @@ def estimate_cost(layout: TokenLayout, config: ISAConfig, of_target: bool = Fals
     table = block_table(layout, config.block_size)
     queries = table.of_queries(layout.target if of_target else layout.total)
     listed_blocks = table.target_blocks + table.kept_blocks(config.keep_ratio)
-    exact_blocks = blocks_for(config.exact_ratio, listed_blocks)
-    dense = blocks_for(config.dense_query_ratio, queries.count) / queries.count
+    if config.policy == ERROR_AWARE:
+        dense, exact_blocks = 0.0, config.exact_ratio * listed_blocks
+    else:
+        dense = blocks_for(config.dense_query_ratio, queries.count) / queries.count
+        exact_blocks = blocks_for(config.exact_ratio, listed_blocks)
     listed = table.listed_tokens(config.keep_ratio)
     means = _means_seen(table, config, listed_blocks, exact_blocks)
     density = (dense * listed + (1 - dense) * listed * exact_blocks / listed_blocks) / layout.total
     pooled = (dense * means[0] + (1 - dense) * means[1]) / layout.total
     share = queries.layout.total / layout.total
-    return share * density, share * (density + pooled) + queries.count * table.count / layout.total**2
+    coarse = _coarse_pass(config) * queries.count * table.count / layout.total**2
+    return share * density, share * (density + pooled) + coarse
 
 
-def _means_seen(table, config, listed, exact) -> tuple[float, float]:
+def _coarse_pass(config: ISAConfig) -> float:
+    """Products over all pairs of blocks, in units of two: logits and residual, and for "error_aware" the logits' spread."""
+    return 1.5 if config.policy == ERROR_AWARE else 1
+
+
+def _means_seen(table, config, listed, exact):
     """Number of block means to which a (dense, sparse) query attends, in units of two products each."""
     # Second order needs a third product over the means.
     products = 1.5 if config.tail_order == 2 else 1

@@ -16,19 +16,19 @@ PROGRAMS = 512
 
 def sparse_attention_backward(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mean_k: torch.Tensor, mean_v: torch.Tensor, dense: torch.Tensor,
-    lists: torch.Tensor, taken: torch.Tensor, tail: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor,
+    lists: torch.Tensor, counts: torch.Tensor, taken: torch.Tensor, tail: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor,
     out: torch.Tensor, log_sum: torch.Tensor, d_out: torch.Tensor, block_size: int = 64,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients of `sparse_attention` without its gated residual -> (dq, dk, dv like q, k, v; d_mean_k, d_mean_v [G, N, D] fp32).
 
     q, k, v, out, d_out [B, S, H, D] of any strides; mean_k, mean_v [G, N, D] in q's dtype, G = B*H; dense [G, N] bool;
-    lists [G, N, E] int32, taken [G, N, T] uint8, tail [G, T] int32 distinct block numbers; starts, lengths [N] int32;
+    lists [G, N, E] int16 or int32 of counts [G, N] blocks each, then N; taken [G, N, T] uint8, tail [G, T] int32 distinct block numbers; starts, lengths [N] int32;
     log_sum [B, H, S] fp32, contiguous: log2 of each query's softmax denominator. Dense query blocks are not
     read, and their rows of dq are zero. The means are separate inputs: dk and dv hold only the exact part, and
     `spread_means` adds the rest once d_mean_k and d_mean_v are complete.
     """
     batch, _, heads, dim = q.shape
-    blocks, count, tails = len(starts), lists.shape[2], tail.shape[1]
+    blocks, longest, tails = len(starts), lists.shape[2], tail.shape[1]
     slots = max(16, triton.next_power_of_2(block_size))
     if q.element_size() == 4:
         # No tensor cores: the product is unrolled over the threads and takes half a minute to compile with few threads.
@@ -44,8 +44,8 @@ def sparse_attention_backward(
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     delta = torch.empty(log_sum.shape, device=q.device, dtype=torch.float32)
     _queries[(blocks, batch * heads)](
-        *queries, delta, out, k, v, mean_k, mean_v, dense, lists, taken, tail, starts, lengths, dq,
-        *query_strides, *out.stride(), *k.stride(), *v.stride(), *dq.stride(), *sizes, count, tails,
+        *queries, delta, out, k, v, mean_k, mean_v, dense, lists, counts, taken, tail, starts, lengths, dq,
+        *query_strides, *out.stride(), *k.stride(), *v.stride(), *dq.stride(), *sizes, longest, tails,
         TAIL_TILE=TAIL_TILE, **tile,
     )  # fmt: skip
     _keys[(blocks, batch * heads)](
@@ -82,13 +82,13 @@ def _listed_by(lists: torch.Tensor, dense: torch.Tensor) -> tuple[torch.Tensor, 
 
     Block j of head g is in the lists of rows[ends[g*N + j] : ends[g*N + j + 1]], in ascending order.
     """
-    heads, blocks, count = lists.shape
+    heads, blocks, longest = lists.shape
     head = torch.arange(heads, device=lists.device, dtype=torch.int32)[:, None, None]
-    # Dense rows have no list: their entries are sorted behind all others.
-    block = (lists + head * blocks).masked_fill(dense[:, :, None], heads * blocks)
+    # Dense rows have no list: their entries are sorted behind all others, as those past the end of a list.
+    block = (lists + head * blocks).masked_fill(dense[:, :, None] | (lists == blocks), heads * blocks)
     block, entry = block.flatten().sort(stable=True)
     ends = torch.searchsorted(block, torch.arange(heads * blocks + 1, device=lists.device, dtype=torch.int32))
-    return (entry // max(1, count) % blocks).int(), ends
+    return (entry // max(1, longest) % blocks).int(), ends
 
 
 def _sparse_rows(dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,9 +139,9 @@ def _key_step(query, grad, log_sum, delta, key, value, bias, scale, d_key, d_val
 
 @triton.jit
 def _queries(
-    q, d_out, log_sum, delta, out, k, v, mean_k, mean_v, dense, lists, taken, tail, starts, lengths, dq,
+    q, d_out, log_sum, delta, out, k, v, mean_k, mean_v, dense, lists, counts, taken, tail, starts, lengths, dq,
     qb, qs, qh, qd, gb, gs, gh, gd, ob, os, oh, od, kb, ks, kh, kd, vb, vs, vh, vd, dqb, dqs, dqh, dqd,
-    scale, tokens, heads, blocks, count, tails,
+    scale, tokens, heads, blocks, longest, tails,
     TAIL_TILE: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     """dq of one query block, and its queries' delta: the sum of output times gradient, which the other kernels need."""
@@ -163,8 +163,8 @@ def _queries(
         sums = tl.load(log_sum + group * tokens + start + slot, mask=inside, other=float("inf"))
 
         k_head, v_head = k + b * kb + h * kh, v + b * vb + h * vh
-        for entry in range(count):
-            block = tl.load(lists + (group * blocks + row) * count + entry)
+        for entry in range(tl.load(counts + group * blocks + row)):
+            block = tl.load(lists + (group * blocks + row) * longest + entry)
             first, size = tl.load(starts + block), tl.load(lengths + block)
             # Slots past a ragged block read its last token again; the bias removes them.
             at = first.to(tl.int64) + tl.minimum(slot, size - 1)

@@ -47,11 +47,14 @@ def _logits(
     tl.store(address, score * scale, mask=(row < rows)[:, None] & (column < blocks)[None])
 
 
-def coarse_statistics(logits: torch.Tensor, target_blocks: int, top: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """logits [G, R, N] fp32 -> (saliency [G, N - target_blocks], sharpness [G, R]), both fp32; the first rows are the target's.
+def coarse_statistics(
+    logits: torch.Tensor, target_blocks: int, top: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """logits [G, R, N] fp32 -> (saliency [G, N - target_blocks], sharpness [G, R], norm [G, R]), all fp32; the first rows are the target's.
 
     saliency: sum over target rows of the softmax, per context column.
     sharpness: variance of the softmax over the target's columns, or the sum of its `top` >= 1 largest there unless that is None.
+    norm: logarithm of each row's sum of exponentials.
     """
     heads, rows, blocks = logits.shape
     sharpness = torch.empty(heads, rows, device=logits.device, dtype=torch.float32)
@@ -65,7 +68,7 @@ def coarse_statistics(logits: torch.Tensor, target_blocks: int, top: int | None)
         columns = 32
         grid = (triton.cdiv(blocks - target_blocks, columns), heads)
         _columns[grid](logits, norm, saliency, rows, blocks, target_blocks, ROWS=64, COLUMNS=columns, num_warps=4)
-    return saliency, sharpness
+    return saliency, sharpness, norm
 
 
 @triton.jit

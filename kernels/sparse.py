@@ -14,20 +14,20 @@ LARGEST_FP16 = tl.constexpr(65504.0)
 
 def sparse_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mean_k: torch.Tensor, mean_v: torch.Tensor, log_lengths: torch.Tensor,
-    dense: torch.Tensor, lists: torch.Tensor, full: torch.Tensor, taken: torch.Tensor, starts: torch.Tensor,
+    dense: torch.Tensor, lists: torch.Tensor, full: torch.Tensor, counts: torch.Tensor, taken: torch.Tensor, starts: torch.Tensor,
     lengths: torch.Tensor, out: torch.Tensor, gate: torch.Tensor | None = None, coarse: torch.Tensor | None = None,
     block_size: int = 64, log_sum: torch.Tensor | None = None, variance_k: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
     """Fill `out` for the query blocks that are not `dense` (step 6 of section 3, and its residual).
 
     k, v [B, S, H, D], q, out like them or with the tokens of the first R blocks alone, of any strides; mean_k, mean_v [G, T, D] in q's dtype, G = B*H, the means of the tail's
-    blocks; log_lengths [G, T] fp32, log2 of their tokens; dense [G, R] bool; lists [G, R, E] int32 with full blocks
-    first, full [G, R] int32 of them; taken [G, R, T] uint8; starts, lengths [N] int32;
+    blocks; log_lengths [G, T] fp32, log2 of their tokens; dense [G, R] bool; lists [G, R, E] int16 or int32 with full blocks
+    first, full [G, R] int32 of them, counts [G, R] int32 of all of the list; taken [G, R, T] uint8; starts, lengths [N] int32;
     gate [B, T, 1, 1] of q's tokens with coarse [G, R, D], or neither; log_sum [G, T] fp32, when given, receives log2 of the softmax's
     denominator, for the backward pass; variance_k like mean_k, when given, makes the expansion one of second order.
     """
     batch, tokens, heads, dim = q.shape
-    rows, count, tails = dense.shape[1], lists.shape[2], taken.shape[2]
+    rows, longest, tails = dense.shape[1], lists.shape[2], taken.shape[2]
     strides = [stride for x in (q, k, v, out) for stride in x.stride()]
     second = variance_k is not None
     pooled = mean_k, mean_v, mean_k if variance_k is None else variance_k
@@ -35,10 +35,10 @@ def sparse_attention(
     keys, values = (bulk_copied(x, [1, block_size, 1, dim]) if tma else x for x in (k, v))
     means = (bulk_copied(x, [1, TAIL_TILE, dim]) if tma else x for x in pooled)
     _sparse[(rows, batch * heads)](
-        q, keys, values, *means, log_lengths, dense, lists, full, taken, starts, lengths, out,
+        q, keys, values, *means, log_lengths, dense, lists, full, counts, taken, starts, lengths, out,
         gate if gate is not None else q, coarse if gate is not None else q, log_sum if log_sum is not None else q,
         *strides, 0 if gate is None else gate.stride(0), 0 if gate is None else gate.stride(1),
-        dim**-0.5 * LOG2E.value, heads, tokens, rows, count, tails,
+        dim**-0.5 * LOG2E.value, heads, tokens, rows, longest, tails,
         TMA=tma, GATED=gate is not None, SUMS=log_sum is not None, SECOND_ORDER=second, DIM=dim, DIM_PAD=max(16, triton.next_power_of_2(dim)),
         SLOTS=max(16, triton.next_power_of_2(block_size)), TAIL_TILE=TAIL_TILE,
         STAGES=3 if q.element_size() < 4 else 1, TAIL_STAGES=2 if block_size <= 64 and not second else 1, num_warps=4,
@@ -72,11 +72,39 @@ def _means(x, group, first, item, tails, channel, real, TMA: tl.constexpr, TAIL_
     return tile
 
 
-@triton.jit(do_not_specialize=["gb", "tokens", "row_count", "count", "tails"])
+@triton.jit
+def over_means(
+    query, mean_k, mean_v, variance_k, log_lengths, taken, group, row, row_count, tails, scale, channel, real, peak, total, acc,
+    TMA: tl.constexpr, SECOND_ORDER: tl.constexpr, TAIL_TILE: tl.constexpr, TAIL_STAGES: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    """The online softmax of a query block goes on over the means of the blocks that it did not attend exactly."""
+    if SECOND_ORDER:
+        natural = query.to(tl.float32) * (scale / LOG2E)
+        half_square = natural * natural / 2
+        if query.dtype == tl.float16:
+            half_square = tl.minimum(half_square, LARGEST_FP16)
+        half_square = half_square.to(query.dtype)
+    for tile in tl.range(0, tails, TAIL_TILE, num_stages=TAIL_STAGES):
+        item = tile + tl.arange(0, TAIL_TILE)
+        listed = item < tails
+        used = tl.load(taken + (group * row_count + row) * tails + item, mask=listed, other=1)
+        weight = tl.load(log_lengths + group * tails + item, mask=listed, other=0.0)
+        key = _means(mean_k, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
+        value = _means(mean_v, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
+        bias = tl.where(used == 0, weight, float("-inf"))
+        score = tl.dot(query, key.T, input_precision="ieee") * scale + bias[None]
+        if SECOND_ORDER:
+            variance = _means(variance_k, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
+            score += tl.log2(1 + tl.dot(half_square, variance.T, input_precision="ieee"))
+        peak, total, acc = scored_step(score, value, peak, total, acc)
+    return peak, total, acc
+
+
+@triton.jit(do_not_specialize=["gb", "tokens", "row_count", "longest", "tails"])
 def _sparse(
-    q, k, v, mean_k, mean_v, variance_k, log_lengths, dense, lists, full, taken, starts, lengths, out, gate, coarse, log_sum,
+    q, k, v, mean_k, mean_v, variance_k, log_lengths, dense, lists, full, counts, taken, starts, lengths, out, gate, coarse, log_sum,
     qb, qs, qh, qd, kb, ks, kh, kd, vb, vs, vh, vd, ob, os, oh, od, gb, gs,
-    scale, heads, tokens, row_count, count, tails,
+    scale, heads, tokens, row_count, longest, tails,
     TMA: tl.constexpr, GATED: tl.constexpr, SUMS: tl.constexpr, SECOND_ORDER: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr,
     SLOTS: tl.constexpr, TAIL_TILE: tl.constexpr, STAGES: tl.constexpr, TAIL_STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -96,8 +124,8 @@ def _sparse(
         b32, h32 = b.to(tl.int32), h.to(tl.int32)
         if not TMA:
             k, v = k + b * kb + h * kh, v + b * vb + h * vh
-        mine = lists + (group * row_count + row) * count
-        all_full = tl.load(full + group * row_count + row)
+        mine = lists + (group * row_count + row) * longest
+        all_full, count = tl.load(full + group * row_count + row), tl.load(counts + group * row_count + row)
         for entry in tl.range(0, all_full, num_stages=STAGES):
             first = tl.load(starts + tl.load(mine + entry))
             key = _tile(k, b32, h32, first, ks, kd, slot, SLOTS, channel, real, TMA, SLOTS, DIM)
@@ -113,26 +141,10 @@ def _sparse(
             bias = tl.where(slot <= last, 0.0, float("-inf"))
             peak, total, acc = biased_step(query, key, value, scale, bias, peak, total, acc)
 
-        if SECOND_ORDER:
-            natural = query.to(tl.float32) * (scale / LOG2E)
-            half_square = natural * natural / 2
-            if query.dtype == tl.float16:
-                half_square = tl.minimum(half_square, LARGEST_FP16)
-            half_square = half_square.to(query.dtype)
-        for tile in tl.range(0, tails, TAIL_TILE, num_stages=TAIL_STAGES):
-            item = tile + tl.arange(0, TAIL_TILE)
-            listed = item < tails
-            used = tl.load(taken + (group * row_count + row) * tails + item, mask=listed, other=1)
-            weight = tl.load(log_lengths + group * tails + item, mask=listed, other=0.0)
-            key = _means(mean_k, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
-            value = _means(mean_v, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
-            bias = tl.where(used == 0, weight, float("-inf"))
-            score = tl.dot(query, key.T, input_precision="ieee") * scale + bias[None]
-            if SECOND_ORDER:
-                variance = _means(variance_k, group, tile, item, tails, channel, real, TMA, TAIL_TILE, DIM)
-                score += tl.log2(1 + tl.dot(half_square, variance.T, input_precision="ieee"))
-            peak, total, acc = scored_step(score, value, peak, total, acc)
-
+        peak, total, acc = over_means(
+            query, mean_k, mean_v, variance_k, log_lengths, taken, group, row, row_count, tails, scale, channel, real, peak, total, acc,
+            TMA, SECOND_ORDER, TAIL_TILE, TAIL_STAGES, DIM,
+        )  # fmt: skip
         if SUMS:
             tl.store(log_sum + group * tokens + token, peak + tl.log2(total), mask=slot < length)
         acc = acc / total[:, None]

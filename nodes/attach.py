@@ -9,8 +9,9 @@ from comfy_api.latest import io
 
 from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
+from ..isa_core.config import ERROR_AWARE
 from ..runtime.kept_context import AS_COMPUTED, AUTO, EACH, KEEPING_COPIES, KEEPING_DEVICES, KEEPING_DTYPES, Keeping
-from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, USUAL_REFRESH, LiveSettings, Settings, read_changes
+from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, USUAL_REFRESH, LiveSettings, Settings, read_changes, routed
 from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
 from .node_text import OUTSIDE_A_GRAPH, show_on_node
@@ -66,8 +67,16 @@ class AttachISA(io.ComfyNode):
                                 "depends on the measure: variance is about 1e-6 to 1e-3, top_mass 0 to 1.",
                             ),
                         ]),
+                        io.DynamicCombo.Option(ERROR_AWARE, [
+                            io.Float.Input(
+                                "error_threshold", default=0.0, min=0.0, max=10.0, step=0.0001, round=False,
+                                tooltip="0: exact_ratio is the share of the pairs of blocks that attend exactly. Above 0 it is all pairs whose "
+                                "expected error is at least this, more in busy videos than in calm ones; about 0.001 to 0.1.",
+                            ),
+                        ]),
                     ],
-                    tooltip="How dense query blocks are chosen: a fixed share, or all whose sharpness exceeds a threshold.",
+                    tooltip="Which query blocks are dense: a fixed share, or all whose sharpness exceeds a threshold. error_aware: none; "
+                    "exact_ratio is then one budget for all heads, and goes where a mean would be the worst stand-in.",
                 ),
                 io.Float.Input(
                     # A number field: a slider has no room for four decimals. The page rounds to the decimals of the step.
@@ -160,7 +169,7 @@ class AttachISA(io.ComfyNode):
 
         config = ISAConfig(
             keep_ratio=keep_ratio,
-            **{name: value for name, value in routing.items() if name != "routing"},
+            **routed({name: value for name, value in routing.items() if name != "routing"}),
             exact_ratio=exact_ratio,
             sharpness=sharpness,
             context_tail=context_tail,

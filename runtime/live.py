@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..isa_core import ISAConfig
+from ..isa_core.config import ERROR_AWARE, ISA
 
-RATIO, THRESHOLD = "dense_query_ratio", "sharpness_threshold"
-CONFIG_FIELDS = ("keep_ratio", RATIO, THRESHOLD, "exact_ratio", "sharpness", "context_tail")
+RATIO, THRESHOLD, ERROR = WAYS = "dense_query_ratio", "sharpness_threshold", "error_threshold"
+"""Of which one says how query blocks are routed; ERROR, which is 0 where exact_ratio is the budget, that the policy is "error_aware"."""
+CONFIG_FIELDS = ("keep_ratio", *WAYS, "exact_ratio", "sharpness", "context_tail")
 CONTEXT_REFRESH, MOST_REFRESH = "context_refresh", 10
 USUAL_REFRESH = 1.0
 """context_refresh with ISA where nobody asks for another: 140 edits showed no loss (docs/fidelity.md)."""
@@ -41,9 +43,13 @@ class Settings:
         return self.enabled and self.context_refresh > 0
 
     def values(self) -> dict:
-        """{name: value} as on the node, with the one of the two ways to route that is in use."""
-        unused = THRESHOLD if self.config.sharpness_threshold is None else RATIO
-        chosen = {name: getattr(self.config, name) for name in CONFIG_FIELDS if name != unused}
+        """{name: value} as on the node, with the one of the ways to route that is in use."""
+        way = RATIO if self.config.sharpness_threshold is None else THRESHOLD
+        if self.config.policy == ERROR_AWARE:
+            way = ERROR
+        chosen = {name: getattr(self.config, name) for name in CONFIG_FIELDS if name not in WAYS or name == way}
+        if way == ERROR:
+            chosen[ERROR] = chosen[ERROR] or 0.0
         return {"enabled": self.enabled, **chosen, CONTEXT_REFRESH: self.context_refresh}
 
     def changed(self, values: dict) -> Settings:
@@ -59,11 +65,20 @@ class Settings:
         if unknown := sorted(set(values) - set(CONFIG_FIELDS)):
             known = ", ".join(("enabled", *CONFIG_FIELDS, CONTEXT_REFRESH))
             raise ValueError(f"{unknown[0]!r} cannot change during a run; these can: {known}.")
-        if RATIO in values and THRESHOLD in values:
-            raise ValueError(f"{RATIO} and {THRESHOLD} exclude each other: give one.")
-        if RATIO in values:
-            values[THRESHOLD] = None
-        return Settings(replace(self.config, **values), enabled, refresh)
+        return Settings(replace(self.config, **routed(values)), enabled, refresh)
+
+
+def routed(values: dict) -> dict:
+    """Values as on the node -> in ISAConfig's terms: a way to route takes the others' place.
+
+    Raises ValueError for two ways.
+    """
+    given = [name for name in WAYS if name in values]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} exclude each other: give one.")
+    if given == [ERROR]:
+        return {**values, "policy": ERROR_AWARE, ERROR: values[ERROR] or None}
+    return {**dict.fromkeys((THRESHOLD, ERROR)), **values, "policy": ISA} if given else values
 
 
 Change = tuple[int, dict]

@@ -158,10 +158,10 @@ def test_example_workflows_need_nothing_but_us_and_core(path, schemas):
 
 
 def preset(name: str) -> list[float]:
-    """keep_ratio, dense_query_ratio and exact_ratio of one of the page's presets."""
+    """keep_ratio, error_threshold and exact_ratio of one of the page's presets."""
     script = (ROOT / "web/isa_presets.js").read_text(encoding="utf-8")
     values = re.search(rf"\b{name}: \{{.*?values: \{{(.*?)\}}", script, re.S)[1]
-    return [float(re.search(rf"{ratio}: ([\d.]+)", values)[1]) for ratio in ("keep_ratio", "dense_query_ratio", "exact_ratio")]
+    return [float(re.search(rf"{ratio}: ([\d.]+)", values)[1]) for ratio in ("keep_ratio", "error_threshold", "exact_ratio")]
 
 
 def graphs(path) -> list[dict]:
@@ -182,9 +182,9 @@ def test_the_included_model_is_offered_with_what_serves_it(path):
     assert {included.NAME} == {value for kind, each in named if kind == "LIVEditorLoad" for value in each[:3]}
     for kind, each in named:
         if kind == "LIVEditorAttachISA":
-            enabled, keep, routing, dense, exact, sharpness, tail, *_ = each
-            assert [keep, dense, exact] == preset("Balanced")
-            assert [enabled, routing, sharpness, tail] == [True, "ratio", "variance", "drop"]
+            enabled, keep, routing, threshold, exact, sharpness, tail, *_ = each
+            assert [keep, threshold, exact] == preset("Balanced")
+            assert [enabled, routing, sharpness, tail] == [True, "error_aware", "variance", "drop"]
         if kind == "KSampler":
             assert each[3] == 1.5, "cfg"
     # What stands on a subgraph's node goes before what is in it.

@@ -9,6 +9,9 @@ export function differing(mine, theirs) {
     return Object.keys(mine).filter((name) => name in theirs && mine[name] !== theirs[name]);
 }
 
+// Whether what attends exactly depends on the video.
+export const byThreshold = (values) => "sharpness_threshold" in values || values.error_threshold > 0;
+
 // The bar and its words, {share, text, title}; without a text if the server has to estimate the share.
 // tokens: [target, context ...]; about: estimated; least, from, to, dense: the schedule; measured: the last step in which
 // ISA acted.
@@ -27,8 +30,8 @@ export function costOf({ values, tokens, about, measured, least, from, to, dense
     if (values.enabled && (from > 0 || to < 1)) limits.push(t("Between start_percent {from} and end_percent {to} alone; full attention before and after.", { from, to }));
     if (values.enabled && dense) limits.push(t("Not in dense_blocks {blocks}, which attend in full.", { blocks: dense }));
     const title = limits.join("\n");
-    if (!values.enabled || !("sharpness_threshold" in values)) return { total, title };
-    // The number of query blocks above a threshold is unknown before a run.
+    if (!values.enabled || !byThreshold(values)) return { total, title };
+    // What is above a threshold is unknown before a run.
     const share = measured && !differing(values, measured.values).length ? measured.flop_ratio : null;
     const text = share === null ? t("By threshold: depends on the video, {total} tokens", { total })
         : t("By threshold: {share} of full attention's arithmetic measured, {total} tokens", { share: percent(share), total });

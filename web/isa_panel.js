@@ -2,7 +2,7 @@
 import { app } from "/scripts/app.js";
 import { instances, root, storeState, tokensAhead } from "./isa_graph.js";
 import { Thumbnail } from "./isa_heatmap.js";
-import { costOf, differing, estimatedCost, listed, stepLines } from "./isa_lines.js";
+import { byThreshold, costOf, differing, estimatedCost, listed, stepLines } from "./isa_lines.js";
 import { PRESETS, matches, ownPresets } from "./isa_presets.js";
 import { fateOf, isRemembered, remember } from "./isa_record.js";
 import { post } from "./isa_requests.js";
@@ -182,7 +182,7 @@ export class Panel {
         }
         if (event.flop_ratio === undefined) return;
         this.measured = event;
-        if ("sharpness_threshold" in event.values) this.drawCost();
+        if (byThreshold(event.values)) this.drawCost();
     }
 
     onMap(event) {

@@ -2,10 +2,10 @@
 import { control } from "./isa_graph.js";
 
 export const LIVE = [
-    "enabled", "keep_ratio", "dense_query_ratio", "sharpness_threshold", "exact_ratio", "sharpness", "context_tail", "context_refresh",
+    "enabled", "keep_ratio", "dense_query_ratio", "sharpness_threshold", "error_threshold", "exact_ratio", "sharpness", "context_tail", "context_refresh",
 ];
 
-const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold" };
+const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold", error_threshold: "error_aware" };
 const widgetName = (name) => (name in ROUTING ? `routing.${name}` : name);
 
 // The other settings that decide whether ISA acts; they do not change during a run.

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from ...data.procedural.stream import EditBatch
 from ...isa_core import SHARPNESS_METRICS, ISAConfig, TokenLayout, in_context_sparse_attention
 from ...isa_core.layout import block_table
-from ...isa_core.plan import RoutingPlan, coarse_scores
+from ...isa_core.plan import Coarse, RoutingPlan, coarse_scores
 from ...isa_core.policies.paper import route
 from ...isa_core.pool import pool_blocks
 from ..attention.errors import relative
@@ -104,7 +104,7 @@ def _plan(q, k, layout: TokenLayout, config: ISAConfig) -> RoutingPlan:
     """ISA's plan for q, k [B, S, H, D], for B·H heads."""
     table = block_table(layout, config.block_size)
     scores = coarse_scores(*(pool_blocks(x.transpose(1, 2).flatten(0, 1), table) for x in (q, k)))
-    return route(scores, scores.softmax(-1), table, config)
+    return route(Coarse(scores, scores.softmax(-1)), table, config)
 
 
 def sharpness_and_error(q, k, v, layout: TokenLayout, config: ISAConfig) -> dict[str, torch.Tensor]:

@@ -33,6 +33,7 @@ def settings(threshold: float, block_size: int = 64) -> dict[str, Setting]:
     """{name: Setting}, full attention first. threshold: the sharpness above which "isa-threshold" has a query block dense."""
     isa = partial(ISAConfig, block_size=block_size)
     keep_all = partial(isa, keep_ratio=1)
+    error_aware = partial(keep_all, policy="error_aware")
     # Settings of equal cost have fewer dense query blocks than the paper's half, to pay for their additions.
     with_tail = isa(dense_query_ratio=0.47, context_tail="taylor")
     second_order = keep_all(dense_query_ratio=0.125, exact_ratio=0.17, tail_order=2)
@@ -57,6 +58,8 @@ def settings(threshold: float, block_size: int = 64) -> dict[str, Setting]:
         "isa-equal-keep-all-second-order-tiles": Setting(second_order, tiles=True),
         "isa-equal-keep-all-no-dense": Setting(keep_all(dense_query_ratio=0, exact_ratio=0.28)),
         "isa-half-keep-all-no-dense": Setting(keep_all(dense_query_ratio=0, exact_ratio=0.125)),
+        **{f"isa-error-aware-{ratio:g}": Setting(error_aware(exact_ratio=ratio)) for ratio in (0.125, 0.28, 0.4, 0.49)},
+        "isa-error-aware-0.28-second-order": Setting(error_aware(exact_ratio=0.27, tail_order=2)),
     }
 
 

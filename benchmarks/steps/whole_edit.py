@@ -33,32 +33,38 @@ from ...comfyui.attach import EIGHT_BIT, OVERRIDE, attach_isa
 from ...comfyui.loaders import WEIGHT_OPTIONS
 from ...comfyui.sampling_run import Watcher
 from ...isa_core import ISAConfig, TokenLayout
-from ...runtime.context_reuse import SLACK, ContextStore
+from ...runtime.context_reuse import ContextStore
 from ...runtime.kept_context import Keeping, Refresh
-from ...runtime.live import CONTEXT_REFRESH, LiveSettings, Settings
+from ...runtime.live import LiveSettings, Settings
 from ...runtime.schedule import Schedule
 from .whole_step import SIZES, by_cudnn, sampled
 
-ALWAYS, NEVER = 2 * SLACK, 10.0
-"""Values of context_refresh by which every step computes the context, and no step after the second."""
+BETWEEN = 0.5
+"""context_refresh of the steps that are timed, between the distances of `in_pairs`."""
 FULL = Schedule(min_tokens=10_000_000)
 
 
 class Variant(NamedTuple):
-    """isa: whether ISA acts; reuse: whether contexts are reused; backend: as on the node."""
+    """isa: whether ISA acts; reuse: whether contexts are reused; backend: as on the node; config: ISA's."""
 
     isa: bool
     reuse: bool
     backend: str = "auto"
+    config: ISAConfig = ISAConfig()
 
 
 BASELINE = "full-cudnn"
+BALANCED = ISAConfig(keep_ratio=1, exact_ratio=0.28, policy="error_aware")
+"""The node's preset of that name."""
 VARIANTS = {
     BASELINE: Variant(False, False),
     "isa": Variant(True, False),
     "reuse": Variant(False, True),
     "isa+reuse": Variant(True, True),
     "isa-8bit+reuse": Variant(True, True, EIGHT_BIT),
+    "balanced": Variant(True, False, config=BALANCED),
+    "balanced+reuse": Variant(True, True, config=BALANCED),
+    "balanced-8bit+reuse": Variant(True, True, EIGHT_BIT, BALANCED),
 }
 
 
@@ -83,21 +89,28 @@ class Sampled(NamedTuple):
     held: tuple[int, int]
 
 
-def run(patcher, variant: Variant, keeping: Keeping, size, steps: int, fall: float, alone_from: int = 0) -> Sampled:
-    """A sampling run. alone_from: the step from which on the context is reused, whatever the noise level; 0 for none."""
+def run(
+    patcher, variant: Variant, keeping: Keeping, size, steps: int, fall: float, sigmas: torch.Tensor | None = None
+) -> Sampled:
+    """A sampling run. sigmas: in place of the schedule's."""
     gc.collect()
     torch.cuda.empty_cache()
     cudnn = patcher.clone()
     cudnn.model_options["transformer_options"][OVERRIDE] = by_cudnn
     rows, schedule = Rows(), Schedule() if variant.isa else FULL
-    changes = {"": [(alone_from, {CONTEXT_REFRESH: NEVER})]} if alone_from and variant.reuse else {}
-    live = LiveSettings(Settings(ISAConfig(), True, fall if variant.reuse else 0.0), changes)
+    live = LiveSettings(Settings(variant.config, True, fall if variant.reuse else 0.0))
     # Dense query blocks attend by cuDNN too, whether ISA chooses that itself or calls the override before it.
     attached = attach_isa(
         cudnn, live, schedule, variant.backend, lambda line: print("   ", line.replace("\n", "; ")), rows, keeping
     )
-    seconds, peak, _ = sampled(attached, size, steps, 1.0)
+    seconds, peak, _ = sampled(attached, size, steps, 1.0, sigmas)
     return Sampled(seconds, peak, rows.context, rows.held)
+
+
+def in_pairs(pairs: int) -> torch.Tensor:
+    """Sigmas of 2 · pairs steps and the end, at which with a context_refresh of BETWEEN every other step computes the context."""
+    log_odds = torch.arange(pairs)[:, None] * -2 * BETWEEN + torch.tensor([0.0, -BETWEEN / 4]) + BETWEEN * pairs
+    return torch.cat([log_odds.flatten().sigmoid(), torch.zeros(1)])
 
 
 def measured(
@@ -105,16 +118,16 @@ def measured(
 ) -> tuple[float, float | None, Sampled]:
     """(median seconds of a step that computes the context, of one that reuses it, the run they are from).
 
-    The first step of either kind compiles and loads, and is not counted.
+    Steps of both kinds take turns, as a context that no step reuses would not be kept. The first of either kind compiles and
+    loads, and is not counted.
     """
-    refreshing = 1 + computed
     if not variant.reuse:
-        found = run(patcher, variant, keeping, size, refreshing, ALWAYS)
+        found = run(patcher, variant, keeping, size, 1 + computed, 0.0)
         return statistics.median(found.seconds), None, found
-    found = run(patcher, variant, keeping, size, refreshing + 1 + reused, ALWAYS, refreshing)
-    kinds = ["refreshed"] * refreshing + ["reused"] * (1 + reused)
-    assert found.context == kinds, found.context
-    return statistics.median(found.seconds[:computed]), statistics.median(found.seconds[-reused:]), found
+    pairs = 1 + max(computed, reused)
+    found = run(patcher, variant, keeping, size, 2 * pairs, BETWEEN, in_pairs(pairs))
+    assert found.context == ["refreshed", "reused"] * pairs, found.context
+    return statistics.median(found.seconds[1::2][:computed]), statistics.median(found.seconds[2::2][:reused]), found
 
 
 TWO_TOKENS = torch.empty(1, 2, 1, 1), torch.empty(1, 2, 1, 1), TokenLayout(1, (1,))

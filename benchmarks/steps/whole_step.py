@@ -64,8 +64,10 @@ def run(patcher, size, steps: int, guidance: float = 1.0) -> tuple[list[float], 
     return sampled(patcher, size, steps, guidance)[:2]
 
 
-def sampled(patcher, size, steps: int, guidance: float) -> tuple[list[float], float, torch.Tensor]:
-    """`run`'s, and the latent it ends in."""
+def sampled(
+    patcher, size, steps: int, guidance: float, sigmas: torch.Tensor | None = None
+) -> tuple[list[float], float, torch.Tensor]:
+    """`run`'s, and the latent it ends in. sigmas: of all steps and the end, in place of the schedule's."""
     generator = torch.Generator().manual_seed(1)
     noise, source = (torch.randn(1, 16, *size, generator=generator) for _ in range(2))
     text = torch.randn(1, 512, panel.WIDTH["text_dim"], generator=generator)
@@ -79,7 +81,7 @@ def sampled(patcher, size, steps: int, guidance: float) -> tuple[list[float], fl
     torch.cuda.reset_peak_memory_stats()
     latent = comfy.sample.sample(
         patcher, noise, steps, guidance, "euler", "simple", positive, negative, noise * 0, seed=1, disable_pbar=True,
-        callback=callback,
+        callback=callback, sigmas=sigmas,
     )  # fmt: skip
     torch.cuda.synchronize()
     return [later - earlier for earlier, later in zip(moments, moments[1:])], torch.cuda.max_memory_allocated() / GB, latent

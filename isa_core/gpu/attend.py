@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from ..attend import DenseAttention
-from ..config import ISAConfig
+from ..config import ERROR_AWARE, ISAConfig
 from ..layout import BlockTable
 from ..plan import RoutingPlan
 from ..residual import coarse_output
 from .dense_group import attend_dense_group, begin_count
-from .plan import Blocks, blocks_on, make_plan, of_tail, tail_means
+from .lists_8bit import attend_8bit
+from .plan import blocks_on, make_plan, of_tail, pool, tail_means
 
 
 @torch.no_grad()
@@ -23,13 +24,14 @@ def attention_on_gpu(
 
     dense: what attends for dense query blocks: a function, or "triton" or "8bit" for our kernels.
     """
-    from ...kernels.pool import pool_blocks
     from ...kernels.sparse import sparse_attention
 
     blocks, queries = blocks_on(table, q.device), blocks_on(table.of_queries(q.shape[1]), q.device)
-    pooled_q, (pooled_k, pooled_v, variance_k) = pool_blocks(q, *queries), _pool(k, v, blocks, config)
+    routed, second = config.policy == ERROR_AWARE, config.tail_order == 2
+    of_q, of_k = pool(q, queries, variance=routed), pool(k, blocks, variance=routed or second)
+    pooled_q, pooled_k, pooled_v = of_q.mean, of_k.mean, pool(v, blocks).mean
 
-    plan = make_plan(pooled_q, pooled_k, table, config)
+    plan = make_plan(of_q, of_k, q.shape[0], table, config)
     # With a threshold, the read-back starts before the sparse kernel is queued and is awaited after it, so the host waits
     # only for the plan.
     rows = begin_count(plan, config)
@@ -38,22 +40,13 @@ def attention_on_gpu(
     coarse = None if gate is None else coarse_output(pooled_q, pooled_k, pooled_v)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     routing = plan.routing
+    if dense == "8bit" and config.no_dense_queries:
+        attend_8bit(q, k, v, of_k, pooled_v, plan, blocks, out, gate, coarse, second)
+        return out, routing
     sparse_attention(
         q, k, v, *tail_means(plan, pooled_k, pooled_v, blocks, k.dtype), routing.dense_queries, routing.exact_blocks,
-        plan.full, plan.taken, blocks.starts, blocks.lengths, out, gate, coarse, blocks.size,
-        variance_k=None if variance_k is None else of_tail(plan, variance_k, k.dtype),
+        plan.full, plan.counts, plan.taken, blocks.starts, blocks.lengths, out, gate, coarse, blocks.size,
+        variance_k=of_tail(plan, of_k.variance, k.dtype) if second and of_k.variance is not None else None,
     )  # fmt: skip
     attend_dense_group(q, k, v, (pooled_k, pooled_v), out, plan, rows(), table, config, gate, coarse, dense)
     return out, routing
-
-
-def _pool(k: torch.Tensor, v: torch.Tensor, blocks: Blocks, config: ISAConfig):
-    """Block means of k and v, [B*H, N, D] in fp32, and the variance of the keys where `tail_order` needs it."""
-    from ...kernels.pool import pool_blocks
-
-    pooled_v = pool_blocks(v, *blocks)
-    if config.tail_order != 2:
-        return pool_blocks(k, *blocks), pooled_v, None
-    pooled_k, variance_k = pool_blocks(k, *blocks, variance=True)
-    # In fp16 the square of a large key is infinite, and its product with a query of zero is NaN.
-    return pooled_k, pooled_v, variance_k.clamp(max=torch.finfo(k.dtype).max)

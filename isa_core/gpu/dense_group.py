@@ -55,7 +55,7 @@ def begin_count(plan: KernelPlan, config: ISAConfig) -> Rows:
     """
     most = plan.dense_rows.shape[1]
     counts = plan.routing.dense_queries.sum(1).amax()
-    if config.sharpness_threshold is None or (counts.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if not most or config.sharpness_threshold is None or (counts.is_cuda and torch.cuda.is_current_stream_capturing()):
         return lambda: most
     if not counts.is_cuda:
         return lambda: int(counts)

@@ -1,4 +1,4 @@
-"""Step *plan* on the GPU: the decisions of `policies.paper` by kernels, in the form that the attention kernels read."""
+"""Step *plan* on the GPU: the decisions of `policies` by kernels, in the form that the attention kernels read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import torch
 
-from ..config import ISAConfig, blocks_for
+from ..config import ERROR_AWARE, ISAConfig, blocks_for
 from ..layout import BlockTable, upload
 from ..memory import heads_at_once
 from ..plan import RoutingPlan
+from ..policies.error_aware import pairs_for
 from ..policies.paper import top_mass_blocks
 
 
@@ -18,7 +19,7 @@ class KernelPlan(NamedTuple):
     """A RoutingPlan in the form of the kernels, G heads, R blocks of queries and N of keys.
 
     routing: with int32 lists; `exact_blocks` has full blocks first and ragged ones last.
-    full: [G, R] int32, how many of a row's exact blocks are full.
+    full, counts: [G, R] int32, how many of a row's exact blocks are full, and how many there are.
     tail: [G, T] int32, blocks that a sparse query block meets through their mean unless it attends them exactly.
     taken: [G, R, T] uint8, 1 where a tail entry is in the row's exact list.
     dense_rows: [G, most] int32, the dense query blocks, ascending, then R where a head has fewer than the others.
@@ -26,6 +27,7 @@ class KernelPlan(NamedTuple):
 
     routing: RoutingPlan
     full: torch.Tensor
+    counts: torch.Tensor
     tail: torch.Tensor
     taken: torch.Tensor
     dense_rows: torch.Tensor
@@ -39,24 +41,44 @@ class Blocks(NamedTuple):
     size: int
 
 
-def make_plan(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable, config: ISAConfig) -> KernelPlan:
-    """Steps 2 to 5 of section 3 from block means [G, R, D] and [G, N, D] in fp32: the decisions of `policies.paper.route`, by kernels."""
-    from ...kernels.coarse import coarse_logits, coarse_statistics
+class Pooled(NamedTuple):
+    """Of each block of q, k or v, [G, N, D] fp32: the mean, and the variance of each channel where something needs it."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor | None = None
+
+
+def pool(x: torch.Tensor, blocks: Blocks, variance: bool = False) -> Pooled:
+    """x [B, S, H, D] -> of B*H heads."""
+    from ...kernels.pool import pool_blocks
+
+    if not variance:
+        return Pooled(pool_blocks(x, *blocks))
+    mean, spread = pool_blocks(x, *blocks, variance=True)
+    # In fp16 the square of a large key is infinite, and its product with a query of zero is NaN.
+    return Pooled(mean, spread.clamp(max=torch.finfo(x.dtype).max))
+
+
+def make_plan(queries: Pooled, keys: Pooled, batch: int, table: BlockTable, config: ISAConfig) -> KernelPlan:
+    """The decisions of `policies.route` by kernels, for the heads of a batch, from queries [G, R, D] and keys [G, N, D]."""
+    if config.policy == ERROR_AWARE:
+        return _by_budget(queries, keys, batch, table, config)
+    return _by_ratios(queries.mean, keys.mean, table, config)
+
+
+def _by_ratios(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable, config: ISAConfig) -> KernelPlan:
+    """Steps 2 to 5 of section 3: `policies.paper.route`."""
+    from ...kernels.coarse import coarse_logits
     from ...kernels.select import exact_lists, top_blocks
 
-    top = top_mass_blocks(table, config) if config.sharpness == "top_mass" else None
     lengths = blocks_on(table, pooled_q.device).lengths
     rows, every = pooled_q.shape[1], torch.arange(table.count, device=pooled_q.device, dtype=torch.int32)
-    kept, ragged_first = table.kept_blocks(config.keep_ratio), table.ragged_first(pooled_q.device)
-    count = blocks_for(config.exact_ratio, table.target_blocks + kept)
+    count = blocks_for(config.exact_ratio, table.target_blocks + table.kept_blocks(config.keep_ratio))
     parts = []
     step = heads_at_once(len(pooled_q), 4 * rows * table.count)
     for part_q, part_k in zip(pooled_q.split(step), pooled_k.split(step)):
         logits = coarse_logits(part_q, part_k)
-        saliency, sharpness = coarse_statistics(logits, table.target_blocks, top)
-        target = every[: table.target_blocks].expand(len(logits), -1)
-        kept_context = top_blocks(saliency + ragged_first, kept)[1] + table.target_blocks
-        listed = torch.cat([target, kept_context], dim=1)
+        listed, sharpness, _ = _listed(logits, every, table, config)
         if config.sharpness_threshold is None:
             dense, dense_rows = top_blocks(sharpness, blocks_for(config.dense_query_ratio, rows))
         else:
@@ -69,7 +91,50 @@ def make_plan(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable,
         torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts)
     )
     tail = listed if config.context_tail == "drop" else every.expand(len(listed), -1)
-    return KernelPlan(RoutingPlan(listed, dense, exact, sharpness), full, tail, taken, dense_rows)
+    counts = torch.full_like(full, exact.shape[2])
+    return KernelPlan(RoutingPlan(listed, dense, exact, sharpness), full, counts, tail, taken, dense_rows)
+
+
+def _by_budget(queries: Pooled, keys: Pooled, batch: int, table: BlockTable, config: ISAConfig) -> KernelPlan:
+    """`policies.error_aware.route`. The errors of all heads of the batch are held at a time."""
+    from ...kernels.budget import expected_errors, kth_of_all, lists_above
+    from ...kernels.coarse import coarse_logits
+
+    assert queries.variance is not None and keys.variance is not None
+    device, (heads, rows, _) = queries.mean.device, queries.mean.shape
+    lengths, every = blocks_on(table, device).lengths, torch.arange(table.count, device=device, dtype=torch.int32)
+    errors = coarse_logits(queries.mean, keys.mean)
+    listed, sharpness, norm = _listed(errors, every, table, config)
+    is_listed = torch.zeros(heads, table.count, device=device, dtype=torch.bool).scatter_(1, listed.long(), True)
+    square_q = queries.variance + queries.mean.square()
+    errors = expected_errors(errors, norm, square_q, keys.variance, is_listed, lengths / table.block_size)
+    count = pairs_for(config.exact_ratio, heads // batch, rows, listed.shape[1])
+    if config.error_threshold is not None:
+        threshold = torch.full([batch], config.error_threshold, device=device, dtype=torch.float32)
+    elif count:
+        threshold = kth_of_all(errors.view(batch, -1), count)
+    else:
+        threshold = torch.full([batch], torch.inf, device=device, dtype=torch.float32)
+    drop = config.context_tail == "drop"
+    exact, full, counts, tokens, taken = lists_above(
+        errors, threshold, listed, lengths, table.block_size, listed.shape[1] if drop else table.count
+    )
+    dense = torch.zeros(heads, rows, device=device, dtype=torch.bool)
+    routing = RoutingPlan(listed, dense, exact, sharpness, counts, tokens)
+    tail = listed if drop else every.expand(heads, -1)
+    return KernelPlan(routing, full, counts, tail, taken, listed.new_empty(heads, 0))
+
+
+def _listed(logits: torch.Tensor, every: torch.Tensor, table: BlockTable, config: ISAConfig):
+    """(KV list [G, L] int32, sharpness and norm [G, R]) from coarse logits; every: the numbers of all blocks."""
+    from ...kernels.coarse import coarse_statistics
+    from ...kernels.select import top_blocks
+
+    top = top_mass_blocks(table, config) if config.sharpness == "top_mass" else None
+    saliency, sharpness, norm = coarse_statistics(logits, table.target_blocks, top)
+    kept_context = top_blocks(saliency + table.ragged_first(logits.device), table.kept_blocks(config.keep_ratio))[1]
+    target = every[: table.target_blocks].expand(len(logits), -1)
+    return torch.cat([target, kept_context + table.target_blocks], dim=1), sharpness, norm
 
 
 def tail_means(

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 
 from ..attend import DenseAttention, dense_with_tail
-from ..config import ISAConfig
+from ..config import ERROR_AWARE, ISAConfig
 from ..layout import BlockTable
 from ..plan import RoutingPlan
 from ..residual import coarse_output
 from .dense_group import begin_count, gathered, turns
-from .plan import Blocks, KernelPlan, blocks_on, make_plan, tail_means
+from .plan import Blocks, KernelPlan, blocks_on, make_plan, pool, tail_means
 
 
 def attention_with_gradients(
@@ -35,19 +35,19 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, table, config, dense, routings):
-        from ...kernels.pool import pool_blocks
         from ...kernels.sparse import sparse_attention
 
         ctx.set_materialize_grads(False)
-        blocks = blocks_on(table, q.device)
-        pooled_q, pooled_k, pooled_v = (pool_blocks(x, *blocks) for x in (q, k, v))
-        plan = make_plan(pooled_q, pooled_k, table, config)
+        blocks, routed = blocks_on(table, q.device), config.policy == ERROR_AWARE
+        of_q, of_k = (pool(x, blocks, variance=routed) for x in (q, k))
+        pooled_q, pooled_k, pooled_v = of_q.mean, of_k.mean, pool(v, blocks).mean
+        plan = make_plan(of_q, of_k, q.shape[0], table, config)
         rows = begin_count(plan, config)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         log_sum = torch.empty(q.shape[0] * q.shape[2], q.shape[1], device=q.device, dtype=torch.float32)
         sparse_attention(
             q, k, v, *tail_means(plan, pooled_k, pooled_v, blocks, k.dtype), plan.routing.dense_queries,
-            plan.routing.exact_blocks, plan.full, plan.taken, blocks.starts, blocks.lengths, out, block_size=blocks.size, log_sum=log_sum,
+            plan.routing.exact_blocks, plan.full, plan.counts, plan.taken, blocks.starts, blocks.lengths, out, block_size=blocks.size, log_sum=log_sum,
         )  # fmt: skip
         ctx.turns = list(_dense_turns(q, k, v, (pooled_k, pooled_v), out, plan, rows(), table, config, blocks, dense))
         ctx.plan, ctx.blocks = plan, blocks
@@ -65,7 +65,7 @@ class _Attention(torch.autograd.Function):
         if d_out is None:
             d_out = torch.zeros_like(out)
         *d_tokens, d_mean_k, d_mean_v = sparse_attention_backward(
-            q, k, v, mean_k, mean_v, plan.routing.dense_queries, plan.routing.exact_blocks, plan.taken, plan.tail.contiguous(),
+            q, k, v, mean_k, mean_v, plan.routing.dense_queries, plan.routing.exact_blocks, plan.counts, plan.taken, plan.tail.contiguous(),
             blocks.starts, blocks.lengths, out, log_sum, d_out, blocks.size,
         )  # fmt: skip
         d_means = [None, d_mean_k, d_mean_v]

@@ -1,1 +1,18 @@
-"""Routers, one per file. Each turns coarse scores into a RoutingPlan and does not depend on kernels or backends."""
+"""Routers, one per file. Each turns coarse attention into a RoutingPlan and does not depend on kernels or backends."""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import ERROR_AWARE, ISAConfig
+from ..layout import BlockTable
+from ..plan import Coarse, RoutingPlan
+from . import error_aware, paper
+
+
+def route(coarse: Coarse, table: BlockTable, config: ISAConfig, threshold: torch.Tensor | None = None) -> RoutingPlan:
+    """The plan of `config.policy`. threshold: of "error_aware" (`error_aware.threshold`), else None. No gradient flows through it."""
+    if config.policy == ERROR_AWARE:
+        assert threshold is not None
+        return error_aware.route(coarse, table, config, threshold)
+    return paper.route(coarse, table, config)

@@ -6,21 +6,25 @@ import torch
 
 from ..config import ISAConfig, blocks_for
 from ..layout import BlockTable
-from ..plan import RoutingPlan
+from ..plan import Coarse, RoutingPlan
 
 
 @torch.no_grad()
-def route(scores: torch.Tensor, probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> RoutingPlan:
-    """The plan from coarse logits and their softmax, both [G, R, N]. No gradient flows through it."""
-    saliency = probabilities[:, : table.target_blocks, table.target_blocks :].sum(1)
-    kv_blocks = list_blocks(saliency, table, config.keep_ratio)
-    sharpness = query_sharpness(probabilities, table, config)
+def route(coarse: Coarse, table: BlockTable, config: ISAConfig) -> RoutingPlan:
+    """The plan of G heads. No gradient flows through it."""
+    kv_blocks = list_blocks(saliency(coarse, table), table, config.keep_ratio)
+    sharpness = query_sharpness(coarse.probabilities, table, config)
     return RoutingPlan(
         kv_blocks=kv_blocks,
         dense_queries=group_queries(sharpness, config),
-        exact_blocks=exact_lists(scores, kv_blocks, config.exact_ratio),
+        exact_blocks=exact_lists(coarse.logits, kv_blocks, config.exact_ratio),
         sharpness=sharpness,
     )
+
+
+def saliency(coarse: Coarse, table: BlockTable) -> torch.Tensor:
+    """[G, context blocks]: how much of the target's attention each context block receives."""
+    return coarse.probabilities[:, : table.target_blocks, table.target_blocks :].sum(1)
 
 
 def list_blocks(saliency: torch.Tensor, table: BlockTable, keep_ratio: float) -> torch.Tensor:

@@ -31,6 +31,11 @@ CONFIGS = {
     "taylor tail": ISAConfig(context_tail="taylor", keep_ratio=0.3),
     "nothing exact": ISAConfig(keep_ratio=0, dense_query_ratio=0, exact_ratio=0),
     "second order": ISAConfig(keep_ratio=0.5, dense_query_ratio=0.3, exact_ratio=0.2, tail_order=2),
+    "error-aware": ISAConfig(1, exact_ratio=0.3, policy="error_aware"),
+    "error-aware, part of the context": ISAConfig(
+        0.3, exact_ratio=0.3, policy="error_aware", context_tail="taylor", tail_order=2
+    ),
+    "error-aware, threshold": ISAConfig(1, policy="error_aware", error_threshold=0.1),
 }
 
 
@@ -223,26 +228,33 @@ def test_density_and_cost_at_the_papers_size():
     assert 1 / flops == pytest.approx(3.30, abs=0.01)
 
 
+def rounding(config) -> float:
+    """A budget is rounded up over all heads together, of which an estimate knows nothing."""
+    return 1e-6 if config.policy == "isa" else 0.01
+
+
 @pytest.mark.parametrize(
-    "config", [c for n, c in CONFIGS.items() if n != "threshold"], ids=[n for n in CONFIGS if n != "threshold"]
+    "config", [c for n, c in CONFIGS.items() if "threshold" not in n], ids=[n for n in CONFIGS if "threshold" not in n]
 )
 def test_estimated_cost_is_the_measured_cost_on_aligned_layouts(config):
     layout = TokenLayout(640, (640, 128))
     _, stats = in_context_sparse_attention(
         *tensors(layout)[:3], layout=layout, config=config, backend="torch", return_stats=True
     )
-    assert estimate_cost(layout, config) == pytest.approx((stats.density, stats.flop_ratio), rel=1e-6)
+    assert estimate_cost(layout, config) == pytest.approx((stats.density, stats.flop_ratio), rel=rounding(config))
 
 
 @pytest.mark.parametrize(
-    "config", [c for n, c in CONFIGS.items() if n != "threshold"], ids=[n for n in CONFIGS if n != "threshold"]
+    "config", [c for n, c in CONFIGS.items() if "threshold" not in n], ids=[n for n in CONFIGS if "threshold" not in n]
 )
 def test_estimated_cost_is_the_measured_cost_of_the_targets_queries_alone(config):
     layout = TokenLayout(640, (640, 128))
     q, k, v, _ = tensors(layout)
     options = {"layout": layout, "config": config, "backend": "torch", "return_stats": True}
     _, stats = in_context_sparse_attention(q[:, :640], k, v, **options)
-    assert estimate_cost(layout, config, of_target=True) == pytest.approx((stats.density, stats.flop_ratio), rel=1e-6)
+    assert estimate_cost(layout, config, of_target=True) == pytest.approx(
+        (stats.density, stats.flop_ratio), rel=rounding(config)
+    )
 
 
 def test_stats_tell_what_was_kept():
@@ -359,7 +371,25 @@ def test_one_operator_in_a_compiled_graph():
 
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(q, k, v, gate), block(q, k, v, gate))
-    arguments = [q, k, v, gate, list(layout.segments), 0.4, 0.5, 0.1, "variance", None, "drop", 64, 0, "auto", "auto"]
+    arguments = [
+        q,
+        k,
+        v,
+        gate,
+        list(layout.segments),
+        0.4,
+        0.5,
+        0.1,
+        "variance",
+        None,
+        "drop",
+        64,
+        0,
+        "isa",
+        None,
+        "auto",
+        "auto",
+    ]
     torch.library.opcheck(torch.ops.liveditor_isa.attention.default, arguments)
 
 

@@ -67,7 +67,7 @@ def make_case(
     q, k, v, out, d_out = (x.to(DEVICE) for x in tokens)
     inputs = {"q": q, "k": k, "v": v, "mean_k": means[0], "mean_v": means[1], "dense": is_dense}
     inputs |= {"lists": lists.int(), "taken": taken, "tail": tails.int(), "starts": starts.int(), "lengths": lengths.int()}
-    inputs |= {"out": out, "log_sum": log_sum, "d_out": d_out}
+    inputs |= {"out": out, "log_sum": log_sum, "d_out": d_out, "counts": torch.full(lists.shape[:2], lists.shape[2]).int()}
     inputs = {name: x.to(DEVICE) for name, x in inputs.items()}
     return Case(inputs | {"block_size": block_size}, tuple(x.to(DEVICE) for x in expected))
 
@@ -264,6 +264,7 @@ def test_spread_means_is_the_gradient_of_block_means(dtype):
             "taylor tail": ISAConfig(0.3, 0.5, 0.2, context_tail="taylor"),
             "threshold": ISAConfig(0.5, sharpness_threshold=1e-3),
             "only means": ISAConfig(0.5, 0, 0),
+            "error-aware": ISAConfig(0.6, exact_ratio=0.3, policy="error_aware"),
             "all dense": ISAConfig(1, 1, 0.2, block_size=16),
         },
     ),

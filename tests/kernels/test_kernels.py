@@ -9,7 +9,7 @@ from kernel_device import DEVICE, DTYPES, GPU
 from liveditor_isa import kernels
 from liveditor_isa.isa_core import BackendUnavailable, ISAConfig, TokenLayout, in_context_sparse_attention, resolve_backend
 from liveditor_isa.isa_core.layout import block_table
-from liveditor_isa.isa_core.plan import coarse_scores
+from liveditor_isa.isa_core.plan import Coarse, coarse_scores
 from liveditor_isa.isa_core.policies.paper import query_sharpness, route
 from liveditor_isa.isa_core.reference import reference_attention
 from sweeps import pairs
@@ -36,6 +36,10 @@ CONFIGS = {
     "second order, taylor tail": ISAConfig(0.3, 0.5, 0.2, tail_order=2, context_tail="taylor"),
     "small blocks": ISAConfig(0.3, 0.5, 0.2, block_size=16),
     "blocks that fill no tile": ISAConfig(0.3, 0.5, 0.2, block_size=24),
+    "error-aware": ISAConfig(1, exact_ratio=0.3, policy="error_aware", block_size=16),
+    "error-aware, part of the context": ISAConfig(0.4, exact_ratio=0.3, policy="error_aware"),
+    "error-aware, taylor tail": ISAConfig(0.4, exact_ratio=0.3, policy="error_aware", context_tail="taylor", tail_order=2),
+    "error-aware, threshold": ISAConfig(1, policy="error_aware", error_threshold=0.06, block_size=24),
 }
 
 
@@ -307,9 +311,10 @@ def test_coarse_statistics_and_lists():
     probabilities = logits.softmax(-1)
     for sharpness in ("variance", "top_mass"):
         config = ISAConfig(0.3, 0.5, 0.2, sharpness=sharpness)
-        plan = route(logits, probabilities, table, config)
+        plan = route(Coarse(logits, probabilities), table, config)
         top = None if sharpness == "variance" else -(-table.target_blocks // 5)
-        saliency, sharp = coarse_statistics(logits, table.target_blocks, top)
+        saliency, sharp, norm = coarse_statistics(logits, table.target_blocks, top)
+        torch.testing.assert_close(norm, logits.logsumexp(2))
         torch.testing.assert_close(saliency, probabilities[:, : table.target_blocks, table.target_blocks :].sum(1))
         torch.testing.assert_close(sharp, query_sharpness(probabilities, table, config), rtol=1e-4, atol=1e-7)
     sparse = ~plan.dense_queries

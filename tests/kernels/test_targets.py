@@ -44,10 +44,10 @@ def compile_all(capability: int):
     JITFunction.run = compile_only
 
     from liveditor_isa import kernels
-    from liveditor_isa.kernels import backward, coarse, compact, dense, pool, quantize, select, sparse
+    from liveditor_isa.kernels import backward, budget, coarse, compact, dense, pool, quantize, select, sparse, sparse_8bit
 
     bulk_copies = lambda x: capability >= 90  # noqa: E731
-    sparse.takes_bulk_copies = dense.takes_bulk_copies = bulk_copies
+    sparse.takes_bulk_copies = dense.takes_bulk_copies = sparse_8bit.takes_bulk_copies = bulk_copies
     dense.shared_memory = lambda _: SHARED[capability]
 
     def call(dim, block_size=64, blocks=8, listed=4, heads=2, dtype=torch.bfloat16, second_order=False):
@@ -62,7 +62,8 @@ def compile_all(capability: int):
         lists, full, taken = select.exact_lists(logits, rows, sharp, table[1], block_size, 2, listed)
         tail = [x[:, :listed].to(dtype) for x in means[1:]]
         gate, log_sum = zeros(1, q.shape[1], 1, 1, dtype=dtype), zeros(1, heads, q.shape[1], dtype=torch.float32)
-        lists = lists, full, taken, *table[:2]
+        counts = torch.full_like(full, 2)
+        lists = lists, full, counts, taken, *table[:2]
         sparse.sparse_attention(
             q, k, v, *tail, logits[:, 0, :listed], sharp, *lists, out, gate, means[0], block_size, log_sum, tail[0] if second_order else None
         )  # fmt: skip
@@ -73,7 +74,7 @@ def compile_all(capability: int):
         compact.scatter_blocks(result, out, number, rows, *table, gate, means[0])
         if block_size <= 64 and dtype == torch.bfloat16:
             means = [x.to(dtype) for x in means]
-            common = lists[0], taken, rows, *table[:2], out, log_sum, grad, block_size
+            common = lists[0], counts, taken, rows, *table[:2], out, log_sum, grad, block_size
             backward.sparse_attention_backward(q, k, v, *means[1:], sharp, *common)
             backward.spread_means(means[0].float(), q, *table)
         if capability >= 89 and dtype == torch.bfloat16:
@@ -83,6 +84,19 @@ def compile_all(capability: int):
             eight += quantize.quantize_values(v, centre, number, rows, *table)
             query, q_scale, key, k_scale, value, v_scale = eight
             dense.dense_attention_8bit(query, key, value, q_scale, k_scale, v_scale, centre, bias, number, dtype)
+        if capability >= 89 and dtype == torch.bfloat16 and block_size == sparse_8bit.BLOCK:
+            every = torch.arange(blocks, dtype=torch.int32).expand(heads, -1).contiguous()
+            key, k_scale = quantize.quantize_keys(k, centre, number, every, *table)
+            value, v_scale = quantize.quantize_values(v, centre, number, every, *table)
+            errors = budget.expected_errors(
+                logits, logits[:, :, 0], *means[:2], sharp.expand(heads, blocks), centre[0, :blocks]
+            )
+            threshold = budget.kth_of_all(errors.flatten()[None], 2)
+            marks = budget.lists_above(errors, threshold, rows, table[1], block_size, listed)
+            exact, full, counts, _, taken = marks
+            sparse_8bit.sparse_attention_8bit(
+                q, key, value, k_scale, v_scale, centre, *tail, logits[:, 0, :listed], 0, exact, full, counts, taken, *table[:2], out, gate, means[0]
+            )  # fmt: skip
 
     call(128)
     call(128, block_size=kernels.LARGEST_BLOCK, second_order=True)

@@ -1,0 +1,63 @@
+"""Exact attention where a block's mean is expected to be the worst stand-in, out of one budget for all heads of a call.
+
+The expected error of a pair is its share of the query block's attention times the deviation of its logits within the KV
+block: a block whose keys are alike loses nothing by its mean, however much attention it gets.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import ISAConfig, blocks_for
+from ..layout import BlockTable
+from ..plan import Coarse, RoutingPlan
+from .paper import list_blocks, query_sharpness, saliency
+
+
+@torch.no_grad()
+def route(coarse: Coarse, table: BlockTable, config: ISAConfig, threshold: torch.Tensor) -> RoutingPlan:
+    """The plan of G heads: exact are the listed pairs whose expected error is at least `threshold`, a scalar."""
+    kv_blocks, error = listed_error(coarse, table, config)
+    exact = error >= threshold.clamp_min(0)
+    counts = exact.sum(2)
+    blocks = torch.where(exact, torch.arange(table.count, device=exact.device), table.count).sort(2).values
+    sharpness = query_sharpness(coarse.probabilities, table, config)
+    return RoutingPlan(
+        kv_blocks=kv_blocks,
+        dense_queries=torch.zeros_like(sharpness, dtype=torch.bool),
+        exact_blocks=blocks[:, :, : int(counts.max())],
+        sharpness=sharpness,
+        exact_counts=counts,
+        exact_tokens=(exact * table.lengths_on(exact.device)).sum(2),
+    )
+
+
+def threshold(error: torch.Tensor, config: ISAConfig, listed_blocks: int) -> torch.Tensor:
+    """The least expected error that is exact, a scalar: config.error_threshold, or what `exact_ratio` of all pairs reach.
+
+    error: [H, R, N] of all heads that share the budget, from `listed_error`.
+    """
+    if config.error_threshold is not None:
+        return error.new_tensor(config.error_threshold)
+    heads, rows, _ = error.shape
+    count = pairs_for(config.exact_ratio, heads, rows, listed_blocks)
+    if count == 0:
+        return error.new_tensor(torch.inf)
+    values = error.flatten()
+    return values.kthvalue(len(values) - count + 1).values
+
+
+def pairs_for(exact_ratio: float, heads: int, rows: int, listed_blocks: int) -> int:
+    """How many pairs of blocks all heads together attend exactly."""
+    return blocks_for(exact_ratio, heads * rows * listed_blocks)
+
+
+@torch.no_grad()
+def listed_error(coarse: Coarse, table: BlockTable, config: ISAConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """([G, L] KV blocks as the paper lists them, [G, R, N] expected error of every pair; -1 where a block is not listed)."""
+    assert coarse.spread is not None
+    kv_blocks = list_blocks(saliency(coarse, table), table, config.keep_ratio)
+    tokens = table.lengths_on(kv_blocks.device) / table.block_size
+    error = coarse.probabilities * tokens * coarse.spread.sqrt()
+    listed = torch.zeros(len(kv_blocks), table.count, dtype=torch.bool, device=kv_blocks.device).scatter_(1, kv_blocks, True)
+    return kv_blocks, error.masked_fill(~listed[:, None], -1.0)
