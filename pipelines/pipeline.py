@@ -20,7 +20,7 @@ from ..errors import NotFiniteError
 from ..video.geometry import closest_bucket, first_frames, fit_frames, size_within
 from .context_reuse import sampling_run
 from .lora import load_lora, unload_differences
-from .text_encoder import load_text_encoder, text_length, unknown_to
+from .text_encoder import embedded_lengths, load_text_encoder, own_length, text_length, unknown_to
 from .transformer import TRAIN_TIMESTEPS, LIVEditorTransformer3DModel
 from .vae import decode_video, encode_video, load_vae
 
@@ -121,7 +121,7 @@ class LIVEditorPipeline(WanPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         max_sequence_length: int | None = None,
     ) -> WanPipelineOutput | tuple:
-        """Edit `video` as `prompt` says; a list of prompts makes a batch of edits of it.
+        """Edit `video` as `prompt` says; a list of prompts makes a batch of edits of it, each as by its prompt alone.
 
         video: frames in whatever form diffusers takes a video: a list of PIL images, an array [F, H, W, 3] or a tensor
             [F, 3, H, W] in 0..1. Any number; the model's 4n+1 are filled up with the last and cut off again.
@@ -130,6 +130,7 @@ class LIVEditorPipeline(WanPipeline):
             their aspect and centre-cropped.
         sigmas: before the scheduler's shift, from 1 down; ComfyUI's `simple` schedule where not given.
         output_type: "np", "pt", "pil" or "latent".
+        max_sequence_length: cuts longer texts off; without it none is.
         The rest as in diffusers' WanPipeline.
 
         Raises ValueError for bad input, and NotFiniteError, which is one, where the result holds NaN or infinity.
@@ -278,13 +279,14 @@ class LIVEditorPipeline(WanPipeline):
         return self.scheduler.timesteps
 
     def _velocity(self, latents, timestep, text, context_latents, name: str) -> torch.Tensor:
-        dtype = self.transformer.dtype
+        dtype, lengths = self.transformer.dtype, embedded_lengths(text, own_length(self.tokenizer))
         with self.transformer.cache_context(name):
             return self.transformer(
                 latents.to(dtype),
                 timestep.expand(len(latents)),
-                text.to(dtype),
+                text[:, : max(lengths)].to(dtype),
                 context_latents,
+                text_lengths=lengths if len({*lengths}) > 1 else None,
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
             )[0]

@@ -54,10 +54,27 @@ def load_text_encoder(
 def text_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """The `max_sequence_length` with which a text is embedded as in ComfyUI: the model's own length, or that of a longer text.
 
-    ComfyUI cuts no text off, so longer ones have longer embeddings; give each text its own length.
+    ComfyUI cuts no text off, so longer ones have longer embeddings.
     """
-    own = tokenizer.model_max_length if tokenizer.model_max_length <= LONGEST_TEXT else TEXT_LENGTH
-    return max(own, len(tokenizer(text, verbose=False).input_ids))
+    return max(own_length(tokenizer), len(tokenizer(text, verbose=False).input_ids))
+
+
+def own_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Number of tokens to which the model's shorter texts are padded."""
+    return tokenizer.model_max_length if tokenizer.model_max_length <= LONGEST_TEXT else TEXT_LENGTH
+
+
+def embedded_lengths(embeddings: torch.Tensor, own: int) -> list[int]:
+    """Numbers of tokens of texts that were embedded in one batch, [B, L, D], each as `text_length` says for the text alone.
+
+    own: the model's own length. Behind a text's end, embeddings are zeros. Waits for the device where a text is longer than `own`.
+    """
+    batch, length = embeddings.shape[:2]
+    if length <= own:
+        return [length] * batch
+    numbers = torch.arange(1, length + 1, device=embeddings.device)
+    ends = (embeddings.ne(0).any(-1) * numbers).amax(1)
+    return ends.clamp(min=own).tolist()
 
 
 def unknown_to(encoder: UMT5EncoderModel, text: str) -> list[str]:
