@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from .lora import load_lora, unload_differences
 from .text_encoder import embedded_lengths, load_text_encoder, own_length, text_length, unknown_to
 from .transformer import TRAIN_TIMESTEPS, LIVEditorTransformer3DModel
 from .vae import decode_video, encode_video, load_vae
+
+CODE = "liveditor_pipeline"
+"""Name of the module in a saved folder that leads diffusers to this class."""
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 SHIFT = 6.0
@@ -83,9 +87,14 @@ class LIVEditorPipeline(WanPipeline):
         Raises CheckpointError or ValueError naming what is wrong with a file.
         """
         tokenizer, encoder = load_text_encoder(text_encoder, torch_dtype)
-        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
         transformer = LIVEditorTransformer3DModel.from_single_file(model, torch_dtype)
-        return cls(tokenizer, encoder, load_vae(vae, torch_dtype), scheduler, transformer)
+        return cls.of_parts(tokenizer, encoder, load_vae(vae, torch_dtype), transformer)
+
+    @classmethod
+    def of_parts(cls, tokenizer, text_encoder, vae, transformer):
+        """With the sampler of LIVEditor-14B."""
+        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
+        return cls(tokenizer, text_encoder, vae, scheduler, transformer)
 
     @classmethod
     def included(cls, torch_dtype=torch.float32):
@@ -201,6 +210,22 @@ class LIVEditorPipeline(WanPipeline):
         result = latents if output_type == "latent" else self._decoded(latents, len(frames), output_type)
         self.maybe_free_model_hooks()
         return WanPipelineOutput(frames=result) if return_dict else (result,)
+
+    @classmethod
+    def load_config(cls, *args, **kwargs):
+        """As in diffusers, but this class needs no code of a folder."""
+        loaded = super().load_config(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)["_class_name"] = cls.__name__
+        return loaded
+
+    def save_config(self, save_directory: str | Path, **options):
+        """Also writes the file by which `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` finds this class."""
+        super().save_config(save_directory, **options)
+        index, kind = Path(save_directory, self.config_name), type(self)
+        named = json.loads(index.read_text(encoding="utf-8")) | {"_class_name": [CODE, kind.__name__]}
+        index.write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
+        code = f"from {kind.__module__} import {kind.__name__}  # noqa: F401  pip install liveditor-isa[diffusers]\n"
+        Path(save_directory, f"{CODE}.py").write_text(code, encoding="utf-8")
 
     def load_lora_weights(self, pretrained_model_name_or_path_or_dict, adapter_name: str | None = None, **options):
         """As in diffusers, in every naming that LoRAs for Wan have; see `lora.load_lora`.

@@ -32,13 +32,14 @@ SCALES = ("scale_weight", "weight_scale")
 
 
 def load_text_encoder(
-    path: str | Path, dtype: torch.dtype = torch.bfloat16
+    path: str | Path, dtype: torch.dtype | None = torch.bfloat16
 ) -> tuple[PreTrainedTokenizerBase, UMT5EncoderModel]:
     """Tokenizer and encoder; `text_length` and `unknown_to` do what else ComfyUI does with a text.
 
     path: umt5_xxl_fp16.safetensors, umt5_xxl_fp8_e4m3fn_scaled.safetensors or another width's, or a folder in diffusers'
     layout: a whole pipeline's, or one that holds both.
-    dtype: of weights and computation; fp8 weights are put back to it one by one. ComfyUI computes in fp32.
+    dtype: of weights and computation; fp8 weights are put back to it one by one. None: as in a file, fp32 of fp8 weights.
+    ComfyUI computes in fp32.
     Raises CheckpointError for anything else or a damaged file, OSError where there is none.
     """
     path = Path(path)
@@ -86,7 +87,7 @@ def unknown_to(encoder: UMT5EncoderModel, text: str) -> list[str]:
     return unknown
 
 
-def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTokenizerFast, UMT5EncoderModel]:
+def _from_file(checkpoint: Checkpoint, dtype: torch.dtype | None) -> tuple[PreTrainedTokenizerFast, UMT5EncoderModel]:
     name = checkpoint.path.name
     if not {"shared.weight", "encoder.final_layer_norm.weight", TOKENIZER} <= set(checkpoint.shapes):
         raise CheckpointError(
@@ -175,7 +176,7 @@ def _expected(encoder: UMT5EncoderModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in weights if name != "encoder.embed_tokens.weight"}
 
 
-def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tensor:
+def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None) -> torch.Tensor:
     """A weight, read on access and multiplied by its scale if it is stored in fp8."""
     weight = checkpoint.tensor(name)
     stem = name.removesuffix("weight")
