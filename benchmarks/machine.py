@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from ..comfyui.startup import use_cpu_without_gpu
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results"
 SAMPLE_VIDEO = ROOT / ".cache/bigbuckbunny.mp4"
@@ -46,13 +48,17 @@ def peak_memory() -> int:
 
 
 def use_comfyui():
-    """Make ComfyUI's modules importable, on a GPU if there is one. Call it before they are imported."""
+    """Make ComfyUI's modules importable, on a GPU if there is one. Call it before they are imported.
+
+    Ends the program, with a sentence, where there is no ComfyUI.
+    """
     if str(ROOT / "scripts") not in sys.path:
         sys.path.insert(0, str(ROOT / "scripts"))
-    from comfy_headless import import_comfy
+    from comfy_headless import COMFYUI
 
-    import_comfy()
-
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    if str(COMFYUI) not in sys.path:
+        sys.path.insert(0, str(COMFYUI))
+    try:
+        use_cpu_without_gpu()
+    except RuntimeError as error:
+        sys.exit(str(error))

@@ -97,7 +97,7 @@ def convert_checkpoint(
     plan = dict(sorted(plan.items(), key=lambda item: -item[1].itemsize))
     header, total = _header(checkpoint, plan, content, names)
     _remove_abandoned(destination)
-    _require_space(destination.parent, len(header) + total)
+    require_space(destination.parent, len(header) + total)
 
     partial = partial_name(destination)
     try:
@@ -120,7 +120,7 @@ def convert_checkpoint(
         raise _exists(destination) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            _require_space(destination.parent, sys.maxsize)
+            require_space(destination.parent, sys.maxsize)
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -201,7 +201,8 @@ def _slices(name: str, tensor: torch.Tensor, dtype: torch.dtype, before_reading:
         yield cast.view(torch.uint8).numpy().tobytes()
 
 
-def _require_space(folder: Path, needed: int):
+def require_space(folder: Path, needed: int) -> None:
+    """Raises OSError where fewer bytes are free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         room = "more" if needed == sys.maxsize else f"{needed / 1e6:,.0f} MB"

@@ -1,9 +1,11 @@
-"""Files that exist complete or not at all: each is written under a unique name beside its own, then renamed."""
+"""Files and folders that exist complete or not at all: each is written under a unique name beside its own, then renamed."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +35,26 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """The folder to write into. On success it becomes `path`, on failure it is removed.
+
+    Raises FileExistsError where `path` is a file, or a folder that holds anything.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(errno.EEXIST, "There is something already; name a new folder, or an empty one", str(path))
+    partial = partial_name(path)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            path.rmdir()  # renaming replaces an empty folder on some systems only
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def publish_new(partial: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from ..errors import NotFiniteError
 from ..video.geometry import closest_bucket, first_frames, fit_frames, size_within
 from .context_reuse import sampling_run
 from .lora import load_lora, unload_differences
-from .text_encoder import load_text_encoder, text_length, unknown_to
+from .text_encoder import embedded_lengths, load_text_encoder, own_length, text_length, unknown_to
 from .transformer import TRAIN_TIMESTEPS, LIVEditorTransformer3DModel
 from .vae import decode_video, encode_video, load_vae
+
+CODE = "liveditor_pipeline"
+"""Name of the module in a saved folder that leads diffusers to this class."""
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 SHIFT = 6.0
@@ -83,9 +87,14 @@ class LIVEditorPipeline(WanPipeline):
         Raises CheckpointError or ValueError naming what is wrong with a file.
         """
         tokenizer, encoder = load_text_encoder(text_encoder, torch_dtype)
-        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
         transformer = LIVEditorTransformer3DModel.from_single_file(model, torch_dtype)
-        return cls(tokenizer, encoder, load_vae(vae, torch_dtype), scheduler, transformer)
+        return cls.of_parts(tokenizer, encoder, load_vae(vae, torch_dtype), transformer)
+
+    @classmethod
+    def of_parts(cls, tokenizer, text_encoder, vae, transformer):
+        """With the sampler of LIVEditor-14B."""
+        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
+        return cls(tokenizer, text_encoder, vae, scheduler, transformer)
 
     @classmethod
     def included(cls, torch_dtype=torch.float32):
@@ -121,7 +130,7 @@ class LIVEditorPipeline(WanPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         max_sequence_length: int | None = None,
     ) -> WanPipelineOutput | tuple:
-        """Edit `video` as `prompt` says; a list of prompts makes a batch of edits of it.
+        """Edit `video` as `prompt` says; a list of prompts makes a batch of edits of it, each as by its prompt alone.
 
         video: frames in whatever form diffusers takes a video: a list of PIL images, an array [F, H, W, 3] or a tensor
             [F, 3, H, W] in 0..1. Any number; the model's 4n+1 are filled up with the last and cut off again.
@@ -130,6 +139,7 @@ class LIVEditorPipeline(WanPipeline):
             their aspect and centre-cropped.
         sigmas: before the scheduler's shift, from 1 down; ComfyUI's `simple` schedule where not given.
         output_type: "np", "pt", "pil" or "latent".
+        max_sequence_length: cuts longer texts off; without it none is.
         The rest as in diffusers' WanPipeline.
 
         Raises ValueError for bad input, and NotFiniteError, which is one, where the result holds NaN or infinity.
@@ -200,6 +210,22 @@ class LIVEditorPipeline(WanPipeline):
         result = latents if output_type == "latent" else self._decoded(latents, len(frames), output_type)
         self.maybe_free_model_hooks()
         return WanPipelineOutput(frames=result) if return_dict else (result,)
+
+    @classmethod
+    def load_config(cls, *args, **kwargs):
+        """As in diffusers, but this class needs no code of a folder."""
+        loaded = super().load_config(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)["_class_name"] = cls.__name__
+        return loaded
+
+    def save_config(self, save_directory: str | Path, **options):
+        """Also writes the file by which `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` finds this class."""
+        super().save_config(save_directory, **options)
+        index, kind = Path(save_directory, self.config_name), type(self)
+        named = json.loads(index.read_text(encoding="utf-8")) | {"_class_name": [CODE, kind.__name__]}
+        index.write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
+        code = f"from {kind.__module__} import {kind.__name__}  # noqa: F401  pip install liveditor-isa[diffusers]\n"
+        Path(save_directory, f"{CODE}.py").write_text(code, encoding="utf-8")
 
     def load_lora_weights(self, pretrained_model_name_or_path_or_dict, adapter_name: str | None = None, **options):
         """As in diffusers, in every naming that LoRAs for Wan have; see `lora.load_lora`.
@@ -278,13 +304,14 @@ class LIVEditorPipeline(WanPipeline):
         return self.scheduler.timesteps
 
     def _velocity(self, latents, timestep, text, context_latents, name: str) -> torch.Tensor:
-        dtype = self.transformer.dtype
+        dtype, lengths = self.transformer.dtype, embedded_lengths(text, own_length(self.tokenizer))
         with self.transformer.cache_context(name):
             return self.transformer(
                 latents.to(dtype),
                 timestep.expand(len(latents)),
-                text.to(dtype),
+                text[:, : max(lengths)].to(dtype),
                 context_latents,
+                text_lengths=lengths if len({*lengths}) > 1 else None,
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
             )[0]

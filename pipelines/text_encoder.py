@@ -32,13 +32,14 @@ SCALES = ("scale_weight", "weight_scale")
 
 
 def load_text_encoder(
-    path: str | Path, dtype: torch.dtype = torch.bfloat16
+    path: str | Path, dtype: torch.dtype | None = torch.bfloat16
 ) -> tuple[PreTrainedTokenizerBase, UMT5EncoderModel]:
     """Tokenizer and encoder; `text_length` and `unknown_to` do what else ComfyUI does with a text.
 
     path: umt5_xxl_fp16.safetensors, umt5_xxl_fp8_e4m3fn_scaled.safetensors or another width's, or a folder in diffusers'
     layout: a whole pipeline's, or one that holds both.
-    dtype: of weights and computation; fp8 weights are put back to it one by one. ComfyUI computes in fp32.
+    dtype: of weights and computation; fp8 weights are put back to it one by one. None: as in a file, fp32 of fp8 weights.
+    ComfyUI computes in fp32.
     Raises CheckpointError for anything else or a damaged file, OSError where there is none.
     """
     path = Path(path)
@@ -54,10 +55,27 @@ def load_text_encoder(
 def text_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """The `max_sequence_length` with which a text is embedded as in ComfyUI: the model's own length, or that of a longer text.
 
-    ComfyUI cuts no text off, so longer ones have longer embeddings; give each text its own length.
+    ComfyUI cuts no text off, so longer ones have longer embeddings.
     """
-    own = tokenizer.model_max_length if tokenizer.model_max_length <= LONGEST_TEXT else TEXT_LENGTH
-    return max(own, len(tokenizer(text, verbose=False).input_ids))
+    return max(own_length(tokenizer), len(tokenizer(text, verbose=False).input_ids))
+
+
+def own_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Number of tokens to which the model's shorter texts are padded."""
+    return tokenizer.model_max_length if tokenizer.model_max_length <= LONGEST_TEXT else TEXT_LENGTH
+
+
+def embedded_lengths(embeddings: torch.Tensor, own: int) -> list[int]:
+    """Numbers of tokens of texts that were embedded in one batch, [B, L, D], each as `text_length` says for the text alone.
+
+    own: the model's own length. Behind a text's end, embeddings are zeros. Waits for the device where a text is longer than `own`.
+    """
+    batch, length = embeddings.shape[:2]
+    if length <= own:
+        return [length] * batch
+    numbers = torch.arange(1, length + 1, device=embeddings.device)
+    ends = (embeddings.ne(0).any(-1) * numbers).amax(1)
+    return ends.clamp(min=own).tolist()
 
 
 def unknown_to(encoder: UMT5EncoderModel, text: str) -> list[str]:
@@ -69,7 +87,7 @@ def unknown_to(encoder: UMT5EncoderModel, text: str) -> list[str]:
     return unknown
 
 
-def _from_file(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedTokenizerFast, UMT5EncoderModel]:
+def _from_file(checkpoint: Checkpoint, dtype: torch.dtype | None) -> tuple[PreTrainedTokenizerFast, UMT5EncoderModel]:
     name = checkpoint.path.name
     if not {"shared.weight", "encoder.final_layer_norm.weight", TOKENIZER} <= set(checkpoint.shapes):
         raise CheckpointError(
@@ -158,7 +176,7 @@ def _expected(encoder: UMT5EncoderModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in weights if name != "encoder.embed_tokens.weight"}
 
 
-def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tensor:
+def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None) -> torch.Tensor:
     """A weight, read on access and multiplied by its scale if it is stored in fp8."""
     weight = checkpoint.tensor(name)
     stem = name.removesuffix("weight")

@@ -64,6 +64,16 @@ class LIVEditorAttnProcessor(InContextProcessor, WanAttnProcessor):
         return out
 
 
+class OwnTextAttnProcessor(WanAttnProcessor):
+    """Cross-attention. Texts of unlike length come as a tuple of [1, L, D], one for each sequence of the batch."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states, *args, **kwargs):
+        if not isinstance(encoder_hidden_states, tuple):
+            return super().__call__(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        pairs = zip(hidden_states.split(1), encoder_hidden_states)
+        return torch.cat([super(OwnTextAttnProcessor, self).__call__(attn, *pair, *args, **kwargs) for pair in pairs])
+
+
 class InContextRotaryPosEmbed(WanRotaryPosEmbed):
     """Wan's, over several token groups, each with positions from (0, 0, 0)."""
 
@@ -120,6 +130,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         for index, block in enumerate(self.blocks):
             block.attn1.alpha_1 = nn.Linear(dim, 1, bias=False)
             block.attn1.set_processor(LIVEditorAttnProcessor(index, num_layers))
+            block.attn2.set_processor(OwnTextAttnProcessor())
 
     @classmethod
     def from_single_file(cls, path: str | Path, torch_dtype: torch.dtype | None = None) -> LIVEditorTransformer3DModel:
@@ -146,6 +157,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         timestep: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         context_latents: Sequence[torch.Tensor] = (),
+        text_lengths: Sequence[int] | None = None,
         return_dict: bool = True,
         attention_kwargs: dict | None = None,
     ):
@@ -153,6 +165,7 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
 
         hidden_states: [B, 16, T, h, w], of any size; timestep: [B], 0..1000; encoder_hidden_states: [B, L, text_dim].
         context_latents: the video to edit, then references, [B, 16, T', h', w'] each.
+        text_lengths: [B], tokens of each text that are attended to, where not all L are.
         Returns a Transformer2DModelOutput, or a tuple, of [B, 16, T, h, w].
         """
         frames, height, width = hidden_states.shape[2:]
@@ -171,6 +184,8 @@ class LIVEditorTransformer3DModel(WanTransformer3DModel):
         tokens = F.pad(tokens, (0, 0, 0, call.padding)) if call.padding else tokens
         rotary = self.rope(*groups, padding=call.padding)
         time, modulation, text, _ = self.condition_embedder(timestep, encoder_hidden_states)
+        if text_lengths is not None:
+            text = tuple(one[:, :length] for one, length in zip(text.split(1), text_lengths))
         tokens = within(call, self._run_blocks, call, tokens, text, modulation.unflatten(1, (6, -1)), rotary)
 
         if call.context is not None:

@@ -20,11 +20,12 @@ from .folders import load_part
 CHANNELS = 16
 
 
-def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
+def load_vae(path: str | Path, dtype: torch.dtype | None = torch.float32) -> AutoencoderKLWan:
     """The Wan 2.1 VAE of any width.
 
     path: wan_2.1_vae.safetensors in its original names (ComfyUI's) or diffusers', or a folder in diffusers' layout: a whole
     pipeline's, or the VAE's own.
+    dtype: None as in a file.
     Raises CheckpointError for anything else or a damaged file, OSError where there is none.
     """
     path = Path(path)
@@ -34,7 +35,7 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> Autoencode
     return vae
 
 
-def _from_file(path: Path, dtype: torch.dtype) -> AutoencoderKLWan:
+def _from_file(path: Path, dtype: torch.dtype | None) -> AutoencoderKLWan:
     checkpoint = open_checkpoint(path)
     shapes = convert_wan_vae_to_diffusers(checkpoint.shapes)
     widths = [shapes.get(name, ())[:1] for name in ("encoder.conv_in.weight", "decoder.norm_out.gamma")]

@@ -16,7 +16,8 @@ def join(device: str) -> str:
     if device == "cuda":
         device = f"cuda:{process.local_rank}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    # gloo besides, so that `largest` waits for no GPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
     return device
 
 
@@ -46,13 +47,13 @@ def average(gradient: torch.Tensor):
         gradient /= count()
 
 
-def any_of(flag: bool, device: torch.device) -> bool:
-    """Whether it is true for any process. All processes must call this."""
+def largest(number: int) -> int:
+    """Of all processes' numbers. All must call this."""
     if not dist.is_initialized():
-        return flag
-    asked = torch.tensor(float(flag), device=device)
-    dist.all_reduce(asked, dist.ReduceOp.MAX)
-    return bool(asked)
+        return number
+    found = torch.tensor(number)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
 
 
 def wait():

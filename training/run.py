@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..checkpoint.files import replacing
 from . import processes
+from .stopping import Stopped, held_back
 
 LOG_EVERY = 20
 """Steps; reading a number waits for the GPU."""
@@ -54,34 +55,40 @@ def descend(trainer, taken: int) -> torch.Tensor:
     return norm
 
 
-def run_until(trainer, name: str, checkpoint: Path, log: Path, minutes: float, steps: int | None = None):
+def run_until(trainer, name: str, checkpoint: Path, log: Path, minutes: float, steps: int | None = None) -> bool:
     """Step a trainer until its steps are done or the minutes are over. It saves itself every minute and at the end.
 
-    trainer: has `settings.steps`, `device`, `done`, `learning_rate`, `step()`, which returns numbers still on the device, and
-    `save(path)`; minutes: looked at every LOG_EVERY steps; steps: stop once so many are done, where that is fewer than all.
-    All processes stop at the same step; the first one saves.
+    trainer: has `settings.steps`, `done`, `learning_rate`, `step()`, which returns numbers still on the device, and
+    `save(path)`; minutes: looked at after every step; steps: stop once so many are done, where that is fewer than all.
+    Returns whether the steps are done. All processes stop at the same step; the first one saves.
+    Raises Stopped, once it is saved, where a signal came to any of them.
     """
     steps = trainer.settings.steps if steps is None else steps
     start = saved = time.monotonic()
-    first, over = processes.rank() == 0, False
+    first, over = processes.rank() == 0, 0
     bar = tqdm(
         total=steps, initial=trainer.done, desc=name, unit="step", smoothing=0.05, mininterval=2, disable=not first
     )  # fmt: skip
-    while trainer.done < steps and not over:
-        rate = trainer.learning_rate
-        measured = trainer.step()
-        bar.update()
-        if trainer.done % LOG_EVERY and trainer.done < steps:
-            continue
-        seconds = time.monotonic() - start
-        over = processes.any_of(seconds > 60 * minutes, trainer.device)
+    with held_back() as noted:
+        while trainer.done < steps and not over:
+            rate = trainer.learning_rate
+            measured = trainer.step()
+            bar.update()
+            seconds = time.monotonic() - start
+            over = processes.largest(noted[0] if noted else int(seconds > 60 * minutes))
+            if trainer.done % LOG_EVERY and trainer.done < steps and not over:
+                continue
+            if first:
+                numbers = {name: round(value.item(), 5) for name, value in measured.items()}
+                bar.set_postfix(numbers, refresh=False)
+                log_line(log, {"step": trainer.done, **numbers, "learning_rate": rate, "seconds": round(seconds, 2)})
+                if time.monotonic() - saved > SAVE_EVERY:
+                    trainer.save(checkpoint)
+                    saved = time.monotonic()
+        bar.close()
         if first:
-            numbers = {name: round(value.item(), 5) for name, value in measured.items()}
-            bar.set_postfix(numbers, refresh=False)
-            log_line(log, {"step": trainer.done, **numbers, "learning_rate": rate, "seconds": round(seconds, 2)})
-            if time.monotonic() - saved > SAVE_EVERY:
-                trainer.save(checkpoint)
-                saved = time.monotonic()
-    bar.close()
-    if first:
-        trainer.save(checkpoint)
+            trainer.save(checkpoint)
+        stopped_by = processes.largest(noted[0] if noted else 0)  # the others wait until it is saved
+    if stopped_by:
+        raise Stopped(stopped_by)
+    return trainer.done >= steps

@@ -76,6 +76,8 @@ def main():
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks/attention/backward.py needs a GPU.")
     error = float(f"{gradient_error():.2e}")
     rows = [row for tokens in options.tokens for row in measure(tokens, options.turns)]
     for row in rows:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...comfyui.startup import use_cpu_without_gpu
+from ..machine import use_comfyui
 
-use_cpu_without_gpu()  # before core's modules are imported
+use_comfyui()
 
 from ...comfyui.attach import OVERRIDE  # noqa: E402
 from ...data.procedural.phrases import STYLE_WORDS  # noqa: E402

@@ -2,7 +2,7 @@
 
     python -m liveditor_isa.benchmarks.fidelity.reuse [--weights weights] [--clips 20] [--steps 12 32] [--video FILE ...] [--out FILE]
 
-Needs ComfyUI on the Python path (PYTHONPATH=.comfyui). Edits clips that training never shows, against their ground truth, and
+Needs ComfyUI, `make setup` fetches it. Edits clips that training never shows, against their ground truth, and
 a real video in several styles, which has none. Of every number of sampling steps and every way to attend, full attention
 and settings of ISA, it compares edits with reuse to those without, in pairs: mean and standard error over the clips. Every
 row is stored when it is done.

@@ -3,7 +3,7 @@
     python -m liveditor_isa.benchmarks.fidelity.study --weights weights --stage-one FOLDER --video .cache/bigbuckbunny.mp4
     python -m liveditor_isa.benchmarks.fidelity.study --weights FOLDER --settings isa-paper isa-taylor-tail --clips 16 --out FILE
 
-Needs ComfyUI on the Python path (PYTHONPATH=.comfyui). Measures, for every set of weights: the paper's two premises; ISA's
+Needs ComfyUI, `make setup` fetches it. Measures, for every set of weights: the paper's two premises; ISA's
 error in each call of attention; edits of clips that training never shows, against their ground truth; and edits of a real
 video. Every setting is stored as soon as it is done. The same command goes on where a run was cut off, and with other
 settings adds to the same file. At the end docs/fidelity.md gets the tables and docs/images the plots (fidelity_report.py).

@@ -188,6 +188,23 @@ def test_several_prompts_are_several_edits(pipe, frames, usual):
     assert difference(usual, both[:1]) < 1e-4 and difference(usual, both[1:]) > 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("encoded_before", [False, True])
+def test_texts_of_unlike_length_leave_each_other_as_they_are(pipe, frames, usual, encoded_before):
+    """One is longer than the model's own length, to which the other is padded, alone as in the batch."""
+    long = "Make the rabbit blue, then let it snow and rain. " * 2
+    assert len(pipe.tokenizer(long).input_ids) > pipe.tokenizer.model_max_length > len(pipe.tokenizer(PROMPT).input_ids)
+    texts = {"prompt": [PROMPT, long], "negative_prompt": [long, NEGATIVE]}
+    if encoded_before:
+        given = zip(("prompt_embeds", "negative_prompt_embeds"), pipe.encode_prompt(*texts.values()))
+        texts = {"prompt": None, **dict(given)}
+    generators = [torch.Generator().manual_seed(SEED) for _ in range(2)]
+    both = edited(pipe, frames, **texts, generator=generators)
+    for one, prompt, negative in zip(both, (PROMPT, long), (long, NEGATIVE)):
+        alone = edited(pipe, frames, prompt=prompt, negative_prompt=negative)
+        assert difference(alone, one[None]) < 1e-5
+
+
 def test_texts_may_be_encoded_before(pipe, frames, usual):
     texts = dict(zip(("prompt_embeds", "negative_prompt_embeds"), pipe.encode_prompt(PROMPT, NEGATIVE)))
     assert torch.equal(edited(pipe, frames, prompt=None, **texts), usual)

@@ -136,7 +136,7 @@ def steps_done(export: Path) -> int:
 
 
 def train_decoder(folder: Path, minutes: float, device: torch.device | str, settings: DecoderSettings):
-    """Train until the steps are done or the minutes over, export, and look at clips that training never sees.
+    """Train until the steps are done or the minutes over. Once they are done, export, and look at clips that training never sees.
 
     folder: holds the export of a finished VAE; goes on from a checkpoint there.
     """
@@ -145,10 +145,10 @@ def train_decoder(folder: Path, minutes: float, device: torch.device | str, sett
     if (folder / CHECKPOINT).exists():
         trainer.load(folder / CHECKPOINT)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        run_until(trainer, "decoder", folder / CHECKPOINT, folder / LOG, minutes)
+        finished = run_until(trainer, "decoder", folder / CHECKPOINT, folder / LOG, minutes)
     # All processes have read the file before it is replaced.
     wait()
-    if rank():
+    if rank() or not finished:
         return
     trainer.export(export)
     log_line(folder / LOG, {"steps": trainer.done, **vae.evaluate_held_out(export, settings, device, folder / vae.SHEET)})

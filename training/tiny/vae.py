@@ -1,40 +1,27 @@
-"""Trains a small video VAE in Wan 2.1's format, which ComfyUI's own VAE loader opens.
-
-    python -m liveditor_isa.training.tiny.vae --out FOLDER --minutes 5
-
-Call it again to go on where it stopped. FOLDER gets wan_tiny_vae.safetensors, reconstructions.png, a log and a checkpoint.
-"""
+"""Trains a small video VAE in Wan 2.1's format, which ComfyUI's own VAE loader opens."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import comfy.sd
 import torch
 import torch.nn.functional as F
+from comfy.latent_formats import Wan21
+from comfy.ldm.wan.vae import WanVAE
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ...comfyui.startup import use_cpu_without_gpu
-
-if __name__ == "__main__":  # before core's modules are imported; in another program that is its own affair
-    use_cpu_without_gpu()
-
-import comfy.sd  # noqa: E402
-from comfy.latent_formats import Wan21  # noqa: E402
-from comfy.ldm.wan.vae import WanVAE  # noqa: E402
-
-from ...data.procedural.stream import EditStream  # noqa: E402
-from ...data.procedural.tensors import upload  # noqa: E402
-from ..graph import Pass  # noqa: E402
-from ..processes import join, leave, own_seed, rank  # noqa: E402
-from ..run import descend, half_cosine, log_line, replace_file, run_until  # noqa: E402
-from .vae_network import (  # noqa: E402
+from ...data.procedural.stream import EditStream
+from ...data.procedural.tensors import upload
+from ..graph import Pass
+from ..processes import own_seed, rank
+from ..run import descend, half_cosine, log_line, replace_file, run_until
+from .vae_network import (
     LATENT_CHANNELS,
     channels_last,
     decode,
@@ -198,10 +185,10 @@ class VAETrainer:
 def train_vae(
     folder: Path, minutes: float, device: torch.device | str = "cuda", settings: VAESettings | None = None
 ) -> dict[str, float]:
-    """Train until the steps are done or the minutes over, export, and look at clips that training never sees.
+    """Train until the steps are done or the minutes over. Once they are done, export, and look at clips that training never sees.
 
     folder: goes on from a checkpoint there. minutes: of this call, kernels being compiled counted in, the export not.
-    Returns what `evaluate` measures, and the steps done.
+    Returns the steps done, and what `evaluate` measures once all are.
     """
     settings, folder = settings or VAESettings(), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,8 +196,8 @@ def train_vae(
     if (folder / CHECKPOINT).exists():
         trainer.load(folder / CHECKPOINT)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        run_until(trainer, "VAE", folder / CHECKPOINT, folder / LOG, minutes)
-    if rank():
+        finished = run_until(trainer, "VAE", folder / CHECKPOINT, folder / LOG, minutes)
+    if rank() or not finished:
         return {"steps": trainer.done}
     trainer.export(folder / EXPORT)
     result = {"steps": trainer.done, **evaluate_held_out(folder / EXPORT, settings, device, folder / SHEET)}
@@ -284,20 +271,3 @@ def evaluate(file: Path, clips: torch.Tensor, sheet: Path | None = None) -> dict
         "latent_mean": normalised.mean().item(),
         "latent_std": normalised.std().item(),
     }
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--device", default="cuda")
-    for name, default in asdict(VAESettings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    options = vars(parser.parse_args())
-    folder, minutes, device = (options.pop(name) for name in ("out", "minutes", "device"))
-    print(json.dumps(train_vae(folder, minutes, join(device), VAESettings(**options))))
-    leave()
-
-
-if __name__ == "__main__":
-    main()

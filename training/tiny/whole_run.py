@@ -1,49 +1,44 @@
-"""Trains LIVEditor-tiny from nothing: its VAE, the VAE's decoder, then its text encoder and its network together.
-
-    python -m liveditor_isa.training --out FOLDER [--minutes 60]
-    torchrun --nproc-per-node 2 -m liveditor_isa.training --out FOLDER        # on two GPUs
-
-Needs ComfyUI on the Python path, and a GPU. Stopped, by --minutes or otherwise, the same command goes on where it was; from
-the exported files alone it goes on too, with an optimiser that starts anew. FOLDER gets the three files that Load LIVEditor
-takes, logs, a loss plot, and pictures and scores of edits of clips that were never shown; its folder stage-one gets the
-network and text encoder as they were before ISA came in, to compare with.
-"""
+"""All parts of LIVEditor-tiny in turn, from nothing: `python -m liveditor_isa.training`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from ...comfyui.startup import use_cpu_without_gpu
-
-if __name__ == "__main__":  # before core's modules are imported
-    use_cpu_without_gpu()
-
-from ...data.procedural.stream import EditStream  # noqa: E402
-from ...runtime.core_attention import with_isa  # noqa: E402
-from .. import processes  # noqa: E402
-from ..run import run_until  # noqa: E402
-from . import decoder, vae  # noqa: E402
-from .editor import EditorSettings, EditorTrainer  # noqa: E402
-from .evaluate import by_task, scores  # noqa: E402
-from .exports import EDITOR, ENCODER  # noqa: E402
-from .latents import LatentPool  # noqa: E402
-from .preview import edit, loss_plot, sheet  # noqa: E402
-from .text import CONFIG, Tokenizer  # noqa: E402
+from ...data.procedural.stream import EditStream
+from ...isa_core import ISAConfig
+from ...runtime.core_attention import with_isa
+from .. import processes
+from ..run import run_until
+from . import decoder, vae
+from .editor import EditorSettings, EditorTrainer, Phase
+from .evaluate import by_task, scores
+from .exports import EDITOR, ENCODER
+from .latents import LatentPool
+from .preview import edit, loss_plot, sheet
+from .text import CONFIG, Tokenizer
 
 SETTINGS = "config.json"
 STAGE_ONE = "stage-one"
+SMALL_CLIPS = ((5, 48, 64, 4),)
+SMALL = (
+    vae.VAESettings(dim=8, steps=30, frames=5, size=32),
+    decoder.DecoderSettings(steps=10, frames=5, size=32),
+    EditorSettings(
+        dim=128, ffn_dim=256, blocks=2, warm_up=10,
+        phases=(Phase(40, SMALL_CLIPS, (2e-3, 1e-3)), Phase(20, SMALL_CLIPS, (5e-4, 1e-4), ISAConfig(block_size=16))),
+    ),
+)  # fmt: skip
+"""Settings of all parts with which they run from start to end in minutes on two cores of a CPU, and learn little."""
+
 CHECKPOINT, LOG, SCORES = "editor_checkpoint.pt", "editor_log.jsonl", "scores.json"
 
 
 def train(folder: Path, minutes: float, device: str, vae_settings=None, decoder_settings=None, settings=None):
-    """All runs in turn, within `minutes`; see the module's docstring."""
+    """All runs in turn, within `minutes`. Raises Stopped where a signal came, ValueError for a folder of other sizes."""
     end = time.monotonic() + 60 * minutes
 
     def left() -> float:
@@ -97,7 +92,8 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
 
     def run(steps: int):
         left = (end - time.monotonic()) / 60
-        run_until(trainer, "editor", folder / CHECKPOINT, folder / LOG, left, steps)
+        if trainer.done < steps and left > 0:
+            run_until(trainer, "editor", folder / CHECKPOINT, folder / LOG, left, steps)
 
     if trainer.done < stage_one:
         run(stage_one)
@@ -111,12 +107,13 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     trainer.export(folder / EDITOR, folder / ENCODER)
     logs = {"VAE": folder / vae.LOG, "its decoder": folder / decoder.LOG, "editor": folder / LOG}
     loss_plot(logs, folder / "loss.png")
-    judge(trainer, tokenizer, autoencoder, folder)
+    if trainer.done >= settings.steps:
+        judge(trainer, tokenizer, autoencoder, folder, end)
 
 
-def judge(trainer: EditorTrainer, tokenizer: Tokenizer, autoencoder, folder: Path):
+def judge(trainer: EditorTrainer, tokenizer: Tokenizer, autoencoder, folder: Path, end: float = float("inf")):
     """Scores and pictures of edits by the averaged weights, of the size trained last: with full attention, and with ISA too once
-    that is trained.
+    that is trained. No scores once `end`, of time.monotonic, is over.
     """
     trainer.use_average()
     phase, _ = trainer.settings.phase_at(max(0, trainer.done - 1))
@@ -128,23 +125,11 @@ def judge(trainer: EditorTrainer, tokenizer: Tokenizer, autoencoder, folder: Pat
     judged = {name: [] for name in networks}
     for batch in (unseen[0], unseen[1]):
         for name, network in networks.items():
+            if time.monotonic() > end:
+                return
             output = edit(network, trainer.encoder, tokenizer, autoencoder, batch.source, batch.instructions)
             judged[name].append((batch, scores(batch, output)))
             if batch is judged[name][0][0]:
                 sheet(batch, output, folder / f"edits-{name.split()[0].lower()}.png")
     result = {"steps": trainer.done, "size": size, **{name: by_task(batches) for name, batches in judged.items()}}
     (folder / SCORES).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--minutes", type=float, default=60, help="stop after this long")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    train(options.out, options.minutes, processes.join(options.device))
-    processes.leave()
-
-
-if __name__ == "__main__":
-    main()
