@@ -1,4 +1,4 @@
-"""Draws a stored table: latency against length, and error against latency where the run swept settings.
+"""Draws a stored table: latency against length, error against latency where the run swept settings, and the frontier of policies.
 
 python -m liveditor_isa.benchmarks.attention.plot benchmarks/results/attention-h200-2026-11-23.json [--folder docs/images]
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 
 import matplotlib
@@ -62,7 +63,7 @@ def plot_latency(result: dict, path: Path) -> bool:
 
 def plot_error(result: dict, path: Path) -> bool:
     """Error against exact attention over latency, of all queries and of the target's; False without a sweep."""
-    swept = [row for row in result["rows"] if row["variant"] in SWEEPS and "settings" in row]
+    swept = [row for row in result["rows"] if row.get("variant") in SWEEPS and "settings" in row]
     if not swept:
         return False
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.6), sharey=True)
@@ -79,6 +80,46 @@ def plot_error(result: dict, path: Path) -> bool:
     panels[0].set_ylabel("relative L2 error against exact attention")
     panels[0].legend(frameon=False, fontsize=8.5, loc="best")
     finish(figure, panels, f"Error against latency at {swept[0]['tokens']:,} tokens, structured inputs", result, path)
+    return True
+
+
+POLICIES = {
+    "isa": ("ISA, the paper's ratios", STYLES["isa-paper-bf16"]), "isa-8bit": ("… 8 bits", STYLES["isa-paper-8bit"]),
+    "isa-no-dense": ("no dense queries", STYLES["isa-paper-bf16-triton"]), "isa-no-dense-8bit": ("… 8 bits", ("#08519c", "--", "s")),
+    "error-aware": ("error-aware", ("#c51b8a", "-", "o")), "error-aware-8bit": ("… 8 bits", ("#7a0177", "--", "v")),
+    "sol-attn": ("sol_attn, by tau", STYLES["sol-attn-tau1.3"]),
+}  # fmt: skip
+
+
+def plot_frontier(result: dict, path: Path) -> bool:
+    """Error against time of each policy of `frontier`'s results, medians over seeds; False where there are none."""
+    curves: dict[str, dict[str, list[dict]]] = {}
+    for row in result["rows"]:
+        if "policy" in row:
+            policy, by, setting = row["policy"].partition("-tau")
+            curves.setdefault(policy, {}).setdefault(setting or row.get("setting", ""), []).append(row)
+    if not curves:
+        return False
+    figure, axes = plt.subplots(figsize=(8, 4.8))
+    for policy, (label, (colour, line, marker)) in POLICIES.items():
+        points = [
+            [statistics.median(row[name] for row in rows) for name in ("ms", "err_target")]
+            for rows in curves.get(policy, {}).values()
+        ]
+        if points:
+            times, errors = zip(*sorted(points))
+            axes.plot(times, errors, line, color=colour, marker=marker, markersize=4.5, linewidth=1.6, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="ms a call", ylabel="error of the target's queries")
+    _plain(axes.xaxis)
+    _plain(axes.yaxis)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8.5)
+    finish(
+        figure,
+        [axes],
+        f"Error against time: {result['rows'][0]['tokens']:,} tokens, H 40, D 128, structured inputs",
+        result,
+        path,
+    )
     return True
 
 
@@ -134,7 +175,12 @@ def main():
     parser.add_argument("--folder", type=Path, default=ROOT / "docs/images")
     options = parser.parse_args()
     result = json.loads(options.table.read_text())
-    for draw, name in ((plot_latency, "attention-latency.png"), (plot_error, "attention-error.png")):
+    figures = {
+        "attention-latency.png": plot_latency,
+        "attention-error.png": plot_error,
+        "attention-frontier.png": plot_frontier,
+    }
+    for name, draw in figures.items():
         path = options.folder / name
         print(path if draw(result, path) else f"{options.table} holds nothing for {name}")
 

@@ -24,8 +24,10 @@ from .tables import table
 BEGIN, END = "<!-- context reuse: begin -->", "<!-- context reuse: end -->"
 ATTENTION = {
     "full": "full",
-    "isa-equal-keep-all-no-dense": "as in *Balanced*",
-    "isa-half-keep-all-no-dense": "as in *Fast*",
+    "isa-equal-keep-all-no-dense": "no dense queries, 28 %",
+    "isa-half-keep-all-no-dense": "no dense queries, 12.5 %",
+    "isa-error-aware-0.28": "as in *Balanced*",
+    "isa-error-aware-0.125": "as in *Fast*",
     "isa-paper": "as in *Paper*",
 }
 HELD_OUT, STEPS = "held-out", (32, 12)
