@@ -77,7 +77,8 @@ def routed(values: dict) -> dict:
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} exclude each other: give one.")
     if given == [ERROR]:
-        return {**values, "policy": ERROR_AWARE, ERROR: values[ERROR] or None}
+        by_ratio = type(values[ERROR]) in (int, float) and values[ERROR] == 0
+        return {**values, "policy": ERROR_AWARE, ERROR: None if by_ratio else values[ERROR]}
     return {**dict.fromkeys((THRESHOLD, ERROR)), **values, "policy": ISA} if given else values
 
 

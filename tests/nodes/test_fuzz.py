@@ -45,7 +45,16 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4),
     max_leaves=10,
 )
-VALUES = ["enabled", "keep_ratio", "dense_query_ratio", "sharpness_threshold", "exact_ratio", "sharpness", "context_tail"]
+VALUES = [
+    "enabled",
+    "keep_ratio",
+    "dense_query_ratio",
+    "sharpness_threshold",
+    "error_threshold",
+    "exact_ratio",
+    "sharpness",
+    "context_tail",
+]
 fields = st.dictionaries(
     st.sampled_from([*VALUES, "block_size", "tail_order"]), anything | st.sampled_from([True, 0.5, 1, "drop"])
 )

@@ -150,6 +150,18 @@ def test_routing_by_ratio_and_by_threshold_replace_each_other():
     assert by_threshold.changed({"dense_query_ratio": 0.25}).config == ISAConfig(dense_query_ratio=0.25)
 
 
+def test_a_way_to_route_takes_the_others_place():
+    budget = PAPER.changed({"error_threshold": 0, "exact_ratio": 0.28})
+    assert budget.config == ISAConfig(exact_ratio=0.28, policy="error_aware")
+    assert budget.values()["error_threshold"] == 0 and "dense_query_ratio" not in budget.values()
+    assert PAPER.changed(budget.values()) == budget, "the page sends what it was told"
+    above = budget.changed({"error_threshold": 0.02})
+    assert above.config.error_threshold == 0.02 and above.values()["error_threshold"] == 0.02
+    for way, config in (({"dense_query_ratio": 0.25}, ISAConfig(dense_query_ratio=0.25)), ({"sharpness_threshold": 0.1}, None)):
+        other = above.changed({**way, "exact_ratio": 0.0625})
+        assert other.config == (config or ISAConfig(sharpness_threshold=0.1)) and way.items() <= other.values().items()
+
+
 @pytest.mark.parametrize(
     "values, sentence",
     [
@@ -160,6 +172,9 @@ def test_routing_by_ratio_and_by_threshold_replace_each_other():
         ({"block_size": 32}, "'block_size' cannot change during a run"),
         ({"sharpness": ["variance"]}, "sharpness must be one of"),
         ({"dense_query_ratio": 0.5, "sharpness_threshold": 0.1}, "exclude each other"),
+        ({"dense_query_ratio": 0.5, "error_threshold": 0.0}, "exclude each other"),
+        ({"error_threshold": -0.1}, "error_threshold must be a number"),
+        ({"error_threshold": False}, "error_threshold must be a number"),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(values, sentence):

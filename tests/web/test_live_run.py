@@ -76,13 +76,17 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     graph.wait_for_function("before => document.querySelector('.isa-cost span').textContent === before", arg=paper)
     assert widget(graph, "keep_ratio") == 0.125
 
-    # By threshold: a preset goes back to ratios.
+    # By threshold: a preset chooses its own way to route.
     set_widgets(graph, {"LIVEditorAttachISA": {"routing": "threshold"}})
     graph.wait_for_function(f"() => {ISA}.widgets.some(widget => widget.name === 'routing.sharpness_threshold')")
     press(graph, "Balanced")
     graph.wait_for_function("() => document.querySelector('.isa-presets .isa-chosen')?.textContent === 'Balanced'")
     graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('in reuses), 360 tokens')")
-    assert widget(graph, "routing") == "ratio" and widget(graph, "routing.dense_query_ratio") == 0
+    assert widget(graph, "routing") == "error_aware" and widget(graph, "routing.error_threshold") == 0
+    assert widget(graph, "exact_ratio") == 0.28
+    press(graph, "Paper")
+    graph.wait_for_function("before => document.querySelector('.isa-cost span').textContent === before", arg=paper)
+    assert widget(graph, "routing") == "ratio" and widget(graph, "routing.dense_query_ratio") == 0.5
 
 
 @one_way
