@@ -96,7 +96,7 @@ def dense_with_tail(
 def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, variance_k, plan, table, config):
     exact_bias, pooled_bias = _tail_bias(table, q)
     slot_bias = torch.where(table.slot_is_token(q.device), exact_bias, -math.inf).to(q.dtype)
-    # Entry N of a list is no block: all of its slots are empty, and it takes no block's mean away.
+    # Entry N of a list stands for no block: all of its slots are empty, and no mean is left out for it.
     slot_bias, pooled_bias = (F.pad(x, (0, 0) * (x.ndim - 1) + (0, 1), value=-math.inf) for x in (slot_bias, pooled_bias))
     if config.context_tail == "drop":
         tail_blocks = plan.kv_blocks

@@ -11,8 +11,6 @@ from .config import ISAConfig
 
 BACKENDS = ("auto", "triton", "torch")
 DENSE_BACKENDS = ("auto", "sdpa", "triton", "8bit")
-EIGHT_BIT_LISTS_BLOCK = 64
-"""Tokens of a block for kernels/sparse_8bit.py."""
 
 
 class BackendUnavailable(RuntimeError):
@@ -74,8 +72,8 @@ def _conflict(backend: str, config: ISAConfig, needs_grad: bool) -> str | None:
     if backend == "torch":
         return "the backend is torch"
     if config.no_dense_queries:
-        if config.block_size != EIGHT_BIT_LISTS_BLOCK:
-            return f"its lists take blocks of {EIGHT_BIT_LISTS_BLOCK} tokens, not {config.block_size}"
+        if config.block_size != kernels.EIGHT_BIT_LISTS_BLOCK:
+            return f"its lists take blocks of {kernels.EIGHT_BIT_LISTS_BLOCK} tokens, not {config.block_size}"
     elif config.context_tail == "taylor":
         return "it has no block means, which context_tail 'taylor' needs"
     return "it has no gradient" if needs_grad else None

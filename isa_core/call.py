@@ -70,13 +70,15 @@ def _attention_on_torch(q, k, v, table: BlockTable, config: ISAConfig, gate, den
 
 def _threshold(q, k, table: BlockTable, config: ISAConfig) -> torch.Tensor:
     """q, k [S, H, D] -> the scalar for all heads of a batch element, which share a budget."""
-    error = []
+    if config.error_threshold is not None:
+        return torch.tensor(config.error_threshold, device=q.device, dtype=torch.promote_types(q.dtype, torch.float32))
+    errors = []
     for heads in head_chunks(k[None], table):
         part_q, part_k = (x[:, heads].transpose(0, 1) for x in (q, k))
         coarse, *_ = _coarse(part_q, part_k, table, config)
-        listed, found = error_aware.listed_error(coarse, table, config)
-        error.append(found)
-    return error_aware.threshold(torch.cat(error), config, listed.shape[1])
+        listed, error = error_aware.listed_error(coarse, table, config)
+        errors.append(error)
+    return error_aware.threshold(torch.cat(errors), config.exact_ratio, listed.shape[1])
 
 
 def _coarse(q, k, table: BlockTable, config: ISAConfig) -> tuple[Coarse, torch.Tensor, torch.Tensor | None]:

@@ -114,7 +114,7 @@ def error_budget(
     q: torch.Tensor, k: torch.Tensor, queries: list[slice], blocks: list[slice], is_target: list[bool], config: ISAConfig
 ) -> list[dict[int, list[int]]]:  # fmt: skip
     """The exact lists of every head under one budget, q, k [S, H, D]: the pairs of largest expected error, of all heads together."""
-    found: list[tuple[float, int, int, int]] = []
+    pairs: list[tuple[float, int, int, int]] = []
     for h in range(q.shape[1]):
         mean_q, mean_k = (torch.stack([x[block, h].mean(0) for block in cut]) for x, cut in ((q, queries), (k, blocks)))
         scores = mean_q @ mean_k.T / math.sqrt(q.shape[-1])
@@ -124,11 +124,11 @@ def error_budget(
                 variance_k = ((k[blocks[j], h] - mean_k[j]) ** 2).mean(0)
                 spread = ((q[query, h] ** 2).mean(0) * variance_k).sum() / q.shape[-1]
                 tokens = blocks[j].stop - blocks[j].start
-                found.append((float(probabilities[i, j] * tokens / config.block_size * spread.sqrt()), h, i, j))
+                pairs.append((float(probabilities[i, j] * tokens / config.block_size * spread.sqrt()), h, i, j))
     if config.error_threshold is None:
-        exact = sorted(found, key=lambda pair: -pair[0])[: blocks_for(config.exact_ratio, len(found))]
+        exact = sorted(pairs, key=lambda pair: -pair[0])[: blocks_for(config.exact_ratio, len(pairs))]
     else:
-        exact = [pair for pair in found if pair[0] >= config.error_threshold]
+        exact = [pair for pair in pairs if pair[0] >= config.error_threshold]
     lists: list[dict[int, list[int]]] = [{i: [] for i in range(len(queries))} for _ in range(q.shape[1])]
     for _, h, i, j in sorted(exact, key=lambda pair: pair[3]):
         lists[h][i].append(j)

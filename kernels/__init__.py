@@ -28,6 +28,8 @@ LARGEST_BLOCK, LARGEST_DIM = 128, 128
 Gradients of blocks of more than 64 tokens need more shared memory than consumer GPUs have; Triton raises an error there.
 """
 
+EIGHT_BIT_LISTS_BLOCK = 64
+"""The only block size of `sparse_8bit`, in tokens: half of a `quantize.TILE`, which shares scales."""
 
 FP32_BYTES = 140_000
 """Shared memory for fp32 tiles of more than 64 channels, rounded up from what they take."""

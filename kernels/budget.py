@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .coarse import tile_of_products
 from .select import sortable
 
 
@@ -34,15 +35,7 @@ def _errors(
     row = tl.program_id(1) * TILE + tl.arange(0, TILE)
     column = tl.program_id(0) * TILE + tl.arange(0, TILE)
     head = tl.program_id(2).to(tl.int64)
-    spread = tl.zeros([TILE, TILE], tl.float32)
-    for first in range(0, DIM_PAD, STEP):
-        channel = first + tl.arange(0, STEP)
-        real = (channel < DIM)[None]
-        inside = (row < rows)[:, None] & real
-        square = tl.load(square_q + (head * rows + row)[:, None] * DIM + channel[None], mask=inside, other=0.0)
-        inside = (column < blocks)[:, None] & real
-        variance = tl.load(variance_k + (head * blocks + column)[:, None] * DIM + channel[None], mask=inside, other=0.0)
-        spread = tl.dot(square, variance.T, spread, input_precision="tf32x3")
+    spread = tile_of_products(square_q, variance_k, head, row, column, rows, blocks, DIM, DIM_PAD, TILE, STEP)
     inside = (row < rows)[:, None] & (column < blocks)[None]
     address = logits + (head * rows + row)[:, None] * blocks + column[None]
     log_sum = tl.load(norm + head * rows + row, mask=row < rows, other=0.0)

@@ -28,21 +28,30 @@ def coarse_logits(pooled_q: torch.Tensor, pooled_k: torch.Tensor) -> torch.Tenso
 
 
 @triton.jit
+def tile_of_products(
+    a, b, head, row, column, rows, blocks, DIM: tl.constexpr, DIM_PAD: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr
+):  # fmt: skip
+    """[TILE, TILE] of a bᵀ for a [G, rows, DIM] and b [G, blocks, DIM] in fp32, as exact as fp32."""
+    total = tl.zeros([TILE, TILE], tl.float32)
+    for first in range(0, DIM_PAD, STEP):
+        channel = first + tl.arange(0, STEP)
+        real = (channel < DIM)[None]
+        left = tl.load(a + (head * rows + row)[:, None] * DIM + channel[None], mask=(row < rows)[:, None] & real, other=0.0)
+        right = tl.load(
+            b + (head * blocks + column)[:, None] * DIM + channel[None], mask=(column < blocks)[:, None] & real, other=0.0
+        )
+        total = tl.dot(left, right.T, total, input_precision="tf32x3")
+    return total
+
+
+@triton.jit
 def _logits(
     q, k, logits, scale, rows, blocks, DIM: tl.constexpr, DIM_PAD: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(1) * TILE + tl.arange(0, TILE)
     column = tl.program_id(0) * TILE + tl.arange(0, TILE)
     head = tl.program_id(2).to(tl.int64)
-    score = tl.zeros([TILE, TILE], tl.float32)
-    for first in range(0, DIM_PAD, STEP):
-        channel = first + tl.arange(0, STEP)
-        real = (channel < DIM)[None]
-        query = tl.load(q + (head * rows + row)[:, None] * DIM + channel[None], mask=(row < rows)[:, None] & real, other=0.0)
-        key = tl.load(
-            k + (head * blocks + column)[:, None] * DIM + channel[None], mask=(column < blocks)[:, None] & real, other=0.0
-        )
-        score = tl.dot(query, key.T, score, input_precision="tf32x3")
+    score = tile_of_products(q, k, head, row, column, rows, blocks, DIM, DIM_PAD, TILE, STEP)
     address = logits + (head * rows + row)[:, None] * blocks + column[None]
     tl.store(address, score * scale, mask=(row < rows)[:, None] & (column < blocks)[None])
 

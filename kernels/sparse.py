@@ -100,6 +100,14 @@ def over_means(
     return peak, total, acc
 
 
+@triton.jit
+def gated_residual(gate, coarse, row, token, inside, channel, real, gate_stride, DIM: tl.constexpr):
+    """What is added to the outputs of one query block, [SLOTS, DIM_PAD]; gate: of a batch element; row: of coarse [.., DIM]."""
+    factor = tl.load(gate + token * gate_stride, mask=inside, other=0.0).to(tl.float32)
+    residual = tl.load(coarse + row * DIM + channel, mask=real, other=0.0).to(tl.float32)
+    return factor[:, None] * residual[None]
+
+
 @triton.jit(do_not_specialize=["gb", "tokens", "row_count", "longest", "tails"])
 def _sparse(
     q, k, v, mean_k, mean_v, variance_k, log_lengths, dense, lists, full, counts, taken, starts, lengths, out, gate, coarse, log_sum,
@@ -149,7 +157,5 @@ def _sparse(
             tl.store(log_sum + group * tokens + token, peak + tl.log2(total), mask=slot < length)
         acc = acc / total[:, None]
         if GATED:
-            factor = tl.load(gate + b * gb + token * gs, mask=slot < length, other=0.0).to(tl.float32)
-            residual = tl.load(coarse + (group * row_count + row) * DIM + channel, mask=real, other=0.0).to(tl.float32)
-            acc += factor[:, None] * residual[None]
+            acc += gated_residual(gate + b * gb, coarse, group * row_count + row, token, slot < length, channel, real, gs, DIM)
         tl.store(out + b * ob + h * oh + token[:, None] * os + channel[None] * od, acc.to(out.dtype.element_ty), mask=rows)

@@ -6,14 +6,12 @@ import torch
 import triton
 import triton.language as tl
 
+from . import EIGHT_BIT_LISTS_BLOCK as BLOCK
 from .dense import INTEGER_OFFSET
 from .hardware import bulk_copied, takes_bulk_copies
 from .quantize import TILE
 from .softmax import LOG2E
-from .sparse import TAIL_TILE, over_means
-
-BLOCK = 64
-"""The only block size, in tokens: half of a TILE, which shares scales."""
+from .sparse import TAIL_TILE, gated_residual, over_means
 
 
 def sparse_attention_8bit(
@@ -151,7 +149,5 @@ def _sparse_8bit(
     )  # fmt: skip
     acc = acc / total[:, None] + tl.load(v_centre + c * DIM + channel, mask=real, other=0.0)[None]
     if GATED:
-        factor = tl.load(gate + b * gb + token * gs, mask=slot < length, other=0.0).to(tl.float32)
-        residual = tl.load(coarse + (group * row_count + row) * DIM + channel, mask=real, other=0.0).to(tl.float32)
-        acc += factor[:, None] * residual[None]
+        acc += gated_residual(gate + b * gb, coarse, group * row_count + row, token, slot < length, channel, real, gs, DIM)
     tl.store(out + b * ob + h * oh + token[:, None] * os + channel[None] * od, acc.to(out.dtype.element_ty), mask=rows)

@@ -40,13 +40,14 @@ def attention_on_gpu(
     coarse = None if gate is None else coarse_output(pooled_q, pooled_k, pooled_v)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     routing = plan.routing
+    variance_k = of_tail(plan, of_k.variance, k.dtype) if second and of_k.variance is not None else None
     if dense == "8bit" and config.no_dense_queries:
-        attend_8bit(q, k, v, of_k, pooled_v, plan, blocks, out, gate, coarse, second)
+        attend_8bit(q, k, v, pooled_k, pooled_v, variance_k, plan, blocks, out, gate, coarse)
         return out, routing
     sparse_attention(
         q, k, v, *tail_means(plan, pooled_k, pooled_v, blocks, k.dtype), routing.dense_queries, routing.exact_blocks,
         plan.full, plan.counts, plan.taken, blocks.starts, blocks.lengths, out, gate, coarse, blocks.size,
-        variance_k=of_tail(plan, of_k.variance, k.dtype) if second and of_k.variance is not None else None,
+        variance_k=variance_k,
     )  # fmt: skip
     attend_dense_group(q, k, v, (pooled_k, pooled_v), out, plan, rows(), table, config, gate, coarse, dense)
     return out, routing

@@ -11,7 +11,7 @@ from . import error_aware, paper
 
 
 def route(coarse: Coarse, table: BlockTable, config: ISAConfig, threshold: torch.Tensor | None = None) -> RoutingPlan:
-    """The plan of `config.policy`. threshold: of "error_aware" (`error_aware.threshold`), else None. No gradient flows through it."""
+    """The plan of `config.policy`. threshold: a scalar, the least error that "error_aware" takes exactly, else None. No gradient flows through it."""
     if config.policy == ERROR_AWARE:
         assert threshold is not None
         return error_aware.route(coarse, table, config, threshold)

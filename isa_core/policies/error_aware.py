@@ -32,15 +32,13 @@ def route(coarse: Coarse, table: BlockTable, config: ISAConfig, threshold: torch
     )
 
 
-def threshold(error: torch.Tensor, config: ISAConfig, listed_blocks: int) -> torch.Tensor:
-    """The least expected error that is exact, a scalar: config.error_threshold, or what `exact_ratio` of all pairs reach.
+def threshold(error: torch.Tensor, exact_ratio: float, listed_blocks: int) -> torch.Tensor:
+    """The least expected error that is exact, a scalar: `exact_ratio` of all listed pairs reach it.
 
     error: [H, R, N] of all heads that share the budget, from `listed_error`.
     """
-    if config.error_threshold is not None:
-        return error.new_tensor(config.error_threshold)
     heads, rows, _ = error.shape
-    count = pairs_for(config.exact_ratio, heads, rows, listed_blocks)
+    count = pairs_for(exact_ratio, heads, rows, listed_blocks)
     if count == 0:
         return error.new_tensor(torch.inf)
     values = error.flatten()

@@ -202,6 +202,30 @@ def test_the_8_bit_kernel(layout, block_size):
     assert relative_error(out, exact) < 0.01
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        ISAConfig(1, exact_ratio=0.4, policy="error_aware"),
+        ISAConfig(0.5, exact_ratio=0.4, policy="error_aware", context_tail="taylor", tail_order=2),
+        ISAConfig(0.6, 0, 0.4),
+    ],
+    ids=["error-aware", "taylor tail", "equal lists"],
+)
+def test_the_8_bit_lists(config):
+    """As above; ragged blocks, and the means beside them, lie off the same centres."""
+    layout = TokenLayout(136, (130, 70))
+    q, k, v, gate = tensors(layout, dim=64, dtype=torch.float16)
+    k, v = k + 4, v + 4
+    common = {"layout": layout, "config": config, "coarse_gate": gate}
+    out = in_context_sparse_attention(q, k, v, backend="triton", dense="8bit", **common)
+    exact = in_context_sparse_attention(
+        *(x.float() for x in (q, k, v)), backend="torch", **common | {"coarse_gate": gate.float()}
+    )
+    error = (out.float() - exact).norm() / (exact - exact.mean((0, 1))).norm()
+    assert 1e-4 < error < 0.1
+    assert relative_error(out, exact) < 0.01
+
+
 def test_second_order_survives_variances_beyond_fp16():
     layout, config = TokenLayout(192, (128,)), CONFIGS["second order"]
     q, k, v, _ = tensors(layout, dtype=torch.float16)
