@@ -26,8 +26,8 @@ from ...runtime.context_reuse import ContextStore, Passes
 from ...runtime.core_attention import OVERRIDE, in_context_override
 from ...runtime.in_context import CALL
 from ...runtime.kept_context import KEEPING_COPIES, KEEPING_DTYPES, Keeping, Reuse
+from ..editor import EDITOR, Editor, edit, held_out, load_editor, real_clip
 from ..machine import ROOT, result_file, versions
-from .model import EDITOR, Editor, edit, held_out, load_editor, real_clip
 from .quality import against_full, against_truth, means, standard_error
 from .settings import Setting, settings
 from .study import one_row_a_line, rounded, tokens

@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from ...isa_core import ISAConfig
 from ...video.geometry import token_count
+from ..editor import EDITOR, Editor, held_out, load_editor, real_clip
 from ..machine import ROOT, result_file, versions
 from . import attention as inside
 from . import quality as quality
-from .model import EDITOR, Editor, held_out, load_editor, real_clip
 from .report import report
 from .settings import FULL, Override, Setting, settings
 from .tables import quality_table, row_name
