@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..pipelines.request import RANGES, Edit
+from ..pipelines.request import RANGES, Edit, box_of
+from ..runtime.windows import Windows
 
 
 class ManifestError(ValueError):
@@ -40,15 +41,14 @@ class Clip:
     @classmethod
     def from_dict(cls, values: dict) -> Clip:
         """The inverse of `dataclasses.asdict`, also by way of JSON."""
-        edit = values["edit"]
-        size = edit["size"] and tuple(edit["size"])
-        return cls(**{**values, "edit": Edit(**{**edit, "size": size, "references": tuple(edit["references"])})})
+        return cls(**{**values, "edit": Edit.from_dict(values["edit"])})
 
 
 COLUMNS = {
     "video": str, "prompt": str, "id": str, "negative_prompt": str, "references": list,
     "seed": int, "frames": int, "fps": float, "steps": int, "guidance": float, "width": int, "height": int,
     "whole_frame": bool, "start_frame": int, "every_nth": int,
+    "mask": str, "boxes": list, "feather": int, "match_colors": bool, "window": int, "window_overlap": int,
 }  # fmt: skip
 REQUIRED = ("video", "prompt")
 
@@ -157,6 +157,10 @@ def _checked(row: dict, line: int) -> dict:
             raise _bad(line, f"{name} is missing")
     if ("width" in row) != ("height" in row):
         raise _bad(line, "width and height go together: give both or neither")
+    try:
+        Windows.of_frames(row.get("window", 0), row.get("window_overlap"))
+    except ValueError as error:
+        raise _bad(line, str(error).rstrip(".")) from None
     if "id" in row and (not SAFE_ID.fullmatch(row["id"]) or len(row["id"]) > ID_LENGTH):
         raise _bad(
             line,
@@ -172,8 +176,8 @@ def _check_value(name: str, value, line: int):
     kind = COLUMNS[name]
     if kind is str and not isinstance(value, str):
         raise _bad(line, f"{name} must be text; got {value!r}")
-    if kind is list and not (isinstance(value, list) and all(isinstance(file, str) and file for file in value)):
-        raise _bad(line, f"{name} must be a list of files; got {value!r}")
+    if kind is list and not (isinstance(value, list) and all(isinstance(part, str) and part for part in value)):
+        raise _bad(line, f"{name} must be a list of texts; got {value!r}")
     if kind is bool and not isinstance(value, bool):
         raise _bad(line, f"{name} must be true or false; got {value!r}")
     if name in RANGES:
@@ -182,6 +186,8 @@ def _check_value(name: str, value, line: int):
         if not numeric or not low <= value <= high:
             whole = "whole " if kind is int else ""
             raise _bad(line, f"{name} must be a {whole}number from {low} to {high}; got {value!r}")
+    if name == "boxes":
+        _boxes(value, line)
     if name in ("width", "height") and value % MULTIPLE:
         raise _bad(line, f"{name} must be a multiple of {MULTIPLE}; got {value}")
     for text in value if kind is list else [value] if kind is str else []:
@@ -189,6 +195,13 @@ def _check_value(name: str, value, line: int):
             raise _bad(line, f"{name} holds a zero character")
         if any("\ud800" <= char <= "\udfff" for char in text):
             raise _bad(line, f"{name} holds half a character, {ascii(text)}: write it as UTF-8")
+
+
+def _boxes(texts: list[str], line: int) -> tuple[tuple[int, int, int, int], ...]:
+    try:
+        return tuple(map(box_of, texts))
+    except ValueError as error:
+        raise _bad(line, str(error)) from None
 
 
 def _double_ids(rows: list[tuple[int, dict]]) -> list[str]:
@@ -229,6 +242,9 @@ def _clip(row: dict, line: int, name: str, folder: Path) -> Clip:
     size = (asked.pop("width"), asked.pop("height")) if "width" in asked else None
     asked["video"] = str(folder / row["video"])
     asked["references"] = tuple(str(folder / file) for file in row.get("references", ()))
+    asked["boxes"] = _boxes(row.get("boxes", []), line)
+    if "mask" in row:
+        asked["mask"] = str(folder / row["mask"])
     return Clip(name, line, Edit(**asked, size=size), fingerprint)
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
-import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import InputImpl
 
 from ..video.clip import Clip, open_clip
 from ..video.readable import readable
 from ..video.sound import cut_audio
-from ..video.source import FileSource, Source, Stamp
+from ..video.source import FileSource, FramesSource, Source
 from ..video.streams import whole
 
 
@@ -33,31 +31,17 @@ def source_of(video) -> Source:
     return FileSource(file, start, duration, each_frame=throw_exception_if_processing_interrupted)
 
 
-class ImagesSource:
+class ImagesSource(FramesSource):
     """A VIDEO whose images are in memory."""
 
     def __init__(self, video):
         with readable():
             components = video.get_components()
-        self.rate = whole(components.frame_rate)
-        self._images, self._audio = components.images, components.audio
-
-    def stamps(self) -> Iterator[Stamp]:
-        height, width = self._images.shape[1:3]
-        for index in range(len(self._images)):
-            yield Stamp(index / self.rate, (width, height))
-
-    def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
-        return (self._images[index, ..., :3] for index in indices)
+        super().__init__(components.images, whole(components.frame_rate))
+        self._audio = components.audio
 
     def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
         if self._audio is None:
             return None
         skipped = round((start or 0) * self._audio["sample_rate"])
         return cut_audio({**self._audio, "waveform": self._audio["waveform"][..., skipped:]}, seconds)
-
-    def pixel_aspect(self) -> Fraction:
-        return Fraction(1)
-
-    def notices(self) -> tuple[str, ...]:
-        return ()

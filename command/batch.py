@@ -24,14 +24,14 @@ a manifest, JSON lines (clips.jsonl):
   {{"video": "beach.mp4", "prompt": "Let it snow"}}
   {{"video": "street.mp4", "prompt": "Make it night", "id": "street_night", "seed": 7, "frames": 49}}
 
-the same as CSV (clips.csv; a cell may be empty, references are separated by |):
+the same as CSV (clips.csv; a cell may be empty, references and boxes are separated by |):
   video,prompt,id,seed,frames
   beach.mp4,Let it snow,,,
   street.mp4,Make it night,street_night,7,49
 
 columns: {", ".join(COLUMNS)}.
 Only video and prompt have to be there. Paths are relative to the manifest. Without an id the clip is called as its video.
-frames is the most that are edited, 0 for all; width and height are multiples of 16.
+frames is the most that are edited, 0 for all; width and height are multiples of 16; boxes are texts, "x,y,width,height" each.
 
 in the output folder:
   beach.mp4                  the edited clip
@@ -156,8 +156,8 @@ def _fault_of(clip: Clip) -> str | None:
     try:
         check_there(edit.files)
         open_clip(FileSource(edit.video), edit.frames, edit.fps, edit.start_frame, edit.every_nth, sound=False)
-        for reference in edit.references:
-            open_clip(FileSource(reference), edit.frames, 0, sound=False)
+        for other in edit.files[1:]:
+            open_clip(FileSource(other), edit.frames, 0, sound=False)
     except (ValueError, OSError) as error:
         return sentence(error)
     return None

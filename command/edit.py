@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..pipelines import require
 from ..pipelines.record import recorded_in
-from ..pipelines.request import Edit, check_there
+from ..pipelines.request import Edit, box_of, check_there
 from ..video.room import check_output
 from ..video.writing.formats import encoder_for, format_of
 from .options import ISA_OPTIONS, add_model_options, frame_size, model_choice
@@ -15,11 +15,13 @@ from .options import ISA_OPTIONS, add_model_options, frame_size, model_choice
 EPILOG = """\
 examples:
   liveditor edit holiday.mp4 "Make the video look like sunset"
+  liveditor edit holiday.mp4 "Make the ball red" --box 500,200,400,304 --match-colors      the rest stays as it is
+  liveditor edit film.mp4 "Make it night" --frames 0 --window 81                            a long video
   liveditor edit holiday.mp4 "Put the hat of the picture on the man" --reference hat.png --model FOLDER --out hat.mp4
   torchrun --nproc-per-node 2 -m liveditor_isa edit holiday.mp4 "Let it snow" --model FOLDER      on two GPUs
 
 The edit has the video's frame rate and sound. Frames are resized keeping their aspect and centre-cropped to the size of the
-edit; --whole-frame puts it back over the source.
+edit; --whole-frame puts it back over the source, as do --mask and --box.
 """
 
 
@@ -43,15 +45,18 @@ def _options_of(record: dict) -> dict:
     model = dict(record["model"])
     isa = model.pop("isa")
     found = {"isa": isa is not None, **(isa or {}), "lora": model.pop("loras"), **model}
-    names = ("prompt", "negative_prompt", "seed", "steps", "guidance", "frames", "whole_frame", "start_frame", "every_nth")
-    found |= {name: record[name] for name in names}
-    size = record["size"] and tuple(record["size"])
-    return found | {
-        "video": Path(record["video"]),
-        "fps": record["fps"] or None,
-        "size": size,
-        "reference": record["references"],
-    }
+    edit = vars(Edit.from_dict(record)).copy()
+    references, boxes = edit.pop("references"), edit.pop("boxes")
+    return (
+        found
+        | edit
+        | {
+            "video": Path(record["video"]),
+            "fps": record["fps"] or None,
+            "reference": [*references],
+            "box": [*boxes],
+        }
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -93,7 +98,38 @@ def add_arguments(parser: argparse.ArgumentParser):
         help="an image or video that the instruction may refer to; may be given several times",
     )  # fmt: skip
     edit.add_argument("--whole-frame", action="store_true", help="put the edit back over the source's frame, at its size")
+    edit.add_argument(
+        "--mask", metavar="FILE",
+        help="an image, or a video with a mask for each frame, over the source's frame: the edit shows where it is white, and everywhere else "
+        "the frame is the source's",
+    )  # fmt: skip
+    edit.add_argument(
+        "--box", action="append", type=_box, default=[], metavar="X,Y,W,H",
+        help="the same by a box in pixels of the source; may be given several times",
+    )  # fmt: skip
+    edit.add_argument(
+        "--feather", type=int, default=Edit.feather, metavar="N",
+        help="pixels over which the edit fades in, from the edge of mask or box inwards (default: %(default)s)",
+    )  # fmt: skip
+    edit.add_argument(
+        "--match-colors", action="store_true",
+        help="give the surroundings of a mask or box the source's colours; without them, keep colours from drifting over time",
+    )  # fmt: skip
+    edit.add_argument(
+        "--window", type=int, default=Edit.window, metavar="N",
+        help="edit a longer video in windows of N frames, 4n+1: 81, or 33 for LIVEditor-tiny; with --frames 0 all of it (default: at once)",
+    )  # fmt: skip
+    edit.add_argument(
+        "--window-overlap", type=int, metavar="N", help="frames that neighbouring windows share (default: half a window)"
+    )
     add_model_options(parser)
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    try:
+        return box_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -106,7 +142,8 @@ def run(options: argparse.Namespace) -> int:
     edit = Edit(
         str(options.video), options.prompt, options.negative_prompt, options.seed, options.steps, options.guidance,
         options.frames, options.fps or Edit.fps, options.size, tuple(options.reference), options.whole_frame,
-        options.start_frame, options.every_nth,
+        options.start_frame, options.every_nth, options.mask, tuple(options.box), options.feather, options.match_colors,
+        options.window, options.window_overlap,
     )  # fmt: skip
     out = options.out or options.video.parent / f"{options.video.stem}_edited.mp4"
     choice = model_choice(options)

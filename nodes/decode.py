@@ -19,10 +19,9 @@ from ..comfyui.vae_decode import decode_chunks
 from ..errors import sentence
 from ..video.beside import source_beside
 from ..video.clip import SOURCE_CLIP, SourceClip
-from ..video.colour import match_colours
-from ..video.composite import put_back
 from ..video.geometry import VAE_STRIDE, first_frames
-from ..video.region import Region, SourceFrames
+from ..video.region import FEATHER
+from ..video.result import Result
 from ..video.room import check_temporary
 from ..video.sound import cut_audio
 from ..video.writing.encode import write_video
@@ -83,7 +82,7 @@ class DecodeVideo(io.ComfyNode):
                     "shows in either.",
                 ),
                 io.Int.Input(
-                    "feather", default=16, min=0, max=512, optional=True,
+                    "feather", default=FEATHER, min=0, max=512, optional=True,
                     tooltip="Pixels of the source over which the edit fades in, from the edge of mask or box inwards.",
                 ),
                 io.Boolean.Input(
@@ -143,7 +142,7 @@ class DecodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, samples, vae, filename_prefix, crf, fps, whole_frame=False, mask=None, box=None, feather=16, match_colors=False,
+        cls, samples, vae, filename_prefix, crf, fps, whole_frame=False, mask=None, box=None, feather=FEATHER, match_colors=False,
         audio=None, format=H264.name, sound="source", beside_source=False, draft=False,
     ) -> io.NodeOutput:  # fmt: skip
         say = Notices("Decode Video", cls.hidden.unique_id)
@@ -154,18 +153,22 @@ class DecodeVideo(io.ComfyNode):
 
         size = latent.shape[-1] * VAE_STRIDE, latent.shape[-2] * VAE_STRIDE
         chunks = _with_progress(decode_chunks(vae, latent), frames)
-        whole_frame = whole_frame or mask is not None or box is not None
-        aspect, originals = source.clip.pixel_aspect if source and whole_frame else Fraction(1), None
-        if whole_frame or match_colors or beside_source:
-            region = cls._region(source, mask, box, feather, say)
-            size = region.size if whole_frame else size
-            chunks, originals = _with_source(chunks, source, region, whole_frame, match_colors, beside_source)
+        aspect, originals, result = Fraction(1), None, None
+        if whole_frame or mask is not None or box is not None or match_colors or beside_source:
+            result = Result(_required(source), size, mask, box, feather, whole_frame, match_colors)
+            for notice in result.region.notices():
+                say(notice)
+            size, aspect = result.size, result.pixel_aspect
+            if beside_source:
+                chunks, originals = result.frames_and_originals(chunks)
+            else:
+                chunks = result.frames(chunks)
         used = outputs_used(cls.hidden, len(SLOTS))
         kept = _Kept(frames, bool(used & _kept_for(format)))
         chunks = kept.passing(chunks)
         if beside_source:
             each = itertools.chain.from_iterable(chunks)
-            chunks = (frame[None] for frame in source_beside(each, originals, None if whole_frame else source.crop))
+            chunks = (frame[None] for frame in source_beside(each, originals, None if result.whole_frame else source.crop))
             size = 2 * size[0], size[1]
         root, place = (
             (folder_paths.get_temp_directory(), io.FolderType.temp)
@@ -186,23 +189,6 @@ class DecodeVideo(io.ComfyNode):
         return io.NodeOutput(video, ExecutionBlocker(NOT_KEPT) if kept.images is None else kept.images, audio, ui=shown)
 
     @classmethod
-    def _region(cls, source: SourceClip | None, mask, box, feather: int, say) -> Region:
-        if source is None:
-            raise ValueError(
-                "mask, box, whole_frame, match_colors and beside_source need the source video: connect a latent that comes "
-                "from In-Context References."
-            )
-        clip = source.clip
-        region = Region(clip.size, source.crop, mask, box, feather, SourceFrames(clip.indices, clip.source_frames))
-        for notice in region.notices():
-            say(notice)
-        if mask is not None:
-            (height, width), (across, down) = mask.shape[-2:], source.clip.size
-            if abs(width * down / (height * across) - 1) > 0.02:
-                say(f"The mask, {width}×{height}, was stretched over the source's frame, {across}×{down}.")
-        return region
-
-    @classmethod
     def _metadata(cls) -> dict[str, str]:
         """The tags that core's Save Video writes, from which the page reads the workflow."""
         if args.disable_metadata:
@@ -219,6 +205,15 @@ class DecodeVideo(io.ComfyNode):
 def _kept_for(format: Format) -> set[int]:
     """Outputs that need all frames: the pictures of a folder are no video that core could open."""
     return {VIDEO, IMAGE} if format.is_folder else {IMAGE}
+
+
+def _required(source: SourceClip | None) -> SourceClip:
+    if source is None:
+        raise ValueError(
+            "mask, box, whole_frame, match_colors and beside_source need the source video: connect a latent that comes "
+            "from In-Context References."
+        )
+    return source
 
 
 def _frame_count(latent, vae, source) -> int:
@@ -249,22 +244,6 @@ def _sound(choice: str, given: dict | None, source, frames: int, rate: Fraction,
         say("The sound is left out because fps differs from the source's. 0 keeps the source's.")
         return None
     return cut_audio(source.clip.audio, frames / rate)
-
-
-def _with_source(chunks, source: SourceClip, region: Region, whole_frame: bool, match_colors: bool, again: bool):
-    """Chunks of the edit, composited with or corrected by the source, whose frames are read one at a time.
-
-    Then those frames, where they are needed again; they have to be taken at the same pace.
-    """
-    pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(source.clip.chunks(1)))
-    if match_colors:
-        pairs = match_colours(pairs, region, source.crop)
-    originals = None
-    if again:
-        pairs, others = itertools.tee(pairs)
-        originals = (original for _, original in others)
-    frames = put_back(pairs, region, source.crop) if whole_frame else (edited for edited, _ in pairs)
-    return (frame[None] for frame in frames), originals
 
 
 class _Kept:

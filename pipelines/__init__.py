@@ -25,7 +25,7 @@ __all__ = list(_HOMES)
 
 def require(*more: str):
     """Raises RuntimeError, which names what to install, unless all packages of this folder can be imported, and `more`."""
-    for package in (*more, "diffusers", "transformers", "accelerate"):
+    for package in (*more, "diffusers", "transformers", "accelerate", "av"):
         needed(package, package, EXTRA)
 
 

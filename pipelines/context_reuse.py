@@ -32,19 +32,20 @@ class SamplingRun:
 
     def __init__(self, levels: Sequence[float]):
         self.contexts = ContextStore(levels)
-        self._passes: list[tuple[Tensors, Tensors]] = []
+        self.part: Hashable = None
+        """The part of a long video that the calls to come see: each has contexts of its own."""
+        self._passes: dict[Hashable, list[tuple[Tensors, Tensors]]] = {}
         self._cached: dict[int, bool] = {}
 
     def number_of(self, texts: Tensors, pictures: Tensors) -> tuple[int, int] | None:
         """(number of the pass, of the first one with its pictures): the same for the same tensors. None for one pass too many."""
-        number = next(
-            (at for at, known in enumerate(self._passes) if all(map(_equal, known, (texts, pictures)))), len(self._passes)
-        )
-        if number == len(self._passes):
-            self._passes.append((texts, pictures))
+        passes = self._passes.setdefault(self.part, [])
+        number = next((at for at, known in enumerate(passes) if all(map(_equal, known, (texts, pictures)))), len(passes))
+        if number == len(passes):
+            passes.append((texts, pictures))
         if number >= MOST_PASSES:
             return None
-        return number, next(at for at, (_, known) in enumerate(self._passes) if _equal(known, pictures))
+        return number, next(at for at, (_, known) in enumerate(passes) if _equal(known, pictures))
 
     def is_cached(self, transformer: torch.nn.Module) -> bool:
         """Whether a cache of diffusers leaves out parts of its steps, by `enable_cache` or by a hook."""
@@ -75,7 +76,7 @@ def sampling_run(levels: Sequence[float] = ()):
     run = SamplingRun(levels)
     token = _current.set(run)
     try:
-        yield
+        yield run
     finally:
         _current.reset(token)
         run.contexts.clear()
@@ -145,7 +146,7 @@ def _sequence(
         run.contexts.give_up(decisions.CHANGING_PASSES)
         return decisions.CHANGING_PASSES
     number, first = numbers
-    sequence = id(transformer), texts[0].device, len(texts[0]), first, layout
+    sequence = id(transformer), texts[0].device, len(texts[0]), run.part, first, layout
     return sequence, Passes((number,), 0 if number == first else None)
 
 

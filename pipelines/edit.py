@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import time
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -17,10 +15,11 @@ from ..errors import is_out_of_memory
 from ..isa_core import ISAConfig
 from ..runtime.call import layouts_seen
 from ..runtime.kept_context import Keeping
-from ..video.clip import open_clip
-from ..video.composite import put_back
+from ..video.clip import Clip, SourceClip, open_clip
 from ..video.geometry import crop_box, first_frames, fit_frames, size_within
-from ..video.region import Region
+from ..video.mask import read_mask
+from ..video.region import box_list
+from ..video.result import Result
 from ..video.room import check_output
 from ..video.source import FileSource
 from ..video.writing.encode import write_video
@@ -93,34 +92,32 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
     for notice in clip.notices:
         logger.warning("%s: %s", Path(edit.video).name, notice)
     width, height = edit.size or pipe.size_for(*clip.shown_size)
-    frames = torch.cat([fit_frames(chunk, width, height, clip.pixel_aspect)[0] for chunk in clip.chunks()])
+    result = _result(edit, clip, (width, height))
+    for notice in result.region.notices():
+        logger.warning("%s: %s", Path(edit.video).name, notice)
     references = [_reference(path, edit.frames, max(width, height)) for path in edit.references]
     read = time.perf_counter()
     with layouts_seen() as layouts:
         latents = pipe(
-            frames.movedim(-1, 1), edit.prompt, edit.negative_prompt, [video.movedim(-1, 1) for video in references], height, width,
+            clip, edit.prompt, edit.negative_prompt, [video.movedim(-1, 1) for video in references], height, width,
             edit.steps, edit.guidance, generator=torch.Generator().manual_seed(edit.seed), output_type="latent",
-            return_dict=False,
+            return_dict=False, window=edit.window, window_overlap=edit.window_overlap,
         )[0]  # fmt: skip
     sampled = time.perf_counter()
-    path, size = Path(output), (width, height)
+    path = Path(output)
     if is_first():
-        chunks = first_frames(decode_video(pipe.vae, latents), clip.frames, VAE_OVERFLOW)
-        if edit.whole_frame:
-            crop = crop_box(clip.size, width, height, clip.pixel_aspect)
-            pairs = zip(itertools.chain.from_iterable(chunks), itertools.chain.from_iterable(clip.chunks(1)))
-            chunks = (frame[None] for frame in put_back(pairs, Region(clip.size, crop), crop))
-            size = clip.size
-        aspect = clip.pixel_aspect if edit.whole_frame else Fraction(1)
+        chunks = result.frames(first_frames(decode_video(pipe.vae, latents), clip.frames, VAE_OVERFLOW))
         made = replace(edit, steps=pipe.num_timesteps, guidance=pipe.guidance_scale)
         tags = {TAG: json.dumps(record_of(made, getattr(pipe, "model_choice", None)))}
-        path = write_video(path, chunks, clip.fps, format_of(path), audio=clip.audio, metadata=tags, pixel_aspect=aspect)
+        path = write_video(
+            path, chunks, clip.fps, format_of(path), audio=clip.audio, metadata=tags, pixel_aspect=result.pixel_aspect
+        )
     pipe.maybe_free_model_hooks()
     facts = {
         "frames": clip.frames,
         "fps": float(clip.fps),
-        "width": size[0],
-        "height": size[1],
+        "width": result.size[0],
+        "height": result.size[1],
         "edit_width": width,
         "edit_height": height,
         "tokens": layouts[-1].total if layouts else 0,
@@ -165,6 +162,14 @@ def _device(name: str) -> torch.device:
         words = str(error).strip().split("\n")[0].rstrip(".")
         raise ValueError(f"device '{name}' cannot be used ({words}): take auto, cpu, cuda or cuda:1.") from None
     return device
+
+
+def _result(edit: Edit, clip: Clip, size: tuple[int, int]) -> Result:
+    """How the edit is shown; size: width and height of it."""
+    # One more than the source's, of which it is told that it is longer.
+    mask = read_mask(edit.mask, clip.source_frames + 1) if edit.mask else None
+    source = SourceClip(clip, crop_box(clip.size, *size, clip.pixel_aspect))
+    return Result(source, size, mask, box_list(edit.boxes), edit.feather, edit.whole_frame, edit.match_colors)
 
 
 def _reference(path: str, frames: int, longest: int) -> torch.Tensor:

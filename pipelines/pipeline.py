@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
@@ -18,9 +17,15 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..checkpoint.included import path_of
 from ..errors import NotFiniteError
-from ..video.geometry import closest_bucket, first_frames, fit_frames, size_within
-from .context_reuse import sampling_run
+from ..runtime.windows import TIME, Windows, cut
+from ..video.clip import SourceClip
+from ..video.geometry import closest_bucket, crop_box, first_frames, fit_frames, size_within
+from ..video.region import FEATHER, box_list
+from ..video.result import Result
+from .context_reuse import SamplingRun, sampling_run
+from .inputs import clip_of, frames_of, mask_of
 from .lora import load_lora, unload_differences
+from .steps import set_timesteps, solves_flows
 from .text_encoder import embedded_lengths, load_text_encoder, own_length, text_length, unknown_to
 from .transformer import TRAIN_TIMESTEPS, LIVEditorTransformer3DModel
 from .vae import decode_video, encode_video, load_vae
@@ -129,17 +134,30 @@ class LIVEditorPipeline(WanPipeline):
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         max_sequence_length: int | None = None,
+        window: int = 0,
+        window_overlap: int | None = None,
+        mask=None,
+        boxes: Sequence[Sequence[float]] = (),
+        feather: int = FEATHER,
+        whole_frame: bool = False,
+        match_colors: bool = False,
     ) -> WanPipelineOutput | tuple:
         """Edit `video` as `prompt` says; a list of prompts makes a batch of edits of it, each as by its prompt alone.
 
         video: frames in whatever form diffusers takes a video: a list of PIL images, an array [F, H, W, 3] or a tensor
-            [F, 3, H, W] in 0..1. Any number; the model's 4n+1 are filled up with the last and cut off again.
+            [F, 3, H, W] in 0..1; or a `video.clip.Clip`, which is read a few frames at a time. Any number; the model's 4n+1 are
+            filled up with the last and cut off again.
         references: images or videos the edit may refer to, in the same forms; each becomes a context group of its own.
         height, width: multiples of 16; `size_for` the video if neither is given. Frames are resized keeping
             their aspect and centre-cropped.
         sigmas: before the scheduler's shift, from 1 down; ComfyUI's `simple` schedule where not given.
         output_type: "np", "pt", "pil" or "latent".
         max_sequence_length: cuts longer texts off; without it none is.
+        window, window_overlap: frames; a longer video is edited in such windows (`runtime.windows`), 0 at once; with an overlap of
+            half a window if none is given. Noise is the same as in ComfyUI's windows, but for `latents`, which stay as they are.
+        mask: where the edit shows, [h, w] or [M, h, w] in 0..1, an array, a tensor, a PIL image or a list of them; boxes: (x, y, width,
+            height) each, in pixels of the video. feather, whole_frame, match_colors: as in `video.result.Result`. They act on
+            the decoded frames, which get the video's own size where there is a mask, a box or `whole_frame`; not on "latent".
         The rest as in diffusers' WanPipeline.
 
         Raises ValueError for bad input, and NotFiniteError, which is one, where the result holds NaN or infinity.
@@ -148,13 +166,18 @@ class LIVEditorPipeline(WanPipeline):
         negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
         self._guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         self._attention_kwargs, self._current_timestep, self._interrupt = attention_kwargs, None, False
-        frames = self._frames(video, "video")
+        windows = Windows.of_frames(window, window_overlap)
+        clip = clip_of(video, self.video_processor)
         if (height is None) != (width is None):
             raise ValueError("Give both height and width, or neither.")
         if height is None:
-            width, height = self.size_for(frames.shape[2], frames.shape[1])
+            width, height = self.size_for(*clip.shown_size)
         callback_tensors = list(getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs))
         self.check_inputs(prompt, prompt_embeds, callback_tensors, steps if sigmas is None else len(sigmas), output_type)
+        crop = crop_box(clip.size, width, height, clip.pixel_aspect)
+        result = Result(
+            SourceClip(clip, crop), (width, height), mask_of(mask), box_list(boxes), feather, whole_frame, match_colors
+        )
         device, dtype = self._execution_device, self.transformer.dtype
 
         prompts = [prompt] if isinstance(prompt, str) else prompt
@@ -167,29 +190,36 @@ class LIVEditorPipeline(WanPipeline):
             max_sequence_length=max_sequence_length,
             device=device,
         )
-        context_latents = [encode_video(self.vae, fit_frames(frames, width, height)[0])]
+        fitted = (fit_frames(chunk, width, height, clip.pixel_aspect)[0] for chunk in clip.chunks())
+        context_latents = [encode_video(self.vae, fitted)]
         for reference in references:
-            reference = self._frames(reference, "references")
+            reference = frames_of(reference, "references", self.video_processor)
             size = size_within(reference.shape[2], reference.shape[1], max(width, height))
             context_latents.append(encode_video(self.vae, fit_frames(reference, *size)[0]))
         shape = len(prompt_embeds), *context_latents[0].shape[1:]
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+            if windows is not None:
+                each = generator if isinstance(generator, list) else [generator] * shape[0]
+                seeds = (torch.initial_seed() if one is None else one.initial_seed() for one in each)
+                latents = torch.cat([windows.shuffled(noise, seed) for noise, seed in zip(latents.split(1), seeds)])
         elif latents.shape != shape:
             raise ValueError(f"latents must be {[*shape]} for this video at {width}×{height}; got {[*latents.shape]}.")
         latents = latents.to(device, torch.float32)
         context_latents = [latent.to(device, dtype).expand(shape[0], *latent.shape[1:]) for latent in context_latents]
 
-        timesteps = self._timesteps(steps, sigmas, device)
+        timesteps = set_timesteps(self.scheduler, steps, sigmas, device)
+        self._num_timesteps = len(timesteps)
         levels = (timesteps / TRAIN_TIMESTEPS).tolist()
-        with sampling_run(levels), self.progress_bar(total=len(timesteps)) as bar:
+        with sampling_run(levels) as run, self.progress_bar(total=len(timesteps)) as bar:
             for index, timestep in enumerate(timesteps):
                 if self.interrupt:
                     continue
                 self._current_timestep = timestep
-                velocity = self._velocity(latents, timestep, prompt_embeds, context_latents, "cond")
+                velocity_of = partial(self._velocity, run, windows, index, latents, timestep, context_latents)
+                velocity = velocity_of(prompt_embeds, "cond")
                 if self.do_classifier_free_guidance:
-                    without = self._velocity(latents, timestep, negative_prompt_embeds, context_latents, "uncond")
+                    without = velocity_of(negative_prompt_embeds, "uncond")
                     velocity = without + self.guidance_scale * (velocity - without)
                 latents = self.scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
@@ -207,9 +237,9 @@ class LIVEditorPipeline(WanPipeline):
                 "The latent holds NaN or infinity, the video would be black: use bf16 or fp32 instead of fp16, lower the "
                 "guidance, or remove LoRAs one by one."
             )
-        result = latents if output_type == "latent" else self._decoded(latents, len(frames), output_type)
+        frames = latents if output_type == "latent" else self._decoded(latents, clip.frames, result, output_type)
         self.maybe_free_model_hooks()
-        return WanPipelineOutput(frames=result) if return_dict else (result,)
+        return WanPipelineOutput(frames=frames) if return_dict else (frames,)
 
     @classmethod
     def load_config(cls, *args, **kwargs):
@@ -270,40 +300,27 @@ class LIVEditorPipeline(WanPipeline):
             known = ", ".join(self._callback_tensor_inputs)
             raise ValueError(f"A callback may have {known}, not {', '.join(unknown)}.")
 
-    def _frames(self, video, name: str) -> torch.Tensor:
-        """[F, H, W, 3] in 0..1. name: of the argument."""
-        if isinstance(video, (str, Path)):
-            raise ValueError(
-                f"`{name}` is frames, not a path: read it with diffusers.utils.load_video, or use `liveditor edit`."
-            )
-        if hasattr(video, "__len__") and len(video) == 0:
-            raise ValueError(f"`{name}` holds no frame.")
-        batch = self.video_processor.preprocess_video(video)
-        if len(batch) != 1 or batch.shape[1] != 3:
-            raise ValueError(f"`{name}` must be one video of three channels; got {[*batch.shape]} as [B, C, F, H, W].")
-        batch = batch.float()
-        if batch.max() > 2 or batch.min() < -0.5:  # more than a resize overshoots
-            raise ValueError(f"`{name}` must be in 0..1; got {batch.min():.3g} to {batch.max():.3g}. Divide 8-bit ones by 255.")
-        return batch[0].movedim(0, -1)
-
     def size_for(self, width: int, height: int) -> tuple[int, int]:
         """Default width and height of the edit for a video of this width and height."""
         longest = self.config.longest_side
         return size_within(width, height, longest) if longest else closest_bucket(width, height)
 
-    def _timesteps(self, steps: int, sigmas, device) -> torch.Tensor:
-        if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
-            sigmas = np.array(simple_sigmas(steps) if sigmas is None else sigmas)
-            self.scheduler.set_timesteps(sigmas=sigmas, device=device)
-        elif sigmas is not None:
-            raise ValueError(f"{type(self.scheduler).__name__} takes no sigmas of its caller's.")
-        else:
-            self.scheduler.set_timesteps(steps, device=device)
-        self.scheduler.set_begin_index(0)
-        self._num_timesteps = len(self.scheduler.timesteps)
-        return self.scheduler.timesteps
+    def _velocity(
+        self, run: SamplingRun, windows: Windows | None, step: int, latents, timestep, context_latents, text, name: str
+    ) -> torch.Tensor:
+        frames = latents.shape[TIME]
+        if windows is None or frames <= windows.length:
+            return self._velocity_of_part(latents, timestep, context_latents, text, name)
 
-    def _velocity(self, latents, timestep, text, context_latents, name: str) -> torch.Tensor:
+        def call(window: range) -> torch.Tensor:
+            run.part = window
+            contexts = [cut(latent, window, frames) for latent in context_latents]
+            # diffusers' caches of steps know their states by the name.
+            return self._velocity_of_part(cut(latents, window, frames), timestep, contexts, text, f"{name}, {window.start}")
+
+        return windows.fused(step, frames, call)
+
+    def _velocity_of_part(self, latents, timestep, context_latents, text, name: str) -> torch.Tensor:
         dtype, lengths = self.transformer.dtype, embedded_lengths(text, own_length(self.tokenizer))
         with self.transformer.cache_context(name):
             return self.transformer(
@@ -316,18 +333,8 @@ class LIVEditorPipeline(WanPipeline):
                 return_dict=False,
             )[0]
 
-    def _decoded(self, latents: torch.Tensor, frames: int, output_type: str):
-        videos = [torch.cat([*first_frames(decode_video(self.vae, latent[None]), frames, VAE_OVERFLOW)]) for latent in latents]
+    def _decoded(self, latents: torch.Tensor, frames: int, result: Result, output_type: str):
+        chunks = (first_frames(decode_video(self.vae, latent[None]), frames, VAE_OVERFLOW) for latent in latents)
+        videos = [torch.cat([*result.frames(of_one)]) for of_one in chunks]
         batch = torch.stack(videos).movedim(-1, 1) * 2 - 1  # as a VAE gives them
         return VideoProcessor().postprocess_video(batch, output_type=output_type)
-
-
-def solves_flows(scheduler) -> bool:
-    """Raise if a scheduler is set for models that predict something else than a flow's velocity."""
-    settings = scheduler.config
-    return settings.get("prediction_type", "flow_prediction") == "flow_prediction" and settings.get("use_flow_sigmas", True)
-
-
-def simple_sigmas(steps: int) -> list[float]:
-    """ComfyUI's `simple` schedule before the shift: evenly spaced over 1,000 training timesteps, cut to whole ones."""
-    return [1 - int(step * TRAIN_TIMESTEPS / steps) / TRAIN_TIMESTEPS for step in range(steps)]

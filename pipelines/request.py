@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..isa_core import ISAConfig
 from ..runtime.kept_context import AS_COMPUTED, AUTO, EACH, Keeping
 from ..runtime.live import USUAL_REFRESH, Settings
 from ..runtime.schedule import MIN_TOKENS
+from ..runtime.windows import Windows
+from ..video.region import FEATHER
 
 RANGES = {
     "seed": (0, 2**63 - 1),
@@ -22,6 +24,9 @@ RANGES = {
     "guidance": (0, 100),
     "width": (16, 8192),
     "height": (16, 8192),
+    "feather": (0, 512),
+    "window": (0, 100_000),
+    "window_overlap": (0, 100_000),
 }
 """Ranges of an edit's numbers, both ends included."""
 
@@ -113,9 +118,11 @@ class Edit:
     frames: at most so many, 0 for all; fps: 0 for the video's own; size: width and height, multiples of 16.
     start_frame: frames to skip, counted at fps; every_nth: then every n-th frame only, at fps / n.
     references: image or video files the edit may refer to.
-    whole_frame: put the edit back over the source's frame, at the source's size.
+    whole_frame: put the edit back over the source's frame, at the source's size. mask, an image or video file, and boxes, (x, y,
+        width, height) in pixels of the source, do so too, and say where the edit shows. feather, match_colors: as in `video.result`.
+    window, window_overlap: frames; a longer video is edited in such windows, as in `runtime.windows`; 0 for none.
 
-    Raises ValueError for a number out of RANGES and an empty prompt.
+    Raises ValueError for a number out of RANGES, an empty prompt, and what does not go together.
     """
 
     video: str
@@ -131,6 +138,21 @@ class Edit:
     whole_frame: bool = False
     start_frame: int = 0
     every_nth: int = 1
+    mask: str | None = None
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    feather: int = FEATHER
+    match_colors: bool = False
+    window: int = 0
+    window_overlap: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Edit:
+        """The inverse of `dataclasses.asdict`, also by way of JSON; what it does not hold is as by default."""
+        given = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        given["size"] = given.get("size") and tuple(given["size"])
+        given["references"] = tuple(given.get("references", ()))
+        given["boxes"] = tuple(map(tuple, given.get("boxes", ())))
+        return cls(**given)
 
     def __post_init__(self):
         if not self.prompt.strip():
@@ -140,8 +162,19 @@ class Edit:
             value = values.get(name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name} must be from {low} to {high}; got {value}.")
+        Windows.of_frames(self.window, self.window_overlap)
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files that it reads."""
-        return self.video, *self.references
+        return self.video, *self.references, *([self.mask] if self.mask else [])
+
+
+def box_of(text: str) -> tuple[int, int, int, int]:
+    """x, y, width and height of "x,y,width,height". Raises ValueError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) == 4 and all(part.removeprefix("-").isdecimal() for part in parts):
+        x, y, width, height = map(int, parts)
+        if width > 0 and height > 0:
+            return x, y, width, height
+    raise ValueError(f"a box is x,y,width,height in pixels of the source, as in 500,200,400,304; got {text!r}")

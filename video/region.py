@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .geometry import CropBox
+
+FEATHER = 16
+"""Pixels of the source over which an edit fades in, where nobody says."""
 
 
 class SourceFrames(NamedTuple):
@@ -33,7 +36,7 @@ class Region:
     """The weight of the edit at each pixel of the source, frame by frame.
 
     size: width and height of the source's frame. crop: the part of it that was edited; nothing shows outside of it.
-    mask: [M, h, w] in 0..1, 1 where the edit shows; of any size, it covers the whole frame. boxes: ComfyUI's BOUNDING_BOX in
+    mask: [M, h, w] in 0..1, or bytes, 1 or 255 where the edit shows; of any size, it covers the whole frame. boxes: ComfyUI's BOUNDING_BOX in
     pixels of the source: a box or boxes for every frame, or a list of boxes for each. With both, the edit shows in either;
     with neither, in all of the crop. Beyond their last frame, mask and boxes stay as they are there.
     frames: which frame of the source each frame of the edit is. Masks and boxes are the source's, frame by frame, unless
@@ -61,7 +64,7 @@ class Region:
         if self.restricted and not self._shows_somewhere():
             raise ValueError(
                 "The mask is empty, or lies outside of the part that was edited: nothing of the edit would show. "
-                "Paint the mask white where the edit may change the video, or disconnect it."
+                "Paint the mask white where the edit may change the video, or leave it out."
             )
 
     @property
@@ -83,10 +86,16 @@ class Region:
         return self._last_weights
 
     def notices(self) -> list[str]:
-        """Sentences on masks or boxes whose number fits neither the source's frames nor the edit's."""
+        """Sentences on a mask of another shape than the source's frame, and on masks or boxes whose number fits neither the
+        source's frames nor the edit's."""
+        said = []
+        if self.mask is not None:
+            (height, width), (across, down) = self.mask.shape[-2:], self.size
+            if abs(width * down / (height * across) - 1) > 0.02:
+                said.append(f"The mask, {width}×{height}, was stretched over the source's frame, {across}×{down}.")
         if self._frames is None:
-            return []
-        return [
+            return said
+        return said + [
             f"There are {len(given)} {name} for {len(self._frames.indices)} frames of the edit, which go up to frame "
             f"{max(self._frames.indices) + 1} of the source: the last one is used for the rest."
             for name, given in (("masks", self.mask), ("lists of boxes", self.boxes))
@@ -112,7 +121,8 @@ class Region:
         return chosen
 
     def _resized(self, mask: torch.Tensor) -> torch.Tensor:
-        mask = mask.float().cpu().nan_to_num(0).clamp(0, 1)
+        scale = 255 if mask.dtype == torch.uint8 else 1
+        mask = mask.float().cpu().nan_to_num(0).clamp(0, scale) / scale
         if mask.shape == self.size[::-1]:
             return mask
         resized = F.interpolate(mask[None, None], size=self.size[::-1], mode="bilinear", antialias=True)
@@ -122,6 +132,11 @@ class Region:
         count = max(len(given) for given in (self.mask, self.boxes) if given is not None)
         frames = {tuple(self._key(frame)): frame for frame in range(len(self._frames.indices) if self._frames else count)}
         return any((self._chosen(frame) * self._crop).any() for frame in frames.values())
+
+
+def box_list(boxes: Iterable[Sequence[float]]) -> list[dict] | None:
+    """`Region`'s boxes of (x, y, width, height) each; None of none."""
+    return [dict(zip(("x", "y", "width", "height"), box)) for box in boxes] or None
 
 
 def extent(weight: torch.Tensor) -> tuple[slice, slice]:
@@ -167,7 +182,7 @@ def _feathered(region: torch.Tensor, pixels: int) -> torch.Tensor:
     rows, columns = (slice(max(0, part.start - 1), part.stop + 1) for part in extent(region))
     # The nearest pixel outside is at most as far as the row or column just around the region.
     inside = (region[rows, columns] > 0).numpy()
-    ramp = torch.from_numpy((distance_transform_edt(inside) / (pixels + 1)).clip(0, 1).astype(np.float32))
+    ramp = torch.from_numpy((distance_transform_edt(inside) / (pixels + 1)).clip(0, 1)).float()
     feathered = region.clone()
     feathered[rows, columns] *= ramp * ramp * (3 - 2 * ramp)
     return feathered

@@ -48,6 +48,31 @@ class Source(Protocol):
         """Sentences on what is converted or left out; known once `stamps` has given the frames that are read."""
 
 
+class FramesSource:
+    """Frames in memory, [F, H, W, 3] in 0..1. They have no sound."""
+
+    def __init__(self, images: torch.Tensor, rate: Fraction):
+        self.rate = rate
+        self._images = images
+
+    def stamps(self) -> Iterator[Stamp]:
+        height, width = self._images.shape[1:3]
+        for index in range(len(self._images)):
+            yield Stamp(index / self.rate, (width, height))
+
+    def images(self, indices: Iterable[int]) -> Iterator[torch.Tensor]:
+        return (self._images[index, ..., :3] for index in indices)
+
+    def sound(self, start: Fraction | None, seconds: Fraction) -> dict | None:
+        return None
+
+    def pixel_aspect(self) -> Fraction:
+        return Fraction(1)
+
+    def notices(self) -> tuple[str, ...]:
+        return ()
+
+
 class FileSource:
     """A video in a file, or its content in memory, opened anew by every method.
 

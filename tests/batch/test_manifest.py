@@ -25,18 +25,27 @@ def test_a_row_becomes_an_edit(tmp_path):
     full = {
         "video": "a/cat.mp4", "prompt": "Let it snow", "negative_prompt": "rain", "seed": 7, "steps": 20, "guidance": 3,
         "frames": 0, "fps": 12.5, "width": 832, "height": 480, "references": ["b.png", "/c.png"], "whole_frame": True, "id": "x.1",
+        "mask": "m.png", "boxes": ["1,2,30,40", "-5, 0, 8, 9"], "feather": 3, "match_colors": True, "window": 33, "window_overlap": 8,
     }  # fmt: skip
     first, second = read_manifest(manifest(tmp_path, full, "", {"video": "/elsewhere/dog.mp4", "prompt": "夜晚", "seed": None}))
     assert (first.id, first.line, second.id, second.line) == ("x.1", 1, "dog", 3)
     expected = Edit(
-        str(tmp_path / "a/cat.mp4"), "Let it snow", "rain", 7, 20, 3.0, 0, 12.5, (832, 480), (str(tmp_path / "b.png"), "/c.png"), True
+        str(tmp_path / "a/cat.mp4"), "Let it snow", "rain", 7, 20, 3.0, 0, 12.5, (832, 480), (str(tmp_path / "b.png"), "/c.png"), True,
+        mask=str(tmp_path / "m.png"), boxes=((1, 2, 30, 40), (-5, 0, 8, 9)), feather=3, match_colors=True, window=33, window_overlap=8,
     )  # fmt: skip
     assert first.edit == expected and isinstance(first.edit.guidance, float)
     assert second.edit == Edit("/elsewhere/dog.mp4", "夜晚")
 
 
 def test_csv_says_the_same(tmp_path):
-    cells = {"guidance": "3", "references": "b.png | c.png", "width": "64", "height": "32", "whole_frame": "True"}
+    cells = {
+        "guidance": "3",
+        "references": "b.png | c.png",
+        "width": "64",
+        "height": "32",
+        "whole_frame": "True",
+        "boxes": "1,2,3,4|5,6,7,8",
+    }
     row = {"video": "cat.mp4", "prompt": 'Two\nlines, "quoted"', "seed": "", **cells}
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, row)
@@ -45,7 +54,14 @@ def test_csv_says_the_same(tmp_path):
     writer.writerow({"video": "cat.mp4", "prompt": "again"})
     path = tmp_path / "clips.csv"
     path.write_text("\ufeff" + text.getvalue(), encoding="utf-8")
-    same = {"guidance": 3, "references": ["b.png", "c.png"], "width": 64, "height": 32, "whole_frame": True}
+    same = {
+        "guidance": 3,
+        "references": ["b.png", "c.png"],
+        "width": 64,
+        "height": 32,
+        "whole_frame": True,
+        "boxes": ["1,2,3,4", "5,6,7,8"],
+    }
     lines = manifest(tmp_path, {**row, "seed": None, **same}, {"video": "cat.mp4", "prompt": "again"})
     comma, braces = read_manifest(path), read_manifest(lines)
     assert [(clip.id, clip.edit, clip.fingerprint) for clip in comma] == [
@@ -68,7 +84,14 @@ def test_csv_says_the_same(tmp_path):
         ({"video": "a.mp4", "prompt": "x", "steps": "12"}, "steps must be a whole number from 1 to 1000; got '12'"),
         ({"video": "a.mp4", "prompt": "x", "width": 64}, "width and height go together"),
         ({"video": "a.mp4", "prompt": "x", "width": 60, "height": 64}, "width must be a multiple of 16; got 60"),
-        ({"video": "a.mp4", "prompt": "x", "references": "b.png"}, "references must be a list of files; got 'b.png'"),
+        ({"video": "a.mp4", "prompt": "x", "references": "b.png"}, "references must be a list of texts; got 'b.png'"),
+        ({"video": "a.mp4", "prompt": "x", "boxes": ["1,2,3"]}, "a box is x,y,width,height in pixels of the source"),
+        ({"video": "a.mp4", "prompt": "x", "feather": 600}, "feather must be a whole number from 0 to 512; got 600"),
+        (
+            {"video": "a.mp4", "prompt": "x", "window": 33, "window_overlap": 36},
+            "window_overlap must be shorter than the window",
+        ),
+        ({"video": "a.mp4", "prompt": "x", "window_overlap": 8}, "window_overlap belongs to windows"),
         ({"video": "a.mp4", "prompt": "x", "whole_frame": 1}, "whole_frame must be true or false; got 1"),
         ({"video": "a.mp4", "prompt": "x", "id": "../x"}, "the id '../x' cannot name a file"),
         ({"video": "a.mp4", "prompt": "x", "id": ".x"}, "the id '.x' cannot name a file"),

@@ -191,9 +191,14 @@ def test_all_that_an_edit_says_counts(models, tmp_path):
     references = (str(picture(tmp_path)),)
     for changed in (
         {"prompt": "night"}, {"negative_prompt": "ball"}, {"seed": 1}, {"steps": 2}, {"guidance": 5.0}, {"fps": 5.0},
-        {"references": references},
+        {"references": references}, {"mask": references[0]}, 
     ):  # fmt: skip
         assert not np.array_equal(made(**changed), usual), changed
+    boxed = {"boxes": ((8, 8, 40, 24),)}
+    masked = made(**boxed)
+    for changed in ({"boxes": ((8, 8, 40, 25),)}, {"feather": 0}, {"match_colors": True}):
+        assert not np.array_equal(made(**boxed | changed), masked), changed
+    assert not np.array_equal(made(frames=6, window=5), made(frames=6))
 
 
 def test_every_option_of_a_model_is_read():
@@ -239,6 +244,11 @@ def pictures(path) -> np.ndarray:
     [
         (["missing.mp4", "p"], "There is no file missing.mp4"),
         (["VIDEO", "p", "--reference", "hat.png"], "There is no file hat.png"),
+        (["VIDEO", "p", "--mask", "hat.png"], "There is no file hat.png"),
+        (["VIDEO", "p", "--mask", "NOVIDEO"], "The video cannot be read"),
+        (["VIDEO", "p", "--box", "2000,0,10,10"], "The mask is empty, or lies outside of the part that was edited"),
+        (["VIDEO", "p", "--window", "5", "--window-overlap", "8"], "window_overlap must be shorter than the window"),
+        (["VIDEO", "p", "--window-overlap", "8"], "window_overlap belongs to windows"),
         (["VIDEO", "p", "--out", "nowhere/x.mp4"], "There is no folder nowhere to write to; make it, or name another."),
         (["VIDEO", "p", "--seed", "-1"], "seed must be from 0 to"),
         (["VIDEO", "p", "--fps", "inf"], "fps must be from 0 to 1000; got inf"),
@@ -297,6 +307,9 @@ def test_a_wrong_option_is_one_line(capsys):
         main(["edit", "a.mp4", "p", "--step", "3", "--no-such-option"])
     shown = capsys.readouterr().err
     assert ended.value.code == 2 and shown.count("\n") == 1 and "--no-such-option" in shown and "edit --help" in shown
+    with pytest.raises(SystemExit):
+        main(["edit", "a.mp4", "p", "--box", "1,2,0,4"])
+    assert "--box: a box is x,y,width,height in pixels of the source" in capsys.readouterr().err
 
 
 @pytest.mark.slow

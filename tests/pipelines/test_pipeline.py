@@ -18,7 +18,8 @@ from liveditor_isa.comfyui.loaders import load_text_encoder, load_vae, read_diff
 from liveditor_isa.comfyui.vae_encode import encode_groups
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.pipelines.attention import attach_isa
-from liveditor_isa.pipelines.pipeline import LIVEditorPipeline, simple_sigmas
+from liveditor_isa.pipelines.pipeline import LIVEditorPipeline
+from liveditor_isa.pipelines.steps import simple_sigmas
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.schedule import Schedule
 from liveditor_isa.video.clip import open_clip

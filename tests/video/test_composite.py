@@ -173,7 +173,7 @@ def test_a_box_beside_a_mask_adds_to_it():
 )
 def test_a_region_where_nothing_would_show_is_refused(given):
     with pytest.raises(
-        ValueError, match=r"^The mask is empty, or lies outside of the part that was edited: .* disconnect it\.$"
+        ValueError, match=r"^The mask is empty, or lies outside of the part that was edited: .* leave it out\.$"
     ):
         Region((8, 8), CropBox(2, 0, 6, 8), **given)
 
