@@ -1,6 +1,6 @@
 """PSNR, SSIM, MSE and LPIPS against the source and the right edit: of whole frames, and within and outside of the mask.
 
-Frames are compared one by one, in 0..1, and values are means over the frames. torchmetrics computes SSIM and LPIPS. A part of the frame means, for
+Frames are compared one by one, in 0..1, and values are means over the frames. kornia computes SSIM, torchmetrics LPIPS. A part of the frame means, for
 PSNR and MSE, the pixels of that part alone; for SSIM, the mean of its map over that part; for LPIPS, whose network looks
 around every pixel, both pictures with all other pixels black.
 """
@@ -39,10 +39,9 @@ def psnr(edit: torch.Tensor, other: torch.Tensor, part: torch.Tensor | None = No
 
 
 def ssim(edit: torch.Tensor, other: torch.Tensor, part: torch.Tensor | None = None) -> float:
-    """As `mse`. Gaussian window of 11 pixels, deviation 1.5, as in its paper (Wang et al., 2004)."""
-    measure = needed("torchmetrics.functional.image", "torchmetrics", EXTRA).structural_similarity_index_measure
-    mean, full = measure(edit[None], other[None], data_range=1.0, return_full_image=True)
-    return float(mean) if part is None else float(full[0, :, part].mean())
+    """As `mse`. Gaussian window of 11 pixels, deviation 1.5, as in its paper (Wang et al., 2004); the border is reflected."""
+    full = needed("kornia.metrics", "kornia", EXTRA).ssim(edit[None], other[None], 11)
+    return float((full if part is None else full[0, :, part]).mean())
 
 
 def lpips(network: str, edit: torch.Tensor, other: torch.Tensor, part: torch.Tensor | None = None) -> float:
@@ -67,7 +66,7 @@ def _value(measure: Callable[..., float], name: str, against: str, part: str, in
 def _metrics() -> list[Metric]:
     measures: list[tuple[str, Callable, bool, str, Callable, Callable]] = [
         ("psnr", psnr, True, "dB", str, lambda: None),
-        ("ssim", ssim, True, "", str, partial(needed, "torchmetrics", "torchmetrics", EXTRA)),
+        ("ssim", ssim, True, "", str, lambda: None),
         ("mse", mse, False, "", str, lambda: None),
     ]
     measures += [

@@ -61,16 +61,14 @@ def test_psnr_and_mse_are_skimages(videos, measured):
     assert measured("psnr_reference_outside", videos["noisy"]) == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_ssim_is_skimages(videos, measured):
-    """Up to the border: skimage pads by another rule and cuts 5 pixels off."""
+    """Its map, but for 5 pixels at the border, which is reflected by another rule: within 1e-3 of the whole mean."""
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0, "channel_axis": -1}
     pairs = [*zip(unit(videos["reference"]), unit(videos["noisy"]))]
-    wanted = np.mean([structural_similarity(a, b, **options) for a, b in pairs])
-    assert measured("ssim_reference", videos["noisy"]) == pytest.approx(wanted, abs=1e-4)
     maps = [structural_similarity(a, b, full=True, **options)[1].mean(-1) for a, b in pairs]
+    assert measured("ssim_reference", videos["noisy"]) == pytest.approx(np.mean(maps), abs=1e-3)
     wanted = np.mean([full[mask].mean() for full, mask in zip(maps, videos["mask"].numpy())])
-    assert measured("ssim_reference_inside", videos["noisy"]) == pytest.approx(wanted, abs=1e-3)
+    assert measured("ssim_reference_inside", videos["noisy"]) == pytest.approx(wanted, abs=1e-5)
 
 
 def plain_lpips(trunk: dict, heads: list[torch.Tensor], one: torch.Tensor, other: torch.Tensor) -> float:
@@ -312,7 +310,7 @@ def test_vmaf_has_the_order_that_everybody_sees(videos, measured):
 
 
 @pytest.mark.long
-def test_real_weights_have_the_published_numbers_and_the_order_that_everybody_sees(measured, videos):
+def test_real_weights_have_the_published_numbers_and_the_order_that_everybody_sees():
     """LPIPS v0.1 and MobileNetV2 out of Python packages; LPIPS of a cat's photograph within 15 % of those of the original `lpips`."""
     from skimage import data
 
@@ -323,9 +321,11 @@ def test_real_weights_have_the_published_numbers_and_the_order_that_everybody_se
         assert float(lpips.distance(name, cat, cat)) == 0
         assert float(lpips.distance(name, cat, cat * 0.8)) == pytest.approx(dark, rel=0.15)
         assert float(lpips.distance(name, cat, cat.roll(2, -1))) == pytest.approx(shifted, rel=0.15)
-    source = videos["source"]
-    edits = [source, noisy(source, 5), noisy(source), videos["other"]]
-    assert ordered([-measured("lpips_alex_source", edit) for edit in edits])
+    source = torch.from_numpy(data.chelsea()[None, :256, :256])
+    edits = [source, noisy(source, 5), noisy(source, 15), torch.from_numpy(data.coffee()[None, :256, :256])]
+    pictures = [edit.movedim(-1, 1).float() / 255 for edit in edits]
+    for name in ("alex", "vgg"):
+        assert ordered([-float(lpips.distance(name, picture, pictures[0])) for picture in pictures])
     frames = {name: features.mobilenet_features(edit) for name, edit in zip(("same", "light", "noisy", "other"), edits)}
     alike = [float(torch.cosine_similarity(frames["same"], rows).mean()) for rows in frames.values()]
     assert math.isclose(alike[0], 1, abs_tol=1e-5) and ordered(alike)
