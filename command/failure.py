@@ -6,12 +6,13 @@ import logging
 import sys
 
 from ..errors import is_out_of_memory, sentence
+from .outcome import Outcome, failure
 
 log = logging.getLogger(__name__)
 
 
-def reported(command: str, error: Exception, debug: bool) -> int:
-    """The exit status, 2, after one line on stderr. The traceback is logged at level INFO.
+def reported(command: str, error: Exception, debug: bool) -> Outcome:
+    """After one line on stderr. The traceback is logged at level INFO.
 
     debug: raise the error instead. One of the device itself, after which CUDA refuses everything, is always raised: its
     traceback is all there is to go by.
@@ -20,4 +21,4 @@ def reported(command: str, error: Exception, debug: bool) -> int:
         raise error
     log.info("liveditor %s failed", command, exc_info=error)
     print(f"liveditor {command}: {sentence(error)}", file=sys.stderr)
-    return 2
+    return failure(sentence(error))
