@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..errors import is_out_of_memory, sentence
 from .frames import Inputs
 from .items import Item, ItemSet
-from .metrics.metric import Metric
+from .metrics.metric import Judged, Metric
 from .records import Run
 
 logger = logging.getLogger(__name__)
@@ -118,4 +118,5 @@ def _scored(metric: Metric, inputs: Inputs) -> dict:
     wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
     if wrong:
         return {"version": metric.stamp, "missing": f"{', '.join(wrong)} is not finite."}
-    return {"version": metric.stamp, "values": values, "seconds": round(time.perf_counter() - began, 3)}
+    more = {"words": values.words, **values.facts} if isinstance(values, Judged) else {}
+    return {"version": metric.stamp, "values": dict(values), "seconds": round(time.perf_counter() - began, 3), **more}

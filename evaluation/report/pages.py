@@ -16,7 +16,7 @@ from ...checkpoint.files import replacing
 from ...video.mp4 import write_mp4
 from ..benches.bench import Bench
 from ..frames import Inputs
-from ..metrics.metric import Metric
+from ..metrics.metric import About
 from ..results import Results, Scored
 from . import tables
 from .render import html, markdown, page
@@ -29,7 +29,7 @@ SHORTEST = 240
 
 def write_report(
     results: Results,
-    metrics: dict[str, Metric],
+    metrics: dict[str, About],
     benches: dict[str, Bench],
     against: Results | None = None,
     videos: bool = True,
@@ -69,7 +69,7 @@ def numbers(results: Results) -> dict:
     return {"run": kept, "items": results.items.described, "means": found}
 
 
-def _tables(results: Results, metrics: dict[str, Metric], benches: dict[str, Bench], against: Results | None):
+def _tables(results: Results, metrics: dict[str, About], benches: dict[str, Bench], against: Results | None):
     bench = benches.get(results.items.bench)
     about = tuple((name, metric.about) for name, metric in metrics.items() if set(metric.names) & set(results.columns))
     return [
