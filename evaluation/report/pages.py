@@ -17,6 +17,7 @@ from ...video.mp4 import write_mp4
 from ..benches.bench import Bench
 from ..frames import Inputs
 from ..metrics.metric import About
+from ..records import file_states
 from ..results import Results, Scored
 from . import tables
 from .render import html, markdown, page
@@ -127,8 +128,8 @@ def _roles(one: Scored) -> list[str]:
 def _video(one: Scored, folder: Path, inputs_of: Callable[..., Inputs]) -> str | None:
     """Address, from the item's page, of source, edit and right edit in one video; None where a file cannot be read."""
     assert one.edit
-    stamps = [Path(path).stat().st_mtime_ns for path in (*one.item.files.values(), one.edit) if Path(path).exists()]
-    key = hashlib.sha256(repr((one.edit, stamps)).encode()).hexdigest()[:10]
+    states = file_states({**one.item.files, "edit": one.edit})
+    key = hashlib.sha256(repr((one.edit, states)).encode()).hexdigest()[:10]
     videos = folder / "videos"
     path = videos / f"{one.item.id}-{key}.mp4"
     if not path.exists():
