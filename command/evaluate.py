@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -139,6 +140,11 @@ def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
     return 0 if done.done == done.clips else 1
 
 
+def _stopped(run: Run) -> int:
+    print(f"\nStopped. What is done is in {run.folder}; the same command goes on from there.", file=sys.stderr)
+    return 130
+
+
 def _clip(item: Item, options: argparse.Namespace) -> dict:
     """A row of the batch's manifest."""
     if not item.instruction.strip():
@@ -225,8 +231,11 @@ def _score(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     run.begin(settings, items)
-    with tqdm(total=len(works), desc="items", disable=not left) as bar:
-        summary = score(run, works, _inputs(settings), lambda work: bar.update())
+    try:
+        with tqdm(total=len(works), desc="items", disable=not left) as bar:
+            summary = score(run, works, _inputs(settings), lambda work: bar.update())
+    except KeyboardInterrupt:
+        return _stopped(run)
     print(_said(summary, run))
     return 1 if summary.missing or summary.no_edit else 0
 

@@ -111,7 +111,7 @@ def _scored(metric: Metric, inputs: Inputs) -> dict:
     began = time.perf_counter()
     try:
         values = metric.compute(inputs)
-    except (ValueError, RuntimeError, OSError, MemoryError, KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # whatever a model's library raises: the other scores go on
         level = logging.WARNING if is_out_of_memory(error) else logging.INFO
         logger.log(level, "%s of %s failed", metric.name, inputs.item.id, exc_info=error)
         return {"version": metric.stamp, "missing": sentence(error)}

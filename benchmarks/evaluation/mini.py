@@ -21,7 +21,9 @@ from ...evaluation import catalogue
 from ...evaluation.items import ItemSet, read_items, write_items
 from ...evaluation.records import CORRECTED, Run, Settings, edit_of
 from ...evaluation.report.pages import numbers, write_report
+from ...evaluation.report.render import markdown
 from ...evaluation.report.statistics import paired
+from ...evaluation.report.tables import Table, number, signed
 from ...evaluation.results import Results, collect
 from ...evaluation.scoring import planned, runnable, score
 from ...isa_core import ISAConfig
@@ -61,6 +63,7 @@ def main(arguments: list[str] | None = None):
         results[name] = evaluated(items, options.folder, name)
         with replacing(options.out) as partial:
             partial.write_text(json.dumps(result(results, time.monotonic() - began), indent=1) + "\n", encoding="utf-8")
+    print(markdown([table(json.loads(options.out.read_text(encoding="utf-8")))]))
     print(f"{options.out}; reports in {options.folder}")
 
 
@@ -119,6 +122,36 @@ def result(results: dict[str, Results], seconds: float) -> dict:
         "seconds": round(seconds),
         "settings": rows,
     }
+
+
+SHOWN = (
+    "psnr_reference",
+    "psnr_reference_inside",
+    "psnr_source_outside",
+    "ssim_reference",
+    "mini_progress",
+    "lpips_alex_reference",
+)
+
+
+def table(stored: dict) -> Table:
+    """Of a result file: full attention's means, and the others' differences from it with their intervals."""
+    rows = []
+    for name, row in stored["settings"].items():
+        columns = row["means"] if name == FULL else row["less_full"]
+        rows.append((name, *(_cell(columns.get(column)) for column in SHOWN)))
+    count = stored["items"]["items"]
+    note = f"{count} clips. Full attention: means; below it differences from it, item by item, with 95 % intervals."
+    return Table("What presets cost", ("setting", *SHOWN), tuple(rows), (note,))
+
+
+def _cell(found: dict | None) -> str:
+    if not found:
+        return "–"
+    if "difference" not in found:
+        return number(found["mean"])
+    change = found["difference"]
+    return f"{signed(change['mean'])} ({signed(change['low'])} to {signed(change['high'])})"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from ...video.geometry import fit_frames
 from ...video.mp4 import write_mp4
 from ..frames import Inputs, read_video, to_bytes
 from ..items import Item
@@ -100,7 +101,6 @@ def _drawn(each: int) -> Iterator[Drawn]:
 def _real() -> Iterator[Drawn]:
     """The sample clip's beginning, with edits by rule."""
     from ...data.procedural.styles import STYLES as RULES
-    from ...video.geometry import fit_frames
 
     frames = fit_frames(read_video(str(SAMPLE), FRAMES).frames.float() / 255, SIDE, SIDE)[0]
     everywhere = torch.ones(frames.shape[:3], dtype=torch.bool)

@@ -76,6 +76,8 @@ def test_the_benchmark_from_clips_to_result(drawn, tmp_path, monkeypatch):
     assert change["difference"]["high"] < 0 and change["below"] == 14
     benchmark.main(command)
     assert len(made) == 2 * 14
+    rows = {row[0]: row for row in benchmark.table(stored).rows}
+    assert rows["fast"][1].startswith("-") and rows["fast"][-1] == "–" and float(rows["full"][1]) > 30
 
 
 def test_settings_are_the_pages_presets():
