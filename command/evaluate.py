@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +17,19 @@ from ..checkpoint.files import replacing
 from ..evaluation import catalogue
 from ..evaluation.frames import ALIGNMENTS, CROP, Inputs
 from ..evaluation.items import Item, ItemSet, missing_files, read_items, write_items
-from ..evaluation.records import CORRECTED, MODES, Run, Settings, edit_of
+from ..evaluation.judge.client import Endpoint
+from ..evaluation.judge.judge import Judge
+from ..evaluation.metrics.metric import Metric
+from ..evaluation.records import CORRECTED, MODES, REFERENCE, Run, Settings, edit_of
 from ..evaluation.report.pages import write_report
 from ..evaluation.results import collect, edits_folder
 from ..evaluation.scoring import Summary, Work, planned, runnable, score
 from ..evaluation.weights import SHIPPED, fetch
 from ..pipelines.request import Edit
 from .options import add_model_options, frame_size, model_choice, whole_number
+
+KEY = "LIVEDITOR_JUDGE_KEY"
+"""Variable of the environment that holds the judge's key."""
 
 EPILOG = """\
 steps:
@@ -132,6 +140,11 @@ def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
     return 0 if done.done == done.clips else 1
 
 
+def _stopped(run: Run) -> int:
+    print(f"\nStopped. What is done is in {run.folder}; the same command goes on from there.", file=sys.stderr)
+    return 130
+
+
 def _clip(item: Item, options: argparse.Namespace) -> dict:
     """A row of the batch's manifest."""
     if not item.instruction.strip():
@@ -160,24 +173,51 @@ def _add_score(parser: argparse.ArgumentParser):
         help="reference: a bench's numbers as its published code computes them; corrected: as its definitions say (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--alignment", choices=ALIGNMENTS, default=CROP,
+        "--alignment", choices=ALIGNMENTS,
         help="how source and edit of unlike size are compared: crop the source as liveditor edit does, or stretch the edit to the "
-        "source (default: %(default)s)",
+        "source (default: crop, or in mode reference as the bench's code does)",
     )  # fmt: skip
     parser.add_argument("--retry-missing", action="store_true", help="compute again what failed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be computed, and do nothing")
+    judge = parser.add_argument_group("judge", f"An OpenAI-compatible endpoint, which sees frames. Its key is read from {KEY}.")
+    judge.add_argument("--judge-url", metavar="URL", help="up to /v1, such as http://localhost:8000/v1 of a local vLLM")
+    judge.add_argument("--judge-model", metavar="NAME", help="as the server calls it")
+    judge.add_argument(
+        "--judge-timeout", type=float, default=Endpoint.timeout, metavar="S", help="of an answer (default: %(default)s)"
+    )
+    judge.add_argument(
+        "--judge-attempts",
+        type=whole_number,
+        default=Endpoint.attempts,
+        metavar="N",
+        help="for one answer (default: %(default)s)",
+    )
     parser.set_defaults(act=_score)
+
+
+def _judge_metrics(options: argparse.Namespace, items: ItemSet, run: Run) -> list[Metric]:
+    """None where no judge is asked for."""
+    if not options.judge_url and not options.judge_model:
+        return []
+    if not (options.judge_url and options.judge_model):
+        raise ValueError("A judge needs both --judge-url and --judge-model.")
+    endpoint = Endpoint(
+        options.judge_url, options.judge_model, os.environ.get(KEY), options.judge_timeout, options.judge_attempts
+    )
+    return [Judge(endpoint, run.judge_cache, options.mode).metric(items.bench)]
 
 
 def _score(options: argparse.Namespace) -> int:
     items, run = read_items(options.items), Run(options.run)
+    bench = catalogue.BENCHES.get(items.bench)
+    alignment = options.alignment or (bench.reference_alignment if bench and options.mode == REFERENCE else CROP)
     settings = Settings(
         str(options.items.resolve()), options.edits and str(options.edits.resolve()), options.label or run.folder.name, options.mode,
-        options.alignment,
+        alignment,
     )  # fmt: skip
     if options.edits and not options.edits.is_dir():
         raise ValueError(f"There is no folder {options.edits}: name the one with the finished edits.")
-    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline))
+    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, _judge_metrics(options, items, run)))
     for name, why in unable.items():
         print(f"{name} is left out: {why}")
     if not metrics:
@@ -186,11 +226,16 @@ def _score(options: argparse.Namespace) -> int:
     left = sum(len(work.metrics) for work in works)
     without = sum(work.edit is None for work in works)
     print(f"{_described(items)}: {left} scores to compute, {without} items without an edit.", flush=True)
+    if calls := sum(metric.calls(work.item) for work in works for metric in work.metrics):
+        print(f"At most {calls} questions to {options.judge_model}; answers that are kept are not asked again.", flush=True)
     if options.dry_run:
         return 0
     run.begin(settings, items)
-    with tqdm(total=len(works), desc="items", disable=not left) as bar:
-        summary = score(run, works, _inputs(settings), lambda work: bar.update())
+    try:
+        with tqdm(total=len(works), desc="items", disable=not left) as bar:
+            summary = score(run, works, _inputs(settings), lambda work: bar.update())
+    except KeyboardInterrupt:
+        return _stopped(run)
     print(_said(summary, run))
     return 1 if summary.missing or summary.no_edit else 0
 
@@ -201,7 +246,8 @@ def _works(run: Run, items: ItemSet, settings: Settings, metrics, retry_missing:
 
 
 def _inputs(settings: Settings):
-    return partial(Inputs, alignment=settings.alignment)
+    # FiVE-Bench's code takes everything above 0 of its masks, which are JPEG.
+    return partial(Inputs, alignment=settings.alignment, mask_above=0.0 if settings.mode == REFERENCE else 0.5)
 
 
 def _said(summary: Summary, run: Run) -> str:
