@@ -7,6 +7,7 @@ import torch
 from liveditor_isa.command import main
 from liveditor_isa.pipelines import parallel
 from liveditor_isa.training import processes
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 TORCHRUN = {
     "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2",
@@ -64,3 +65,15 @@ def test_a_process_of_torchrun_is_one_of_several(torchrun, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(ValueError, match="torchrun started 4 processes here, but there are 2 GPUs"):
         parallel.check_processes()
+
+
+def test_torchrun_ends_with_the_sentence(torchrun, monkeypatch, tmp_path, capsys):
+    """The first process alone prints it; all of them tell torchrun, whose summary comes last."""
+    for rank in "0", "1":
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / rank))
+        assert main(["edit", "missing.mp4", "Let it snow"]) == 2
+        told = "There is no file missing.mp4: check the name."
+        assert capsys.readouterr().err == (f"liveditor edit: {told}\n" if rank == "0" else "")
+        summary = ChildFailedError("liveditor_isa", {0: ProcessFailure(0, 1, 2, str(tmp_path / rank))}).format_msg()
+        assert f"traceback : {told}" in summary
