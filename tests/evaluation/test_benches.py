@@ -277,6 +277,7 @@ def test_an_empty_folder_is_one_sentence(tmp_path, capsys, name):
     assert len(capsys.readouterr().err.splitlines()) == 1 and not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_bench_from_folder_to_report(five_folder, tmp_path, capsys):
     """FiVE's layout, another editor's results in it, both modes: published rows stand apart, with their items."""
     source, mask = scene(frames=9)

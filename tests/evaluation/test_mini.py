@@ -51,7 +51,7 @@ def test_a_second_preparation_draws_nothing_anew_and_mends_what_is_broken_off(dr
     assert len(read_video(str(copy / "real-add-mask")).frames) == mini.FRAMES
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_from_clips_to_result(drawn, tmp_path, monkeypatch):
     """With right edits, the more disturbed the less is computed, in the editor's place."""
     made = []

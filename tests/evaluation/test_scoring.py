@@ -178,6 +178,8 @@ def test_the_command_scores_and_reports(clips, tmp_path, capsys):
     text = (tmp_path / "r/report/report.md").read_text(encoding="utf-8")
     assert "3 items" in text and "psnr_reference" in text and "task1 (1)" in text
     assert len(list((tmp_path / "r/report/videos").glob("*.mp4"))) == 3
+    assert evaluate("report", tmp_path / "r", "--against", tmp_path / "r", "--no-videos") == 0
+    assert "no clear difference" in (tmp_path / "r/report/report.md").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_done_is_one_sentence(clips, tmp_path, capsys):
