@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..optional import needed
 from ..pipelines import EXTRA
+from ..runtime.torchrun import is_first
 from ..version import __version__
 from .config import arguments_from
 from .failure import reported
@@ -90,7 +91,7 @@ def add_command(command: str, parser: argparse.ArgumentParser):
     every.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout, at the end; all else goes to stderr"
     )
-    every.add_argument("--quiet", action="store_true", help="print nothing but errors, and --json's object")
+    every.add_argument("--quiet", action="store_true", help="print nothing but warnings, errors and --json's object")
     every.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     return module
 
@@ -119,7 +120,7 @@ def _run(arguments: list[str]) -> int:
     options.debug |= chosen.debug
     with _shown(options):
         outcome = _outcome(module, command, options)
-    if options.json:
+    if options.json and is_first():
         print(outcome.as_json(command), file=out)
     return outcome.status
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from ..pipelines import require
 from ..pipelines.record import recorded_in
 from ..pipelines.request import Edit, box_of, check_there
+from ..runtime.torchrun import is_first
 from ..video.room import check_output
 from ..video.writing.formats import encoder_for, format_of
 from .options import ISA_OPTIONS, add_model_options, frame_size, model_choice
 from .outcome import Outcome, Status
+from .output import quiet_loading
 
 EPILOG = """\
 examples:
@@ -155,8 +157,9 @@ def run(options: argparse.Namespace) -> Outcome:
     check_output(out)
     require("av")
     from ..pipelines.edit import edit_file, load
-    from ..pipelines.parallel import is_first
 
+    if options.quiet:
+        quiet_loading()
     path, facts = edit_file(load(choice), edit, out, progress=not options.quiet)
     if is_first():
         print(f"{path}: {facts['width']}×{facts['height']}, {facts['frames']} frames, {facts['fps']:g} fps")

@@ -6,7 +6,7 @@ import logging
 import sys
 
 from ..errors import is_out_of_memory, sentence
-from ..runtime.torchrun import Process, tell, this_process
+from ..runtime.torchrun import is_first, tell
 from .outcome import Outcome, failure
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,6 @@ def reported(command: str, error: Exception, debug: bool) -> Outcome:
     log.info("liveditor %s failed", command, exc_info=error)
     words = sentence(error)
     tell(words)
-    if (this_process() or Process()).rank == 0:
+    if is_first():
         print(f"liveditor {command}: {words}", file=sys.stderr)
     return failure(words)

@@ -46,6 +46,11 @@ def this_process() -> Process | None:
     return None
 
 
+def is_first() -> bool:
+    """Whether this process writes files and messages."""
+    return (this_process() or Process()).rank == 0
+
+
 def tell(sentence: str) -> None:
     """Why this process fails, for the summary with which torchrun ends, below its own traceback. Does nothing without torchrun.
 

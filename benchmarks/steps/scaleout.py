@@ -28,11 +28,11 @@ import torch.distributed as dist
 
 from ...pipelines.attention import attach_isa
 from ...pipelines.diffusers_parts import NATIVE, dispatch_attention_fn
-from ...pipelines.parallel import is_first, local_device, share_gpus
+from ...pipelines.parallel import local_device, share_gpus
 from ...pipelines.stand_in import in_context_attention
 from ...pipelines.transformer import LIVEditorTransformer3DModel
 from ...runtime.call import ModelCall, within
-from ...runtime.torchrun import Process, this_process
+from ...runtime.torchrun import Process, is_first, this_process
 from ..attention.inputs import half_context
 from ..attention.timing import once
 from ..machine import gpu_slug, heading, result_file
