@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -58,11 +57,11 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--out", type=Path, default=result_file("bench-mini-cpu"))
     options = parser.parse_args(arguments)
     items = prepared(options.folder, options.subset)
-    began, results = time.monotonic(), {}
+    results = {}
     for name in dict.fromkeys((FULL, *options.settings)):
         results[name] = evaluated(items, options.folder, name)
         with replacing(options.out) as partial:
-            partial.write_text(json.dumps(result(results, time.monotonic() - began), indent=1) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(result(results), indent=1) + "\n", encoding="utf-8")
     print(markdown([table(json.loads(options.out.read_text(encoding="utf-8")))]))
     print(f"{options.out}; reports in {options.folder}")
 
@@ -104,7 +103,7 @@ def generate(items: ItemSet, run: Run, name: str):
         edit_file(pipe, edit, run.made_edits / f"{item.id}.mp4", progress=False)
 
 
-def result(results: dict[str, Results], seconds: float) -> dict:
+def result(results: dict[str, Results]) -> dict:
     """What is stored: means with intervals, and differences from full attention, item by item."""
     full = results[FULL]
     rows = {}
@@ -119,7 +118,6 @@ def result(results: dict[str, Results], seconds: float) -> dict:
         "command": command,
         "versions": versions(),
         "items": full.items.described,
-        "seconds": round(seconds),
         "settings": rows,
     }
 

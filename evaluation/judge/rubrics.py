@@ -74,7 +74,7 @@ def jpeg(frame: torch.Tensor, quality: int, swapped: bool = False) -> bytes:
 PAIR_FRAMES = 3
 SCALE = "1 to 3 is no, 4 to 6 partly, 7 to 10 fully"
 PAIR_TEXT = (
-    "Frames of an original video come first, then frames of its edit at the same times. The edit should follow this instruction:\n{text}\n\n"
+    "Frames of an original video come first, then frames of its edit at the same times. The edit should follow this instruction:\n{asked}\n\n"
     f"Give three scores from 1 to 10, where {SCALE}:\n"
     "following: does the edit show what the instruction asks for, everywhere and in all frames?\n"
     "preservation: is all that the instruction does not speak of as in the original?\n"
@@ -90,7 +90,7 @@ def _keys(wanted: Sequence[str]) -> str:
 
 def _ask_pair(inputs: Inputs, mode: str) -> list[Question]:
     wanted: dict[str, Range | Choices] = dict.fromkeys(("following", "preservation", "quality"), (1.0, 10.0))
-    text, pictures = PAIR_TEXT.format(text=inputs.item.instruction), []
+    text, pictures = PAIR_TEXT.format(asked=inputs.item.instruction), []
     if inputs.item.pictures:
         wanted["similarity"] = (1.0, 10.0)
         text += SIMILARITY_TEXT
@@ -115,7 +115,7 @@ PAIR = Rubric(
 
 FRAME_PARTS = ("following", "quality", "background")
 FRAME_TEXT = (
-    "The first picture is a frame of a video, the second the same frame of its edit. The edit should follow this instruction:\n{text}\n\n"
+    "The first picture is a frame of a video, the second the same frame of its edit. The edit should follow this instruction:\n{asked}\n\n"
     "Give three scores from 0 to 3:\nfollowing: is what was asked for there, and all of it?\n"
     "quality: is what was changed free of faults, and does it fit the picture?\n"
     "background: is everything else unchanged?\n"
@@ -124,7 +124,7 @@ FRAME_TEXT = (
 
 def _ask_frames(inputs: Inputs, mode: str) -> list[Question]:
     wanted: dict[str, Range | Choices] = dict.fromkeys(FRAME_PARTS, (0.0, 3.0))
-    text = FRAME_TEXT.format(text=inputs.item.facts.get("text") or inputs.item.instruction) + _keys(FRAME_PARTS)
+    text = FRAME_TEXT.format(asked=inputs.item.facts.get("text") or inputs.item.instruction) + _keys(FRAME_PARTS)
     # The published code hands RGB frames to a function that takes BGR.
     shown = [
         tuple(
@@ -150,7 +150,7 @@ FRAMES = Rubric(
 
 CLIP_FRAMES = 4
 CLIP_TEXT = (
-    "Frames of an original video come first, then frames of its edit at the same times. The edit should follow this instruction:\n{text}\n\n"
+    "Frames of an original video come first, then frames of its edit at the same times. The edit should follow this instruction:\n{asked}\n\n"
     "Give two scores from 1 to 5:\nsatisfaction: does the edit reach what the instruction asks for? 1 unrelated, 5 perfectly.\n"
     "fidelity: is everything else strictly kept? 1 little of it, 5 every detail.\n"
 )
@@ -163,7 +163,7 @@ def _ask_clip(inputs: Inputs, mode: str) -> list[Question]:
         for label, video in (("Original", inputs.source), ("Edit", inputs.edit))
         for at in evenly(len(video), CLIP_FRAMES)
     ]
-    return [Question(CLIP_TEXT.format(text=inputs.item.instruction) + _keys([*wanted]), tuple(pictures), wanted)]
+    return [Question(CLIP_TEXT.format(asked=inputs.item.instruction) + _keys([*wanted]), tuple(pictures), wanted)]
 
 
 CLIP = Rubric(
@@ -178,7 +178,7 @@ YES_NO = frozenset(("yes", "no"))
 LETTERS = frozenset("abcd")
 RIGHT_LETTER = "b"
 QUESTION_TEXT = (
-    'Look at these frames of a video and answer the question with {kind}.\n{text}\n\nAnswer with JSON: {{"answer": "..."}}'
+    'Look at these frames of a video and answer the question with {kind}.\n{asked}\n\nAnswer with JSON: {{"answer": "..."}}'
 )
 
 
@@ -194,7 +194,7 @@ def _ask_answers(inputs: Inputs, mode: str) -> list[Question]:
     asked = [(facts.get(f"{which}_yes_no_question"), "yes or no", YES_NO) for which in ("source", "target")]
     asked.append((facts.get("multiple_choice_question"), "the letter of one choice", LETTERS))
     return [
-        Question(QUESTION_TEXT.format(kind=kind, text=text), pictures, {"answer": choices})
+        Question(QUESTION_TEXT.format(kind=kind, asked=text), pictures, {"answer": choices})
         for text, kind, choices in asked
         if text
     ]
