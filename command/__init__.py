@@ -81,19 +81,32 @@ def add_command(command: str, parser: argparse.ArgumentParser):
     module = importlib.import_module(f"..{COMMANDS[command][0]}", __name__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
+    for table, each in with_steps(command, parser).items():
+        _add_options_of_all(each, table)
+    return module
+
+
+def with_steps(command: str, parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """{name in a file of options: parser}, of the command or, where it has steps, of each of them."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return {f"{command}.{step}": each for step, each in action.choices.items()}
+    return {command: parser}
+
+
+def _add_options_of_all(parser: argparse.ArgumentParser, table: str):
     every = parser.add_argument_group("every command")
     every.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"options from the table [{command}] of a TOML file; those given here go before",
+        help=f"options from the table [{table}] of a TOML file; those given here go before",
     )
     every.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout, at the end; all else goes to stderr"
     )
     every.add_argument("--quiet", action="store_true", help="print nothing but warnings, errors and --json's object")
     every.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    return module
 
 
 def _run(arguments: list[str]) -> int:
@@ -129,8 +142,12 @@ def _options(parser: Parser, command: str, given: list[str]) -> argparse.Namespa
     first = Parser(prog=parser.prog, add_help=False)
     first.add_argument("--config", type=Path)
     path = first.parse_known_args(given)[0].config
+    tables = with_steps(command, parser)
+    step = given[:1] if f"{command}.{''.join(given[:1])}" in tables else []
+    table = ".".join([command, *step])
     try:
-        return parser.parse_args((arguments_from(path, command, [*COMMANDS], parser) if path else []) + given)
+        found = arguments_from(path, table, [*COMMANDS], tables[table]) if path and table in tables else []
+        return parser.parse_args([*step, *found, *given[len(step) :]])
     except ValueError as error:
         raise WrongOption(f"liveditor {command}: {error}") from None
 

@@ -10,7 +10,10 @@ from ..pipelines import EXTRA
 
 
 def arguments_from(path: Path, command: str, commands: list[str], parser: argparse.ArgumentParser) -> list[str]:
-    """What the file says for `command`, as arguments of its parser. Raises ValueError in one sentence for a file that says something else."""
+    """What the file says for `command`, "evaluate.score" for a step of one, as arguments of its parser.
+
+    Raises ValueError in one sentence for a file that says something else.
+    """
     try:
         import tomllib
     except ModuleNotFoundError:  # before Python 3.11
@@ -26,8 +29,13 @@ def arguments_from(path: Path, command: str, commands: list[str], parser: argpar
             raise ValueError(
                 f"{path}: {name!r} is no table of a command; there are {', '.join(f'[{each}]' for each in commands)}."
             )
-    found = []
-    for name, value in tables.get(command, {}).items():
+    name, _, step = command.partition(".")
+    chosen, found = tables.get(name, {}), []
+    if step:
+        if loose := [key for key, value in chosen.items() if not isinstance(value, dict)]:
+            raise ValueError(f"{path}, [{name}]: {loose[0]!r} belongs into the table of a step, such as [{command}].")
+        chosen = chosen.get(step, {})
+    for name, value in chosen.items():
         found += _arguments_of(name, value, parser, path, command)
     return found
 

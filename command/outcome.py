@@ -12,14 +12,14 @@ class Status(IntEnum):
 
     DONE = 0
     PARTLY = 1
-    """A batch in which clips are in quarantine or left."""
+    """A batch in which clips are in quarantine or left, or an evaluation that lacks files, edits or scores."""
     FAILED = 2
     """Also for options that are wrong. One line on stderr says why."""
     STOPPED = 130
     """By Ctrl-C."""
 
 
-STATUSES = "exit status: 0 done; 1 a batch of which clips are in quarantine or left; 2 failed, with one line on stderr; 130 stopped by Ctrl-C"
+STATUSES = "exit status: 0 done; 1 partly done: clips in quarantine or left, scores missing; 2 failed, with one line on stderr; 130 stopped by Ctrl-C"
 
 
 class Outcome(NamedTuple):

@@ -81,11 +81,13 @@ def test_ctrl_c_has_a_status_of_its_own(monkeypatch, capsys):
 
 
 def test_statuses_are_documented_where_users_look(capsys):
-    for arguments in (["--help"], ["batch", "--help"]):
+    for arguments in (["--help"], ["batch", "--help"], ["evaluate", "--help"]):
         with pytest.raises(SystemExit):
             main(arguments)
         shown = " ".join(capsys.readouterr().out.split())
-        assert all(f"{int(status)} {word}" in shown for status, word in zip(Status, ("done", "a batch", "failed", "stopped")))
+        assert all(
+            f"{int(status)} {word}" in shown for status, word in zip(Status, ("done", "partly done", "failed", "stopped"))
+        )
 
 
 def test_a_file_gives_options_and_the_command_line_goes_before(tmp_path, capsys):
@@ -114,7 +116,7 @@ def test_a_file_may_turn_off_and_list(tmp_path, monkeypatch):
     "text, told",
     [
         ("[edit", "is not TOML ("),
-        ("seed = 1", "'seed' is no table of a command; there are [edit], [batch], [convert], [benchmark]"),
+        ("seed = 1", f"'seed' is no table of a command; there are {', '.join(f'[{name}]' for name in COMMANDS)}"),
         ("[paint]", "'paint' is no table of a command"),
         ("[edit]\npaint = 1", "[edit]: there is no option 'paint'"),
         ("[edit]\nwhole_frame = 1", "whole_frame must be true or false; got 1"),
@@ -157,3 +159,18 @@ def test_without_shtab_completion_names_it(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "shtab", None)
     assert main(["completion", "bash"]) == 2
     assert "shtab" in capsys.readouterr().err
+
+
+def test_steps_of_a_command_have_these_options_too(tmp_path, capsys):
+    assert main(["evaluate", "metrics", "--json"]) == 0
+    every = json.loads(capsys.readouterr().out)
+    assert every["command"] == "evaluate" and "psnr_source" in every["metrics"]
+    assert main(["evaluate", "metrics", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    options = written(tmp_path, "[evaluate.score]\noffline = true\n")
+    assert main(["evaluate", "score", str(tmp_path / "none.jsonl"), "--run", str(tmp_path), "--config", options, "--json"]) == 2
+    assert "cannot be read" in json.loads(capsys.readouterr().out)["error"]
+    loose = written(tmp_path, "[evaluate]\noffline = true\n")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "score", "x", "--run", "y", "--config", loose])
+    assert "'offline' belongs into the table of a step, such as [evaluate.score]" in capsys.readouterr().err
