@@ -213,11 +213,13 @@ class ISAOverride:
                     called[IN_CONTEXT] = InContextCall(TokenLayout(layout.target))
             out = executor(x, timestep, context, clip_fea, time_dim_concat, called, **inputs)
             if contexts is not None:
-                contexts.skipped = NETWORK_RAN not in called
+                # A wrapper that copies the options keeps the network's word from us, but not the attention's.
+                contexts.skipped = NETWORK_RAN not in called and not contexts.met
             return out
 
         guard = run.guard if run else FiniteGuard()
-        sequence = run and self._sequence(run, network, x, context, layout, transformer_options, kwargs)
+        inputs = {**kwargs, "clip_fea": clip_fea}
+        sequence = run and self._sequence(run, network, x, context, layout, transformer_options, inputs)
         if sequence is None:
             return guard.run(call, network, x)
         return with_context_reuse(run, *sequence, transformer_options["sigmas"], lambda contexts: guard.run(
@@ -226,7 +228,10 @@ class ISAOverride:
 
     def _sequence(self, run: SamplingRun, network, x, text, layout, options: dict, inputs: dict):
         """What identifies the sequence of a model call whose context may be kept or reused; None for another call."""
-        if not run.settings.reuses_context or not inputs.get(CONTEXT_LATENTS):
+        if not run.settings.reuses_context:
+            run.contexts.clear()  # it may have been switched off in the middle of the run
+            return None
+        if not inputs.get(CONTEXT_LATENTS):
             return None
         sequence = run.contexts.given_up or sequence_of(run, network, x, text, layout, options, inputs)
         if isinstance(sequence, str):

@@ -9,7 +9,7 @@ import torch
 
 from ..isa_core import TokenLayout
 from ..runtime import decisions
-from ..runtime.context_reuse import Passes
+from ..runtime.context_reuse import Passes, digest, number_among
 from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
 from ..runtime.kept_context import ONE, Reuse
 from .sampling_run import SamplingRun
@@ -41,7 +41,10 @@ def sequence_of(
     if getattr(run.guider.model_patcher, "current_hooks", None):
         return decisions.HOOKED_WEIGHTS
     kinds, window = tuple(options.get("cond_or_uncond", ())), options.get("context_window")
-    names = tuple(zip_longest(kinds, options.get("uuids", ()))) or (None,)
+    # Guidance may run another pass with a condition's name, but another text, context or network.
+    given = [text, *latents, *(each for each in (inputs.get("clip_fea"),) if each is not None)]
+    content = digest(given), number_among(run.patches_seen, _patches(options))
+    names = tuple((*name, content) for name in zip_longest(kinds, options.get("uuids", ()))) or ((content,),)
     passes = Passes(names, kinds.index(POSITIVE) if POSITIVE in kinds else None if kinds else 0)
     shapes = (len(x) // len(names), *(tuple(each.shape[1:]) for each in (x, *latents)))
     sequence = (id(network), x.device, shapes, tuple(getattr(window, "index_list", ())))
@@ -52,15 +55,29 @@ def sequence_of(
     return sequence, passes
 
 
+def _patches(options: dict) -> list[tuple]:
+    """Functions of others that act within the network, as core holds them, and their places: to be compared."""
+    found: list[tuple] = []
+
+    def collect(value, place: tuple):
+        if isinstance(value, dict):
+            for name, each in value.items():
+                collect(each, (*place, name))
+        elif isinstance(value, (list, tuple)):
+            for number, each in enumerate(value):
+                collect(each, (*place, number))
+        else:
+            found.append((place, value))
+
+    collect([options.get(name, {}) for name in ("patches", "patches_replace")], ())
+    return found
+
+
 def _fingerprint(latents: Sequence[torch.Tensor], batch: int, passes: int) -> int | None:
     """Of the context that all passes of a call have; None where they have different ones. latents: [batch or 1, C, T, h, w] each."""
     parts = [latent.chunk(passes) if len(latent) == batch else [latent] * passes for latent in latents]
-    found = {hash(tuple(map(_bytes, of_pass))) for of_pass in zip(*parts)}
+    found = {digest(of_pass) for of_pass in zip(*parts)}
     return found.pop() if len(found) == 1 else None
-
-
-def _bytes(x: torch.Tensor) -> bytes:
-    return x.contiguous().view(torch.uint8).cpu().numpy().tobytes()
 
 
 def without_context(inputs: dict) -> dict:

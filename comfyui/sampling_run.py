@@ -65,6 +65,8 @@ class SamplingRun:
         self.report, self.monitor, self.guard = RunReport(), StepMonitor(model, sigmas), FiniteGuard()
         self.maps = HeatMaps(watcher.started(live, len(sigmas) - 1, parts))
         self.contexts = ContextStore(sigmas)
+        self.patches_seen: list = []
+        """Functions of others within the network, of each kind of model call."""
         self.settings, self.at, self.evaluations = live.current, 0, 0
         self.foreign = "another node"
         """The override in front of ISA's, if there is one."""

@@ -153,7 +153,8 @@ class AttachedISA:
             refused = UNKNOWN_CONTEXT
         texts = [each for each in (text, named.get("pooled_projections"), self._text_mask(named)) if each is not None]
         pictures = [named["hidden_states"][:, target:]]
-        return context_reuse.begin(self, transformer, layout, named.get("timestep"), texts, pictures, refused), alone
+        scale = next((each["scale"] for each in named.values() if isinstance(each, dict) and "scale" in each), None)
+        return context_reuse.begin(self, transformer, layout, named.get("timestep"), texts, pictures, refused, scale), alone
 
     @torch.compiler.disable
     def _positions(self, module, args, output):

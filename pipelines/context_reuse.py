@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from ..isa_core import TokenLayout
 from ..runtime import decisions
-from ..runtime.context_reuse import ContextStore, Passes
+from ..runtime.context_reuse import ContextStore, Passes, digest, number_among
 from ..runtime.kept_context import Refresh, Reuse
 
 MOST_PASSES = 4
@@ -23,8 +23,9 @@ MOST_PASSES = 4
 
 Tensors = tuple[torch.Tensor, ...]
 
-CACHES = ("cache", "broadcast", "fbc", "skip")
-"""In the names of diffusers' hooks that leave out parts of steps."""
+HARMLESS = ("cp_input", "cp_output", "group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker",
+            "layerwise_casting", "peft_autocast_disable")  # fmt: skip
+"""How names of diffusers' hooks begin that change nothing of what a transformer computes."""
 
 
 class SamplingRun:
@@ -34,33 +35,32 @@ class SamplingRun:
         self.contexts = ContextStore(levels)
         self.part: Hashable = None
         """The part of a long video that the calls to come see: each has contexts of its own."""
-        self._passes: dict[Hashable, list[tuple[Tensors, Tensors]]] = {}
-        self._cached: dict[int, bool] = {}
+        self._passes: dict[Hashable, list[tuple]] = {}
 
-    def number_of(self, texts: Tensors, pictures: Tensors) -> tuple[int, int] | None:
-        """(number of the pass, of the first one with its pictures): the same for the same tensors. None for one pass too many."""
-        passes = self._passes.setdefault(self.part, [])
-        number = next((at for at, known in enumerate(passes) if all(map(_equal, known, (texts, pictures)))), len(passes))
-        if number == len(passes):
-            passes.append((texts, pictures))
+    def number_of(self, texts: Tensors, pictures: Tensors, adapters: object = None) -> tuple[int, int] | None:
+        """(number of the pass, of the first one with its pictures): the same for the same tensors and adapters. None for one
+        pass too many."""
+        passes, of_pictures = self._passes.setdefault(self.part, []), digest(pictures)
+        number = number_among(passes, (of_pictures, digest(texts), adapters))
         if number >= MOST_PASSES:
             return None
-        return number, next(at for at, (_, known) in enumerate(passes) if _equal(known, pictures))
-
-    def is_cached(self, transformer: torch.nn.Module) -> bool:
-        """Whether a cache of diffusers leaves out parts of its steps, by `enable_cache` or by a hook."""
-        if id(transformer) not in self._cached:
-            registries = (getattr(module, "_diffusers_hook", None) for module in transformer.modules())
-            names = [name for registry in registries if registry is not None for name in registry.hooks]
-            self._cached[id(transformer)] = any(part in name for name in names for part in CACHES)
-        return self._cached[id(transformer)] or getattr(transformer, "is_cache_enabled", False)
+        return number, next(at for at, (known, *_) in enumerate(passes) if known == of_pictures)
 
 
-def _equal(ones: Tensors, others: Tensors) -> bool:
-    return len(ones) == len(others) and all(
-        one is other or (one.shape == other.shape and one.device == other.device and torch.equal(one, other))
-        for one, other in zip(ones, others)
-    )
+def _is_hooked(transformer: torch.nn.Module) -> bool:
+    """Whether a hook of diffusers changes what it computes: a cache leaves out parts of steps, a guidance skips layers in one pass."""
+    registries = (getattr(module, "_diffusers_hook", None) for module in transformer.modules())
+    names = (name for registry in registries if registry is not None for name in registry.hooks)
+    return getattr(transformer, "is_cache_enabled", False) or any(not name.startswith(HARMLESS) for name in names)
+
+
+def _adapters(transformer: torch.nn.Module) -> list[tuple]:
+    """Which LoRAs act, and how strongly, to be compared."""
+    return [
+        (module.disable_adapters, list(module.active_adapters), dict(module.scaling), list(module.merged_adapters))
+        for module in transformer.modules()
+        if hasattr(module, "scaling") and hasattr(module, "merged_adapters")
+    ]
 
 
 _current: ContextVar[SamplingRun | None] = ContextVar("liveditor_isa.sampling_run", default=None)
@@ -91,16 +91,18 @@ def begin(
     texts: Sequence[torch.Tensor] = (),
     pictures: Sequence[torch.Tensor] = (),
     refused: str | None = None,
+    scale: float | None = None,
 ) -> Refresh | Reuse | None:
     """What a model call does with its context; None where it is neither kept nor reused.
 
     isa: the AttachedISA. layout: of all tokens. level: [B], noise level, 0..1; may be None with `refused`.
     texts, pictures: what tells one pass of guidance from another; passes with the same pictures may have one copy.
-    refused: why this call's context must be computed, if the caller knows.
+    refused: why this call's context must be computed, if the caller knows. scale: of all LoRAs, where the transformer has not
+        applied it yet.
     """
     if not (isa.context_refresh and isa.enabled and layout.context):
         return None
-    found = refused or _sequence(transformer, layout, tuple(texts), tuple(pictures))
+    found = refused or _sequence(transformer, layout, tuple(texts), tuple(pictures), scale)
     if isinstance(found, str):
         isa.recorder.recomputed(found)
         return None
@@ -128,7 +130,7 @@ def _agreed(transformer: torch.nn.Module) -> Callable[[bool], bool]:
 
 
 def _sequence(
-    transformer: torch.nn.Module, layout: TokenLayout, texts: Tensors, pictures: Tensors
+    transformer: torch.nn.Module, layout: TokenLayout, texts: Tensors, pictures: Tensors, scale: float | None
 ) -> tuple[Hashable, Passes] | str:
     """What identifies the sequence of a model call within its run, and its pass of guidance, of which the first one leads; a
     sentence where the context must be computed."""
@@ -137,11 +139,11 @@ def _sequence(
         return decisions.NO_RUN
     if torch.is_grad_enabled():
         return decisions.GRADIENTS
-    if run.is_cached(transformer):
-        return decisions.CACHED_STEPS
+    if _is_hooked(transformer):
+        return decisions.HOOKED_TRANSFORMER
     if run.contexts.given_up:
         return run.contexts.given_up
-    numbers = run.number_of(texts, pictures)
+    numbers = run.number_of(texts, pictures, (scale, _adapters(transformer)))
     if numbers is None:
         run.contexts.give_up(decisions.CHANGING_PASSES)
         return decisions.CHANGING_PASSES

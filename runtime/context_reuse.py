@@ -47,6 +47,22 @@ class Passes(NamedTuple):
     leading: int | None = 0
 
 
+def digest(tensors: Sequence[torch.Tensor]) -> int:
+    """64 bits of their shapes, types and numbers, which are read back from the GPU. A caller may write into its tensors."""
+    return hash(tuple((x.shape, x.dtype, _bytes(x)) for x in tensors))
+
+
+def _bytes(x: torch.Tensor) -> bytes:
+    return x.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes()
+
+
+def number_among(seen: list, what: object) -> int:
+    """The place of `what` in a list of what was seen, to which it is added where nothing equals it."""
+    if what not in seen:
+        seen.append(what)
+    return seen.index(what)
+
+
 class ContextStore:
     """The kept contexts of one sampling run, by sequence. Several threads may use it at once."""
 

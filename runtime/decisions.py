@@ -55,7 +55,9 @@ NO_ROOM = (
 
 NO_RUN = "nobody said where the sampling run begins and ends: call the pipeline within `with sampling_run():`"
 
-CACHED_STEPS = "a cache of diffusers leaves parts of steps out: use one of the two"
+HOOKED_TRANSFORMER = (
+    "a hook of diffusers changes what the transformer computes, such as a cache of steps or a guidance that skips layers"
+)
 
 CHANGING_PASSES = "the text or the pictures change from step to step, and what the context becomes with them"
 

@@ -140,6 +140,11 @@ class Refresh:
         return _Kept(_copied((x / scale).round().to(torch.int8), self.home), _copied(scale, self.home))
 
     @property
+    def met(self) -> bool:
+        """Whether any attention took part."""
+        return bool(self._met)
+
+    @property
     def whole(self) -> bool:
         """Whether every transformer block was met and kept what it had to, so that none goes without its context in a reuse."""
         blocks = {*range(self.of_blocks)}
@@ -207,6 +212,8 @@ class Reuse:
             arrived = torch.cuda.Event()
             arrived.record()
         return k, v, arrived
+
+    met = Refresh.met
 
     @property
     def whole(self) -> bool:

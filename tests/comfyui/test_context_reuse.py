@@ -3,8 +3,12 @@
 import gc
 import weakref
 
+import comfy.conds
 import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
 import comfy.sample
+import comfy.samplers
 import pytest
 import torch
 from in_context import BLOCKS, FULL, STEPS, latent, relative_error, sample
@@ -308,3 +312,88 @@ def test_a_damaged_refresh_that_runs_again_keeps_what_the_second_one_found(lived
     model, shown = reusing(liveditor, LARGEST, SPARSE)
     assert sample(model, cfg=1.0).isfinite().all()
     assert counted(shown) == (2, STEPS) and "was not finite" in shown[0]
+
+
+# Passes of guidance that a condition's name does not tell apart
+
+
+def with_another_pass(model, change):
+    """A clone whose guidance runs one more pass of the positive condition, changed, as some guidance nodes do."""
+    clone = model.clone()
+
+    def post_cfg(given):
+        options = given["model_options"]
+        conds, options = change([{**cond, "model_conds": dict(cond["model_conds"])} for cond in given["cond"]], options)
+        (out,) = comfy.samplers.calc_cond_batch(given["model"], [conds], given["input"], given["sigma"], options)
+        return given["denoised"] + 2 * (given["cond_denoised"] - out)
+
+    clone.set_model_sampler_post_cfg_function(post_cfg, disable_cfg1_optimization=False)
+    return clone
+
+
+def another_text(conds, options):
+    for cond in conds:
+        cond["model_conds"]["c_crossattn"] = comfy.conds.CONDCrossAttn(cond["model_conds"]["c_crossattn"].cond * 0)
+    return conds, options
+
+
+def another_context(conds, options):
+    for cond in conds:
+        blank = [each * 0 for each in cond["model_conds"]["context_latents"].cond]
+        cond["model_conds"]["context_latents"] = comfy.conds.CONDList(blank)
+    return conds, options
+
+
+def weaker(args, extra):
+    out = extra["original_block"](args)
+    return {"img": args["img"] + 0.1 * (out["img"] - args["img"])}
+
+
+def another_network(conds, options):
+    return conds, comfy.model_patcher.set_model_options_patch_replace(options.copy(), weaker, "dit", "double_block", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [another_text, another_context, another_network])
+@pytest.mark.parametrize("copies", ["each", "one"])
+def test_a_pass_of_the_same_name_is_told_apart_by_what_it_is_given(in_context_model, change, copies):
+    plain = sample(reusing(with_another_pass(in_context_model, change), 0)[0], cfg=1.0)
+    keeping = Keeping(copies=copies)
+    always, _ = reusing(with_another_pass(in_context_model, change), 2e-5, keeping=keeping)
+    assert torch.equal(sample(always, cfg=1.0), plain)
+    some, shown = reusing(with_another_pass(in_context_model, change), 1.5, keeping=keeping)
+    assert relative_error(sample(some, cfg=1.0), plain) < 0.1
+    refreshed, calls = counted(shown)
+    assert refreshed < calls == 2 * STEPS
+
+
+@pytest.mark.slow
+def test_behind_a_wrapper_that_copies_the_options(in_context_model):
+    """The network writes into a copy then, and the attentions alone say that it ran."""
+    model, shown = reusing(in_context_model, LARGEST)
+    copying = model.clone()
+    copying.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
+        "copying",
+        lambda executor, x, t, text, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs: executor(
+            x, t, text, clip_fea, time_dim_concat, dict(transformer_options), **kwargs
+        ),
+    )
+    assert relative_error(sample(copying), sample(model)) == 0
+    refreshed, calls = counted(shown)
+    assert refreshed < calls
+
+
+def test_what_is_kept_is_freed_when_it_is_switched_off(in_context_model):
+    shown, held = [], []
+    live = LiveSettings(Settings(FULL, True, LARGEST))
+    model = attach_isa(in_context_model, live, Schedule(), "torch", shown.append)
+
+    def step(number, *_):
+        gc.collect()
+        held.append(sum(each.bytes for each in gc.get_objects() if isinstance(each, Refresh)))
+        if number == 2:
+            live.tell({"context_refresh": 0.0})
+
+    sample(model, steps=6, cfg=1.0, callback=step)
+    assert held[1] > 0 and held[-1] == 0

@@ -2,11 +2,12 @@
 
 import copy
 import gc
+import inspect
 
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
-from diffusers.hooks import apply_first_block_cache
+from diffusers.hooks import HookRegistry, ModelHook, apply_first_block_cache
 from in_context_models import FULL, SPARSE, difference, flux, liveditor, noise, qwen
 from liveditor_isa.isa_core import ISAConfig, TokenLayout
 from liveditor_isa.pipelines import sampling_run
@@ -16,6 +17,7 @@ from liveditor_isa.pipelines.pipeline import LIVEditorPipeline
 from liveditor_isa.runtime import kept_context
 from liveditor_isa.runtime.call import layouts_seen
 from liveditor_isa.runtime.kept_context import KEEPING_COPIES, Keeping, Refresh
+from peft import LoraConfig
 
 LARGEST = 10
 BY_THRESHOLD = ISAConfig(keep_ratio=0.3, sharpness_threshold=0.1, block_size=16)
@@ -204,7 +206,83 @@ def test_a_cache_of_diffusers_is_left_to_itself(case, add):
     add(model, FirstBlockCacheConfig(threshold=1e-6))
     with sampling_run(), model.cache_context("cond"):
         at(model, arguments, 0.5), at(model, arguments, 0.5)
-    assert "2 model calls could not reuse the context: a cache of diffusers" in isa.report()
+    assert "2 model calls could not reuse the context: a hook of diffusers" in isa.report()
+
+
+LEVELS = (0.9, 0.5, 0.1)
+
+
+def with_adapter(model):
+    names = ["to_q", "to_k", "to_v"]
+    model.add_adapter(LoraConfig(r=4, lora_alpha=16, target_modules=names, init_lora_weights=False))
+
+
+def without_lora(model, arguments, level):
+    model.disable_lora()
+    try:
+        return at(model, arguments, level)
+    finally:
+        model.enable_lora()
+
+
+def with_lora_scaled_to_nothing(model, arguments, level):
+    name = next(name for name in inspect.signature(type(model).forward).parameters if name.endswith("attention_kwargs"))
+    return at(model, arguments, level, **{name: {"scale": 0.0}})
+
+
+@pytest.mark.parametrize("other_pass", [without_lora, with_lora_scaled_to_nothing])
+def test_a_pass_with_other_loras_has_a_context_of_its_own(case, other_pass):
+    model, arguments, _ = case
+    with_adapter(model)
+    isa = attach_isa(model, FULL, min_tokens=0)
+
+    def run():
+        return [call(model, arguments, level) for level in LEVELS for call in (at, other_pass)]
+
+    plain, isa.context_refresh = run(), 1e-3
+    with sampling_run():
+        assert all(map(torch.equal, run(), plain))
+    assert "computed in 6 of 6 model calls" in isa.report()
+
+
+@pytest.mark.parametrize("name", ["SkipLayerGuidance_0", "SmoothedEnergyGuidance_0"])
+def test_a_guidance_that_hooks_the_transformer_in_one_pass(case, name):
+    """As diffusers' guiders do it: the hook comes and goes, and that pass is computed in full."""
+    model, arguments, _ = case
+    isa = attach_isa(model, FULL, min_tokens=0)
+    blocks = getattr(model, "transformer_blocks", None) or model.blocks
+
+    class Weaker(ModelHook):
+        def post_forward(self, module, output):
+            return tuple(each * 0.5 for each in output) if isinstance(output, tuple) else output * 0.5
+
+    def run():
+        found = []
+        for level in LEVELS:
+            found.append(at(model, arguments, level))
+            registry = HookRegistry.check_if_exists_or_initialize(blocks[0])
+            registry.register_hook(Weaker(), name)
+            found.append(at(model, arguments, level))
+            registry.remove_hook(name, recurse=False)
+        return found
+
+    plain, isa.context_refresh = run(), 1e-3
+    with sampling_run():
+        assert all(map(torch.equal, run(), plain))
+    assert "3 model calls could not reuse the context: a hook of diffusers" in isa.report()
+
+
+def test_a_text_that_is_changed_in_place_is_another_one(case):
+    model, arguments, _ = case
+    isa, text = attach_isa(model, FULL, min_tokens=0), arguments["encoder_hidden_states"].clone()
+    given = {**arguments, "encoder_hidden_states": text}
+    isa.context_refresh = LARGEST
+    with sampling_run():
+        at(model, given, 0.5)
+        text.mul_(-3)
+        changed = at(model, given, 0.45)
+    isa.context_refresh = 0
+    assert torch.equal(changed, at(model, given, 0.45))
 
 
 def test_a_text_that_changes_step_by_step_fills_no_memory():

@@ -17,14 +17,17 @@ def latent(frames=3, height=16, width=24, seed=0):
 
 
 def sample(
-    model, contexts=(latent(seed=1),), steps=STEPS, sampler="euler", cfg=2.5, noise=latent(seed=9), negative_contexts=None
-):
-    """negative_contexts: of the pass without the prompt, if they are others."""
+    model, contexts=(latent(seed=1),), steps=STEPS, sampler="euler", cfg=2.5, noise=latent(seed=9), negative_contexts=None,
+    callback=None,
+):  # fmt: skip
+    """negative_contexts: of the pass without the prompt, if they are others. callback: core's, called after each step."""
     positive, negative = (
         [[words, {"context_latents": list(given)} if given else {}]]
         for words, given in ((TEXT, contexts), (TEXT * 0, contexts if negative_contexts is None else negative_contexts))
     )
-    return comfy.sample.sample(model, noise, steps, cfg, sampler, "simple", positive, negative, noise * 0, seed=1)
+    return comfy.sample.sample(
+        model, noise, steps, cfg, sampler, "simple", positive, negative, noise * 0, seed=1, callback=callback
+    )
 
 
 def attached(model, config=ISAConfig(), schedule=Schedule(), backend="torch"):
