@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -347,3 +348,18 @@ def test_a_fall_out_of_range_is_refused(value):
         Settings(ISAConfig(), context_refresh=value)
     with pytest.raises(ValueError, match="context_refresh must be a number from 0 to 10"):
         Settings(ISAConfig()).changed({"context_refresh": value})
+
+
+def test_the_page_says_how_many_steps_compute_the_context():
+    page = (Path(__file__).parents[2] / "docs/memory-and-speed.md").read_text(encoding="utf-8")
+    all_steps = (4, 8, 12, 20, 32, 50)
+    rows = {}
+    for change in (0.5, 1, 2):
+        counts = []
+        for steps in all_steps:
+            levels = [5 * level / (1 + 4 * level) for level in (1 - int(step * 1000 / steps) / 1000 for step in range(steps))]
+            counts.append(len(refreshes(levels, change)))
+        rows[f"context_refresh {change}"] = counts
+    most = [steps / (count + (steps - count) / 2) for steps, count in zip(all_steps, rows["context_refresh 1"])]
+    for name, cells in (("steps", all_steps), *rows.items(), ("at most, with 1", [f"{one:.2f}" for one in most])):
+        assert f"| {name} | {' | '.join(map(str, cells))} |" in page
