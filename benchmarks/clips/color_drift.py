@@ -42,7 +42,7 @@ from ...video.colour import match_colours
 from ...video.composite import put_back
 from ...video.geometry import CropBox, fit_frames
 from ...video.region import Region
-from ..fidelity.model import load_editor
+from ..editor import load_editor
 
 SIZE, LONG_SIZE, CLIP_SIDE = (33, 144, 256), (81, 112, 208), 192
 STEPS, EDITS = 12, 6
