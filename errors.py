@@ -26,6 +26,18 @@ class NotFiniteError(ValueError):
     """A result that holds NaN or infinity: one sentence with cause and remedy. The input is valid; other inputs may fail in the same way."""
 
 
+class FaultsError(ValueError):
+    """What is wrong with an input: the first fault in one sentence, and how many more there are. faults: all of them."""
+
+    more = "are wrong"
+    """What the others are, and where they are listed."""
+
+    def __init__(self, *faults: str):
+        others = f" {len(faults) - 1} more {self.more}." if len(faults) > 1 else ""
+        super().__init__(faults[0] + others)
+        self.faults = faults
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the machine or on a GPU, also if a library has raised another exception for it."""
     seen: set[int] = set()

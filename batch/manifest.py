@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..errors import FaultsError
 from ..pipelines.request import RANGES, Edit, box_of
 from ..runtime.windows import Windows
 
 
-class ManifestError(ValueError):
+class ManifestError(FaultsError):
     """What is wrong with a manifest: the first fault in one sentence, with its line number. faults: all of them."""
 
-    def __init__(self, *faults: str):
-        more = f" {len(faults) - 1} more rows are wrong: --dry-run lists them." if len(faults) > 1 else ""
-        super().__init__(faults[0] + more)
-        self.faults = faults
+    more = "rows are wrong: --dry-run lists them"
 
 
 @dataclass(frozen=True)

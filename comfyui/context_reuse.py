@@ -42,7 +42,7 @@ def sequence_of(
         return decisions.HOOKED_WEIGHTS
     kinds, window = tuple(options.get("cond_or_uncond", ())), options.get("context_window")
     # Guidance may run another pass with a condition's name, but another text, context or network.
-    given = [text, *latents, *(each for each in (inputs.get("clip_fea"),) if each is not None)]
+    given = [each for each in (text, *latents, inputs.get("clip_fea")) if each is not None]
     content = digest(given), number_among(run.patches_seen, _patches(options))
     names = tuple((*name, content) for name in zip_longest(kinds, options.get("uuids", ()))) or ((content,),)
     passes = Passes(names, kinds.index(POSITIVE) if POSITIVE in kinds else None if kinds else 0)

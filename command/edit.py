@@ -50,16 +50,8 @@ def _options_of(record: dict) -> dict:
     found = {"isa": isa is not None, **(isa or {}), "lora": model.pop("loras"), **model}
     edit = vars(Edit.from_dict(record)).copy()
     references, boxes = edit.pop("references"), edit.pop("boxes")
-    return (
-        found
-        | edit
-        | {
-            "video": Path(record["video"]),
-            "fps": record["fps"] or None,
-            "reference": [*references],
-            "box": [*boxes],
-        }
-    )
+    edit |= {"video": Path(record["video"]), "fps": record["fps"] or None, "reference": [*references], "box": [*boxes]}
+    return found | edit
 
 
 def add_arguments(parser: argparse.ArgumentParser):

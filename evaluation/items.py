@@ -11,18 +11,14 @@ from pathlib import Path
 
 from ..batch.manifest import all_ids, id_fault
 from ..checkpoint.files import replacing
+from ..errors import FaultsError
 
 OWN = "own"
 """The bench of a user's own clips."""
 
 
-class ItemsError(ValueError):
+class ItemsError(FaultsError):
     """What is wrong with a file of items: the first fault in one sentence. faults: all of them."""
-
-    def __init__(self, *faults: str):
-        more = f" {len(faults) - 1} more are wrong." if len(faults) > 1 else ""
-        super().__init__(faults[0] + more)
-        self.faults = faults
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,11 @@ class BlockTable:
         return _ragged_first(self, torch.device(device))
 
     @property
+    def segment_blocks(self) -> list[int]:
+        """Blocks of each segment."""
+        return [-(-tokens // self.block_size) for tokens in self.layout.segments]
+
+    @property
     def starts(self) -> tuple[int, ...]:
         """First token of every block."""
         return (0, *accumulate(self.lengths))[:-1]

@@ -17,7 +17,7 @@ from .attend import DenseAttention, dense_attention
 from .attention import in_context_sparse_attention
 from .layout import TokenLayout
 from .plan import RoutingMasks
-from .policies.tiles import TILE, tile_order
+from .policies.tiles import TILE, places, tile_order
 
 EXPERTS = FULL, CORESET, SLIDING = range(3)
 Grid = tuple[int, int, int]
@@ -72,9 +72,9 @@ def vorta_attention(
 def _over_coreset(q, k, v, layout: TokenLayout, grid: Grid, dense: DenseAttention):
     centre, kept = coreset(q, layout, grid)
     count = int(kept[0, 0].sum())  # of every head
-    places = kept.sort(stable=True, dim=2, descending=True).indices[:, :, :count].transpose(1, 2)
-    query, key, value = (x.take_along_dim(places[..., None], 1) for x in (q, k, v))
-    out = torch.empty_like(q).scatter_(1, places[..., None].expand(-1, -1, -1, q.shape[3]), dense(query, key, value))
+    kept_tokens = kept.sort(stable=True, dim=2, descending=True).indices[:, :, :count].transpose(1, 2)
+    query, key, value = (x.take_along_dim(kept_tokens[..., None], 1) for x in (q, k, v))
+    out = torch.empty_like(q).scatter_(1, kept_tokens[..., None].expand(-1, -1, -1, q.shape[3]), dense(query, key, value))
     # What was left out gets the output of its bucket's centre, which was not.
     source = torch.where(kept, torch.arange(layout.total, device=q.device), centre).transpose(1, 2)
     return out.take_along_dim(source[..., None], 1), (count / layout.total) ** 2 * q.new_ones((), dtype=torch.float32)
@@ -101,7 +101,7 @@ def coreset(q: torch.Tensor, layout: TokenLayout, grid: Grid) -> tuple[torch.Ten
 @lru_cache
 def _buckets(grid: Grid, layout: TokenLayout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """[S] the number of each token's bucket, and its centre token. Buckets at the far edges are as small as the grid leaves them."""
-    place = torch.stack(torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing="ij"), -1).flatten(0, 2)
+    place = places(grid, device)
     size, side = torch.tensor(grid, device=device), torch.tensor(BUCKET, device=device)
     counts, corner = -(-size // side), place // side
     number = (corner[:, 0] * counts[1] + corner[:, 1]) * counts[2] + corner[:, 2]
@@ -126,7 +126,7 @@ def window(grid: Grid, layout: TokenLayout, tile: Grid, device: torch.device) ->
 
     A window's centre stays so far inside that windows at the edge are whole.
     """
-    place = torch.stack(torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing="ij"), -1).flatten(0, 2)
+    place = places(grid, device)
     order = tile_order(grid, TokenLayout(len(place)), device, TILE)
     blocks = place[order].split(64)
     low, high = (torch.stack([way(block, 0) for block in blocks]) for way in (torch.amin, torch.amax))

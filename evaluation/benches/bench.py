@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...errors import FaultsError
 from ..frames import CROP
 from ..items import Item
 from ..metrics.metric import Metric
@@ -15,13 +16,8 @@ from ..results import Scored
 PUBLISHED = Path(__file__).parent / "published"
 
 
-class LayoutError(ValueError):
+class LayoutError(FaultsError):
     """A bench's folder is not as it should be: one sentence, which says what is missing. faults: all that is."""
-
-    def __init__(self, *faults: str):
-        more = f" {len(faults) - 1} more are wrong." if len(faults) > 1 else ""
-        super().__init__(faults[0] + more)
-        self.faults = faults
 
 
 @dataclass(frozen=True)

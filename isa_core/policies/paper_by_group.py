@@ -46,8 +46,7 @@ def _listed(probabilities: torch.Tensor, table: BlockTable, config: ISAConfig, g
 def _groups(table: BlockTable, rows: int, group: int) -> torch.Tensor:
     """[R] the number of each query block's group."""
     numbers: list[int] = []
-    for tokens in table.layout.segments:
-        blocks = -(-tokens // table.block_size)
+    for blocks in table.segment_blocks:
         first = numbers[-1] + 1 if numbers else 0
         numbers += [first + block // group for block in range(blocks)]
     return torch.tensor(numbers[:rows])

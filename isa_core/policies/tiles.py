@@ -12,6 +12,12 @@ TILE = (4, 4, 4)
 """Tokens of a compact tile in time, height and width: one block of 64."""
 
 
+def places(grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    """[tokens, 3] the place of each token of a group in time, height and width, in raster order."""
+    axes = torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing="ij")
+    return torch.stack(axes, dim=-1).flatten(0, 2)
+
+
 @lru_cache
 def tile_order(
     grid: tuple[int, int, int], layout: TokenLayout, device: torch.device, tile: tuple[int, int, int] = TILE
@@ -21,11 +27,10 @@ def tile_order(
     grid: patches of every group in time, height and width. RoPE is in q and k by then, so their order is free.
     Tiles at the far edges are as small as the grid leaves them.
     """
-    places = torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing="ij")
     tiles = [-(-size // side) for size, side in zip(grid, tile)]
     number = torch.zeros((), dtype=torch.long, device=device)
-    for place, side, count in zip(places, tile, tiles):
+    for place, side, count in zip(places(grid, device).T, tile, tiles):
         number = number * count + place // side
-    within = number.flatten().argsort(stable=True)
+    within = number.argsort(stable=True)
     starts = torch.arange(0, layout.total, len(within), device=device)
     return (starts[:, None] + within).flatten()

@@ -32,8 +32,8 @@ def masks(
     """
     fine = block_table(layout, composite)
     # Composite tokens as tokens, of which a block holds several.
-    numbers = TokenLayout(*_split(tuple(-(-tokens // composite) for tokens in layout.segments)))
-    cells = block_table(numbers, block_size // composite)
+    target, *context = fine.segment_blocks
+    cells = block_table(TokenLayout(target, tuple(context)), block_size // composite)
 
     def decide(q: torch.Tensor, k: torch.Tensor, table: BlockTable) -> tuple[torch.Tensor, torch.Tensor]:
         logits = coarse_scores(pool_blocks(q, fine.of_queries(q.shape[1])), pool_blocks(k, fine))
@@ -41,19 +41,11 @@ def masks(
         of_blocks = cells.to_blocks(shares.transpose(1, 2)).sum(2)
         rows = cells.of_queries(of_blocks.shape[2])
         summed = rows.to_blocks(of_blocks.transpose(1, 2)).sum(2)
-        exact = torch.cat([_most(part, share) for part in summed.split(_group_blocks(table), dim=2)], dim=2)
+        exact = torch.cat([_most(part, share) for part in summed.split(table.segment_blocks, dim=2)], dim=2)
         exact.diagonal(dim1=1, dim2=2).fill_(True)
         return exact, torch.full_like(exact, tail)
 
     return by_heads(q, k, layout, decide, block_size)
-
-
-def _split(segments: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    return segments[0], segments[1:]
-
-
-def _group_blocks(table: BlockTable) -> list[int]:
-    return [-(-tokens // table.block_size) for tokens in table.layout.segments]
 
 
 def _most(values: torch.Tensor, share: float) -> torch.Tensor:

@@ -72,7 +72,7 @@ def test_masks_that_do_not_fit_are_refused():
             in_context_sparse_attention(q, k, v, layout=TokenLayout(64, (64,)), masks=masks, backend="torch")
 
 
-def coarse(q, k, layout, block_size, queries=None):
+def coarse(q, k, layout, block_size):
     """Coarse logits of one head, by loops: q, k [S, D]."""
     cut = cut_into_blocks(layout, block_size)[0]
     return torch.tensor([[float(q[i].mean(0) @ k[j].mean(0)) / math.sqrt(q.shape[1]) for j in cut] for i in cut])
