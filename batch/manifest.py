@@ -90,7 +90,8 @@ def read_manifest(path: str | Path) -> list[Clip]:
     if not rows:
         raise ManifestError(f"{path.name} holds no clip: write one row per clip, with video and prompt.")
     folder = path.resolve().parent
-    return [_clip(row, line, name, folder) for (line, row), name in zip(rows, _ids(rows))]
+    names = all_ids([(row.get("id"), row["video"]) for _, row in rows])
+    return [_clip(row, line, name, folder) for (line, row), name in zip(rows, names)]
 
 
 def _json_rows(text: str):
@@ -161,15 +162,21 @@ def _checked(row: dict, line: int) -> dict:
         Windows.of_frames(row.get("window", 0), row.get("window_overlap"))
     except ValueError as error:
         raise _bad(line, str(error).rstrip(".")) from None
-    if "id" in row and (not SAFE_ID.fullmatch(row["id"]) or len(row["id"]) > ID_LENGTH):
-        raise _bad(
-            line,
-            f"the id {row['id']!r} cannot name a file: use up to {ID_LENGTH} letters a-z, digits, '-', '_' and '.', "
-            "and no '.' at either end",
-        )
-    if RESERVED.fullmatch(row.get("id", "")):
-        raise _bad(line, f"the id {row['id']!r} is the name of a device on Windows: choose another")
+    if "id" in row and (fault := id_fault(row["id"])):
+        raise _bad(line, fault)
     return row
+
+
+def id_fault(id: str) -> str | None:
+    """Why an id cannot name files, without a full stop; None if it can."""
+    if not SAFE_ID.fullmatch(id) or len(id) > ID_LENGTH:
+        return (
+            f"the id {id!r} cannot name a file: use up to {ID_LENGTH} letters a-z, digits, '-', '_' and '.', "
+            "and no '.' at either end"
+        )
+    if RESERVED.fullmatch(id):
+        return f"the id {id!r} is the name of a device on Windows: choose another"
+    return None
 
 
 def _check_value(name: str, value, line: int):
@@ -213,10 +220,11 @@ def _double_ids(rows: list[tuple[int, dict]]) -> list[str]:
     return faults
 
 
-def _ids(rows: list[tuple[int, dict]]) -> list[str]:
-    taken = {row["id"].lower() for _, row in rows if "id" in row}
+def all_ids(named: list[tuple[str | None, str]]) -> list[str]:
+    """(id or None, file) of each row -> ids: one that is not given is made from the file's name, unlike all others."""
+    taken = {id.lower() for id, _ in named if id is not None}
     numbers: dict[str, int] = {}
-    return [row["id"] if "id" in row else _free(_stem(row["video"]), taken, numbers) for _, row in rows]
+    return [id if id is not None else _free(_stem(file), taken, numbers) for id, file in named]
 
 
 def _stem(video: str) -> str:

@@ -10,6 +10,7 @@ from .attention import in_context_sparse_attention
 from .backend import BACKENDS, DENSE_BACKENDS, BackendUnavailable, resolve_backend, resolve_dense
 from .config import CONTEXT_TAILS, POLICIES, SHARPNESS_METRICS, ISAConfig
 from .layout import TokenLayout
+from .plan import RoutingMasks
 from .residual import add_coarse_residual, coarse_gate
 from .stats import ISAStats, estimate_cost
 
@@ -22,6 +23,7 @@ __all__ = [
     "BackendUnavailable",
     "ISAConfig",
     "ISAStats",
+    "RoutingMasks",
     "TokenLayout",
     "add_coarse_residual",
     "coarse_gate",

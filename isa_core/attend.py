@@ -111,6 +111,8 @@ def _attend_sparse_group(out, q, k, v, pooled_k, pooled_v, variance_k, plan, tab
         exact, tail = plan.exact_blocks[g, i, :most], tail_blocks[g]
         # An exactly attended block must not contribute its mean as well.
         weight = pooled_bias.expand(len(g), -1).scatter(1, exact, -math.inf)
+        if plan.by_mean is not None:
+            weight = weight.masked_fill(~F.pad(plan.by_mean[g, i], (0, 1)), -math.inf)
         bias = torch.cat([slot_bias[exact].flatten(1), weight.gather(1, tail)], dim=1)
         exact = exact.clamp(max=table.count - 1)
         key = torch.cat([k[g[:, None], exact].flatten(1, 2), pooled_k[g[:, None], tail]], dim=1)

@@ -11,6 +11,7 @@ from .call import run_call
 from .compiled import compiled_attention
 from .config import ISAConfig
 from .layout import TokenLayout
+from .plan import RoutingMasks
 from .stats import ISAStats
 
 
@@ -18,19 +19,19 @@ from .stats import ISAStats
 def in_context_sparse_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, layout: TokenLayout, config: ISAConfig = ...,
     coarse_gate: torch.Tensor | None = ..., backend: str = ..., dense: DenseAttention | str = ...,
-    return_stats: Literal[False] = ...,
+    masks: RoutingMasks | None = ..., return_stats: Literal[False] = ...,
 ) -> torch.Tensor: ...  # fmt: skip
 @overload
 def in_context_sparse_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, layout: TokenLayout, config: ISAConfig = ...,
     coarse_gate: torch.Tensor | None = ..., backend: str = ..., dense: DenseAttention | str = ...,
-    return_stats: Literal[True],
+    masks: RoutingMasks | None = ..., return_stats: Literal[True],
 ) -> tuple[torch.Tensor, ISAStats]: ...  # fmt: skip
 @overload
 def in_context_sparse_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, layout: TokenLayout, config: ISAConfig = ...,
     coarse_gate: torch.Tensor | None = ..., backend: str = ..., dense: DenseAttention | str = ...,
-    return_stats: bool,
+    masks: RoutingMasks | None = ..., return_stats: bool,
 ) -> torch.Tensor | tuple[torch.Tensor, ISAStats]: ...  # fmt: skip
 def in_context_sparse_attention(
     q: torch.Tensor,
@@ -42,6 +43,7 @@ def in_context_sparse_attention(
     coarse_gate: torch.Tensor | None = None,
     backend: str = "auto",
     dense: DenseAttention | str = "auto",
+    masks: RoutingMasks | None = None,
     return_stats: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, ISAStats]:
     """ISA (arXiv 2605.04569, section 3) for one self-attention over target and context tokens.
@@ -53,6 +55,8 @@ def in_context_sparse_attention(
     dense: what attends for dense query blocks: a function, e.g. the attention the user of a host program chose,
         "sdpa" (PyTorch's), "triton", "8bit" (INT8 scores, FP8 values; docs/kernels.md states its error) or "auto".
         A function is not used with context_tail="taylor", which needs a bias per key.
+    masks: which blocks meet, decided by the caller (`policies` has some that do); of `config` only `block_size` and
+        `tail_order` count then.
     Returns a tensor like q, with `return_stats` also an ISAStats.
 
     No S × S tensor exists: beyond inputs and output it needs about `memory.WORKSPACE_BYTES`.
@@ -60,6 +64,6 @@ def in_context_sparse_attention(
     Raises ValueError for tensors that do not match each other or the layout; BackendUnavailable.
     """
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, coarse_gate))
-    if torch.compiler.is_compiling() and isinstance(dense, str) and not needs_grad and not return_stats:
+    if torch.compiler.is_compiling() and isinstance(dense, str) and not (needs_grad or return_stats or masks):
         return compiled_attention(q, k, v, coarse_gate, layout, config, backend, dense)
-    return run_call(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad, return_stats)
+    return run_call(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad, return_stats, masks)

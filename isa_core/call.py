@@ -13,7 +13,7 @@ from .gpu.attend import attention_on_gpu
 from .gpu.training import attention_with_gradients
 from .layout import BlockTable, TokenLayout, block_table
 from .memory import head_chunks
-from .plan import Coarse, RoutingPlan, coarse_scores, logit_spread
+from .plan import Coarse, RoutingMasks, RoutingPlan, coarse_scores, logit_spread
 from .policies import error_aware, route
 from .pool import block_variances, pool_blocks
 from .residual import residual
@@ -25,34 +25,41 @@ from .stats import ISAStats, measure
 def run_call(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout, config: ISAConfig,
     coarse_gate: torch.Tensor | None, backend: str, dense: DenseAttention | str, needs_grad: bool, return_stats: bool,
+    masks: RoutingMasks | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, ISAStats]:  # fmt: skip
     """As `attention.in_context_sparse_attention`, which documents the arguments; needs_grad: whether autograd records it."""
     _check(q, k, v, layout, coarse_gate)
+    if masks is not None:  # which list all blocks, have no dense queries, and say themselves what is met by means
+        config = ISAConfig(1, 0, 1, block_size=config.block_size, tail_order=config.tail_order)
     name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config, needs_grad)
     dense_name, dense_reason = resolve_dense(dense, name, q.device, config, needs_grad)
     if dense_name != "caller":
         dense = dense_attention if dense_name == "sdpa" else dense_name
     table = block_table(layout, config.block_size)
+    if masks is not None:
+        _check_masks(masks, q, table)
     # Triton launches on the current GPU, even if the tensors are on another.
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
         if name == "triton" and not needs_grad:
-            out, plan = attention_on_gpu(q, k, v, table, config, coarse_gate, dense)
+            out, plan = attention_on_gpu(q, k, v, table, config, coarse_gate, dense, masks)
             plans = [plan]
         elif name == "triton":
             if q.shape[1] != k.shape[1]:
                 raise ValueError("the kernels have no gradient where q holds the target's tokens alone: use backend 'torch'.")
             assert callable(dense), "our kernels have no gradient, which resolve_dense knows"
-            out, plan = attention_with_gradients(q, k, v, table, config, coarse_gate, dense)
+            out, plan = attention_with_gradients(q, k, v, table, config, coarse_gate, dense, masks)
             plans = [plan]
         else:
             assert callable(dense), "our kernels need the other backend, which resolve_dense knows"
-            out, plans = _attention_on_torch(q, k, v, table, config, coarse_gate, dense, return_stats)
+            out, plans = _attention_on_torch(q, k, v, table, config, coarse_gate, dense, return_stats, masks)
     if not return_stats:
         return out
     return out, _collect_stats(plans, q, table, config, (name, reason), (dense_name, dense_reason))
 
 
-def _attention_on_torch(q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention, keep_plans: bool):
+def _attention_on_torch(
+    q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention, keep_plans: bool, masks: RoutingMasks | None
+):
     """q, k, v [B, S, H, D] -> (like q, the plans of a few heads each)."""
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     plans = []
@@ -61,7 +68,13 @@ def _attention_on_torch(q, k, v, table: BlockTable, config: ISAConfig, gate, den
         threshold = _threshold(q[b], k[b], table, config) if config.policy == ERROR_AWARE else None
         for heads in head_chunks(k, table):
             part_q, part_k, part_v = (x[b, :, heads].transpose(0, 1) for x in (q, k, v))
-            chunk, plan = _heads_on_torch(part_q, part_k, part_v, table, config, factor, dense, threshold)
+            coarse, pooled_k, variance_k = _coarse(part_q, part_k, table, config)
+            if masks is None:
+                plan = route(coarse, table, config, threshold)
+            else:
+                first = b * q.shape[2]
+                plan = masks.of(slice(first + heads.start, first + heads.stop)).plan(table)
+            chunk = _heads_on_torch(part_q, part_k, part_v, pooled_k, variance_k, coarse, plan, table, config, factor, dense)
             out[b, :, heads] = chunk.transpose(0, 1)
             if keep_plans:
                 plans.append(plan)
@@ -96,19 +109,27 @@ def _coarse(q, k, table: BlockTable, config: ISAConfig) -> tuple[Coarse, torch.T
 
 
 def _heads_on_torch(
-    q, k, v, table: BlockTable, config: ISAConfig, gate, dense: DenseAttention, threshold
-) -> tuple[torch.Tensor, RoutingPlan]:
-    """q, k, v [G, S, D] -> (like q, RoutingPlan)."""
+    q,
+    k,
+    v,
+    pooled_k,
+    variance_k,
+    coarse: Coarse,
+    plan: RoutingPlan,
+    table: BlockTable,
+    config: ISAConfig,
+    gate,
+    dense: DenseAttention,
+) -> torch.Tensor:
+    """q, k, v [G, S, D] -> like q; pooled_k, variance_k, coarse: from `_coarse`."""
     queries = table.of_queries(q.shape[1])
     pooled_v = pool_blocks(v, table)
-    coarse, pooled_k, variance_k = _coarse(q, k, table, config)
-    plan = route(coarse, table, config, threshold)
     block_q, block_k, block_v = queries.to_blocks(q), table.to_blocks(k), table.to_blocks(v)
     out = attend_blocks(block_q, block_k, block_v, pooled_k, pooled_v, variance_k, plan, table, config, dense)
     out = queries.to_tokens(out)
     if gate is not None:
         out = out + residual(coarse.probabilities, pooled_v, gate.to(out.dtype), queries)
-    return out, plan
+    return out
 
 
 def _collect_stats(plans, q, table, config, backend, dense) -> ISAStats:
@@ -147,3 +168,14 @@ def _check(q, k, v, layout, gate):
         raise ValueError(f"the layout describes {layout.total} tokens ({' + '.join(map(str, layout.segments))}), but {held}.")
     if gate is not None and gate.shape != (q.shape[0], q.shape[1], 1, 1):
         raise ValueError(f"coarse_gate must be [B, S, 1, 1] = {[q.shape[0], q.shape[1], 1, 1]}; got {[*gate.shape]}.")
+
+
+def _check_masks(masks: RoutingMasks, q, table: BlockTable):
+    wanted = q.shape[0] * q.shape[2], table.of_queries(q.shape[1]).count, table.count
+    for name in ("exact", "by_mean"):
+        mask = getattr(masks, name)
+        if mask.shape != wanted or mask.dtype != torch.bool or mask.device != q.device:
+            raise ValueError(
+                f"masks.{name} must be bool, [B·H, query blocks, KV blocks] = {[*wanted]}, on {q.device}; "
+                f"got {mask.dtype}, {[*mask.shape]}, on {mask.device}."
+            )

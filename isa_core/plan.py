@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .layout import BlockTable
+
 
 @dataclass(frozen=True)
 class RoutingPlan:
@@ -16,6 +18,8 @@ class RoutingPlan:
     exact_blocks: [G, R, E] int64, ascending: KV blocks that a sparse query block attends exactly; N where it has fewer than others.
     sharpness: [G, R] of each query block.
     exact_counts, exact_tokens: [G, R], blocks of each list and their tokens; None where all lists have E blocks.
+    by_mean: [G, R, N] bool, blocks that count through their mean; None where they are all that `kv_blocks` and the
+        configuration's `context_tail` leave.
     """
 
     kv_blocks: torch.Tensor
@@ -24,6 +28,42 @@ class RoutingPlan:
     sharpness: torch.Tensor
     exact_counts: torch.Tensor | None = None
     exact_tokens: torch.Tensor | None = None
+    by_mean: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RoutingMasks:
+    """Decisions that a caller brings: of a policy beside ISA's own, or its own. [B·H, R, N] bool each, as in a RoutingPlan.
+
+    exact: pairs of blocks that attend exactly. by_mean: KV blocks that count through their mean where they are not exact.
+    What is neither is left out. A row that has neither gives NaN.
+    """
+
+    exact: torch.Tensor
+    by_mean: torch.Tensor
+
+    def of(self, heads: slice) -> RoutingMasks:
+        return RoutingMasks(self.exact[heads], self.by_mean[heads])
+
+    def plan(self, table: BlockTable) -> RoutingPlan:
+        heads, rows, count = self.exact.shape
+        blocks, counts, tokens = as_lists(self.exact, table)
+        return RoutingPlan(
+            kv_blocks=torch.arange(count, device=blocks.device).expand(heads, -1),
+            dense_queries=blocks.new_zeros(heads, rows, dtype=torch.bool),
+            exact_blocks=blocks,
+            sharpness=torch.zeros(heads, rows, device=blocks.device),
+            exact_counts=counts,
+            exact_tokens=tokens,
+            by_mean=self.by_mean & ~self.exact,
+        )
+
+
+def as_lists(exact: torch.Tensor, table: BlockTable) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """exact [G, R, N] bool -> the exact_blocks, exact_counts and exact_tokens of a RoutingPlan."""
+    counts = exact.sum(2)
+    blocks = torch.where(exact, torch.arange(table.count, device=exact.device), table.count).sort(2).values
+    return blocks[:, :, : int(counts.max())], counts, (exact * table.lengths_on(exact.device)).sum(2)
 
 
 @dataclass(frozen=True)

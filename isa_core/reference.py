@@ -14,7 +14,7 @@ from .config import ERROR_AWARE, ISAConfig, blocks_for
 from .layout import TokenLayout
 
 
-class HeadLists(TypedDict):
+class HeadLists(TypedDict, total=False):
     """One head's decisions, as numbers of blocks."""
 
     kv: list[int]
@@ -23,6 +23,9 @@ class HeadLists(TypedDict):
     """Query blocks that attend all of `kv` exactly."""
     exact: dict[int, list[int]]
     """KV blocks to which each sparse query block attends exactly."""
+
+    means: dict[int, list[int]]
+    """KV blocks that each sparse query block meets through their means, where a caller says so; else `tail` of `kv` decides."""
 
 
 Routing = dict[tuple[int, int], HeadLists]
@@ -60,6 +63,8 @@ def reference_attention(
                 tail = set(range(len(blocks))) if config.context_tail == "taylor" else set(routing["kv"])
                 if i in routing["dense"] and config.context_tail == "drop":
                     tail = set()
+                if "means" in routing:
+                    tail = set(routing["means"][i])
                 out[b, block, h] = attend_block(
                     head_q[block], head_k, head_v, mean_k, mean_v, blocks, exact, sorted(tail - set(exact)),
                     variance_k if config.tail_order == 2 and i not in routing["dense"] else None,

@@ -56,6 +56,8 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Te
     exact = torch.where(plan.dense_queries, listed, tokens)
     means = _means_seen(table, config, plan.kv_blocks.shape[1], counts)
     seen = torch.where(plan.dense_queries, means[0], means[1])
+    if plan.by_mean is not None:
+        seen = _products(config) * plan.by_mean.sum(2)
     full = table.layout.total**2
     density = (exact * queries).sum(1) / full
     flop_ratio = density + (seen * queries).sum(1) / full + _coarse_pass(config) * rows * table.count / full
@@ -89,10 +91,14 @@ def _coarse_pass(config: ISAConfig) -> float:
     return 1.5 if config.policy == ERROR_AWARE else 1
 
 
+def _products(config: ISAConfig) -> float:
+    """Of a query with a mean, in units of two: second order needs a third."""
+    return 1.5 if config.tail_order == 2 else 1
+
+
 def _means_seen(table, config, listed, exact):
     """Number of block means to which a (dense, sparse) query attends, in units of two products each."""
-    # Second order needs a third product over the means.
-    products = 1.5 if config.tail_order == 2 else 1
+    products = _products(config)
     if config.context_tail == "taylor":
         return table.count - listed, products * (table.count - exact)
     return 0, products * (listed - exact)

@@ -24,6 +24,7 @@ PACKAGES = (
     "comfyui",
     "command",
     "data",
+    "evaluation",
     "isa_core",
     "kernels",
     "nodes",
@@ -32,7 +33,7 @@ PACKAGES = (
     "training",
     "video",
 )
-HEADLESS = ("batch", "command", "pipelines", "__main__.py")
+HEADLESS = ("batch", "command", "evaluation", "pipelines", "__main__.py")
 """Without ComfyUI, with packages that the nodes never need."""
 
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))] + [

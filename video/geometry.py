@@ -62,6 +62,13 @@ def fit_frames(
     """
     if width < SIZE_STEP or height < SIZE_STEP or width % SIZE_STEP or height % SIZE_STEP:
         raise ValueError(f"width and height must be multiples of {SIZE_STEP}; got {width}×{height}.")
+    return cropped_to(frames, width, height, pixel_aspect)
+
+
+def cropped_to(
+    frames: torch.Tensor, width: int, height: int, pixel_aspect: Fraction = Fraction(1)
+) -> tuple[torch.Tensor, CropBox]:
+    """As `fit_frames`, for any positive width and height."""
     source_height, source_width = frames.shape[1:3]
     crop, resized, top, left = _placed((source_width, source_height), width, height, pixel_aspect)
     fitted = torch.empty(len(frames), height, width, 3)

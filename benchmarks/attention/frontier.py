@@ -1,9 +1,10 @@
 """Error against time of every way to choose what is attended exactly, and of rivals, on the same inputs.
 
-    python -m liveditor_isa.benchmarks.attention.frontier [--seeds 11 12 13]
+    python -m liveditor_isa.benchmarks.attention.frontier [--seeds 11 12 13] [--recorded]
 
-Inputs are structured ones of seeds that nothing was tuned to. An error is that of the target's queries, which alone leave the
-model, against full attention.
+Inputs are structured ones of seeds that nothing was tuned to, and with --recorded those of the included editor: attention calls
+early, in the middle and late in a sampling run, which needs ComfyUI. An error is that of the target's queries, which alone
+leave the model, against full attention.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from ...isa_core import ISAConfig, in_context_sparse_attention
-from ..machine import gpu_slug, result_file, versions
+from ...isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
+from ..machine import ROOT, gpu_slug, heading, result_file
 from . import errors, inputs, timing
+from .peers import Grid, peers, policy_of
 from .sweep import ms_at_error
 from .variants import VARIANTS, Attention, Bench, isa, sol_attn
 
@@ -38,52 +41,125 @@ def policies() -> dict[str, dict[str, ISAConfig]]:
     }
 
 
-def points() -> dict[str, tuple[dict, Callable[[], Attention], ISAConfig | None]]:
-    """{unique name: (what the row says, function that makes the attention, its config)}."""
-    found: dict[str, tuple[dict, Callable[[], Attention], ISAConfig | None]] = {}
+class Inputs(NamedTuple):
+    """One attention call, q, k, v [B, S, H, D], each token group a grid; about: what its rows say of it."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    layout: TokenLayout
+    grid: Grid
+    about: dict
+
+
+class Point(NamedTuple):
+    """row: what its rows say of it. make: makes the attention. cost: of a call, what it takes, as its rows say it."""
+
+    row: dict
+    make: Callable[[], Attention]
+    cost: Callable[[Inputs], dict] | None = None
+
+
+def points(grid: Grid) -> dict[str, Point]:
+    """{unique name: Point}."""
+    found: dict[str, Point] = {}
     for policy, configs in policies().items():
         for setting, config in configs.items():
             for suffix, dense in (("", "auto"), ("-8bit", "8bit")):
                 row = {"policy": policy + suffix, "setting": setting}
-                found[" ".join(row.values())] = row, lambda c=config, d=dense: isa(c, dense=d), config
+                found[" ".join(row.values())] = Point(
+                    row, lambda c=config, d=dense: isa(c, dense=d), lambda given, c=config: _cost_of_isa(given, c)
+                )
+    for name, attention in peers().items():
+        found[name] = Point(
+            policy_of(name),
+            lambda run=attention: lambda q, k, v, layout, gate=None: run(q, k, v, layout, grid, gate)[0],
+            lambda given, run=attention: {"flop_ratio": round(float(run(*given[:5])[1]), 4)},
+        )
     for tau in TAUS:
-        found[f"sol-attn-tau{tau:g}"] = {"policy": f"sol-attn-tau{tau:g}"}, lambda t=tau: sol_attn(t), None
+        found[f"sol-attn-tau{tau:g}"] = Point({"policy": f"sol-attn-tau{tau:g}"}, lambda t=tau: sol_attn(t))
     for name in ("sdpa-cudnn", "comfy-kitchen-int8", "sageattention", "flex-attention"):
-        found[name] = {"policy": name}, VARIANTS[name], None
+        found[name] = Point({"policy": name}, VARIANTS[name])
     return found
 
 
-def measure(bench: Bench, chosen: dict, seed: int, tokens: int, turns: int) -> list[dict]:
-    """Rows of one seed's inputs, each with error, time, share of the arithmetic, and the rate of its lists."""
+def _cost_of_isa(given: Inputs, config: ISAConfig) -> dict:
+    q, k, v, layout = given[:4]
+    stats = in_context_sparse_attention(q, k, v, layout=layout, config=config, return_stats=True)[1]
+    return {"flop_ratio": round(stats.flop_ratio, 4), "density": round(stats.density, 4)}
+
+
+def structured(tokens: int, seed: int) -> Inputs:
     layout = inputs.half_context(tokens)
-    q, k, v = inputs.structured(layout, heads=HEADS, dim=DIM, seed=seed)
+    tensors = inputs.structured(layout, heads=HEADS, dim=DIM, seed=seed)
+    return Inputs(*tensors, layout, inputs.grid_for(layout.target), {"inputs": "structured", "seed": seed, "tokens": tokens})
+
+
+STEPS, RECORDED = 12, (1, 5, 10)
+"""Of a sampling run with the included editor, and those whose attention calls are taken."""
+
+
+def recorded() -> list[Inputs]:
+    """Of the first, the middle and the last transformer block at each step of RECORDED."""
+    from ..editor import held_out, load_editor, watch
+
+    device, calls = torch.device("cuda"), []
+    editor = load_editor(ROOT / "weights", ROOT / "weights", device)
+    watch(
+        editor, held_out((33, 256, 256), 0, device), STEPS, lambda call: calls.append(call) if call.step in RECORDED else None
+    )
+    blocks = sorted({call.block for call in calls})
+    chosen = {blocks[0], blocks[len(blocks) // 2], blocks[-1]}
+    return [
+        # The first half: the second one is without instruction.
+        Inputs(*(x[: len(x) // 2].bfloat16() for x in (call.q, call.k, call.v)), call.layout, call.grid,
+               {"inputs": "recorded", "step": call.step, "block": call.block, "tokens": call.layout.total})
+        for call in calls if call.block in chosen
+    ]  # fmt: skip
+
+
+def measure(bench: Bench, chosen: dict[str, Point], given: Inputs, turns: int) -> list[dict]:
+    """Rows of one call's inputs, each with error, time, share of the arithmetic, and the rate of its lists."""
+    q, k, v, layout = given[:4]
     sample = errors.sample_rows(layout)
-    exact, gate = errors.exact_rows(q, k, v, sample), inputs.gate(layout)
+    exact = [errors.exact_rows(*(x[b : b + 1] for x in (q, k, v)), sample) for b in range(len(q))]
+    gate = inputs.gate(layout, q.device).expand(len(q), -1, -1, -1)
     rows = {}
     for name in list(bench.running):
         out = bench.attempt(name, lambda name=name: bench.running[name](q, k, v, layout))
         if out is None:
             continue
-        error = errors.errors_vs_full(out, exact, sample, layout)["err_vs_full_target"]
-        rows[name] = chosen[name][0] | {
-            "inputs": "structured",
-            "seed": seed,
-            "tokens": tokens,
-            "err_target": float(f"{error:.3g}"),
-        }
+        error = statistics.mean(
+            errors.errors_vs_full(out[b : b + 1], exact[b], sample, layout)["err_vs_full_target"] for b in range(len(q))
+        )
+        rows[name] = chosen[name].row | given.about | {"err_target": float(f"{error:.3g}")}
         del out
-        if (config := chosen[name][2]) is not None:
-            stats = in_context_sparse_attention(q, k, v, layout=layout, config=config, return_stats=True)[1]
-            rows[name] |= {"flop_ratio": round(stats.flop_ratio, 4), "density": round(stats.density, 4)}
+        if (cost := chosen[name].cost) is not None:
+            rows[name] |= cost(given)
     calls = {name: lambda name=name: bench.running[name](q, k, v, layout, gate) for name in rows}
     for name, times in timing.alternate(calls, turns, alone=False).items():
         rows[name] |= times
     for name, row in rows.items():
-        if chosen[name][2] is not None:
+        if "density" in row:
             row |= timing.split(calls[name])
-            if row["policy"].startswith(("error-aware", "isa-no-dense")):
-                row["list_tflops"] = round(4 * tokens**2 * row["density"] * HEADS * DIM / row["sparse_ms"] / 1e9)
+            if row["policy"].startswith(("error-aware", "isa-no-dense")) and row["inputs"] == "structured":
+                row["list_tflops"] = round(4 * layout.total**2 * row["density"] * HEADS * DIM / row["sparse_ms"] / 1e9)
     return list(rows.values())
+
+
+def together(calls: list[list[dict]]) -> list[dict]:
+    """Rows of several calls as one of each policy: the mean error and cost, and the time of all."""
+    found: dict[tuple, list[dict]] = {}
+    for row in (row for rows in calls for row in rows):
+        found.setdefault((row["policy"], row.get("setting")), []).append(row)
+    result = []
+    for rows in found.values():
+        one = {name: rows[0][name] for name in ("policy", "setting", "inputs", "tokens") if name in rows[0]}
+        one |= {"calls": len(rows), "err_target": float(f"{statistics.mean(row['err_target'] for row in rows):.3g}")}
+        if "flop_ratio" in rows[0]:
+            one["flop_ratio"] = round(statistics.mean(row["flop_ratio"] for row in rows), 4)
+        result.append(one | {"ms": round(sum(row["ms"] for row in rows), 3)})
+    return result
 
 
 def against_sol_attn(rows: list[dict], policy: str) -> float | None:
@@ -103,39 +179,47 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--tokens", type=int, default=65_520)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--recorded", action="store_true", help="also the included editor's own attention calls")
     parser.add_argument("--only", nargs="+", help="policies to measure, beside full attention")
     parser.add_argument("--out", type=Path)
     options, began = parser.parse_args(), time.perf_counter()
     if not torch.cuda.is_available():
         sys.exit("The frontier is measured on a GPU.")
-    chosen = points()
-    if options.only:
-        wanted = ("sdpa-cudnn", *options.only)
-        chosen = {name: point for name, point in chosen.items() if point[0]["policy"] in wanted}
-    bench = Bench({name: make for name, (_, make, _) in chosen.items()})
     gpu = torch.cuda.get_device_name()
     result = {
-        "gpu": gpu,
-        "versions": versions(),
-        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
+        **heading(__spec__.name),
         "gate": True,
     }
-    result |= {"rows": [], "skipped": bench.skipped, "vs_sol_attn_equal_error": {}, "list_tflops": {}}
+    result |= {"rows": [], "skipped": {}, "vs_sol_attn_equal_error": {}, "list_tflops": {}}
     path = options.out or result_file(f"frontier-{gpu_slug(gpu)}")
-    for seed in options.seeds:
-        rows = measure(bench, chosen, seed, options.tokens, options.turns)
+
+    def measured(given: Inputs) -> list[dict]:
+        chosen = points(given.grid)
+        if options.only:
+            wanted = ("sdpa-cudnn", *options.only)
+            chosen = {name: point for name, point in chosen.items() if point.row["policy"].startswith(wanted)}
+        bench = Bench({name: point.make for name, point in chosen.items()})
+        rows = measure(bench, chosen, given, options.turns)
+        result["skipped"] |= bench.skipped
+        torch.cuda.empty_cache()
+        return rows
+
+    def store(rows: list[dict], kind: str):
         result["rows"] += rows
+        ratios = result["vs_sol_attn_equal_error"].setdefault(kind, {})
         for policy in ("isa-no-dense", "isa-no-dense-8bit", "error-aware", "error-aware-8bit"):
             if (ratio := against_sol_attn(rows, policy)) is not None:
-                result["vs_sol_attn_equal_error"].setdefault(policy, []).append(ratio)
+                ratios.setdefault(policy, []).append(ratio)
         for row in rows:
             if row.get("setting") == "0.28" and "list_tflops" in row:
                 result["list_tflops"].setdefault(row["policy"], []).append(row["list_tflops"])
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")  # an interrupted run keeps its results
-        for row in rows:
             print({name: value for name, value in row.items() if name not in ("inputs", "tokens")}, flush=True)
-        del rows
-        torch.cuda.empty_cache()
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")  # an interrupted run keeps its results
+
+    if options.recorded:
+        store(together([measured(given) for given in recorded()]), "recorded")
+    for seed in options.seeds:
+        store(measured(structured(options.tokens, seed)), "structured")
     print("over sol_attn at equal error:", result["vs_sol_attn_equal_error"], "lists, TFLOP/s:", result["list_tflops"])
     print(f"{time.perf_counter() - began:.0f} s; {path}")
 

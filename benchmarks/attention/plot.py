@@ -85,42 +85,48 @@ def plot_error(result: dict, path: Path) -> bool:
 
 POLICIES = {
     "isa": ("ISA, the paper's ratios", STYLES["isa-paper-bf16"]), "isa-8bit": ("… 8 bits", STYLES["isa-paper-8bit"]),
+    "isa-by-frame": ("… context by frame", ("#1f77b4", "", "*")),
     "isa-no-dense": ("no dense queries", STYLES["isa-paper-bf16-triton"]), "isa-no-dense-8bit": ("… 8 bits", ("#08519c", "--", "s")),
     "error-aware": ("error-aware", ("#c51b8a", "-", "o")), "error-aware-8bit": ("… 8 bits", ("#7a0177", "--", "v")),
-    "sol-attn": ("sol_attn, by tau", STYLES["sol-attn-tau1.3"]),
+    "sol-attn": ("sol_attn, by tau", STYLES["sol-attn-tau1.3"]), "sol-style": ("Sol-style", ("#2a7f3f", "-", "o")),
+    "unisparse-style": ("UniSparse-style", ("#999999", "-", "s")), "unisparse-style-tail": ("… with means", ("#555555", "--", "s")),
+    "vorta-coreset": ("VORTA, coreset", ("#8c564b", "", "P")), "vorta-sliding": ("VORTA, sliding", ("#8c564b", "", "X")),
+    "vorta-mixed": ("VORTA, half and half", ("#8c564b", "", "D")),
 }  # fmt: skip
+KINDS = {"structured": "structured inputs, {tokens:,} tokens", "recorded": "of the included editor, {tokens:,} tokens"}
 
 
 def plot_frontier(result: dict, path: Path) -> bool:
     """Error against time of each policy of `frontier`'s results, medians over seeds; False where there are none."""
-    curves: dict[str, dict[str, list[dict]]] = {}
-    for row in result["rows"]:
-        if "policy" in row:
-            policy, by, setting = row["policy"].partition("-tau")
-            curves.setdefault(policy, {}).setdefault(setting or row.get("setting", ""), []).append(row)
-    if not curves:
+    kinds = [kind for kind in KINDS if any(row.get("inputs") == kind and "policy" in row for row in result["rows"])]
+    if not kinds:
         return False
-    figure, axes = plt.subplots(figsize=(8, 4.8))
+    figure, panels = plt.subplots(1, len(kinds), figsize=(3 + 5 * len(kinds), 4.8), squeeze=False)
+    for axes, kind in zip(panels[0], kinds):
+        rows = [row for row in result["rows"] if row["inputs"] == kind]
+        _draw_frontier(axes, rows)
+        axes.set(xscale="log", yscale="log", xlabel="ms a call", ylabel="error of the target's queries")
+        axes.set_title(KINDS[kind].format(**rows[0]), fontsize=9)
+        _plain(axes.xaxis)
+        _plain(axes.yaxis)
+    panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8.5)
+    finish(figure, panels[0], "Error against time of one attention call", result, path)
+    return True
+
+
+def _draw_frontier(axes, rows: list[dict]):
+    curves: dict[str, dict[str, list[dict]]] = {}
+    for row in rows:
+        policy, _, setting = row["policy"].partition("-tau")
+        curves.setdefault(policy, {}).setdefault(setting or row.get("setting", ""), []).append(row)
     for policy, (label, (colour, line, marker)) in POLICIES.items():
         points = [
-            [statistics.median(row[name] for row in rows) for name in ("ms", "err_target")]
-            for rows in curves.get(policy, {}).values()
+            [statistics.median(row[name] for row in found) for name in ("ms", "err_target")]
+            for found in curves.get(policy, {}).values()
         ]
         if points:
             times, errors = zip(*sorted(points))
             axes.plot(times, errors, line, color=colour, marker=marker, markersize=4.5, linewidth=1.6, label=label)
-    axes.set(xscale="log", yscale="log", xlabel="ms a call", ylabel="error of the target's queries")
-    _plain(axes.xaxis)
-    _plain(axes.yaxis)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8.5)
-    finish(
-        figure,
-        [axes],
-        f"Error against time: {result['rows'][0]['tokens']:,} tokens, H 40, D 128, structured inputs",
-        result,
-        path,
-    )
-    return True
 
 
 def _draw_sweep(axes, rows: list[dict], column: str, label: str, style):

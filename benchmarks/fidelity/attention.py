@@ -16,7 +16,7 @@ from ...isa_core.plan import Coarse, RoutingPlan, coarse_scores
 from ...isa_core.policies.paper import route
 from ...isa_core.pool import pool_blocks
 from ..attention.errors import relative
-from .model import Call, Editor, watch
+from ..editor import Call, Editor, watch
 from .settings import Setting, attend
 
 ERRORS = ("taylor", "routed")

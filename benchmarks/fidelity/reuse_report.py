@@ -76,14 +76,17 @@ def speed_table(rows: list[dict]) -> str:
     head, lines = ["model", "tokens", "weights", "variant", "every step computed", *heads, "kept", "peak"], []
     groups: dict[tuple, dict[float, dict]] = {}
     for row in rows:
-        names = ("model", "tokens", "weights", "variant", "context_device", "context_dtype", "composed")
+        names = ("model", "tokens", "weights", "variant", "composed", "context_dtype")
         # Full attention in bf16 runs in every process, as its baseline: the table holds the first one.
-        groups.setdefault(tuple(row.get(name) for name in names), {}).setdefault(row["fall"], row)
-    for (model, tokens, weights, variant, _, _, composed), found in groups.items():
+        # `auto` kept where `gpu` keeps, if the place is the same.
+        places = tuple(bool(row.get(f"cache_{where}_gb")) for where, _ in KEPT)
+        groups.setdefault((*(row.get(name) for name in names), places), {}).setdefault(row["fall"], row)
+    for (model, tokens, weights, variant, composed, dtype, _), found in groups.items():
         some = next(iter(found.values()))
         if not composed:
             variant += ", a complete edit"
         kept = [f"{some[f'cache_{where}_gb']:g} GB {words}" for where, words in KEPT if some.get(f"cache_{where}_gb")]
+        kept += ["in 8 bits"] * (dtype == "int8")
         times = [
             f"{found[fall]['vs_cudnn']:.2f} ({found[fall]['seconds']:.0f} s)" if fall in found else "" for fall in (0.0, *falls)
         ]

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 
-from ...isa_core import ISAConfig, ISAStats, TokenLayout, add_coarse_residual, in_context_sparse_attention
+from ...isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention
+from ...isa_core.policies.tiles import tile_order
 from ...runtime.core_attention import in_context_override
+from ..attention.peers import peers
 
 FULL, PAPER, ALL_DENSE = "full", "isa-paper", "isa-all-dense"
-
-TILE = (4, 4, 4)
-"""Tokens of a compact tile in time, height and width: one block of 64."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to attend; config None is full attention.
+    """A way to attend; without config and policy, full attention.
 
     tiles: blocks are cut from compact tiles of tokens instead of from raster order.
     tiled_residual: so are those of the coarse residual, which otherwise stays as the weights were trained with it.
+    policy: a function of q, k, v, layout and grid that returns the attention and its share of full attention's arithmetic.
     """
 
     config: ISAConfig | None = None
     tiles: bool = False
     tiled_residual: bool = False
+    policy: Callable | None = None
 
 
 def settings(threshold: float, block_size: int = 64) -> dict[str, Setting]:
@@ -60,17 +62,19 @@ def settings(threshold: float, block_size: int = 64) -> dict[str, Setting]:
         "isa-half-keep-all-no-dense": Setting(keep_all(dense_query_ratio=0, exact_ratio=0.125)),
         **{f"isa-error-aware-{ratio:g}": Setting(error_aware(exact_ratio=ratio)) for ratio in (0.125, 0.28, 0.4, 0.49)},
         "isa-error-aware-0.28-second-order": Setting(error_aware(exact_ratio=0.27, tail_order=2)),
+        **{name: Setting(policy=policy) for name, policy in peers(block_size).items()},
     }
 
 
-def attend(setting: Setting, q, k, v, layout: TokenLayout, grid: tuple[int, int, int]) -> tuple[torch.Tensor, ISAStats]:
-    """A setting's sparse attention, without the residual: q, k, v [B, S, H, D] in raster order -> ([B, S, H, D], stats)."""
-    sparse = partial(in_context_sparse_attention, layout=layout, config=setting.config, return_stats=True)
-    if not setting.tiles:
-        return sparse(q, k, v)
-    order = tile_order(grid, layout, q.device)
-    out, stats = sparse(*(x[:, order] for x in (q, k, v)))
-    return out[:, order.argsort()], stats
+def attend(setting: Setting, q, k, v, layout: TokenLayout, grid: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A setting's sparse attention, without the residual: q, k, v [B, S, H, D] in raster order -> (alike, FLOP ratio)."""
+    if setting.policy is not None:
+        return setting.policy(q, k, v, layout, grid)
+    order = tile_order(grid, layout, q.device) if setting.tiles else slice(None)
+    out, stats = in_context_sparse_attention(
+        *(x[:, order] for x in (q, k, v)), layout=layout, config=setting.config, return_stats=True
+    )
+    return (out[:, order.argsort()] if isinstance(order, torch.Tensor) else out), stats.mean_flop_ratio
 
 
 class Override:
@@ -89,11 +93,11 @@ class Override:
         return self._override(*args, **kwargs)
 
     def _attend(self, call, q, k, v, options, full, core):
-        if self.setting.config is None:
+        if self.setting.config is None and self.setting.policy is None:
             return None
         tokens, grid = [q, k, v], tuple(options["grid_sizes"])
-        out, stats = attend(self.setting, *tokens, call.layout, grid)
-        self.flop_ratios.append(stats.mean_flop_ratio)
+        out, flop_ratio = attend(self.setting, *tokens, call.layout, grid)
+        self.flop_ratios.append(flop_ratio)
         if self.setting.tiled_residual:
             order = tile_order(grid, call.layout, q.device)
             out, *tokens, gate = (x[:, order] for x in (out, *tokens, call.coarse_gate))
@@ -105,20 +109,3 @@ class Override:
     def flop_ratio(self) -> float:
         """Multiply-adds of attention's matrix products / those of full attention, averaged over all calls so far."""
         return float(torch.stack(self.flop_ratios).mean()) if self.flop_ratios else 1.0
-
-
-@lru_cache
-def tile_order(grid: tuple[int, int, int], layout: TokenLayout, device, tile: tuple[int, int, int] = TILE) -> torch.Tensor:
-    """[S] raster token numbers, tile after tile within each group: `x[:, order]`, and back by `[:, order.argsort()]`.
-
-    grid: patches of every group in time, height and width. RoPE is in q and k by then, so their order is free.
-    Tiles at the far edges are as small as the grid leaves them.
-    """
-    places = torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing="ij")
-    tiles = [-(-size // side) for size, side in zip(grid, tile)]
-    number = torch.zeros((), dtype=torch.long, device=device)
-    for place, side, count in zip(places, tile, tiles):
-        number = number * count + place // side
-    within = number.flatten().argsort(stable=True)
-    starts = torch.arange(0, layout.total, len(within), device=device)
-    return (starts[:, None] + within).flatten()

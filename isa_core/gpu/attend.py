@@ -7,22 +7,23 @@ import torch
 from ..attend import DenseAttention
 from ..config import ERROR_AWARE, ISAConfig
 from ..layout import BlockTable
-from ..plan import RoutingPlan
+from ..plan import RoutingMasks, RoutingPlan
 from ..residual import coarse_output
 from .dense_group import attend_dense_group, begin_count
 from .lists_8bit import attend_8bit
-from .plan import blocks_on, make_plan, of_tail, pool, tail_means
+from .plan import blocks_on, make_plan, of_tail, plan_of, pool, tail_means
 
 
 @torch.no_grad()
 def attention_on_gpu(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: BlockTable, config: ISAConfig, gate: torch.Tensor | None,
-    dense: DenseAttention | str,
+    dense: DenseAttention | str, masks: RoutingMasks | None = None,
 ) -> tuple[torch.Tensor, RoutingPlan]:  # fmt: skip
     """q [B, T, H, D], k, v [B, S, H, D] of any strides, T the tokens of all blocks or of the target's, gate [B, T, 1, 1] or
     None -> (out like q, contiguous; the decisions of B*H heads).
 
     dense: what attends for dense query blocks: a function, or "triton" or "8bit" for our kernels.
+    masks: decisions of the caller.
     """
     from ...kernels.sparse import sparse_attention
 
@@ -31,7 +32,7 @@ def attention_on_gpu(
     of_q, of_k = pool(q, queries, variance=routed), pool(k, blocks, variance=routed or second)
     pooled_q, pooled_k, pooled_v = of_q.mean, of_k.mean, pool(v, blocks).mean
 
-    plan = make_plan(of_q, of_k, q.shape[0], table, config)
+    plan = make_plan(of_q, of_k, q.shape[0], table, config) if masks is None else plan_of(masks, table)
     # With a threshold, the read-back starts before the sparse kernel is queued and is awaited after it, so the host waits
     # only for the plan.
     rows = begin_count(plan, config)

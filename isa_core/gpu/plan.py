@@ -10,7 +10,7 @@ import torch
 from ..config import ERROR_AWARE, ISAConfig, blocks_for
 from ..layout import BlockTable, upload
 from ..memory import heads_at_once
-from ..plan import RoutingPlan
+from ..plan import RoutingMasks, RoutingPlan
 from ..policies.error_aware import pairs_for
 from ..policies.paper import top_mass_blocks
 
@@ -123,6 +123,22 @@ def _by_budget(queries: Pooled, keys: Pooled, batch: int, table: BlockTable, con
     routing = RoutingPlan(listed, dense, exact, sharpness, counts, tokens)
     tail = listed if drop else every.expand(heads, -1)
     return KernelPlan(routing, full, counts, tail, taken, listed.new_empty(heads, 0))
+
+
+def plan_of(masks: RoutingMasks, table: BlockTable) -> KernelPlan:
+    """`RoutingMasks.plan` by kernels."""
+    from ...kernels.budget import lists_above
+
+    device, (heads, rows, count) = masks.exact.device, masks.exact.shape
+    every = torch.arange(count, device=device, dtype=torch.int32).expand(heads, -1).contiguous()
+    lengths, least = blocks_on(table, device).lengths, torch.ones(1, device=device)
+    exact, full, counts, tokens, taken = lists_above(
+        masks.exact.contiguous().view(torch.int8), least, every, lengths, table.block_size, count
+    )
+    by_mean = masks.by_mean & ~masks.exact
+    nothing = torch.zeros(heads, rows, device=device)
+    routing = RoutingPlan(every, nothing.bool(), exact, nothing, counts, tokens, by_mean)
+    return KernelPlan(routing, full, counts, every, (~by_mean).view(torch.uint8), every.new_empty(heads, 0))
 
 
 def _listed(logits: torch.Tensor, every: torch.Tensor, table: BlockTable, config: ISAConfig):

@@ -10,19 +10,19 @@ import torch
 from ..attend import DenseAttention, dense_with_tail
 from ..config import ERROR_AWARE, ISAConfig
 from ..layout import BlockTable
-from ..plan import RoutingPlan
+from ..plan import RoutingMasks, RoutingPlan
 from ..residual import coarse_output
 from .dense_group import begin_count, gathered, turns
-from .plan import Blocks, KernelPlan, blocks_on, make_plan, pool, tail_means
+from .plan import Blocks, KernelPlan, blocks_on, make_plan, plan_of, pool, tail_means
 
 
 def attention_with_gradients(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: BlockTable, config: ISAConfig, gate: torch.Tensor | None,
-    dense: DenseAttention,
+    dense: DenseAttention, masks: RoutingMasks | None = None,
 ) -> tuple[torch.Tensor, RoutingPlan]:  # fmt: skip
     """q, k, v [B, S, H, D], gate [B, S, 1, 1] or None -> (out like q, decisions), differentiable once in all four."""
     routings: list[RoutingPlan] = []
-    out, *pooled = _Attention.apply(q, k, v, table, config, dense, routings)
+    out, *pooled = _Attention.apply(q, k, v, table, config, dense, masks, routings)
     if gate is not None:
         coarse = coarse_output(*pooled).unflatten(0, (q.shape[0], q.shape[2]))
         added = gate * table.spread(coarse.flatten(0, 1)).unflatten(0, coarse.shape[:2]).transpose(1, 2)
@@ -34,14 +34,14 @@ class _Attention(torch.autograd.Function):
     """(q, k, v) -> (attention without the residual, block means of q, k, v [B*H, N, D] fp32)."""
 
     @staticmethod
-    def forward(ctx, q, k, v, table, config, dense, routings):
+    def forward(ctx, q, k, v, table, config, dense, masks, routings):
         from ...kernels.sparse import sparse_attention
 
         ctx.set_materialize_grads(False)
         blocks, routed = blocks_on(table, q.device), config.policy == ERROR_AWARE
         of_q, of_k = (pool(x, blocks, variance=routed) for x in (q, k))
         pooled_q, pooled_k, pooled_v = of_q.mean, of_k.mean, pool(v, blocks).mean
-        plan = make_plan(of_q, of_k, q.shape[0], table, config)
+        plan = make_plan(of_q, of_k, q.shape[0], table, config) if masks is None else plan_of(masks, table)
         rows = begin_count(plan, config)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         log_sum = torch.empty(q.shape[0] * q.shape[2], q.shape[1], device=q.device, dtype=torch.float32)
@@ -75,7 +75,7 @@ class _Attention(torch.autograd.Function):
             total = d_pool if d_mean is None else d_mean if d_pool is None else d_mean + d_pool
             if total is not None:
                 spread_means(total, d_x, blocks.starts, blocks.lengths, blocks.size)
-        return *d_tokens, None, None, None, None
+        return *d_tokens, *[None] * 5
 
 
 class _DenseTurn:

@@ -10,7 +10,7 @@ import torch
 
 from ..config import ISAConfig, blocks_for
 from ..layout import BlockTable
-from ..plan import Coarse, RoutingPlan
+from ..plan import Coarse, RoutingPlan, as_lists
 from .paper import list_blocks, query_sharpness, saliency
 
 
@@ -18,17 +18,15 @@ from .paper import list_blocks, query_sharpness, saliency
 def route(coarse: Coarse, table: BlockTable, config: ISAConfig, threshold: torch.Tensor) -> RoutingPlan:
     """The plan of G heads: exact are the listed pairs whose expected error is at least `threshold`, a scalar."""
     kv_blocks, error = listed_error(coarse, table, config)
-    exact = error >= threshold.clamp_min(0)
-    counts = exact.sum(2)
-    blocks = torch.where(exact, torch.arange(table.count, device=exact.device), table.count).sort(2).values
+    blocks, counts, tokens = as_lists(error >= threshold.clamp_min(0), table)
     sharpness = query_sharpness(coarse.probabilities, table, config)
     return RoutingPlan(
         kv_blocks=kv_blocks,
         dense_queries=torch.zeros_like(sharpness, dtype=torch.bool),
-        exact_blocks=blocks[:, :, : int(counts.max())],
+        exact_blocks=blocks,
         sharpness=sharpness,
         exact_counts=counts,
-        exact_tokens=(exact * table.lengths_on(exact.device)).sum(2),
+        exact_tokens=tokens,
     )
 
 

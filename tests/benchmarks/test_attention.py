@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
-from liveditor_isa.benchmarks.attention import errors, inputs, plot, sweep, targets, timing, variants
+from liveditor_isa.benchmarks import machine
+from liveditor_isa.benchmarks.attention import errors, frontier, inputs, peers, plot, sweep, targets, timing, variants
 from liveditor_isa.benchmarks.attention import table as attention
-from liveditor_isa.isa_core import TokenLayout
+from liveditor_isa.benchmarks.machine import ROOT
+from liveditor_isa.isa_core import TokenLayout, add_coarse_residual
 
 ON_CPU = {"device": "cpu", "dtype": torch.float32}
 
@@ -202,3 +204,55 @@ def test_plots_are_drawn_from_a_stored_table(tmp_path):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size < 150_000
     assert not plot.plot_error(table | {"rows": ROWS}, tmp_path / "none.png")
     assert not plot.plot_latency(table | {"rows": SWEPT}, tmp_path / "none.png") and not (tmp_path / "none.png").exists()
+
+
+def test_the_page_holds_what_was_measured_of_neighbours():
+    results = ROOT / "benchmarks/results"
+    frontier, *studies = (
+        json.loads(max(results.glob(f"{name}-h200-*.json")).read_text(encoding="utf-8"))
+        for name in ("frontier", "fidelity-error-aware", "fidelity-peers")
+    )
+    rows = [row for study in studies for row in study["rows"]]
+    found = peers.table(frontier, rows)
+    assert found in (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
+    assert all(f"| {name} |" in found for name in peers.OURS)
+
+
+def test_every_neighbour_attends_and_says_what_it_costs():
+    """Over a small grid, with LIVEditor's gate: the residual is the same for all, and no cost is above full attention's."""
+    layout = TokenLayout(512, (512,))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 1024, 2, 16, generator=generator) for _ in range(3))
+    gate = torch.randn(1, 1024, 1, 1, generator=generator)
+    residual = add_coarse_residual(torch.zeros_like(q), q, k, v, gate, layout, 32)
+    for name, policy in peers.peers(32).items():
+        out, cost = policy(q, k, v, layout, (8, 8, 8))
+        gated, _ = policy(q, k, v, layout, (8, 8, 8), gate)
+        assert out.shape == q.shape and 0 < float(cost) <= 1.01, name
+        assert torch.allclose(gated - out, residual, atol=1e-5), name
+
+
+def test_several_calls_are_one_row_of_each_policy():
+    def call(error, ms):
+        return [
+            {
+                "policy": "isa",
+                "setting": "1",
+                "inputs": "recorded",
+                "tokens": 64,
+                "err_target": error,
+                "flop_ratio": 0.5,
+                "ms": ms,
+            }
+        ]
+
+    [row] = frontier.together([call(0.1, 2.0), call(0.3, 1.0)])
+    assert row.pop("ms") == 3.0 and row.pop("calls") == 2
+    assert row == {name: value for name, value in call(0.2, 0)[0].items() if name != "ms"}
+
+
+def test_a_results_file_says_what_repeats_it_and_not_where_it_went(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["frontier.py", "--seeds", "1", "2", "--out", "/somewhere/else.json", "--tokens", "7"])
+    about = machine.heading("liveditor_isa.benchmarks.attention.frontier", "cpu")
+    assert about["command"] == "python -m liveditor_isa.benchmarks.attention.frontier --seeds 1 2 --tokens 7"
+    assert about["gpu"] == "CPU" and about["versions"]["torch"] == torch.__version__

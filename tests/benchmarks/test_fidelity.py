@@ -8,17 +8,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+from liveditor_isa.benchmarks.editor import EDITOR, ENCODER, EditBatch, held_out, load_editor, real_clip, watch
 from liveditor_isa.benchmarks.fidelity import attention as fidelity_attention
 from liveditor_isa.benchmarks.fidelity import quality as fidelity_quality
 from liveditor_isa.benchmarks.fidelity import reuse_report
 from liveditor_isa.benchmarks.fidelity import study as fidelity
 from liveditor_isa.benchmarks.fidelity import tables as fidelity_tables
-from liveditor_isa.benchmarks.fidelity.model import EDITOR, ENCODER, EditBatch, held_out, load_editor, real_clip, watch
 from liveditor_isa.benchmarks.fidelity.report import BEGIN, END
-from liveditor_isa.benchmarks.fidelity.settings import FULL, PAPER, TILE, Override, Setting, attend, settings, tile_order
+from liveditor_isa.benchmarks.fidelity.settings import FULL, PAPER, Override, Setting, attend, settings
 from liveditor_isa.benchmarks.machine import ROOT
 from liveditor_isa.data.procedural.stream import EditStream
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, dense_attention, estimate_cost
+from liveditor_isa.isa_core.policies.tiles import TILE, tile_order
 from liveditor_isa.training.tiny import text, vae
 from liveditor_isa.training.tiny.editor import EditorSettings, new_editor
 from PIL import Image
@@ -78,7 +79,9 @@ def test_full_attention_does_not_depend_on_the_order():
     all_dense = ISAConfig(keep_ratio=1, dense_query_ratio=1, block_size=16)
     tiled = attend(Setting(all_dense, tiles=True), q, k, v, layout, grid)[0]
     torch.testing.assert_close(tiled, dense_attention(q, k, v))
-    raster, sparse = (attend(Setting(ISAConfig(block_size=16), tiles), q, k, v, layout, grid)[0] for tiles in (False, True))
+    raster, sparse = (
+        attend(Setting(ISAConfig(block_size=16), tiles=tiles), q, k, v, layout, grid)[0] for tiles in (False, True)
+    )
     assert not torch.allclose(raster, sparse, atol=1e-3), "sparse attention does"
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_device import DEVICE, DTYPES, GPU
 from liveditor_isa import kernels
-from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
+from liveditor_isa.isa_core import ISAConfig, RoutingMasks, TokenLayout, in_context_sparse_attention
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.kernels.backward import _listed_by, _sparse_rows, sparse_attention_backward, spread_means
 from sweeps import pairs, sweep
@@ -288,6 +288,23 @@ def test_the_whole_attention_has_the_pytorch_paths_gradients(monkeypatch, layout
         found.append([out.detach().cpu(), *(x.grad.cpu() for x in (q, k, v, gate))])
     for ours, exact in zip(*found):
         assert float((ours - exact).norm() / exact.norm()) < 1e-5
+
+
+def test_masks_of_a_caller_have_the_pytorch_paths_gradients(monkeypatch):
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda *_: None)
+    layout, generator = TokenLayout(136, (70,)), torch.Generator().manual_seed(0)
+    inputs = [torch.randn(1, layout.total, 2, 32, generator=generator) for _ in range(3)]
+    exact, by_mean = (torch.rand(2, 5, 5, generator=generator) < share for share in (0.4, 0.6))
+    by_mean[:, :, 0] = True
+    found = []
+    for backend, dtype, device in (("triton", torch.float32, DEVICE), ("torch", torch.float64, "cpu")):
+        q, k, v = (x.to(device, dtype).detach().clone().requires_grad_() for x in inputs)
+        masks = RoutingMasks(exact.to(device), by_mean.to(device))
+        out = in_context_sparse_attention(q, k, v, layout=layout, masks=masks, backend=backend)
+        out.square().sum().backward()
+        found.append([out.detach().cpu(), *(x.grad.cpu() for x in (q, k, v))])
+    for ours, expected in zip(*found):
+        assert float((ours - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_gradients_of_what_was_asked_for_alone(monkeypatch):

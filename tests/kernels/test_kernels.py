@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_device import DEVICE, DTYPES, GPU
 from liveditor_isa import kernels
-from liveditor_isa.isa_core import BackendUnavailable, ISAConfig, TokenLayout, in_context_sparse_attention, resolve_backend
+from liveditor_isa.isa_core import (
+    BackendUnavailable,
+    ISAConfig,
+    RoutingMasks,
+    TokenLayout,
+    in_context_sparse_attention,
+    resolve_backend,
+)
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.isa_core.plan import Coarse, coarse_scores
 from liveditor_isa.isa_core.policies.paper import query_sharpness, route
@@ -224,6 +231,28 @@ def test_the_8_bit_lists(config):
     error = (out.float() - exact).norm() / (exact - exact.mean((0, 1))).norm()
     assert 1e-4 < error < 0.1
     assert relative_error(out, exact) < 0.01
+
+
+@pytest.mark.parametrize("layout", [TokenLayout(136, (130, 70)), TokenLayout(64, (64,))], ids=str)
+@pytest.mark.parametrize("of_target", [False, True])
+def test_masks_of_a_caller(layout, of_target):
+    """Any pairs exactly, any by their means, the rest not at all; the 8-bit kernel of lists too."""
+    q, k, v, gate = tensors(layout, dim=64, dtype=torch.float16)
+    if of_target:
+        q, gate = q[:, : layout.target], gate[:, : layout.target]
+    table = block_table(layout, 64)
+    shape = q.shape[0] * q.shape[2], table.of_queries(q.shape[1]).count, table.count
+    generator = torch.Generator().manual_seed(0)
+    exact, by_mean = ((torch.rand(shape, generator=generator) < share).to(q.device) for share in (0.4, 0.6))
+    by_mean[:, :, -1] = True
+    common = {"layout": layout, "coarse_gate": gate, "masks": RoutingMasks(exact, by_mean), "return_stats": True}
+    expected, stats = in_context_sparse_attention(
+        *(x.float() for x in (q, k, v)), backend="torch", **common | {"coarse_gate": gate.float()}
+    )
+    for dense, worst in (("sdpa", WORST[torch.float16]), ("8bit", 0.1)):  # of noise, which 8 bits hold to a few per cent
+        out, found = in_context_sparse_attention(q, k, v, backend="triton", dense=dense, **common)
+        assert relative_error(out, expected) < worst
+        assert found.density == pytest.approx(stats.density) and found.flop_ratio == pytest.approx(stats.flop_ratio)
 
 
 def test_second_order_survives_variances_beyond_fp16():

@@ -28,7 +28,7 @@ RUN, SHOWN = ("sh", "python"), ("jsonl", "text", "mermaid", "bat", "toml", "json
 
 BLOCK = re.compile(r"(?:<!--(?P<mark>(?:(?!-->).)*)-->\n)?```(?P<language>\S*)\n(?P<code>.*?)^```$", re.S | re.M)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-COMMAND = re.compile(r"(liveditor|make|torchrun|python -m liveditor_isa\S*|(\.venv/bin/)?python scripts/\S+)( .*)?")
+COMMAND = re.compile(r"(liveditor|make|torchrun(?= )|python -m liveditor_isa\S*|(\.venv/bin/)?python scripts/\S+)( .*)?")
 
 
 @dataclass(frozen=True)

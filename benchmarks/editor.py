@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..machine import use_comfyui
+from .machine import use_comfyui
 
 use_comfyui()
 
-from ...comfyui.attach import OVERRIDE  # noqa: E402
-from ...data.procedural.phrases import STYLE_WORDS  # noqa: E402
-from ...data.procedural.stream import TASKS, EditBatch, EditStream  # noqa: E402
-from ...isa_core import TokenLayout  # noqa: E402
-from ...runtime.in_context import IN_CONTEXT  # noqa: E402
-from ...training.tiny import text, vae  # noqa: E402
-from ...training.tiny.editor import load_networks  # noqa: E402
-from ...training.tiny.exports import EDITOR, ENCODER  # noqa: E402
-from ...training.tiny.preview import edit  # noqa: E402
-from ...video.geometry import fit_frames  # noqa: E402
+from ..comfyui.attach import OVERRIDE  # noqa: E402
+from ..data.procedural.phrases import STYLE_WORDS  # noqa: E402
+from ..data.procedural.stream import TASKS, EditBatch, EditStream  # noqa: E402
+from ..isa_core import TokenLayout  # noqa: E402
+from ..runtime.in_context import IN_CONTEXT  # noqa: E402
+from ..training.tiny import text, vae  # noqa: E402
+from ..training.tiny.editor import load_networks  # noqa: E402
+from ..training.tiny.exports import EDITOR, ENCODER  # noqa: E402
+from ..training.tiny.preview import edit  # noqa: E402
+from ..video.geometry import fit_frames  # noqa: E402
 
 REAL_STYLES = ("pencil sketch", "black and white", "night", "cartoon", "sunset", "underwater")
 """What real video is turned into: the other edits need an object that only procedural clips have."""
@@ -76,7 +76,7 @@ def real_clip(path: Path, size: tuple[int, int, int], device: torch.device | str
         # These need PyAV, which pictures do not.
         from comfy_api.latest import InputImpl
 
-        from ...comfyui.video_source import open_video
+        from ..comfyui.video_source import open_video
 
         images = torch.cat([*open_video(InputImpl.VideoFromFile(str(path)), frames, 0).chunks()])
     if len(images) < frames:

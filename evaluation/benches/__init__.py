@@ -1,0 +1,1 @@
+"""Benches, one file each: layout, items, columns, aggregation, published rows."""

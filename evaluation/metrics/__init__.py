@@ -1,0 +1,9 @@
+"""Metrics: each turns the videos of one item into one or more named numbers."""
+
+from __future__ import annotations
+
+from . import features, pixels, temporal, vmaf
+from .metric import Metric
+
+METRICS: dict[str, Metric] = {metric.name: metric for module in (pixels, temporal, vmaf, features) for metric in module.METRICS}
+"""All that need no judge and no bench's own data, by name."""

@@ -1,0 +1,133 @@
+"""Tables of a run: means by task, the comparison of two runs, what is missing and why, a bench's own columns beside published rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..benches.bench import Bench
+from ..metrics.metric import About
+from ..results import Results
+from .statistics import LEVEL, Estimate, estimate, paired
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Table:
+    """notes: sentences under the title. rows: cells as text."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def means(results: Results) -> list[Table]:
+    """A table of each kind of edit, and one of all: every column with its interval and how many items have it."""
+    tables = []
+    for task in [None, *(results.tasks if len(results.tasks) > 1 else [])]:
+        rows = []
+        count = len(results.of_task(task))
+        for column in results.columns:
+            if values := results.of(column, task):
+                found = estimate([*values.values()])
+                rows.append((column, number(found.mean), interval(found), f"{found.count} of {count}"))
+        name = task or "All items"
+        tables.append(Table(f"{name} ({count})", ("column", "mean", f"{LEVEL:.0%} interval", "items"), tuple(rows)))
+    return tables
+
+
+def by_task(results: Results, columns: Sequence[str]) -> Table:
+    """One row for every kind of edit, one column for every column of scores."""
+    rows = []
+    for task in [*results.tasks, None]:
+        cells = [results.of(column, task) for column in columns]
+        shown = [number(estimate([*values.values()]).mean) if values else "–" for values in cells]
+        rows.append((task or ALL, str(len(results.of_task(task))), *shown))
+    return Table("By kind of edit", ("task", "items", *columns), tuple(rows))
+
+
+def comparison(first: Results, second: Results, metrics: dict[str, About]) -> Table:
+    """Item by item: the second run less the first, where both have the column."""
+    rows = []
+    for column in first.columns:
+        pairs = paired(first.of(column), second.of(column))
+        if pairs is None:
+            continue
+        found = pairs.difference
+        clear = found.low > 0 or found.high < 0
+        better = higher_is_better(column, metrics)
+        verdict = "no clear difference"
+        if clear and better is not None:
+            verdict = "better" if (found.mean > 0) == better else "worse"
+        elif clear:
+            verdict = "higher" if found.mean > 0 else "lower"
+        row = (column, signed(found.mean), interval(found, signed), f"{pairs.above} / {pairs.below}", str(found.count), verdict)
+        rows.append(row)
+    names = second.settings.label, first.settings.label
+    notes = ["Each item is compared with itself. Above and below count items whose difference is above and below 0."]
+    if first.items.fingerprint != second.items.fingerprint:
+        notes.append("The two runs have other sets of items: only what both have is compared.")
+    header = ("column", "difference", f"{LEVEL:.0%} interval", "above / below", "items", "it is")
+    return Table(f"{names[0]} less {names[1]}", header, tuple(rows), tuple(notes))
+
+
+def coverage(results: Results) -> Table:
+    """What is missing, with the reasons and how often."""
+    reasons: Counter[tuple[str, str]] = Counter()
+    for one in results.scored:
+        if one.edit is None:
+            reasons["(edit)", "There is no edit of the item, or its scores are of other files."] += 1
+        for metric, reason in one.missing.items():
+            reasons[metric, reason] += 1
+    rows = tuple((metric, str(count), reason) for (metric, reason), count in reasons.most_common())
+    scored = sum(1 for one in results.scored if one.values)
+    note = (
+        f"{scored} of {len(results.scored)} items have scores. What is missing is left out of every mean; it never counts as 0."
+    )
+    return Table("Coverage", ("metric", "items", "reason"), rows, (note,))
+
+
+def of_bench(results: Results, bench: Bench) -> list[Table]:
+    """The bench's own columns, aggregated as the bench does; no table where nothing is scored."""
+    found = bench.aggregate(results.scored, results.settings.mode)
+    if not found:
+        return []
+    described = results.items.described
+    notes = [
+        f"Mode {results.settings.mode}. Items: {described['set']}, {described['items']}, "
+        f"sha256 of the list {described['sha256'][:12]}."
+    ]
+    if not all(one.values for one in results.scored):
+        notes.append("Items without scores are left out: these are not numbers of the whole set.")
+    rows = tuple((name, number(value)) for name, value in found.items())
+    return [Table(f"{bench.title}: {results.settings.label}", ("column", "value"), rows, (*notes, *bench.notes))]
+
+
+def published(bench: Bench) -> list[Table]:
+    """Rows of papers, a table for each set of items: rows of unlike sets are never ranked together."""
+    tables = []
+    for part in bench.published():
+        rows = tuple((row["method"], *(number(value) for value in row["values"])) for row in part["rows"])
+        note = f"{part['source']}. Items: {part['items']}. Rows of other items or judges are not comparable with the run's."
+        tables.append(Table(f"{bench.title}, published: {part['set']}", ("method", *part["columns"]), rows, (note,)))
+    return tables
+
+
+def higher_is_better(column: str, metrics: dict[str, About]) -> bool | None:
+    return next((metric.higher for metric in metrics.values() if column in metric.names), None)
+
+
+def number(value: float | None) -> str:
+    """Four digits that count; a dash for none."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.3g}"
+
+
+def interval(found: Estimate, shown=number) -> str:
+    return "–" if found.count < 2 else f"{shown(found.low)} to {shown(found.high)}"

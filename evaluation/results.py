@@ -1,0 +1,75 @@
+"""The stored scores of a run, as reports and aggregates read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .items import Item, ItemSet
+from .records import Run, Settings, edit_of
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One item. values: {column: number}. missing: {metric: reason}. edit: None where it is not there."""
+
+    item: Item
+    edit: str | None
+    values: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+    """{metric: what its judge said}."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """All items of a run, those without any score included."""
+
+    run: Run
+    settings: Settings
+    items: ItemSet
+    scored: tuple[Scored, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """In the order in which items have them."""
+        return list({column: None for one in self.scored for column in one.values})
+
+    @property
+    def tasks(self) -> list[str]:
+        return list({one.item.task: None for one in self.scored if one.item.task})
+
+    def of(self, column: str, task: str | None = None) -> dict[str, float]:
+        """{id: value} of the items that have it; task: of that kind alone."""
+        return {one.item.id: one.values[column] for one in self.of_task(task) if column in one.values}
+
+    def of_task(self, task: str | None) -> list[Scored]:
+        return [one for one in self.scored if task is None or one.item.task == task]
+
+
+def edits_folder(run: Run, settings: Settings) -> Path | None:
+    """Where the run's edits lie; None for those that the items name themselves."""
+    if settings.edits:
+        return Path(settings.edits)
+    return run.made_edits if run.made_edits.is_dir() else None
+
+
+def collect(run: Run) -> Results:
+    """Raises ValueError where the folder holds no evaluation, or its items are gone."""
+    settings, items = run.settings(), run.items()
+    folder = edits_folder(run, settings)
+    return Results(run, settings, items, tuple(_scored(run, item, edit_of(item, folder)) for item in items.items))
+
+
+def _scored(run: Run, item: Item, edit: str | None) -> Scored:
+    # Scores of files that are others now would be those of another edit.
+    files = {**item.files, "edit": edit} if edit else item.files
+    scores = run.scores(item, files) if edit else {}
+    missing = {name: score["missing"] for name, score in scores.items() if "missing" in score}
+    words = {name: score["words"] for name, score in scores.items() if "words" in score}
+    return Scored(item, edit, _values(scores.values()), missing, words)
+
+
+def _values(scores: Iterable[dict]) -> dict[str, float]:
+    return {column: value for score in scores for column, value in score.get("values", {}).items()}

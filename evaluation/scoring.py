@@ -1,0 +1,122 @@
+"""All numbers of all items of a run, stored one by one; another call goes on where the last one ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ..errors import is_out_of_memory, sentence
+from .frames import Inputs
+from .items import Item, ItemSet
+from .metrics.metric import Judged, Metric
+from .records import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to do for one item. edit: None where there is none."""
+
+    item: Item
+    edit: str | None
+    metrics: tuple[Metric, ...]
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {**self.item.files, **({"edit": self.edit} if self.edit else {})}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores: computed by this call, stored before it, and missing of both. no_edit: ids of items without an edit."""
+
+    computed: int
+    stored: int
+    missing: int
+    no_edit: tuple[str, ...]
+
+
+def planned(
+    run: Run, items: ItemSet, metrics: Sequence[Metric], find: Callable[[Item], str | None], retry_missing: bool = False
+) -> list[Work]:
+    """What each item lacks: scores that are not stored, or are of an earlier version of the metric or the files.
+
+    find: the edit of an item. retry_missing: also scores that failed.
+    """
+    works = []
+    for item in items.items:
+        edit = find(item)
+        found = Work(item, edit, ())
+        scores = run.scores(item, found.files) if edit else {}
+        left = [
+            metric
+            for metric in metrics
+            if edit and metric.applies(item) and not _is_done(scores.get(metric.name), metric, retry_missing)
+        ]
+        works.append(Work(item, edit, tuple(left)))
+    return works
+
+
+def score(
+    run: Run,
+    works: Iterable[Work],
+    inputs_of: Callable[[Item, str], Inputs] = Inputs,
+    each: Callable[[Work], object] = lambda work: None,
+) -> Summary:
+    """Compute what is left. A metric that fails is stored as missing, with its reason.
+
+    each: called when an item is done.
+    """
+    computed, stored, missing, no_edit = 0, 0, 0, []
+    for work in works:
+        if work.edit is None:
+            no_edit.append(work.item.id)
+            each(work)
+            continue
+        scores = dict(run.scores(work.item, work.files))
+        computed += len(work.metrics)
+        stored += len(scores.keys() - {metric.name for metric in work.metrics})
+        inputs = inputs_of(work.item, work.edit)
+        for metric in work.metrics:
+            scores[metric.name] = _scored(metric, inputs)
+            run.store(work.item, work.files, scores)
+        missing += sum("missing" in score for score in scores.values())
+        each(work)
+    return Summary(computed, stored, missing, tuple(no_edit))
+
+
+def runnable(metrics: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
+    """Those that can run here, and {name: why not} of the others."""
+    able, unable = [], {}
+    for metric in metrics:
+        try:
+            metric.ready()
+        except RuntimeError as error:
+            unable[metric.name] = sentence(error)
+        else:
+            able.append(metric)
+    return able, unable
+
+
+def _is_done(score: dict | None, metric: Metric, retry_missing: bool) -> bool:
+    if score is None or score.get("version") != metric.stamp:
+        return False
+    return not (retry_missing and "missing" in score)
+
+
+def _scored(metric: Metric, inputs: Inputs) -> dict:
+    began = time.perf_counter()
+    try:
+        values = metric.compute(inputs)
+    except Exception as error:  # whatever a model's library raises: the other scores go on
+        level = logging.WARNING if is_out_of_memory(error) else logging.INFO
+        logger.log(level, "%s of %s failed", metric.name, inputs.item.id, exc_info=error)
+        return {"version": metric.stamp, "missing": sentence(error)}
+    wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
+    if wrong:
+        return {"version": metric.stamp, "missing": f"{', '.join(wrong)} is not finite."}
+    more = {"words": values.words, **values.facts} if isinstance(values, Judged) else {}
+    return {"version": metric.stamp, "values": dict(values), "seconds": round(time.perf_counter() - began, 3), **more}
