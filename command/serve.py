@@ -7,9 +7,12 @@ import socket
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..batch.cluster import sigterm_as_ctrl_c
 from ..optional import needed
 from ..pipelines import require
+from ..pipelines.request import ModelChoice
 from ..serve import EXTRA
+from ..serve.jobs import Jobs
 from .options import add_model_options, frame_size, model_choice, whole_number
 from .outcome import Outcome, Status
 
@@ -58,36 +61,47 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def run(options: argparse.Namespace) -> Outcome:
+    """Until Ctrl-C or SIGTERM. After these the running edit is queued again, and a server that is started again goes on."""
     choice = model_choice(options)
     choice.check_files()
     require("av")
-    for module, package in (("fastapi", "fastapi"), ("multipart", "python-multipart")):
+    for module, package in (("fastapi", "fastapi"), ("python_multipart", "python-multipart"), ("uvicorn", "uvicorn")):
         needed(module, package, EXTRA)
-    uvicorn = needed("uvicorn", "uvicorn", EXTRA)
+    jobs = Jobs(options.jobs)
+    try:
+        with sigterm_as_ctrl_c():
+            _serve(options, choice, jobs)
+    except KeyboardInterrupt:
+        print(f"Stopped. What waits in {jobs.folder} goes on when the server is started again.")
+    return Outcome(Status.STOPPED, {"jobs": str(jobs.folder)})
+
+
+def _serve(options: argparse.Namespace, choice: ModelChoice, jobs: Jobs):
+    import uvicorn
+
     from ..serve.app import create_app
     from ..serve.engine import Engine
-    from ..serve.jobs import Jobs
     from ..serve.page import add_page
     from ..serve.uploads import Limits, Uploads
 
     width, height = options.max_size
     limits = Limits(options.max_upload * 2**20, options.max_frames, width * height)
     name = options.name or ("LIVEditor-tiny" if choice.model == "tiny" else Path(choice.model).stem)
-    listener = _listener(options.host, options.port)
-    with listener, Engine(Jobs(options.jobs), choice, options.max_queue) as engine, Uploads(engine, limits) as uploads:
-        app = create_app(uploads, engine, name)
-        if options.page or (options.page is None and find_spec("gradio")):
-            app = add_page(app, engine, uploads, name)
-        host, port = listener.getsockname()[:2]
-        print(
-            f"{name} edits at http://{f'[{host}]' if ':' in host else host}:{port}; jobs are in {engine.jobs.folder}",
-            flush=True,
-        )
-        level = "warning" if options.quiet else "info"
-        # Requests still open at the end get some seconds; edits go on when the server is started again.
-        server = uvicorn.Server(uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=5))
-        server.run(sockets=[listener])
-    return Outcome(Status.DONE, {"url": f"http://{host}:{port}", "jobs": str(engine.jobs.folder), **engine.counts()})
+    has_page = find_spec("gradio") is not None if options.page is None else options.page
+    if has_page:
+        needed("gradio", "gradio", EXTRA)
+    with _listener(options.host, options.port) as listener, Engine(jobs, choice, options.max_queue) as engine:
+        with Uploads(engine, limits) as uploads:
+            app = create_app(uploads, engine, name)
+            if has_page:
+                app = add_page(app, engine, uploads, name)
+            host, port = listener.getsockname()[:2]
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            print(f"{name} edits at {url}; jobs are in {jobs.folder}", flush=True)
+            level = "warning" if options.quiet else "info"
+            # Open requests get some seconds at the end.
+            config = uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=5)
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listener(host: str, port: int) -> socket.socket:

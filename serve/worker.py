@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context
@@ -31,6 +32,9 @@ PACKAGE = __name__.rsplit(".", 2)[0]
 
 LOOK_EVERY = 0.2
 """Seconds between two looks whether an edit was cancelled."""
+
+GRACE = 5
+"""Seconds for a process to end by itself, which leaves nothing of it behind."""
 
 NO_MEMORY = "the process was killed, most likely for want of memory: ask for fewer frames or a smaller size"
 
@@ -98,7 +102,9 @@ class Worker:
         return Report(ENDED)
 
     def end(self):
-        """Kills the process: it holds nothing but the model."""
+        """Ends the process, an edit in it too. What does not end by itself, deep in native code, is killed."""
+        self._process.terminate()
+        self._process.join(GRACE)
         self._process.kill()
         self._process.join()
         self._line.close()
@@ -138,6 +144,7 @@ def _why_lost(work: Path) -> str:
 
 def _work(line: Connection, editor_name: str, choice: ModelChoice):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches it too; the server ends it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with suppress(EOFError, ConnectionError):  # the server is gone
         try:
             editor = importlib.import_module(editor_name)
