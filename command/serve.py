@@ -22,7 +22,7 @@ examples:
   liveditor serve --model LIVEditor-14B --jobs /data/jobs --max-frames 161
   curl http://127.0.0.1:8000/v1/videos/edits -F video=@holiday.mp4 -F prompt="Make it night"
 
-/ is a page for edits, where Gradio is installed; /docs describes the endpoint. One edit runs at a time, others wait. Jobs and
+/ is a page for edits, where Gradio is installed; /openapi.json describes the endpoint. One edit runs at a time, others wait. Jobs and
 their files lie in --jobs: a server that is started again goes on with them. The model is in a process of its own; where
 that dies, the edit is run again, and fails after the second time. The server knows no accounts: see docs/serve.md before
 others may reach it.

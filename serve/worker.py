@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -48,6 +48,10 @@ class Report(NamedTuple):
 
 class Cancelled(Exception):
     """Nobody wants the edit any more."""
+
+
+class ServerGone(BaseException):
+    """The other end of the line is closed. No Exception: an editor's own may be an EOFError or a ConnectionError too."""
 
 
 class Worker:
@@ -145,27 +149,40 @@ def _why_lost(work: Path) -> str:
 def _work(line: Connection, editor_name: str, choice: ModelChoice):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches it too; the server ends it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with suppress(EOFError, ConnectionError):  # the server is gone
+    with suppress(ServerGone):
         try:
             editor = importlib.import_module(editor_name)
             pipe = editor.load(choice)
         except Exception as error:
             logger.exception("The model cannot be loaded")
-            line.send(Report(UNLOADABLE, sentence(error)))
+            with connected():
+                line.send(Report(UNLOADABLE, sentence(error)))
             return
-        line.send(Report(READY))
+        report = Report(READY)
         while True:
-            id, *request = line.recv()
-            if id != CANCELLED:  # of an edit that has ended meanwhile
-                line.send(_edited(line, editor, pipe, id, *request))
+            with connected():
+                line.send(report)
+                while (request := line.recv())[0] == CANCELLED:  # of an edit that has ended meanwhile
+                    pass
+            report = _edited(line, editor, pipe, *request)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Raises ServerGone where the line is used and closed."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise ServerGone from None
 
 
 def _edited(line: Connection, editor, pipe, id: str, edit: dict, folder: Path) -> Report:
     def on_step(done: int, of: int):
-        line.send(Report(PROGRESS, done / of))
-        while line.poll():
-            if line.recv() == (CANCELLED, id):
-                raise Cancelled
+        with connected():
+            line.send(Report(PROGRESS, done / of))
+            while line.poll():
+                if line.recv() == (CANCELLED, id):
+                    raise Cancelled
 
     # Files go by their names there, so that the record within the result names no folder of the server's.
     os.chdir(folder)
@@ -173,8 +190,6 @@ def _edited(line: Connection, editor, pipe, id: str, edit: dict, folder: Path) -
         with noted(folder / WORK):
             video, facts = editor.edit_file(pipe, Edit.from_dict(edit), Path(WORK, RESULT), progress=False, on_step=on_step)
         return Report(DONE, (Path(video).name, facts))
-    except (EOFError, ConnectionError):
-        raise
     except Cancelled:
         report = Report(CANCELLED)
     except Exception as error:

@@ -193,6 +193,8 @@ def test_an_upload_that_breaks_off_or_states_no_length_leaves_nothing(server):
 
 def test_a_failed_edit_says_why_and_the_next_one_runs(server, clip):
     client, _ = server
+    early = ended(client, send(client, clip, "ends").json()["id"])
+    assert "The file ends early" in early["error"]["message"] and early["attempts"] == 1
     failed = ended(client, send(client, clip, "broken").json()["id"])
     assert failed["status"] == "failed" and "attention" in failed["error"]["message"]
     answer = client.get(f"/v1/videos/{failed['id']}/content")

@@ -44,6 +44,8 @@ def edit_file(pipe, edit, output, progress=True, on_step=lambda done, of: None):
         signal.raise_signal(getattr(signal, value))  # of this thread, as a crash is
     elif what == "broken":
         raise KeyError("attention")
+    elif what == "ends":
+        raise EOFError("The file ends early")  # as PyAV's own, and a broken line to the server
     elif what == "device":
         raise AcceleratorError("CUDA error: an illegal memory access was encountered")
 
