@@ -114,7 +114,7 @@ def test_a_file_may_turn_off_and_list(tmp_path, monkeypatch):
     "text, told",
     [
         ("[edit", "is not TOML ("),
-        ("seed = 1", "'seed' is no table of a command; there are [edit], [batch], [convert], [benchmark]"),
+        ("seed = 1", "'seed' is no table of a command; there are " + ", ".join(f"[{name}]" for name in COMMANDS)),
         ("[paint]", "'paint' is no table of a command"),
         ("[edit]\npaint = 1", "[edit]: there is no option 'paint'"),
         ("[edit]\nwhole_frame = 1", "whole_frame must be true or false; got 1"),
