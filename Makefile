@@ -1,7 +1,7 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup bench-mini demo test test-fast long fuzz fuzz-videos sweep matrix same-numbers ui check lint layers types clean
+.PHONY: help setup bench-mini demo test test-fast long fuzz fuzz-videos sweep matrix same-numbers ui api check lint layers types clean
 
 help:
 	@echo "make demo         edit a real video end to end, headless, through the real ComfyUI server"
@@ -15,6 +15,7 @@ help:
 	@echo "make same-numbers print fingerprints of outputs on fixed seeds; COMPARE=FILE names what is not as in FILE"
 	@echo "make bench-mini   edit and score the clips of LIVEditor-Bench-mini with the included editor, under every preset"
 	@echo "make ui           open ComfyUI with this pack"
+	@echo "make api          build the API reference from the docstrings, build/api/index.html"
 	@echo "make check        lint, layers and types, which are also targets of their own"
 	@echo "make clean        remove what the commands above made (.venv, .comfyui, .cache, output)"
 
@@ -61,6 +62,11 @@ bench-mini: setup
 
 ui: setup
 	@$(PYTHON) scripts/ui.py
+
+# Built and not kept in the repository: a copy would fall behind the docstrings.
+api: setup
+	@$(PYTHON) -m pip install -q -r requirements/api.txt
+	@$(PYTHON) -m pdoc -o build/api liveditor_isa.isa_core liveditor_isa.pipelines liveditor_isa.runtime liveditor_isa.serve
 
 # Style; which folder imports which (docs/architecture.md); types in the layers without a host.
 check: lint layers types

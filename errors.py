@@ -59,6 +59,13 @@ def _says_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ in AMBIGUOUS and any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
+def is_of_device(error: BaseException) -> bool:
+    """Whether CUDA accepts no further calls in this process after the error. It does after out of memory."""
+    if is_out_of_memory(error):
+        return False
+    return type(error).__name__ == "AcceleratorError" or (type(error) is RuntimeError and "CUDA error" in str(error))
+
+
 def sentence(error: BaseException) -> str:
     """The message to the user for an error that ends an edit, in one line."""
     if isinstance(error, OSError) and error.strerror:

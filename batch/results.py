@@ -16,22 +16,15 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import logging
 import os
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from ..checkpoint.files import Occupied, occupying
 
 
 class JobError(RuntimeError):
@@ -127,23 +120,14 @@ class Results:
 
     @contextmanager
     def _locked(self):
-        try:
-            self._inner.mkdir(parents=True, exist_ok=True)
-            lock = open(self._inner / "lock", "a+", encoding="utf-8")
-        except OSError as error:
-            raise JobError(f"Nothing can be written to {self.folder} ({error.strerror}): name another folder.") from None
-        with lock:
+        with ExitStack() as stack:
             try:
-                if fcntl:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise JobError(f"Another process is at this job ({lock.read().strip()}): wait for it, or stop it.") from None
-            except OSError as error:  # some network drives
-                logger.warning("%s cannot be locked (%s): do not start the job a second time", self.folder, error.strerror)
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
+                self._inner.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(occupying(self._inner / "lock"))
+            except Occupied as error:
+                raise JobError(f"Another process is at this job ({error}): wait for it, or stop it.") from None
+            except OSError as error:
+                raise JobError(f"Nothing can be written to {self.folder} ({error.strerror}): name another folder.") from None
             yield
 
     def _remove_runs(self):

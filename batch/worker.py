@@ -15,7 +15,7 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 
-from ..errors import NotFiniteError, sentence
+from ..errors import NotFiniteError, is_of_device, sentence
 from ..pipelines.record import versions
 from ..pipelines.request import ModelChoice
 from .crashes import crash_in, name_of, noted
@@ -162,7 +162,7 @@ class Worker:
                 return _stopped(clip, self._out_of_reach(error))
             if _is_the_disks(error, self._results.folder):
                 return _stopped(clip, sentence(error), traceback.format_exc())
-            if _is_the_devices(error):
+            if is_of_device(error):
                 (folder / "last-words").write_text(
                     f"{sentence(error)}\n{traceback.format_exc()}", encoding="utf-8", errors="replace"
                 )
@@ -172,7 +172,7 @@ class Worker:
             trace = None if bad_input else traceback.format_exc()
             reason = sentence(error)
             del error
-            _free_memory()
+            free_memory()
             return self._give_up(clip, source_bytes, reason, kind, attempt, trace)
 
     def _give_up(self, clip: Clip, source_bytes, reason: str, kind: str, attempt: int, trace: str | None) -> dict:
@@ -231,12 +231,7 @@ def _is_the_disks(error: Exception, folder: Path) -> bool:
     return error.errno in DISK_ERRORS or bool(error.filename and Path(os.fsdecode(error.filename)).is_relative_to(folder))
 
 
-def _is_the_devices(error: Exception) -> bool:
-    """Whether CUDA accepts no further calls in this process after the error. It does after out of memory."""
-    return type(error).__name__ == "AcceleratorError" or (type(error) is RuntimeError and "CUDA error" in str(error))
-
-
-def _free_memory():
+def free_memory():
     """Free the memory of the failed edit, on the GPU too."""
     import torch
 

@@ -1,15 +1,29 @@
-"""Files and folders that exist complete or not at all: each is written under a unique name beside its own, then renamed."""
+"""Files and folders that exist complete or not at all: each is written under a unique name beside its own, then renamed. And folders
+that one process has."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+
+class Occupied(RuntimeError):
+    """Another process has the folder; the message names it."""
 
 
 def partial_name(path: Path) -> Path:
@@ -72,3 +86,24 @@ def publish_new(partial: Path, path: Path) -> None:
             raise
     else:
         partial.unlink()
+
+
+@contextmanager
+def occupying(lock: Path) -> Iterator[None]:
+    """The folder of the file `lock`, which is made where it is missing, is this process's until the end of the block.
+
+    Raises Occupied where it is another process's, and OSError where nothing can be written.
+    """
+    with open(lock, "a+", encoding="utf-8") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Occupied(file.read().strip()) from None
+        except OSError as error:  # some network drives
+            logger.warning("%s cannot be locked (%s): do not start a second process there", lock.parent, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from ..errors import is_out_of_memory, sentence
+from ..errors import is_of_device, sentence
 from ..runtime.torchrun import is_first, tell
 from .outcome import Outcome, failure
 
@@ -19,7 +19,7 @@ def reported(command: str, error: Exception, debug: bool) -> Outcome:
     debug: raise the error instead. One of the device itself, after which CUDA refuses everything, is always raised: its
     traceback is all there is to go by.
     """
-    if debug or (type(error).__name__ == "AcceleratorError" and not is_out_of_memory(error)):
+    if debug or is_of_device(error):
         raise error
     log.info("liveditor %s failed", command, exc_info=error)
     words = sentence(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,11 +78,18 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
     return pipe
 
 
-def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress: bool = True) -> tuple[Path, dict]:
+def edit_file(
+    pipe: LIVEditorPipeline,
+    edit: Edit,
+    output: str | Path,
+    progress: bool = True,
+    on_step: Callable[[int, int], None] | None = None,
+) -> tuple[Path, dict]:
     """Edit, and write a video with the source's frame rate and sound. Returns its path and facts about the run.
 
     The ending of `output` chooses the format. The file appears under its name only when it is whole. Where a file has that name
     already, the new one gets the next number.
+    on_step: called after each denoising step with how many are done, and of how many. What it raises ends the edit, and comes out.
     Several processes under torchrun all edit, and the first writes.
     Raises ValueError for bad input (one sentence: cause and cure), OSError for a full disk.
     """
@@ -103,6 +111,7 @@ def edit_file(pipe: LIVEditorPipeline, edit: Edit, output: str | Path, progress:
             clip, edit.prompt, edit.negative_prompt, [video.movedim(-1, 1) for video in references], height, width,
             edit.steps, edit.guidance, generator=torch.Generator().manual_seed(edit.seed), output_type="latent",
             return_dict=False, window=edit.window, window_overlap=edit.window_overlap,
+            callback_on_step_end=on_step and (lambda pipe, index, *_: on_step(index + 1, pipe.num_timesteps)),
         )[0]  # fmt: skip
     sampled = time.perf_counter()
     path = Path(output)

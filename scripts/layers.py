@@ -26,7 +26,7 @@ from importlinter.cli import lint_imports
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "liveditor_isa"
 
-OPTIONAL = {"av", "comfy_api", "diffusers", "kornia", "ray", "safetensors", "scipy", "transformers", "triton"}
+OPTIONAL = {"av", "comfy_api", "diffusers", "fastapi", "kornia", "ray", "safetensors", "scipy", "transformers", "triton"}
 """The packages that an import within a function may be for."""
 
 

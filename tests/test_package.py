@@ -30,10 +30,11 @@ PACKAGES = (
     "nodes",
     "pipelines",
     "runtime",
+    "serve",
     "training",
     "video",
 )
-HEADLESS = ("batch", "command", "evaluation", "pipelines", "__main__.py")
+HEADLESS = ("batch", "command", "evaluation", "pipelines", "serve", "__main__.py")
 """Without ComfyUI, with packages that the nodes never need."""
 
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))] + [

@@ -1,4 +1,4 @@
-"""Stands in for `pipelines.edit` in tests of batch jobs: real videos in and out, and every way of going wrong on request.
+"""Stands in for `pipelines.edit` in tests of batch jobs and of the server: real videos in and out, and every way of going wrong on request.
 
 What a clip does is told by its prompt; each edit that begins leaves a line in `edits.log` beside its video.
 """
@@ -14,6 +14,8 @@ import torch
 from liveditor_isa.video.mp4 import write_mp4
 from liveditor_isa.video.source import FileSource
 
+STEPS = 20
+
 
 class AcceleratorError(RuntimeError):
     """By the name that torch's has."""
@@ -27,19 +29,23 @@ def load(choice):
     return choice
 
 
-def edit_file(pipe, edit, output, progress=True):
+def edit_file(pipe, edit, output, progress=True, on_step=lambda done, of: None):
     what, _, value = edit.prompt.partition(" ")
     with open(Path(edit.video).parent / "edits.log", "a") as log:
         log.write(f"{Path(output).stem}\n")
     frames = _frames(edit.video)
     if what == "slowly":
-        time.sleep(float(value))  # an edit that takes so long
+        for step in range(STEPS):  # an edit that takes so long
+            time.sleep(float(value) / STEPS)
+            on_step(step + 1, STEPS)
     elif what == "full":
         raise OSError(errno.ENOSPC, "The disk is full: 0 MB are free. Make room and run again", "/elsewhere")
     elif what == "crash":
         signal.raise_signal(getattr(signal, value))  # of this thread, as a crash is
     elif what == "broken":
         raise KeyError("attention")
+    elif what == "ends":
+        raise EOFError("The file ends early")  # as PyAV's own, and a broken line to the server
     elif what == "device":
         raise AcceleratorError("CUDA error: an illegal memory access was encountered")
 
