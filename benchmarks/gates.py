@@ -3,8 +3,9 @@
     python -m liveditor_isa.benchmarks.gates --pairs 48 --out benchmarks/results/gates-cpu-DATE.json
 
 Right pairs are exact edits after H.264 at crf 23. Every fault is planted in each of them, one at a time. A gate's bound is chosen on one
-half of the pairs, where the sum of recall and of right pairs kept is largest, in the middle between the two scores around it; precision
-and recall are those of the other half. A pair that a gate cannot measure counts as kept.
+half of the pairs, where the sum of recall and of right pairs kept is largest, a quarter of the way from the faulty to the right one of the
+two scores around it: right pairs of an editor are less exact than these. Precision and recall are those of the other half. A pair that a
+gate cannot measure counts as kept.
 
 What it does not tell: how an editor's own faults look, and gates that a VLM answers.
 """
@@ -116,7 +117,8 @@ def expected(plan: Plan, region: torch.Tensor | None) -> dict:
     if plan.style:
         return {"style": plan.style}
     new = plan.after[plan.edited] if plan.edited is not None else None
-    named = new if new and new.look in ("plain", "outlined") else None
+    # A swap uncovers background, which counts as changed; other looks have several colours, or the background's.
+    named = new if new and new.look == "plain" and plan.task in ("add", "recolour") else None
     return {"region": region} | ({"colour": named.colour} if named else {})
 
 
@@ -162,8 +164,8 @@ def _duplicates(found: dict[str, list[dict]], pair: Pair, other: Pair, folder: P
 
 def bound(right: list[float], faulty: list[float], least: bool) -> float:
     """Where the sum of both shares on the proper side is largest. least: right pairs have more."""
-    values = sorted({*right, *faulty})
-    middles = [(one + two) / 2 for one, two in zip(values, values[1:])] or values
+    values = sorted({*right, *faulty}, reverse=not least)
+    between = [one + (two - one) / 4 for one, two in zip(values, values[1:])] or values
     sign = 1 if least else -1
 
     def worth(at: float) -> float:
@@ -171,8 +173,8 @@ def bound(right: list[float], faulty: list[float], least: bool) -> float:
         found = sum(sign * value < sign * at for value in faulty) / len(faulty)
         return kept + found
 
-    best = max(map(worth, middles))
-    tied = [at for at in middles if worth(at) > best - 1e-9]
+    best = max(map(worth, between))
+    tied = [at for at in between if worth(at) > best - 1e-9]
     return tied[len(tied) // 2]
 
 
