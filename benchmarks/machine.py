@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import re
+import shlex
 import sys
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +28,21 @@ def result_file(name: str) -> Path:
 def gpu_slug(name: str) -> str:
     """NVIDIA H200 -> h200"""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-").removeprefix("nvidia-").removeprefix("geforce-")
+
+
+OF_ITS_PLACE = ("--out", "--docs")
+"""Options that name where results go, which repeat nothing."""
+
+
+def heading(module: str, device: torch.device | str = "cuda", launcher: Sequence[str] = ("python",)) -> dict:
+    """How every results file begins: {"gpu", "versions", "command"}. module: that runs, with `launcher` and this process's arguments."""
+    arguments, skipped = [], False
+    for argument in sys.argv[1:]:
+        if not skipped and argument not in OF_ITS_PLACE:
+            arguments.append(argument)
+        skipped = argument in OF_ITS_PLACE
+    gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "CPU"
+    return {"gpu": gpu, "versions": versions(), "command": shlex.join([*launcher, "-m", module, *arguments])}
 
 
 def versions() -> dict[str, str]:

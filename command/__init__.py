@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
+from ..optional import needed
+from ..pipelines import EXTRA
+from ..runtime.torchrun import is_first
 from ..version import __version__
+from .config import arguments_from
 from .failure import reported
+from .outcome import STATUSES, Outcome, Status, failure
 from .output import lenient_output
 
 COMMANDS = {
@@ -18,15 +26,21 @@ COMMANDS = {
     "convert": ("command.convert", "convert a checkpoint, for ComfyUI or for diffusers"),
     "benchmark": ("command.benchmark", "measure what sparse attention brings on this machine"),
 }
-"""{name: (module in this package, what it is for)}. A module has `add_arguments(parser)` and `run(options) -> exit status`."""
+"""{name: (module in this package, what it is for)}. A module has `add_arguments(parser)` and `run(options) -> Outcome`."""
 
-EPILOG = """\
+COMPLETION = "completion"
+"""The command that prints a shell's script for completion."""
+
+EPILOG = f"""\
 examples:
   liveditor edit holiday.mp4 "Make the video look like sunset"
   liveditor edit holiday.mp4 "Let it snow" --model liveditor_ckpt.bin --text-encoder umt5_xxl_fp16.safetensors \\
       --vae wan_2.1_vae.safetensors
   liveditor batch clips.jsonl --out edited
   liveditor benchmark
+  eval "$(liveditor completion bash)"      in ~/.bashrc: the shell completes commands and options; zsh, tcsh too
+
+{STATUSES}.
 
 Without --model the included LIVEditor-tiny edits, also without a GPU. `liveditor COMMAND --help` says more;
 `liveditor --debug COMMAND ...` shows the whole traceback of an error, for a report.
@@ -34,19 +48,22 @@ Without --model the included LIVEditor-tiny edits, also without a GPU. `livedito
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, or 2 with one line on stderr that names the error."""
+    """The exit status, one of `outcome.Status`. 2 comes with one line on stderr that names the error."""
     with lenient_output():
         return _run(sys.argv[1:] if arguments is None else arguments)
 
 
+class WrongOption(Exception):
+    """What is wrong with a command line, in one line: the usage is longer than a screen."""
+
+
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage, which is longer than a screen."""
-
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists the options)\n")
+        raise WrongOption(f"{self.prog}: {message} ({self.prog} --help lists the options)")
 
 
-def _run(arguments: list[str]) -> int:
+def general_parser() -> Parser:
+    """Of what stands in front of a command."""
     commands = "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
     parser = Parser(
         prog="liveditor",
@@ -55,25 +72,122 @@ def _run(arguments: list[str]) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    if not arguments:
-        parser.print_help()
-        return 2
-    chosen = parser.parse_args(arguments)
+    return parser
 
-    module = importlib.import_module(f"..{COMMANDS[chosen.command][0]}", __name__)
-    own = Parser(prog=f"liveditor {chosen.command}", formatter_class=argparse.RawDescriptionHelpFormatter)
-    module.add_arguments(own)
-    own.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    options = own.parse_args(chosen.rest)
+
+def add_command(command: str, parser: argparse.ArgumentParser):
+    """The command's own options, and those of all. Returns its module."""
+    module = importlib.import_module(f"..{COMMANDS[command][0]}", __name__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    module.add_arguments(parser)
+    for table, each in with_steps(command, parser).items():
+        _add_options_of_all(each, table)
+    return module
+
+
+def with_steps(command: str, parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """{name in a file of options: parser}, of the command or, where it has steps, of each of them."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return {f"{command}.{step}": each for step, each in action.choices.items()}
+    return {command: parser}
+
+
+def _add_options_of_all(parser: argparse.ArgumentParser, table: str):
+    every = parser.add_argument_group("every command")
+    every.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"options from the table [{table}] of a TOML file; those given here go before",
+    )
+    every.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout, at the end; all else goes to stderr"
+    )
+    every.add_argument("--quiet", action="store_true", help="print nothing but warnings, errors and --json's object")
+    every.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments:
+        general_parser().print_help()
+        return Status.FAILED
+    command, out = None, sys.stdout
+    try:
+        parser = general_parser()
+        parser.add_argument("command", choices=[*COMMANDS, COMPLETION], metavar="COMMAND", help=argparse.SUPPRESS)
+        parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        chosen = parser.parse_args(arguments)
+        if chosen.command == COMPLETION:
+            return _print_completion(chosen.rest)
+        command = chosen.command
+        own = Parser(prog=f"liveditor {command}")
+        module = add_command(command, own)
+        options = _options(own, command, chosen.rest)
+    except WrongOption as error:
+        print(error, file=sys.stderr)
+        if "--json" in arguments:
+            print(failure(str(error)).as_json(command))
+        raise SystemExit(Status.FAILED) from None
     options.debug |= chosen.debug
+    with _shown(options):
+        outcome = _outcome(module, command, options)
+    if options.json and is_first():
+        print(outcome.as_json(command), file=out)
+    return outcome.status
+
+
+def _options(parser: Parser, command: str, given: list[str]) -> argparse.Namespace:
+    first = Parser(prog=parser.prog, add_help=False)
+    first.add_argument("--config", type=Path)
+    path = first.parse_known_args(given)[0].config
+    tables = with_steps(command, parser)
+    step = given[:1] if f"{command}.{''.join(given[:1])}" in tables else []
+    table = ".".join([command, *step])
+    try:
+        found = arguments_from(path, table, [*COMMANDS], tables[table]) if path and table in tables else []
+        return parser.parse_args([*step, *found, *given[len(step) :]])
+    except ValueError as error:
+        raise WrongOption(f"liveditor {command}: {error}") from None
+
+
+@contextmanager
+def _shown(options: argparse.Namespace):
+    """Where the lines of a command go."""
+    if options.quiet:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            yield
+    elif options.json:
+        with redirect_stdout(sys.stderr):
+            yield
+    else:
+        yield
+
+
+def _outcome(module, command: str, options: argparse.Namespace) -> Outcome:
     try:
         return module.run(options)
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
-        return reported(chosen.command, error, options.debug)
+        return reported(command, error, options.debug)
     except KeyboardInterrupt:
-        print(f"\nliveditor {chosen.command}: stopped; nothing was written.", file=sys.stderr)
-        return 130
+        print(f"\nliveditor {command}: stopped; nothing was written.", file=sys.stderr)
+        return failure("stopped; nothing was written", Status.STOPPED)
+
+
+def _print_completion(arguments: list[str]) -> int:
+    """A script by which a shell completes commands, options and names of files."""
+    parser = Parser(prog=f"liveditor {COMPLETION}", description="Print a script by which a shell completes this command line.")
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    shell = parser.parse_args(arguments).shell
+    try:
+        shtab = needed("shtab", "shtab", EXTRA)
+    except RuntimeError as error:
+        return reported(COMPLETION, error, False).status
+    whole = general_parser()
+    commands = whole.add_subparsers()
+    for name, (_, what) in COMMANDS.items():
+        add_command(name, commands.add_parser(name, help=what))
+    print(shtab.complete(whole, shell=shell))
+    return Status.DONE

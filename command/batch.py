@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from ..batch import job
@@ -16,6 +17,7 @@ from ..pipelines import EXTRA
 from ..pipelines.request import check_there
 from .failure import reported
 from .options import add_model_options, model_choice, whole_number
+from .outcome import STATUSES, Outcome, Status, failure
 
 DESCRIPTION = "Edit many clips. A manifest says which and how; each clip becomes one mp4 in the output folder."
 
@@ -54,7 +56,7 @@ on a cluster: ray start --head on one machine, ray start --address=... on the ot
 and manifest, clips, models and output folder on storage that all of them see under the same path. Where the cluster wants a
 token (ray get-auth-token), set RAY_AUTH_MODE=token.
 
-exit status: 0 all clips are edited, 1 some are in quarantine or left, 2 the job could not begin or go on, 130 stopped with Ctrl-C.
+{STATUSES}.
 --dry-run opens every video and has the status that the run would have.
 """
 
@@ -93,8 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser):
     add_model_options(parser)
 
 
-def run(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
-    """The exit status. An error is one line on stderr."""
+def run(options: argparse.Namespace, editor: str = job.EDITOR) -> Outcome:
+    """An error is one line on stderr."""
     try:
         choice = model_choice(options)
         choice.check_files()
@@ -111,40 +113,48 @@ def run(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
             retry_quarantined=options.retry_quarantined,
             redo_changed=options.redo_changed,
             limit=options.limit,
+            progress=not options.quiet,
             editor=editor,
         )
     except KeyboardInterrupt:
         print(f"\nStopped. What is done is in {options.out}; the same command goes on from there.", file=sys.stderr)
-        return 130
+        return failure("stopped; the same command goes on", Status.STOPPED)
     except (ValueError, RuntimeError, OSError, MemoryError) as error:  # ManifestError and JobError are among them
         if options.dry_run and isinstance(error, ManifestError):
             print("\n".join(error.faults))
-        return reported("batch", error, getattr(options, "debug", False))
+        outcome = reported("batch", error, options.debug)
+        return outcome._replace(facts=outcome.facts | {"faults": [*getattr(error, "faults", ())]})
     print(_report(summary, options.out))
-    return 0 if summary.done == summary.clips else 1
+    status = Status.DONE if summary.done == summary.clips else Status.PARTLY
+    return Outcome(status, {"output": str(options.out), **asdict(summary)})
 
 
-def _dry_run(clips: list[Clip], settings: dict, options: argparse.Namespace) -> int:
-    """The exit status that the run would have, if every clip that can be opened were edited."""
+def _dry_run(clips: list[Clip], settings: dict, options: argparse.Namespace) -> Outcome:
+    """With the exit status that the run would have, if every clip that can be opened were edited."""
     needed("av", "av", EXTRA)
     results = Results(options.out)
     results.check(settings)
     planned = job.plan(clips, results, options.retry_quarantined)
     refused = planned.changed if not options.redo_changed else []
-    for clip in refused:
-        print(f"line {clip.line}, {clip.id}: edited already, but from another row or video; needs --redo-changed, or a new id")
+    faults = [
+        f"line {clip.line}, {clip.id}: edited already, but from another row or video; needs --redo-changed, or a new id"
+        for clip in refused
+    ]
+    print(*faults, sep="\n", end="\n" * bool(faults))
     bad = 0
     for clip in planned.pending + planned.changed:
         if why := _fault_of(clip):
             bad += 1
-            print(f"line {clip.line}, {clip.id}: {why} It would be put in quarantine.")
+            faults.append(f"line {clip.line}, {clip.id}: {why} It would be put in quarantine.")
+            print(faults[-1])
     counts = {name: len(getattr(planned, name)) for name in ("pending", "done", "quarantined", "changed")}
     print(
         f"{len(clips)} clips: {counts['pending']} to edit, {counts['done']} done, {counts['quarantined']} in quarantine, "
         f"{counts['changed']} changed. Nothing was done."
     )
     left = options.limit is not None and len(planned.pending + planned.changed) > options.limit
-    return 2 if refused else 1 if bad or planned.quarantined or left else 0
+    status = Status.FAILED if refused else Status.PARTLY if bad or planned.quarantined or left else Status.DONE
+    return Outcome(status, {"clips": len(clips), **counts, "faults": faults})
 
 
 def _fault_of(clip: Clip) -> str | None:

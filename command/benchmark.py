@@ -14,6 +14,7 @@ from ..checkpoint.dtypes import DTYPES
 from ..isa_core import TokenLayout, dense_attention, in_context_sparse_attention
 from ..video.geometry import token_count
 from .options import add_isa_options, frame_size, isa_choice, whole_number
+from .outcome import Outcome, Status
 
 EPILOG = """\
 examples:
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     add_isa_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Outcome:
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device)
     dtype = DTYPES.get(options.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
     usual = USUAL.get(device.type, USUAL["cuda"])
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         f"{width}×{height}, {frames} frames: {layout.total:,} tokens with the edit, {heads} heads, {dtype}, {where}", flush=True
     )
     times: dict[str, list[float]] = {name: [] for name in calls}
-    with tqdm(total=len(calls) * (1 + options.turns), unit="call", leave=False) as bar:
+    with tqdm(total=len(calls) * (1 + options.turns), unit="call", leave=False, disable=options.quiet) as bar:
         for _ in range(1 + options.turns):
             for name, call in calls.items():
                 bar.set_description(name)
@@ -91,7 +92,17 @@ def run(options: argparse.Namespace) -> int:
     ratio = medians["full attention"] / medians["ISA"]
     print(f"  ISA is {ratio:.2f} times as fast")
     print(f"  {stats.flop_ratio:.1%} of its arithmetic, on {stats.backend} ({stats.backend_reason})")
-    return 0
+    facts = {
+        "width": width,
+        "height": height,
+        "frames": frames,
+        "tokens": layout.total,
+        "heads": heads,
+        "dtype": str(dtype),
+        "where": where,
+    }
+    facts |= {"full_attention_seconds": medians["full attention"], "isa_seconds": medians["ISA"], "speed_up": ratio}
+    return Outcome(Status.DONE, facts | {"flop_ratio": stats.flop_ratio, "backend": stats.backend})
 
 
 def seconds(call: Callable, device: torch.device) -> float:

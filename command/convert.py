@@ -13,6 +13,7 @@ from ..checkpoint.dtypes import DTYPES
 from ..checkpoint.opening import is_safetensors
 from ..pipelines import require
 from ..pipelines.request import check_there
+from .outcome import Outcome, Status
 
 EPILOG = """\
 examples:
@@ -46,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Outcome:
     from tqdm import tqdm
 
     destination, write = _writer(options)
-    with tqdm(unit="B", unit_scale=True, desc=destination.name, delay=0.5) as bar:
+    with tqdm(unit="B", unit_scale=True, desc=destination.name, delay=0.5, disable=options.quiet) as bar:
 
         def progress(done, total):
             bar.total = total
@@ -64,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
         f"text encoder, VAE and a transformer of {result.tensors} tensors" if options.to_folder else f"{result.tensors} tensors"
     )
     print(f"{written}: {what}, {result.bytes / 1e9:.2f} GB; {len(result.dropped)} unused ones left out")
-    return 0
+    facts = {"output": str(result.path), "tensors": result.tensors, "bytes": result.bytes}
+    return Outcome(Status.DONE, facts | {"left_out": len(result.dropped), "notes": [*result.notes]})
 
 
 def _writer(options: argparse.Namespace) -> tuple[Path, Callable[..., Conversion]]:

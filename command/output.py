@@ -53,6 +53,15 @@ def lenient_output() -> Iterator[None]:
             _flush(stream)
 
 
+def quiet_loading():
+    """diffusers and transformers, which are imported already, show no bars where they load a folder."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+
+
 def _flush(stream):
     """Flush now: Python does at its end, and ends with status 120 where that fails."""
     try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .benches import own
+from .benches import editverse, five, ive, mini, own, vie
 from .benches.bench import Bench
 from .items import ItemSet
+from .judge.rubrics import PAIR, RUBRICS
 from .metrics import METRICS
-from .metrics.metric import Metric
+from .metrics.metric import About, Metric
 
-BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in (own,)}
+BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in (editverse, ive, vie, five, mini, own)}
 
 USUAL = (
     "psnr_source", "psnr_source_outside", "ssim_source_outside", "lpips_alex_source_outside", "psnr_reference", "psnr_reference_inside",
@@ -32,8 +33,14 @@ def all_metrics(judged: Sequence[Metric] = ()) -> dict[str, Metric]:
     return METRICS | own_ones | {metric.name: metric for metric in judged}
 
 
+def described() -> dict[str, About]:
+    """Of all metrics, judges' included: for reports."""
+    found = {name: About(metric.names, metric.about, metric.higher) for name, metric in all_metrics().items()}
+    return found | {rubric.name: About(rubric.columns, rubric.about, True) for rubric in (*RUBRICS.values(), PAIR)}
+
+
 def chosen(names: Sequence[str] | None, items: ItemSet, offline: bool, judged: Sequence[Metric] = ()) -> list[Metric]:
-    """names: metrics, or beginnings of their names that end in *; None for the bench's own, or USUAL.
+    """names: metrics, or beginnings of their names that end in *; None for the bench's own, or USUAL. judged: those that are taken in any case.
 
     offline: only those of OFFLINE. Raises ValueError for a name that no metric has.
     """
@@ -41,9 +48,9 @@ def chosen(names: Sequence[str] | None, items: ItemSet, offline: bool, judged: S
     bench = BENCHES.get(items.bench)
     if names is None:
         usual = bench.metrics if bench and bench.metrics and not offline else USUAL
-        names = [*usual, *(metric.name for metric in judged)]
+        names = usual
     found = {}
-    for name in names:
+    for name in (*names, *(metric.name for metric in judged)):
         matching = [key for key in known if key == name or (name.endswith("*") and key.startswith(name[:-1]))]
         if not matching:
             raise ValueError(f"There is no metric {name!r}: liveditor evaluate metrics lists them.")

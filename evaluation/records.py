@@ -84,12 +84,12 @@ class Run:
     def scores(self, item: Item, files: dict[str, str] | None = None) -> dict[str, dict]:
         """{metric: score}; none where `files`, {role: path}, have changed since. None for `files`: whatever is stored."""
         stored = _read(self._scores(item.id)) or {}
-        if files is not None and stored.get("inputs") != _states(files):
+        if files is not None and stored.get("inputs") != file_states(files):
             return {}
         return stored.get("scores", {})
 
     def store(self, item: Item, files: dict[str, str], scores: dict[str, dict]) -> None:
-        _write(self._scores(item.id), {"inputs": _states(files), "scores": scores})
+        _write(self._scores(item.id), {"inputs": file_states(files), "scores": scores})
 
     def _scores(self, id: str) -> Path:
         return self.folder / "scores" / f"{id}.json"
@@ -108,8 +108,8 @@ def edit_of(item: Item, folder: Path | None) -> str | None:
     return None
 
 
-def _states(files: dict[str, str]) -> dict[str, list[int]]:
-    """{role: [bytes, time of the last change in ns]}; of a folder, those of its files together."""
+def file_states(files: dict[str, str]) -> dict[str, list[int]]:
+    """{role: [bytes, time of the last change in ns]} of {role: path}; of a folder, those of its files together."""
     return {role: _state(Path(path)) for role, path in files.items()}
 
 

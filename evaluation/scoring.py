@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..errors import is_out_of_memory, sentence
 from .frames import Inputs
 from .items import Item, ItemSet
-from .metrics.metric import Metric
+from .metrics.metric import Judged, Metric
 from .records import Run
 
 logger = logging.getLogger(__name__)
@@ -111,11 +111,12 @@ def _scored(metric: Metric, inputs: Inputs) -> dict:
     began = time.perf_counter()
     try:
         values = metric.compute(inputs)
-    except (ValueError, RuntimeError, OSError, MemoryError, KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # whatever a model's library raises: the other scores go on
         level = logging.WARNING if is_out_of_memory(error) else logging.INFO
         logger.log(level, "%s of %s failed", metric.name, inputs.item.id, exc_info=error)
         return {"version": metric.stamp, "missing": sentence(error)}
     wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
     if wrong:
         return {"version": metric.stamp, "missing": f"{', '.join(wrong)} is not finite."}
-    return {"version": metric.stamp, "values": values, "seconds": round(time.perf_counter() - began, 3)}
+    more = {"words": values.words, **values.facts} if isinstance(values, Judged) else {}
+    return {"version": metric.stamp, "values": dict(values), "seconds": round(time.perf_counter() - began, 3), **more}

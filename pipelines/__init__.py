@@ -13,10 +13,14 @@ EXTRA = "diffusers"
 """This project's, which brings all that this folder imports."""
 
 _HOMES = {
+    "Edit": "request",
+    "ModelChoice": "request",
     "LIVEditorPipeline": "pipeline",
     "LIVEditorTransformer3DModel": "transformer",
     "attach_isa": "attention",
     "detach_isa": "attention",
+    "edit_file": "edit",
+    "load": "edit",
     "sampling_run": "context_reuse",
 }
 

@@ -15,6 +15,7 @@ from ..errors import is_out_of_memory
 from ..isa_core import ISAConfig
 from ..runtime.call import layouts_seen
 from ..runtime.kept_context import Keeping
+from ..runtime.torchrun import is_first
 from ..video.clip import Clip, SourceClip, open_clip
 from ..video.geometry import crop_box, first_frames, fit_frames, size_within
 from ..video.mask import read_mask
@@ -26,7 +27,7 @@ from ..video.writing.encode import write_video
 from ..video.writing.formats import format_of
 from .attention import attach_isa
 from .folders import load_part, said_of
-from .parallel import check_processes, is_first, local_device, share_gpus
+from .parallel import check_processes, local_device, share_gpus
 from .pipeline import VAE_OVERFLOW, LIVEditorPipeline
 from .record import TAG, record_of
 from .request import Edit, ModelChoice, check_there

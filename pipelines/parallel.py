@@ -23,11 +23,6 @@ def local_device() -> torch.device:
     return torch.device("cuda", process.local_rank if process else torch.cuda.current_device())
 
 
-def is_first() -> bool:
-    """Whether this process writes files and messages."""
-    return (this_process() or Process()).rank == 0
-
-
 def check_processes() -> int:
     """How many processes torchrun started, on all machines; 1 without it. Raises ValueError for more here than there are GPUs."""
     process, gpus = this_process() or Process(), torch.cuda.device_count()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +14,9 @@ logger = logging.getLogger(__name__)
 
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that torchrun sets, all of them; with these processes find each other."""
+
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Environment variable by which torchrun names a file for each process, in which that says why it failed."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,22 @@ def this_process() -> Process | None:
     if os.environ.get("RANK") or os.environ.get("WORLD_SIZE"):
         _log_once(tuple(missing))
     return None
+
+
+def is_first() -> bool:
+    """Whether this process writes files and messages."""
+    return (this_process() or Process()).rank == 0
+
+
+def tell(sentence: str) -> None:
+    """Why this process fails, for the summary with which torchrun ends, below its own traceback. Does nothing without torchrun.
+
+    In the form of `torch.distributed.elastic`, which shows `py_callstack`.
+    """
+    if path := os.environ.get(ERROR_FILE):
+        known = {"py_callstack": sentence, "timestamp": str(int(time.time()))}
+        with suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            json.dump({"message": {"message": sentence, "extraInfo": known}}, file)
 
 
 @lru_cache

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ...isa_core import ISAConfig, TokenLayout, dense_attention, in_context_sparse_attention
-from ..machine import versions
+from ..machine import heading
 from . import inputs
 from .timing import SLEEP_CYCLES, median, once
 
@@ -85,9 +85,7 @@ def main():
             row["rel_err"] = error
         print(row, flush=True)
     result = {
-        "gpu": torch.cuda.get_device_name(),
-        "versions": versions(),
-        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
+        **heading(__spec__.name),
         "gate": True,
         "rows": rows,
     }

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 
 from ...isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
-from ..machine import ROOT, gpu_slug, result_file, versions
+from ..machine import ROOT, gpu_slug, heading, result_file
 from . import errors, inputs, timing
 from .peers import Grid, peers, policy_of
 from .sweep import ms_at_error
@@ -187,9 +187,7 @@ def main():
         sys.exit("The frontier is measured on a GPU.")
     gpu = torch.cuda.get_device_name()
     result = {
-        "gpu": gpu,
-        "versions": versions(),
-        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
+        **heading(__spec__.name),
         "gate": True,
     }
     result |= {"rows": [], "skipped": {}, "vs_sol_attn_equal_error": {}, "list_tflops": {}}

@@ -22,7 +22,7 @@ import torch
 from ...isa_core import ISAConfig
 from ...isa_core.config import blocks_for
 from ...isa_core.layout import block_table
-from ..machine import gpu_slug, result_file, versions
+from ..machine import gpu_slug, heading, result_file
 from . import cold, errors, inputs, timing
 from .sweep import equal_error, sweep, unique
 from .targets import LENGTH, lines, targets
@@ -144,9 +144,7 @@ def main():
     bench = Bench({name: VARIANTS[name] for name in options.variants})
     gpu = torch.cuda.get_device_name()
     result = {
-        "gpu": gpu,
-        "versions": versions(),
-        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
+        **heading(__spec__.name),
         "gate": True,
         "rows": [],
         "skipped": bench.skipped,

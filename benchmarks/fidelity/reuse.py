@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +26,7 @@ from ...runtime.core_attention import OVERRIDE, in_context_override
 from ...runtime.in_context import CALL
 from ...runtime.kept_context import KEEPING_COPIES, KEEPING_DTYPES, Keeping, Reuse
 from ..editor import EDITOR, Editor, edit, held_out, load_editor, real_clip
-from ..machine import ROOT, result_file, versions
+from ..machine import ROOT, heading, result_file
 from .quality import against_full, against_truth, means, standard_error
 from .settings import Setting, settings
 from .study import one_row_a_line, rounded, tokens
@@ -128,9 +127,7 @@ def main():
     options = parser.parse_args()
     size = tuple(options.size)
     about = {
-        "gpu": torch.cuda.get_device_name() if torch.device(options.device).type == "cuda" else "CPU",
-        "versions": versions(),
-        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
+        **heading(__spec__.name, options.device),
         "weights": hashlib.sha256((options.weights / EDITOR).read_bytes()).hexdigest(),
         "size": dict(zip(("frames", "height", "width"), size)) | {"block_size": options.block_size},
         "tokens": tokens(size),

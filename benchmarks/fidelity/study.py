@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from ...isa_core import ISAConfig
 from ...video.geometry import token_count
 from ..editor import EDITOR, Editor, held_out, load_editor, real_clip
-from ..machine import ROOT, result_file, versions
+from ..machine import ROOT, heading, result_file
 from . import attention as inside
 from . import quality as quality
 from .report import report
@@ -163,11 +162,8 @@ def tokens(size: tuple[int, int, int]) -> int:
 
 def about(options, folders: dict[str, Path]) -> dict:
     """What the results file says of a run: where, of what, and at which sizes."""
-    on_gpu = torch.device(options.device).type == "cuda"
     return {
-        "gpu": torch.cuda.get_device_name() if on_gpu else "CPU",
-        "versions": versions(),
-        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
+        **heading(__spec__.name, options.device),
         "weights": {name: hashlib.sha256((folder / EDITOR).read_bytes()).hexdigest() for name, folder in folders.items()},
         "size": dict(zip(("frames", "height", "width"), options.size))
         | {name: getattr(options, name) for name in ("steps", "clips", "block_size")},

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
-from ..machine import gpu_slug, result_file, use_comfyui, versions
+from ..machine import gpu_slug, heading, result_file, use_comfyui
 
 use_comfyui()
 
@@ -157,9 +157,7 @@ def main():
         print(f"{name:32} {row['seconds_per_step']:8.4f} s/step  {row['over_isa']:+7.2%} of ISA's  {row['range']}")
     gpu = torch.cuda.get_device_name()
     result = {
-        "gpu": gpu,
-        "versions": versions(),
-        "command": " ".join(["python -m", __spec__.name, *sys.argv[1:]]),
+        **heading(__spec__.name),
         "blocks": options.blocks,
         "latent": SIZE,
         "rows": rows,

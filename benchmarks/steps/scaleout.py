@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -29,14 +28,14 @@ import torch.distributed as dist
 
 from ...pipelines.attention import attach_isa
 from ...pipelines.diffusers_parts import NATIVE, dispatch_attention_fn
-from ...pipelines.parallel import is_first, local_device, share_gpus
+from ...pipelines.parallel import local_device, share_gpus
 from ...pipelines.stand_in import in_context_attention
 from ...pipelines.transformer import LIVEditorTransformer3DModel
 from ...runtime.call import ModelCall, within
-from ...runtime.torchrun import Process, this_process
+from ...runtime.torchrun import Process, is_first, this_process
 from ..attention.inputs import half_context
 from ..attention.timing import once
-from ..machine import gpu_slug, result_file, versions
+from ..machine import gpu_slug, heading, result_file
 
 LATENTS = {65_520: (21, 60, 104), 85_680: (21, 68, 120), 131_072: (16, 128, 128)}
 """Of the edit and as many of the video to edit, by tokens of both: 81 frames at 832×480 and 960×544, 61 at 1024×1024."""
@@ -166,10 +165,10 @@ def main():
     one = network(options.blocks)
     several = shared(one)
     gpu = torch.cuda.get_device_name()
+    about = heading(__spec__.name, launcher=("torchrun", "--nproc-per-node", str(dist.get_world_size())))
+    about["versions"]["diffusers"] = diffusers.__version__
     result = {
-        "gpu": gpu,
-        "versions": {**versions(), "diffusers": diffusers.__version__},
-        "command": shlex.join(["torchrun", "--nproc-per-node", str(dist.get_world_size()), "-m", __spec__.name, *sys.argv[1:]]),
+        **about,
         "blocks": options.blocks,
         "rows": [],
     }

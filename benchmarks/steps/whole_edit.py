@@ -15,13 +15,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import shlex
 import statistics
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from ..machine import gpu_slug, result_file, versions
+from ..machine import gpu_slug, heading, result_file
 from . import panel  # makes comfy importable
 
 # isort: split
@@ -168,8 +167,7 @@ def main():
         sys.exit("benchmarks/steps/whole_edit.py needs a GPU.")
     gpu = torch.cuda.get_device_name()
     model = "Wan with context (Bernini)" if options.native else "LIVEditor"
-    result = {"gpu": gpu, "versions": versions(), "blocks": options.blocks, "rows": []}
-    result["command"] = shlex.join(["python", "-m", __spec__.name, *sys.argv[1:]])
+    result = {**heading(__spec__.name), "blocks": options.blocks, "rows": []}
     path = options.out or result_file(f"whole-edit-{gpu_slug(gpu)}")
 
     def add(row: dict):

@@ -16,13 +16,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import shlex
 import statistics
 import sys
 import time
 from pathlib import Path
 
-from ..machine import gpu_slug, result_file, versions
+from ..machine import gpu_slug, heading, result_file
 from . import panel  # makes comfy importable
 
 # isort: split
@@ -148,9 +147,7 @@ def main():
         sys.exit("benchmarks/steps/whole_step.py needs a GPU.")
     gpu = torch.cuda.get_device_name()
     result = {
-        "gpu": gpu,
-        "versions": versions(),
-        "command": shlex.join(["python", "-m", __spec__.name, *sys.argv[1:]]),
+        **heading(__spec__.name),
         "model": "Wan with context (Bernini)" if options.native else "LIVEditor",
         "blocks": options.blocks,
         "rows": [],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..frames import CROP
 from ..items import Item
 from ..metrics.metric import Metric
 from ..results import Scored
@@ -30,7 +31,7 @@ class Bench:
     prepare: (the bench's folder, subset or None for all) -> items; raises LayoutError.
     subsets: names of parts of the bench. metrics: names of metrics that it consists of.
     own: metrics of this bench alone. aggregate: (items, mode) -> {column: number}, in the bench's units.
-    notes: sentences for reports.
+    notes: sentences for reports. reference_alignment: how its published code lays source and edit over each other.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Bench:
     own: tuple[Metric, ...] = ()
     subsets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    reference_alignment: str = CROP
 
     def published(self) -> list[dict]:
         """Tables of published numbers: {"set", "items", "source", "columns", "rows": [{"method", "values"}]}."""

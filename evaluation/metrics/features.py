@@ -73,6 +73,12 @@ def pooled(model, processor, frames: torch.Tensor) -> torch.Tensor:
     return torch.cat([model(**_pixels(processor, part)).pooler_output for part in frames.split(IMAGES_AT_A_TIME)])
 
 
+def image_features(model, processor, frames: torch.Tensor) -> torch.Tensor:
+    """[T, C]: CLIP's projection of every frame."""
+    found = [model.vision_model(**_pixels(processor.image_processor, part)) for part in frames.split(IMAGES_AT_A_TIME)]
+    return torch.cat([model.visual_projection(one.pooler_output) for one in found])
+
+
 def text_alignment(model, processor, frames: torch.Tensor, text: str) -> float:
     """exp(logit_scale) times the cosine of CLIP's projections of every frame and of the text, cut to 77 tokens; the mean over the frames."""
     words = processor.tokenizer([text], padding=True, truncation=True, max_length=TEXT_TOKENS, return_tensors="pt")
@@ -106,7 +112,7 @@ def shrunk(frames: torch.Tensor, longest: int) -> torch.Tensor:
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: HubModel):
+def load(model: HubModel):
     """The model and its processor."""
     transformers = needed("transformers", "transformers", EXTRA)
     network = getattr(transformers, model.model_class).from_pretrained(model.folder(), local_files_only=True).eval()
@@ -122,7 +128,7 @@ def _there(model: HubModel) -> None:
 
 @torch.no_grad()
 def _temporal(model: HubModel, column: str, inputs: Inputs) -> dict[str, float]:
-    return {column: neighbours(pooled(*_loaded(model), inputs.edit_as_made.frames))}
+    return {column: neighbours(pooled(*load(model), inputs.edit_as_made.frames))}
 
 
 @torch.no_grad()
@@ -130,7 +136,7 @@ def _text(model: HubModel, column: str, inputs: Inputs) -> dict[str, float]:
     frames = inputs.edit_as_made.frames
     if model is PICK:
         frames = shrunk(frames, PICK_LONGEST)
-    return {column: text_alignment(*_loaded(model), frames, inputs.item.target_prompt)}
+    return {column: text_alignment(*load(model), frames, inputs.item.target_prompt)}
 
 
 @torch.no_grad()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..frames import Inputs
 from ..items import Item
-
-ANY = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,21 @@ class Metric:
     def names(self) -> tuple[str, ...]:
         """Columns that it fills."""
         return self.columns or (self.name,)
+
+
+class About(NamedTuple):
+    """What a report says of a metric. names: its columns. higher: whether more is better."""
+
+    names: tuple[str, ...]
+    about: str
+    higher: bool | None
+
+
+class Judged(dict):
+    """Values of a metric that say more. words: of a judge, for people. facts: for the record."""
+
+    words: str = ""
+    facts: dict = {}
 
 
 class NothingToMeasure(ValueError):

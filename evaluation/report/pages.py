@@ -16,7 +16,8 @@ from ...checkpoint.files import replacing
 from ...video.mp4 import write_mp4
 from ..benches.bench import Bench
 from ..frames import Inputs
-from ..metrics.metric import Metric
+from ..metrics.metric import About
+from ..records import file_states
 from ..results import Results, Scored
 from . import tables
 from .render import html, markdown, page
@@ -29,7 +30,7 @@ SHORTEST = 240
 
 def write_report(
     results: Results,
-    metrics: dict[str, Metric],
+    metrics: dict[str, About],
     benches: dict[str, Bench],
     against: Results | None = None,
     videos: bool = True,
@@ -69,7 +70,7 @@ def numbers(results: Results) -> dict:
     return {"run": kept, "items": results.items.described, "means": found}
 
 
-def _tables(results: Results, metrics: dict[str, Metric], benches: dict[str, Bench], against: Results | None):
+def _tables(results: Results, metrics: dict[str, About], benches: dict[str, Bench], against: Results | None):
     bench = benches.get(results.items.bench)
     about = tuple((name, metric.about) for name, metric in metrics.items() if set(metric.names) & set(results.columns))
     return [
@@ -127,8 +128,8 @@ def _roles(one: Scored) -> list[str]:
 def _video(one: Scored, folder: Path, inputs_of: Callable[..., Inputs]) -> str | None:
     """Address, from the item's page, of source, edit and right edit in one video; None where a file cannot be read."""
     assert one.edit
-    stamps = [Path(path).stat().st_mtime_ns for path in (*one.item.files.values(), one.edit) if Path(path).exists()]
-    key = hashlib.sha256(repr((one.edit, stamps)).encode()).hexdigest()[:10]
+    states = file_states({**one.item.files, "edit": one.edit})
+    key = hashlib.sha256(repr((one.edit, states)).encode()).hexdigest()[:10]
     videos = folder / "videos"
     path = videos / f"{one.item.id}-{key}.mp4"
     if not path.exists():

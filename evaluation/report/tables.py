@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..benches.bench import Bench
-from ..metrics.metric import Metric
+from ..metrics.metric import About
 from ..results import Results
 from .statistics import LEVEL, Estimate, estimate, paired
 
@@ -49,7 +49,7 @@ def by_task(results: Results, columns: Sequence[str]) -> Table:
     return Table("By kind of edit", ("task", "items", *columns), tuple(rows))
 
 
-def comparison(first: Results, second: Results, metrics: dict[str, Metric]) -> Table:
+def comparison(first: Results, second: Results, metrics: dict[str, About]) -> Table:
     """Item by item: the second run less the first, where both have the column."""
     rows = []
     for column in first.columns:
@@ -116,7 +116,7 @@ def published(bench: Bench) -> list[Table]:
     return tables
 
 
-def higher_is_better(column: str, metrics: dict[str, Metric]) -> bool | None:
+def higher_is_better(column: str, metrics: dict[str, About]) -> bool | None:
     return next((metric.higher for metric in metrics.values() if column in metric.names), None)
 
 

@@ -29,6 +29,7 @@ from liveditor_isa.batch.job import run  # noqa: E402
 from liveditor_isa.batch.manifest import read_manifest  # noqa: E402
 from liveditor_isa.batch.results import JobError, Results  # noqa: E402
 from liveditor_isa.batch.worker import Worker, _is_the_disks  # noqa: E402
+from liveditor_isa.command import add_command  # noqa: E402
 from liveditor_isa.command import batch as command  # noqa: E402
 from liveditor_isa.isa_core import ISAConfig  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
@@ -386,11 +387,11 @@ def test_another_jobs_folder_is_refused(job, tmp_path):
 def test_the_command_says_what_happened(job, capsys):
     job(["fine"] * 3, corrupt=(1,))
     parser = argparse.ArgumentParser(prog="liveditor batch")
-    command.add_arguments(parser)
+    add_command("batch", parser)
 
     def execute(*arguments):
-        status = command.run(parser.parse_args([str(job.manifest), "--out", str(job.out), *arguments]), EDITOR)
-        return status, capsys.readouterr()
+        outcome = command.run(parser.parse_args([str(job.manifest), "--out", str(job.out), *arguments]), EDITOR)
+        return outcome.status, capsys.readouterr()
 
     status, said = execute("--dry-run")
     assert status == 1 and "3 clips: 3 to edit, 0 done" in said.out and not job.out.exists()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from liveditor_isa.benchmarks import machine
 from liveditor_isa.benchmarks.attention import errors, frontier, inputs, peers, plot, sweep, targets, timing, variants
 from liveditor_isa.benchmarks.attention import table as attention
 from liveditor_isa.benchmarks.machine import ROOT
@@ -248,3 +249,10 @@ def test_several_calls_are_one_row_of_each_policy():
     [row] = frontier.together([call(0.1, 2.0), call(0.3, 1.0)])
     assert row.pop("ms") == 3.0 and row.pop("calls") == 2
     assert row == {name: value for name, value in call(0.2, 0)[0].items() if name != "ms"}
+
+
+def test_a_results_file_says_what_repeats_it_and_not_where_it_went(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["frontier.py", "--seeds", "1", "2", "--out", "/somewhere/else.json", "--tokens", "7"])
+    about = machine.heading("liveditor_isa.benchmarks.attention.frontier", "cpu")
+    assert about["command"] == "python -m liveditor_isa.benchmarks.attention.frontier --seeds 1 2 --tokens 7"
+    assert about["gpu"] == "CPU" and about["versions"]["torch"] == torch.__version__

@@ -66,7 +66,14 @@ def test_help_of_each_has_examples_that_it_understands(command, capsys):
     assert ended.value.code == 0 and f"usage: liveditor {command}" in text
     assert len(re.findall(rf"^  .*liveditor {command} |-m liveditor_isa {command} ", text, re.M)) >= 2
     options = set(re.findall(r"(?<!\S)--[a-z-]+", text[text.index("examples:") :]))
-    assert options <= set(re.findall(r"--[a-z-]+", text[: text.index("examples:")])) | {
+    before = text[: text.index("examples:")]
+    for step in re.findall(
+        r"^  (\w+) ", before.partition("\nsteps:\n")[2].partition("\n\n")[0], re.M
+    ):  # which have options of their own
+        with pytest.raises(SystemExit):
+            main([command, step, "--help"])
+        before += capsys.readouterr().out
+    assert options <= set(re.findall(r"--[a-z-]+", before)) | {
         "--nproc-per-node",
         "--head",
         "--address",

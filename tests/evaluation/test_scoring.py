@@ -8,6 +8,8 @@ import sys
 
 import pytest
 from evaluated import noisy, right, save, scene, write_rows
+from liveditor_isa.batch import job
+from liveditor_isa.command import evaluate as command
 from liveditor_isa.command import main
 from liveditor_isa.evaluation.frames import Inputs
 from liveditor_isa.evaluation.items import read_items
@@ -75,12 +77,15 @@ def test_what_fails_is_missing_with_its_reason_and_tried_again_on_request(clips,
     run, items = begun(clips, tmp_path)
     calls = []
     bad = counting("bad", calls, NothingToMeasure("The mask is empty."))
+    bug = counting("bug", calls, AttributeError("no such part"))
     nan = counting("nan", calls, float("nan"))
-    summary = score(run, work(run, items, bad, nan, counting("good", calls, 2.0)))
-    assert (summary.computed, summary.missing) == (9, 6)
+    summary = score(run, work(run, items, bad, bug, nan, counting("good", calls, 2.0)))
+    assert (summary.computed, summary.missing) == (12, 9)
     results = collect(run)
     assert results.of("good") == {f"clip{n}": 2.0 for n in range(3)} and results.columns == ["good"]
-    assert results.scored[0].missing == {"bad": "The mask is empty.", "nan": "nan is not finite."}
+    assert results.scored[0].missing == {
+        "bad": "The mask is empty.", "bug": "AttributeError: no such part", "nan": "nan is not finite.",
+    }  # fmt: skip
     assert not any(left.metrics for left in work(run, items, bad, nan))
     assert all(left.metrics == (bad, nan) for left in work(run, items, bad, nan, retry_missing=True))
 
@@ -173,6 +178,8 @@ def test_the_command_scores_and_reports(clips, tmp_path, capsys):
     text = (tmp_path / "r/report/report.md").read_text(encoding="utf-8")
     assert "3 items" in text and "psnr_reference" in text and "task1 (1)" in text
     assert len(list((tmp_path / "r/report/videos").glob("*.mp4"))) == 3
+    assert evaluate("report", tmp_path / "r", "--against", tmp_path / "r", "--no-videos") == 0
+    assert "no clear difference" in (tmp_path / "r/report/report.md").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_done_is_one_sentence(clips, tmp_path, capsys):
@@ -193,3 +200,37 @@ def test_prepare_names_what_is_missing(clips, tmp_path, capsys):
     bad = write_rows(tmp_path / "bad.jsonl", {"source": "gone.mp4", "instruction": "x"})
     assert evaluate("prepare", "own", bad, "--out", tmp_path / "out2.jsonl") == 1
     assert "there is no source" in capsys.readouterr().out
+
+
+def test_generate_makes_a_batch_of_the_items(clips, tmp_path, monkeypatch, capsys):
+    """The job itself is tested in tests/batch: here, what it is given, and that its edits are those that are scored."""
+    asked = {}
+
+    def run(rows, choice, out, address, workers, editor):
+        asked.update(rows=rows, choice=choice, address=address, workers=workers)
+        for row in rows:
+            save(out / row.id, scene()[0])
+        return job.Summary(3, 3, 0, 0, 3, 1.0)
+
+    monkeypatch.setattr(job, "run", run)
+    options = ["--run", tmp_path / "r", "--frames", "9", "--size", "64x48", "--seed", "7", "--no-isa", "--workers", "2"]
+    assert evaluate("generate", clips, *options) == 0
+    assert [row.id for row in asked["rows"]] == ["clip0", "clip1", "clip2"] and asked["workers"] == 2
+    edit = asked["rows"][1].edit
+    assert (edit.video, edit.prompt, edit.frames, edit.size, edit.seed) == (
+        str(tmp_path / "source1"), "Make it blue", 9, (64, 48), 7,
+    ) and asked["choice"].isa is None  # fmt: skip
+    assert evaluate("score", clips, "--run", tmp_path / "r", "--metrics", "temporal_flickering") == 0
+    assert collect(Run(tmp_path / "r")).of("temporal_flickering") != {}
+    (tmp_path / "source2").rename(tmp_path / "gone")
+    capsys.readouterr()
+    assert evaluate("generate", clips, *options) == 2 and "there is no source" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_that_the_command_goes_on(clips, tmp_path, monkeypatch, capsys):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "score", stopped)
+    assert evaluate("score", clips, "--run", tmp_path / "r", "--metrics", "psnr_source") == 130
+    assert "goes on from there" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""What presets cost by the measures of the evaluation."""

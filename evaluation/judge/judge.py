@@ -1,0 +1,90 @@
+"""A judge as a metric: asks, understands, keeps every good answer by the content of its question."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from ...checkpoint.files import replacing
+from ..frames import Inputs
+from ..metrics.metric import Judged, Metric
+from .client import Endpoint, JudgeError, Reply, ask
+from .parse import parsed, reason_in
+from .rubrics import PAIR, RUBRICS, SYSTEM, Question, Rubric
+
+
+class Judge:
+    """cache: folder of the answers; a question with the same text, pictures, model and temperature is put once.
+
+    sleep: waits between attempts. A lasting failure, such as a wrong key, is met once: later questions fail with it at once.
+    """
+
+    def __init__(self, endpoint: Endpoint, cache: Path, mode: str, sleep: Callable[[float], object] | None = None):
+        self.endpoint, self.cache, self.mode = endpoint, cache, mode
+        self._options = {"sleep": sleep} if sleep else {}
+        self._lasting: JudgeError | None = None
+
+    def metric(self, bench: str) -> Metric:
+        """What is asked about the items of a bench."""
+        rubric = RUBRICS.get(bench, PAIR)
+        return Metric(
+            rubric.name, partial(self._judged, rubric), rubric.about, rubric.needs, rubric.columns, version=rubric.version,
+            model=lambda: f"{self.endpoint.model}, temperature {self.endpoint.temperature:g}, mode {self.mode}", calls=rubric.calls,
+        )  # fmt: skip
+
+    def _judged(self, rubric: Rubric, inputs: Inputs) -> Judged:
+        kept = [self._answer(rubric, question) for question in rubric.ask(inputs, self.mode)]
+        if not kept:
+            raise ValueError("There is nothing to ask about the item.")
+        values = Judged(rubric.combine(inputs.item, [parsed(answer["text"], answer["wanted"]) for answer in kept]))
+        values.words = "\n\n".join(reason_in(answer["text"]) for answer in kept)
+        names = ("asked_model", "model", "tokens", "attempts", "pictures", "rubric", "text")
+        values.facts = {"judge": [{name: answer[name] for name in names} for answer in kept]}
+        return values
+
+    def _answer(self, rubric: Rubric, question: Question) -> dict:
+        messages = _messages(question)
+        key = hashlib.sha256(json.dumps([self.endpoint.model, self.endpoint.temperature, messages]).encode()).hexdigest()
+        path = self.cache / f"{key}.json"
+        if (kept := _kept(path)) is None:
+            kept = self._asked(rubric, question, messages)
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial_file:
+                partial_file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        return kept | {"wanted": question.wanted}
+
+    def _asked(self, rubric: Rubric, question: Question, messages: list[dict]) -> dict:
+        if self._lasting:
+            raise self._lasting
+
+        def understood(reply: Reply) -> dict:
+            return parsed(reply.text, question.wanted)
+
+        try:
+            _, reply, attempts = ask(self.endpoint, messages, understood, **self._options)
+        except JudgeError as error:
+            self._lasting = error if error.lasting else None
+            raise
+        return {
+            "asked_model": self.endpoint.model, "model": reply.model, "tokens": reply.tokens, "attempts": attempts, "text": reply.text,
+            "pictures": len(question.pictures), "rubric": hashlib.sha256(question.text.encode()).hexdigest()[:16],
+        }  # fmt: skip
+
+
+def _messages(question: Question) -> list[dict]:
+    content: list[dict] = [{"type": "text", "text": question.text}]
+    for label, picture in question.pictures:
+        address = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+        content += [{"type": "text", "text": label}, {"type": "image_url", "image_url": {"url": address}}]
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+
+
+def _kept(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
