@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from ..batch.job import Summary
-from ..checkpoint.files import replacing
-from ..curation import planning
-from ..curation.flow import HERE, NONE, STAGES, Flow, Where
+from ..curation import demo, planning
+from ..curation.flow import CHEAP, HERE, NONE, STAGES, Flow, Where
 from ..curation.formats import FORMATS, export
 from ..curation.funnel import counts, pairs
-from ..curation.gates import GATES, moved, parsed, read_changes
+from ..curation.gates import GATES, Gate, moved, parsed, read_changes
+from ..curation.records import ACCEPTED
 from ..curation.report import SAMPLES, write_report
-from ..curation.settings import Settings, read_settings, write_settings
-from ..curation.sources import Source, read_sources
+from ..curation.run_folder import begin, opened, stored_gates, stored_settings
+from ..curation.settings import read_settings
+from ..curation.sources import read_sources
+from ..evaluation.weights import fetch
+from ..pipelines.request import ModelChoice
 from .options import add_model_options, model_choice, whole_number
+from .outcome import Outcome, Status
 
 EPILOG = """\
 steps:
@@ -24,6 +29,7 @@ steps:
   plan       what a number of clips would cost and how many pairs would survive, before anything is made
   report     the funnel, reasons, and samples of kept and rejected pairs side by side, as a page
   export     the accepted pairs for a trainer
+  demo       a small run from clips that a Python package ships, with LIVEditor-tiny, in minutes
   gates      list the gates with their bounds and who published them
 
 sources, JSON lines (clips.jsonl); only video has to be there, but a clip without a licence is rejected:
@@ -38,8 +44,6 @@ examples:
 Killed or stopped, the same command goes on where it was. Scores of rejected clips and pairs are kept.
 """
 
-SETTINGS, SOURCES = "settings.json", "sources.jsonl"
-
 
 def add_arguments(parser: argparse.ArgumentParser):
     parser.description, parser.epilog = "Make training pairs of raw clips.", EPILOG
@@ -48,13 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser):
     _add_run(steps.add_parser("run", description="Make pairs. The same command goes on with what is there."))
     _add_plan(steps.add_parser("plan", description="Say what would be made, and what it would cost."))
     _add_report(steps.add_parser("report", description="Write a page about a run."))
+    _add_demo(
+        steps.add_parser("demo", description="A small run from clips that a package ships, with LIVEditor-tiny on the CPU.")
+    )
     _add_export(steps.add_parser("export", description="Write a run's accepted pairs for a trainer."))
     gates = steps.add_parser("gates", description="List the gates.")
     _add_gates(gates)
     gates.set_defaults(act=_gates)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Outcome:
     return options.act(options)
 
 
@@ -65,11 +72,12 @@ def _add_gates(parser: argparse.ArgumentParser):
     )
 
 
-def _chosen_gates(options: argparse.Namespace):
+def _chosen_gates(options: argparse.Namespace, usual: tuple[Gate, ...] = GATES) -> tuple[Gate, ...]:
+    """usual: what the options change."""
     changes = read_changes(options.gates) if options.gates else {}
     for name, bounds in map(parsed, options.gate):
         changes[name] = None if bounds is None else {**(changes.get(name) or {}), **bounds}
-    return moved(changes)
+    return moved(changes, usual)
 
 
 def _add_run(parser: argparse.ArgumentParser):
@@ -92,15 +100,15 @@ def _add_run(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_run)
 
 
-def _run(options: argparse.Namespace) -> int:
-    sources, model = read_sources(options.sources), model_choice(options)
+def _run(options: argparse.Namespace) -> Outcome:
+    settings = read_settings(options.settings) if options.settings else stored_settings(options.out)
+    flow = Flow(options.out, read_sources(options.sources), settings, _chosen_gates(options, stored_gates(options.out)))
+    return _made(flow, model_choice(options), options)
+
+
+def _made(flow: Flow, model: ModelChoice, options: argparse.Namespace) -> Outcome:
     model.check_files()
-    stored = options.out / SETTINGS
-    settings = read_settings(options.settings or stored) if options.settings or stored.exists() else Settings()
-    flow = Flow(options.out, sources, settings, _chosen_gates(options))
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_settings(stored, settings)
-    _write_sources(options.out / SOURCES, sources)
+    begin(flow, model)
 
     def each(stage: str, summary: Summary):
         outcomes = flow.outcomes(stage)
@@ -108,27 +116,42 @@ def _run(options: argparse.Namespace) -> int:
         failed = f", {summary.quarantined} failed" if summary.quarantined else ""
         print(f"{STAGES[stage].TITLE}: {summary.clips} rows, {kept} kept{failed}{again}", flush=True)
 
+    where = Where(options.here, options.address, options.workers, progress=not options.quiet)
     try:
-        done = flow.run(
-            model, Where(options.here, options.address, options.workers), options.retry_quarantined, options.until, each
-        )
+        done = flow.run(model, where, options.retry_quarantined, options.until, each)
     except KeyboardInterrupt:
-        print(f"\nStopped. What is done is in {options.out}; the same command goes on from there.")
-        return 130
-    return 0 if not any(summary.pending or summary.quarantined for summary in done.values()) else 1
-
-
-def _write_sources(path: Path, sources: list[Source]):
-    with replacing(path) as partial:
-        rows = [json.dumps({"video": source.video, **source.facts}, ensure_ascii=False) for source in sources]
-        partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        print(f"\nStopped. What is done is in {flow.folder}; the same command goes on from there.", file=sys.stderr)
+        return Outcome(Status.STOPPED, {"run": str(flow.folder)})
+    partly = any(summary.pending or summary.quarantined for summary in done.values())
+    facts = {"run": str(flow.folder), "stages": {stage: asdict(summary) for stage, summary in done.items()}}
+    return Outcome(Status.PARTLY if partly else Status.DONE, facts)
 
 
 def _flow_of(options: argparse.Namespace) -> Flow:
-    """Of a run's folder. Raises ValueError in one sentence for another folder."""
-    if not (options.run / SETTINGS).exists():
-        raise ValueError(f"{options.run} holds no data run: start one with liveditor data run.")
-    return Flow(options.run, read_sources(options.run / SOURCES), read_settings(options.run / SETTINGS), _chosen_gates(options))
+    """Of a run's folder, with its gates as the options change them. Raises ValueError in one sentence for another folder."""
+    return opened(options.run, _chosen_gates(options, stored_gates(options.run)))
+
+
+def _add_demo(parser: argparse.ArgumentParser):
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run; made where it is missing")
+    parser.add_argument("--workers", type=whole_number, default=2, metavar="N", help="edits at a time (default: %(default)s)")
+    parser.set_defaults(act=_demo)
+
+
+def _demo(options: argparse.Namespace) -> Outcome:
+    for network in demo.NETWORKS:
+        fetch(network)
+    flow = Flow(options.out, demo.fetch_sources(options.out / "raw"), demo.SETTINGS, demo.GATES)
+    run_options = argparse.Namespace(
+        **vars(options), here=CHEAP, address=None, retry_quarantined=False, until=[*STAGES][-1]
+    )  # fmt: skip
+    outcome = _made(flow, ModelChoice(device="cpu", isa=None), run_options)
+    if outcome.status == Status.STOPPED:
+        return outcome
+    path, again = write_report(flow), pairs(flow)
+    accepted = sum(pair.status == ACCEPTED for pair in again)
+    print(f"{accepted} triplets; the report is {path}.")
+    return Outcome(outcome.status, outcome.facts | {"report": str(path), "triplets": accepted})
 
 
 def _add_plan(parser: argparse.ArgumentParser):
@@ -138,12 +161,13 @@ def _add_plan(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_plan)
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> Outcome:
     flow = _flow_of(options)
     found = counts(flow)
     clips = options.clips or next(count.entered for count in found if count.stage == "clips")
-    print("\n".join(planning.told(planning.estimates(found, clips, flow.settings.proposals))))
-    return 0
+    estimates = planning.estimates(found, clips, flow.settings.proposals)
+    print("\n".join(planning.told(estimates)))
+    return Outcome(Status.DONE, {"clips": clips, "stages": [asdict(one) for one in estimates]})
 
 
 def _add_report(parser: argparse.ArgumentParser):
@@ -155,7 +179,7 @@ def _add_report(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_report)
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> Outcome:
     flow = _flow_of(options)
     path = write_report(flow, options.samples)
     for count in counts(flow):
@@ -163,7 +187,7 @@ def _report(options: argparse.Namespace) -> int:
             f"{count.title}: {count.kept} of {count.entered} kept, {count.rejected} rejected, {count.quarantined} failed, {count.waiting} wait"
         )
     print(f"The report is {path}.")
-    return 0
+    return Outcome(Status.DONE, {"report": str(path), "funnel": [asdict(count) for count in counts(flow)]})
 
 
 def _add_export(parser: argparse.ArgumentParser):
@@ -176,13 +200,13 @@ def _add_export(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_export)
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> Outcome:
     count = export(pairs(_flow_of(options)), options.format, options.folder)
     print(f"{count} pairs are in {options.folder}.")
-    return 0
+    return Outcome(Status.DONE, {"pairs": count, "folder": str(options.folder)})
 
 
-def _gates(options: argparse.Namespace) -> int:
+def _gates(options: argparse.Namespace) -> Outcome:
     chosen, usual = _chosen_gates(options), {gate.name: gate for gate in GATES}
     for gate in chosen:
         bounds = " and ".join(
@@ -190,4 +214,4 @@ def _gates(options: argparse.Namespace) -> int:
         )
         changed = "" if gate == usual[gate.name] else " (changed)"
         print(f"{gate.name:<24}{gate.stage:<8}{gate.score} {bounds or 'off'}{changed}; {gate.source}")
-    return 0
+    return Outcome(Status.DONE, {"gates": [asdict(gate) for gate in chosen]})

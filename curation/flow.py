@@ -1,7 +1,7 @@
 """The order of the stages. Each is a job of the batch engine over what the stage before has kept, in a folder of its own.
 
     sources.jsonl, settings.json      what the run is of
-    1-shots/ … 6-triplets/            folders of batch jobs: records with all scores, quarantine, files
+    1-shots/ … 8-triplets/            folders of batch jobs: records with all scores, quarantine, files
 
 A stage's rows follow from the records before it and from the gates, so that nothing else has to be stored: after a kill, a second
 run or with other gates, each stage does what is missing.
@@ -25,11 +25,15 @@ from .gates import GATES, Gate, Verdict, of_stage, verdict
 from .outcomes import DONE, QUARANTINED, WAITING, Outcome, Work
 from .settings import Settings, StageChoice
 from .sources import Source, fingerprint
-from .stages import clips, frames, plans, shots, triplets, videos
+from .stages import clips, frame_verdicts, frames, plans, shots, triplets, video_verdicts, videos
 
 STAGES: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (shots, clips, plans, frames, videos, triplets)
+    module.__name__.rpartition(".")[2]: module
+    for module in (shots, clips, plans, frames, frame_verdicts, videos, video_verdicts, triplets)
 }
+
+JUDGED = ("frame_verdicts", "video_verdicts")
+"""Stages that are left out where no VLM is set."""
 
 
 NONE, CHEAP, ALL = HERE = "none", "cheap", "all"
@@ -54,12 +58,17 @@ class Flow:
         self.folder, self.sources, self.settings, self.gates = folder.resolve(), [*sources], settings, tuple(gates)
         self._outcomes: dict[str, list[Outcome]] = {}
 
+    @property
+    def stages(self) -> list[str]:
+        """Names of this run's, in their order."""
+        return [stage for stage in STAGES if self.settings.vlm_model or stage not in JUDGED]
+
     def stage_folder(self, stage: str) -> Path:
         return self.folder / f"{[*STAGES].index(stage) + 1}-{stage}"
 
     def rows(self, stage: str) -> list[Clip]:
         """Of the batch job: what the stage before has kept."""
-        order = [*STAGES]
+        order = self.stages
         before = order[order.index(stage) - 1] if stage != order[0] else None
         if before is None:
             works: Iterator[tuple[str, Work]] = shots.first_rows(self.sources)
@@ -94,7 +103,7 @@ class Flow:
         """
         summaries = {}
         with ExitStack() as stack:
-            for stage in [*STAGES][: [*STAGES].index(until) + 1]:
+            for stage in self.stages:
                 self._outcomes.pop(stage, None)
                 rows, choice = self.rows(stage), self.choice(stage, model)
                 if not rows:
@@ -109,6 +118,8 @@ class Flow:
                     retry_quarantined, redo_changed=True, progress=where.progress, editor=STAGES[stage].__name__, here=here,
                 )  # fmt: skip
                 each(stage, summaries[stage])
+                if stage == until:
+                    break
         return summaries
 
     def _portable(self, facts: dict) -> dict:

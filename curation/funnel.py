@@ -11,7 +11,7 @@ from .outcomes import DONE, QUARANTINED, WAITING, Outcome
 from .records import Pair
 from .stages.triplets import directed
 
-PAIR_STAGES = ("frames", "videos", "triplets")
+PAIR_STAGES = ("frames", "frame_verdicts", "videos", "video_verdicts", "triplets")
 """Whose rows are pairs."""
 
 
@@ -42,7 +42,7 @@ class Count:
 
 def counts(flow: Flow) -> list[Count]:
     """One for each stage, in their order."""
-    return [_count(stage, flow.outcomes(stage)) for stage in STAGES]
+    return [_count(stage, flow.outcomes(stage)) for stage in flow.stages]
 
 
 def _count(stage: str, outcomes: list[Outcome]) -> Count:
@@ -59,7 +59,7 @@ def _count(stage: str, outcomes: list[Outcome]) -> Count:
 def pairs(flow: Flow) -> Iterator[Pair]:
     """A record of every pair that was tried: accepted ones, and those that a stage has rejected or given up, with all their scores."""
     reached: dict[str, dict[str, Outcome]] = {}
-    for stage in PAIR_STAGES:
+    for stage in filter(PAIR_STAGES.__contains__, flow.stages):
         for one in flow.outcomes(stage):
             reached.setdefault(one.id, {})[stage] = one
     for id, stages in reached.items():
@@ -73,7 +73,7 @@ def _pair(flow: Flow, id: str, stages: dict[str, Outcome], last: Outcome) -> Pai
     facts, proposal, settings = last.work.facts, last.work.facts["proposal"], flow.settings
     video = stages.get("videos")
     synthetic = video.file if video else None
-    ends = directed({**facts, "real": facts.get("real") or last_video(stages), "synthetic": synthetic}, settings)
+    ends = directed({**facts, "synthetic": synthetic}, settings)
     accepted = "triplets" in stages and last.is_kept
     triplet = stages.get("triplets")
     return Pair(
@@ -100,8 +100,3 @@ def _pair(flow: Flow, id: str, stages: dict[str, Outcome], last: Outcome) -> Pai
         reason="" if accepted else last.why or last.reason,
         gate="" if accepted or not last.verdict.gate else last.verdict.gate.name,
     )
-
-
-def last_video(stages: dict[str, Outcome]) -> str:
-    """The real clip of a pair that has not come to the last stage."""
-    return stages["frames"].work.video

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..checkpoint.files import replacing
+
 OWN = "own"
 """Source of a bound that nobody has published."""
 
@@ -46,29 +48,28 @@ GATES = (
     Gate("length", "shots", "seconds", "too short", "Bernini: 2 to 10 s", least=2),
     Gate("size", "shots", "short_side", "too small", "ReCo and OpenVE-3M: 480P and 720P", least=480),
     Gate("cuts", "clips", "cuts", "cut inside", "PySceneDetect's default of ContentDetector, 27.0", most=0),
-    Gate("motion", "clips", "motion", "hardly any motion", "OWN: Ditto gates motion, its bound is not published", least=0.02),
+    Gate("motion", "clips", "motion", "hardly any motion", "own; Ditto has such a gate without a published bound", least=0.02),
     Gate("motion_most", "clips", "motion", "too much motion", OWN, most=8),
     Gate("dark", "clips", "brightness", "black", OWN, least=0.06),
-    Gate("duplicate", "clips", "duplicate", "near duplicate", "OWN: Ditto compares DINOv2 features, its bound is not published", most=0.97),
+    Gate("duplicate", "clips", "duplicate", "near duplicate", MEASURED, most=0.86),
     Gate("planned", "plans", "proposals", "no suitable task", OWN, least=1),
-    Gate("frame_present", "frames", "present", "edit missing", MEASURED, least=3.9),
-    Gate("frame_outside", "frames", "outside_psnr", "background changed", MEASURED, least=24.9),
-    Gate("frame_right", "frames", "right", "wrong object or look", MEASURED, least=0.5),
-    Gate("present", "videos", "present", "edit missing", MEASURED, least=3.9),
-    Gate("outside", "videos", "outside_psnr", "background changed", MEASURED, least=24.9),
-    Gate("right", "videos", "right", "wrong object or look", MEASURED, least=0.5),
-    Gate("flicker", "videos", "flicker_added", "flicker", MEASURED, most=1.3),
-    Gate("drift", "videos", "drift", "colours drift", MEASURED, most=3.3),
-    Gate("sharpness", "videos", "sharpness", "blurred", MEASURED, least=0.62),
+    Gate("frame_present", "frames", "present", "edit missing", MEASURED, least=13.25),
+    Gate("frame_outside", "frames", "outside_psnr", "background changed", MEASURED, least=25.96),
+    Gate("frame_right", "frames", "right", "wrong object or look", MEASURED, least=-2.19),
+    Gate("present", "videos", "present", "edit missing", MEASURED, least=13.25),
+    Gate("outside", "videos", "outside_psnr", "background changed", MEASURED, least=25.96),
+    Gate("right", "videos", "right", "wrong object or look", MEASURED, least=-2.19),
+    Gate("flicker", "videos", "flicker_added", "flicker", MEASURED, most=0.5),
+    Gate("drift", "videos", "drift", "colours drift", MEASURED, most=8.67),
+    Gate("sharpness", "videos", "sharpness", "blurred", MEASURED, least=0.85),
     Gate("cuts_added", "videos", "cuts_added", "cut inside", "PySceneDetect's default of ContentDetector, 27.0", most=0),
     Gate("follows_frame", "videos", "frame_psnr", "other than the target frame", OWN, least=18),
-    Gate("vlm_frame_instruction", "frames", "vlm_instruction", "instruction not followed", SAMA, least=9),
-    Gate("vlm_frame_quality", "frames", "vlm_quality", "low quality", SAMA, least=9),
-    Gate("vlm_frame_preservation", "frames", "vlm_preservation", "content not preserved", SAMA, least=9),
-    Gate("vlm_instruction", "videos", "vlm_instruction", "instruction not followed", SAMA, least=8),
-    Gate("vlm_quality", "videos", "vlm_quality", "low quality", SAMA, least=9),
-    Gate("vlm_preservation", "videos", "vlm_preservation", "content not preserved", SAMA, least=8),
-    Gate("vlm_motion", "videos", "vlm_motion", "motion not kept", SAMA, least=8),
+    Gate("judged_frame_following", "frame_verdicts", "judge_following", "instruction not followed", SAMA, least=9),
+    Gate("judged_frame_quality", "frame_verdicts", "judge_quality", "low quality", SAMA, least=9),
+    Gate("judged_frame_preservation", "frame_verdicts", "judge_preservation", "content not preserved", SAMA, least=9),
+    Gate("judged_following", "video_verdicts", "judge_following", "instruction not followed", SAMA, least=8),
+    Gate("judged_quality", "video_verdicts", "judge_quality", "low quality", SAMA, least=9),
+    Gate("judged_preservation", "video_verdicts", "judge_preservation", "content not preserved", SAMA, least=8),
 )  # fmt: skip
 """In the order in which they are asked: the reason of a rejection is the first one's that fails."""
 
@@ -121,7 +122,8 @@ def moved(changes: Mapping[str, Mapping[str, float | None] | None], gates: Seque
             raise ValueError(f"Gate {name}: bounds are least and most; got {bounds!r}.")
         if wrong := [value for value in bounds.values() if not _is_bound(value)]:
             raise ValueError(f"Gate {name}: a bound is a number; got {wrong[0]!r}.")
-        known[name] = replace(known[name], source="set by the user", **bounds)
+        changed = replace(known[name], **bounds)
+        known[name] = changed if changed == known[name] else replace(changed, source="set by the user")
     return tuple(known.values())
 
 
@@ -134,6 +136,13 @@ def read_changes(path: Path) -> dict:
     if not isinstance(changes, dict):
         raise ValueError(f'The gates {path} are no JSON object: write one like {{"flicker": {{"most": 2}}}}.')
     return changes
+
+
+def write_bounds(path: Path, gates: Iterable[Gate]) -> None:
+    """The bounds of all, as `read_changes` reads them."""
+    with replacing(path) as partial:
+        bounds = {gate.name: {"least": gate.least, "most": gate.most} for gate in gates}
+        partial.write_text(json.dumps(bounds, indent=1) + "\n", encoding="utf-8")
 
 
 def parsed(text: str) -> tuple[str, dict[str, float | None] | None]:

@@ -33,6 +33,11 @@ class Outcome:
     why: str = ""
 
     @property
+    def edit(self) -> str:
+        """The edited frame or video that the stage made, or was asked about."""
+        return self.file or self.work.facts["edit"]
+
+    @property
     def scores(self) -> dict[str, float]:
         return self.made.get("scores", {})
 

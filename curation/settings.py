@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import replacing
+from ..evaluation.judge.client import Endpoint
 from ..pipelines.request import ModelChoice
 
 STYLE, HUMAN, OTHER = 0.3387, 0.1280, 0.0109
@@ -19,6 +21,9 @@ SHARES = {"style": STYLE, "human": HUMAN, "other": OTHER} | {
 """Of LIVEditor's groups of edits (arXiv 2605.04569, §4.1). The paper gives the first three as numbers; the others are in a figure
 alone, and have equal parts of the rest here."""
 
+VLM_KEY = "LIVEDITOR_JUDGE_KEY"
+"""Variable of the environment, the same as for `liveditor evaluate`."""
+
 TO_REAL, TO_SYNTHETIC = DIRECTIONS = "synthetic-to-real", "real-to-synthetic"
 """Which of the two clips is the target. The paper's is the first: what is learned is to make real footage."""
 
@@ -28,6 +33,8 @@ class Settings:
     """
     frames, fps, width, height: of every clip; frames are 4n+1, sizes multiples of 16. cut: ContentDetector's threshold.
     seed: of all that is random. proposals: edits that are tried of one clip. shares: of tasks, by name; they need not add up to 1.
+    vlm_url, vlm_model: an OpenAI-compatible server's address, up to /v1, and model, which planner "vlm" asks and the verdicts on frames
+        and videos; None for neither. Its key is read from `VLM_KEY` of the environment.
     planner, frame_editor, video_editor: names of modules in `planners` and `editors`, or a module's full name.
     frame_candidates, video_candidates: edits made of one proposal, of which the best is taken. steps, guidance: the editor's;
         None for the model's own. variants: instructions written of one pair. direction: one of DIRECTIONS.
@@ -52,6 +59,8 @@ class Settings:
     guidance: float | None = None
     variants: int = 4
     direction: str = TO_REAL
+    vlm_url: str | None = None
+    vlm_model: str | None = None
 
     def __post_init__(self):
         if self.frames < 1 or self.frames % 4 != 1:
@@ -66,8 +75,19 @@ class Settings:
             raise ValueError(f"fps must be above 0 and no more than 240; got {self.fps}.")
         if not self.shares or min(self.shares.values()) < 0 or not sum(self.shares.values()):
             raise ValueError("shares must not be negative, and one at least must be above 0.")
+        if bool(self.vlm_url) != bool(self.vlm_model):
+            raise ValueError("A VLM needs both vlm_url and vlm_model.")
+        if self.planner == "vlm" and not self.vlm_model:
+            raise ValueError("The planner vlm needs vlm_url and vlm_model.")
         if self.direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}; got {self.direction!r}.")
+
+    @property
+    def vlm(self) -> Endpoint:
+        """Raises ValueError where none is set, or its address is none."""
+        if not (self.vlm_url and self.vlm_model):
+            raise ValueError("There is no VLM: set vlm_url and vlm_model.")
+        return Endpoint(self.vlm_url, self.vlm_model, os.environ.get(VLM_KEY))
 
     @classmethod
     def of(cls, values: dict) -> Settings:

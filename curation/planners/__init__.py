@@ -4,5 +4,5 @@ A proposal is of JSON: {"task", "instruction": real to synthetic, as the editor 
 in both directions, "back_task": what the way back is called, "expected": as in `measure.pair_scores`}.
 """
 
-OWN = ("rules",)
+OWN = ("rules", "vlm")
 """Modules of this folder."""

@@ -18,8 +18,9 @@ TITLE, DEPENDS, USES_MODEL = (
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
     for plan in kept:
+        facts = plan.work.facts | {"real": plan.work.video}
         for number, proposal in enumerate(plan.made["proposals"], 1):
-            yield f"{plan.id}-{proposal['task']}-{number}", Work(plan.work.video, plan.work.facts | {"proposal": proposal})
+            yield f"{plan.id}-{proposal['task']}-{number}", Work(plan.work.video, facts | {"proposal": proposal})
 
 
 def load(choice: StageChoice):

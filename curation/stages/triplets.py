@@ -18,8 +18,8 @@ TITLE, DEPENDS, USES_MODEL = "triplets", ("frames", "width", "height", "directio
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
     for video in kept:
-        assert video.file
-        yield video.id, Work(video.file, {**video.work.facts, "real": video.work.video, "synthetic": video.file})
+        facts = {name: value for name, value in video.work.facts.items() if name != "edit"}
+        yield video.id, Work(video.edit, facts | {"synthetic": video.edit})
 
 
 def load(choice: StageChoice):

@@ -18,7 +18,8 @@ TITLE, DEPENDS, USES_MODEL = (
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
     for frame in kept:
-        yield frame.id, Work(frame.work.video, frame.work.facts | {"target_frame": frame.file})
+        facts = {name: value for name, value in frame.work.facts.items() if name != "edit"}
+        yield frame.id, Work(facts["real"], facts | {"target_frame": frame.edit})
 
 
 def load(choice: StageChoice):

@@ -14,14 +14,17 @@ pytest.importorskip("cv2", reason="the data extra is not installed")
 pytest.importorskip("scenedetect", reason="the data extra is not installed")
 
 import fake_pairs  # noqa: E402
+from fake_judge import fake_judge, scores  # noqa: E402
 from liveditor_isa.batch.results import JobError  # noqa: E402
 from liveditor_isa.curation import funnel  # noqa: E402
 from liveditor_isa.curation.flow import ALL, Flow, Where  # noqa: E402
 from liveditor_isa.curation.gates import moved  # noqa: E402
+from liveditor_isa.curation.planners.vlm import understood  # noqa: E402
 from liveditor_isa.curation.records import read_pairs  # noqa: E402
 from liveditor_isa.curation.report import write_report  # noqa: E402
 from liveditor_isa.curation.settings import Settings  # noqa: E402
 from liveditor_isa.curation.sources import Source  # noqa: E402
+from liveditor_isa.evaluation.judge.client import Reply  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
 
@@ -216,3 +219,54 @@ def test_the_funnel_adds_up_and_the_report_shows_it(flow, monkeypatch):
     assert len(stored) == 4 and Counter(pair.reason for pair in stored.values()) == {"edit missing": 2, "flicker": 2}
     numbers = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
     assert numbers["tasks"]["style"] == {"tried": 2, "accepted": 0}
+
+
+VLM_PLAN = json.dumps({"suitable": True, "forward": ["style sepia", "style sepia "], "backward": ["undo the sepia"]})
+
+
+def judged(server, **more) -> Settings:
+    return Settings(**{**vars(SETTINGS), "vlm_url": server.url, "vlm_model": "fake", **more})
+
+
+def test_a_vlm_judges_frames_and_videos_after_the_cheap_gates(flow, monkeypatch):
+    """Of two clips the second one's frame is bad, and the first one's video."""
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia|box blue nothing")
+    good, fair = (scores(following=number, preservation=number, quality=number) for number in (9, 8))
+    with fake_judge(good, fair, fair) as server:
+        run = flow(settings=judged(server))
+        run.run(ModelChoice(), HERE, until="video_verdicts")
+        assert len(server.asked) == 3  # the frames without an edit were rejected before
+    assert [one.reason for one in run.outcomes("frame_verdicts")] == ["", "instruction not followed"]
+    assert [one.reason for one in run.outcomes("video_verdicts")] == ["low quality"]  # SAMA: quality 9, the others 8
+    pair = next(pair for pair in funnel.pairs(run) if pair.gate == "judged_quality")
+    assert pair.scores["video_verdicts"]["judge_following"] == 8 and Path(pair.context).is_file()
+
+
+def test_a_vlm_that_answers_nonsense_is_asked_again_and_then_given_up(flow, monkeypatch):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia")
+    monkeypatch.setattr("liveditor_isa.evaluation.judge.client.WAITS", (0,))
+    good = scores(following=10, preservation=10, quality=10)
+    with fake_judge("I like it.", good, 500) as server:
+        run = flow(settings=judged(server))
+        run.run(ModelChoice(), HERE, until="frame_verdicts")
+        assert len(server.asked) == 2 + 4  # four attempts for the second pair
+    first, second = run.outcomes("frame_verdicts")
+    assert first.is_kept and second.status == "quarantined" and "the server answers 500" in second.why
+
+
+def test_a_vlm_plans_by_the_shares(flow):
+    unsuitable = json.dumps({"suitable": False, "forward": [], "backward": []})
+    with fake_judge("nothing", VLM_PLAN, unsuitable) as server:
+        run = flow(settings=judged(server, planner="vlm", proposals=1, shares={"style": 1.0, "human": 0.0}))
+        run.run(ModelChoice(), HERE, until="plans")
+        assert "change the style of the whole video" in json.dumps(server.asked[0]) and len(server.asked) == 3
+    first, second = run.outcomes("plans")
+    assert first.made["proposals"][0]["forward"] == ["style sepia"] and first.made["proposals"][0]["task"] == "style"
+    assert second.reason == "no suitable task"
+
+
+@pytest.mark.parametrize("answer", ["[]", '{"forward": ["a"], "backward": ["b"]}', '{"suitable": "yes"}', '{"suitable": true, "forward": "a", "backward": ["b"]}',
+                                    '{"suitable": true, "forward": [""], "backward": ["b"]}', '{"suitable": true, "forward": [1], "backward": ["b"]}'])  # fmt: skip
+def test_a_plan_in_another_form_is_refused(answer):
+    with pytest.raises(ValueError):
+        understood(Reply(answer, "fake", None), 4)

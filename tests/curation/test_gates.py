@@ -1,10 +1,12 @@
 """Gates: bounds over stored scores, what moves them, and what a missing score means."""
 
+import json
 import math
 
 import pytest
+from comfy_headless import ROOT
 from liveditor_isa.curation.flow import STAGES
-from liveditor_isa.curation.gates import GATES, Gate, moved, of_stage, parsed, read_changes, verdict
+from liveditor_isa.curation.gates import GATES, MEASURED, Gate, moved, of_stage, parsed, read_changes, verdict
 
 TWO = (Gate("first", "videos", "a", "too little", "own", least=2), Gate("second", "videos", "b", "too much", "own", most=5))
 
@@ -66,5 +68,15 @@ def test_every_usual_gate_names_a_stage_a_source_and_one_bound_at_least():
     assert len({gate.name for gate in GATES}) == len(GATES)
     for gate in GATES:
         assert gate.stage in STAGES and gate.is_on and gate.source and gate.reason
-    assert [gate.least for gate in of_stage(GATES, "videos") if gate.name.startswith("vlm")] == [8, 9, 8, 8]  # SAMA, appendix B
-    assert [gate.least for gate in of_stage(GATES, "frames") if gate.name.startswith("vlm")] == [9, 9, 9]
+    for stage, published in (("video_verdicts", [8, 9, 8]), ("frame_verdicts", [9, 9, 9])):  # SAMA, appendix B
+        assert [gate.least for gate in of_stage(GATES, stage)] == published
+
+
+def test_measured_bounds_are_those_of_the_result_file():
+    rows = {row["gate"]: row for row in json.loads((ROOT / MEASURED).read_text(encoding="utf-8"))["rows"]}
+    measured = [gate for gate in GATES if gate.source == MEASURED]
+    assert {"present", "outside", "right", "flicker", "drift", "sharpness", "duplicate"} <= {gate.name for gate in measured}
+    for gate in measured:
+        row = rows[gate.name.removeprefix("frame_")]
+        assert getattr(gate, row["side"]) == pytest.approx(row["bound"], abs=0.006), gate.name
+        assert gate.score == row["score"]
