@@ -15,8 +15,8 @@ from ..curation.funnel import counts, pairs
 from ..curation.gates import GATES, Gate, moved, parsed, read_changes
 from ..curation.records import ACCEPTED
 from ..curation.report import SAMPLES, write_report
-from ..curation.run_folder import begin, opened, stored_gates, stored_settings
-from ..curation.settings import read_settings
+from ..curation.run_folder import SETTINGS, begin, opened, stored_gates, stored_settings
+from ..curation.settings import Settings, read_settings
 from ..curation.sources import read_sources
 from ..evaluation.weights import fetch
 from ..pipelines.request import ModelChoice
@@ -155,14 +155,19 @@ def _demo(options: argparse.Namespace) -> Outcome:
 
 
 def _add_plan(parser: argparse.ArgumentParser):
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, whose records are taken where they are enough")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of a run, begun or not; its records are taken where they are enough"
+    )
     parser.add_argument("--clips", type=whole_number, metavar="N", help="clips to plan for (default: those of the run)")
     _add_gates(parser)
     parser.set_defaults(act=_plan)
 
 
 def _plan(options: argparse.Namespace) -> Outcome:
-    flow = _flow_of(options)
+    begun = (options.run / SETTINGS).exists()
+    if not begun and not options.clips:
+        raise ValueError(f"{options.run} holds no data run: say with --clips for how many clips to plan.")
+    flow = _flow_of(options) if begun else Flow(options.run, [], Settings(), _chosen_gates(options))
     found = counts(flow)
     clips = options.clips or next(count.entered for count in found if count.stage == "clips")
     estimates = planning.estimates(found, clips, flow.settings.proposals)

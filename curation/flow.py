@@ -140,6 +140,6 @@ def _outcome(row: Clip, results: Results, gates: list[Gate]) -> Outcome:
         file = made.get("file")
         whole = str(results.folder / file) if file else None
         return Outcome(row.id, work, DONE, verdict(made.get("scores", {}), gates), whole, made, record["seconds"])
-    if why := results.quarantined(row.id):
+    if (why := results.quarantined(row.id)) and why["fingerprint"] == row.fingerprint:
         return Outcome(row.id, work, QUARANTINED, Verdict(None), why=why["reason"])
     return Outcome(row.id, work, WAITING, Verdict(None))

@@ -45,8 +45,8 @@ class Gate:
 
 GATES = (
     Gate("licence", "shots", "licensed", "no licence stated", OWN, least=1),
-    Gate("length", "shots", "seconds", "too short", "Bernini: 2 to 10 s", least=2),
-    Gate("size", "shots", "short_side", "too small", "ReCo and OpenVE-3M: 480P and 720P", least=480),
+    Gate("length", "shots", "seconds", "too short", "Bernini, pairs within a video: 2 to 10 s", least=2),
+    Gate("size", "shots", "short_side", "too small", OWN, least=480),
     Gate("cuts", "clips", "cuts", "cut inside", "PySceneDetect's default of ContentDetector, 27.0", most=0),
     Gate("motion", "clips", "motion", "hardly any motion", "own; Ditto has such a gate without a published bound", least=0.02),
     Gate("motion_most", "clips", "motion", "too much motion", OWN, most=8),

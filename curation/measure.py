@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
 from ..data.procedural.scenes import COLOURS, PLACED, PLACES, half_extents
 from ..data.procedural.styles import STYLES
-from ..evaluation.frames import to_bytes, to_unit
+from ..evaluation.frames import read_video, to_bytes, to_unit
 from ..evaluation.metrics.features import mobilenet_features
 from ..evaluation.metrics.pixels import psnr
 from ..evaluation.metrics.temporal import steadiness
@@ -203,9 +203,12 @@ def _small(frames: torch.Tensor) -> list:
     return [cv2.resize(frame.contiguous().numpy(), size, interpolation=cv2.INTER_AREA) for frame in frames]
 
 
-@lru_cache(maxsize=2)
 def read_frames(path: str) -> torch.Tensor:
-    """[T, H, W, 3] uint8 of a whole small video."""
-    from ..evaluation.frames import read_video
+    """[T, H, W, 3] uint8 of a whole small video. The last two are kept, for as long as their files are the same."""
+    state = os.stat(path)
+    return _read_frames(path, state.st_mtime_ns, state.st_size)
 
-    return read_video(str(Path(path))).frames
+
+@lru_cache(maxsize=2)
+def _read_frames(path: str, *state: int) -> torch.Tensor:
+    return read_video(path).frames

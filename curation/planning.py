@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from .funnel import Count
 
-PUBLISHED = {
+PUBLISHED: dict[str, tuple[float, float, str]] = {
     "shots": (1.0, 0.0, "no gate that anybody has published a rate of"),
     "clips": (1.0, 0.0, "no gate that anybody has published a rate of"),
     "plans": (1.0, 0.0, "no gate that anybody has published a rate of"),
     "frames": (0.89, 0.0, "VideoX-Qwen: 89 % pass a VLM's reject list"),
+    "frame_verdicts": (1.0, 0.0, "no gate that anybody has published a rate of"),
     "videos": (0.378, 1044.0, "EgoEditData: 37.8 % of VACE-14B's edits kept; Ditto: 290 GPU-hours for 1,000 clips"),
+    "video_verdicts": (0.413, 0.0, "SAMA's gate: 206,596 of ReCo-Data's 500,000 kept"),
     "triplets": (1.0, 0.0, "everything is kept"),
 }
 """{stage: (share kept, GPU-seconds a row, source)}: where a run has no records of its own. Papers give seconds of the whole only, which

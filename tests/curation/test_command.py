@@ -123,3 +123,15 @@ def test_gates_are_listed_with_their_sources(capsys):
     found = {gate["name"]: gate for gate in told(capsys, "gates", "--gate", "flicker.most=2")["gates"]}
     assert found["flicker"]["most"] == 2 and found["flicker"]["source"] == "set by the user"
     assert found["judged_quality"]["least"] == 9 and "SAMA" in found["judged_quality"]["source"]
+
+
+def test_a_plan_before_anything_is_made_names_what_was_published(place, capsys):
+    stages = {one["stage"]: one for one in told(capsys, "plan", "nothing-yet", "--clips", "1000")["stages"]}
+    assert (stages["frames"]["rows"], stages["videos"]["rows"]) == (
+        2000,
+        1780,
+    )  # two proposals of a clip; 89 % of the frames kept
+    assert stages["triplets"]["kept"] == pytest.approx(1780 * 0.378)
+    assert stages["videos"]["seconds"] == pytest.approx(1780 * 290 * 3600 / 1000)
+    assert "say with --clips" in told(capsys, "plan", "nothing-yet", status=2)["error"]
+    assert not (place / "nothing-yet").exists()

@@ -91,6 +91,26 @@ def test_a_second_run_does_nothing(flow, tmp_path):
     assert all(summary.edited == 0 for summary in done.values())
 
 
+def test_a_clip_that_changes_is_made_anew_with_all_that_follows(flow, tmp_path):
+    """The frames of the new clip are those that are read, within one process too."""
+    run = flow()
+    run.run(ModelChoice(), HERE, until="videos")
+    before = [one.scores["present"] for one in run.outcomes("videos")]
+    raw = Path(run.sources[0].video)
+    raw.unlink()
+    video(raw, 3, 4)
+    again = flow()
+    done = again.run(ModelChoice(), HERE, until="videos")
+    assert {stage: done[stage].edited for stage in ("shots", "clips", "frames", "videos")} == {
+        "shots": 1,
+        "clips": 2,
+        "frames": 4,
+        "videos": 4,
+    }
+    assert [one.status for one in again.outcomes("videos")] == ["done"] * 4
+    assert [one.scores["present"] for one in again.outcomes("videos")] != before
+
+
 def test_the_moved_folder_goes_on_where_it_was(flow, tmp_path):
     run = flow()
     run.run(ModelChoice(), HERE, until="videos")
