@@ -103,7 +103,8 @@ class Flow:
         """
         summaries = {}
         with ExitStack() as stack:
-            for stage in self.stages:
+            order = [*STAGES]
+            for stage in filter(order[: order.index(until) + 1].__contains__, self.stages):
                 self._outcomes.pop(stage, None)
                 rows, choice = self.rows(stage), self.choice(stage, model)
                 if not rows:
@@ -118,8 +119,6 @@ class Flow:
                     retry_quarantined, redo_changed=True, progress=where.progress, editor=STAGES[stage].__name__, here=here,
                 )  # fmt: skip
                 each(stage, summaries[stage])
-                if stage == until:
-                    break
         return summaries
 
     def _portable(self, facts: dict) -> dict:

@@ -107,7 +107,16 @@ def _sampled(pairs: Sequence[Pair], samples: int) -> list[tuple[str, list[Pair]]
 
 def _sample(flow: Flow, pair: Pair) -> str:
     shown = _side_by_side(flow, pair)
-    video = f'<video src="{escape(shown)}" controls loop muted preload="metadata"></video>' if shown else ""
+    roles = (
+        "<span>context</span><span>target</span>"
+        if pair.context and pair.target
+        else "<span>clip</span><span>edited frame</span>"
+    )
+    video = (
+        f'<div class="roles">{roles}</div><video src="{escape(shown)}" controls loop muted preload="metadata"></video>'
+        if shown
+        else ""
+    )
     scores = ", ".join(
         f"{name} {value:.3g}" for of in pair.scores.values() for name, value in of.items() if isinstance(value, (int, float))
     )

