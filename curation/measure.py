@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
@@ -28,13 +29,15 @@ ROOM = 1.5
 """An added object lies within this many times the radius at which the included editor learned to draw it."""
 
 
-def cuts(frames: torch.Tensor, threshold: float) -> list[int]:
-    """Indices of frames that begin a shot, by PySceneDetect's ContentDetector. [T, H, W, 3] uint8."""
+def cuts(frames: torch.Tensor | Iterable[torch.Tensor], threshold: float) -> list[int]:
+    """Indices of frames that begin a shot, by PySceneDetect's ContentDetector. [T, H, W, 3] uint8, or chunks of these, which are read as
+    they are needed."""
     needed("cv2", "opencv-python-headless", EXTRA)
     common = needed("scenedetect.common", "scenedetect-headless", EXTRA)
     detector = needed("scenedetect.detectors", "scenedetect-headless", EXTRA).ContentDetector(threshold, min_scene_len=2)
     found = []
-    for index, frame in enumerate(_small(frames)):
+    chunks = [frames] if isinstance(frames, torch.Tensor) else frames
+    for index, frame in enumerate(frame for chunk in chunks for frame in _small(chunk)):
         found += detector.process_frame(common.FrameTimecode(index, 25.0), frame[..., ::-1].copy())
     return [cut.frame_num for cut in found]
 
@@ -187,15 +190,8 @@ def _sharpness(frames: torch.Tensor, part: torch.Tensor | None) -> float:
     return float(torch.stack(found).mean()) if found else 0.0
 
 
-def shrunk(frames: torch.Tensor) -> torch.Tensor:
-    """The same video with FLOW_SIDE pixels on the long side at most, as flow and cuts look at it."""
-    import numpy as np
-
-    return torch.from_numpy(np.stack(_small(frames)))
-
-
 def _small(frames: torch.Tensor) -> list:
-    """numpy images."""
+    """numpy images with FLOW_SIDE pixels on the long side at most, as flow and cuts look at them."""
     cv2 = needed("cv2", "opencv-python-headless", EXTRA)
     height, width = frames.shape[1:3]
     scale = min(1.0, FLOW_SIDE / max(height, width))

@@ -36,6 +36,7 @@ def with_object(video: torch.Tensor, place: str, colour: str) -> torch.Tensor:
 def test_cuts_are_the_frames_that_begin_a_shot():
     dark = (still(1, 5) / 6).to(torch.uint8)
     assert measure.cuts(torch.cat([still(0, 6), dark, still(0, 4)]), CUT) == [6, 11]
+    assert measure.cuts(iter([still(0, 4), still(0, 2), dark, still(0, 4)]), CUT) == [6, 11]
     assert measure.cuts(still(0, 9), CUT) == []
 
 
