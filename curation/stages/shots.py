@@ -17,7 +17,7 @@ from ..sources import Source
 
 TITLE, DEPENDS, USES_MODEL = "videos", ("cut",), False
 
-FRAMES_AT_A_TIME = 32
+FRAMES_AT_A_TIME = 16
 
 
 def first_rows(sources: list[Source]) -> Iterator[tuple[str, Work]]:
