@@ -128,7 +128,8 @@ class Flow:
 
 
 def _within(path: str, folder: Path) -> str:
-    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
+    """Of a raw video, which lies elsewhere, the name alone: it may be moved too. The engine looks at its size."""
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else Path(path).name
 
 
 def _outcome(row: Clip, results: Results, gates: list[Gate]) -> Outcome:

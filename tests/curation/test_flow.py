@@ -4,6 +4,7 @@ bounds move without any work, and what breaks is one row's."""
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -111,12 +112,15 @@ def test_a_clip_that_changes_is_made_anew_with_all_that_follows(flow, tmp_path):
     assert [one.scores["present"] for one in again.outcomes("videos")] != before
 
 
-def test_the_moved_folder_goes_on_where_it_was(flow, tmp_path):
+def test_a_moved_folder_with_its_raw_videos_goes_on_where_it_was(flow, tmp_path):
     run = flow()
     run.run(ModelChoice(), HERE, until="videos")
     before = edits(tmp_path)
     os.rename(run.folder, tmp_path / "moved")
-    again = Flow(tmp_path / "moved", run.sources, SETTINGS, GATES)
+    raw = run.sources[0]
+    (tmp_path / "elsewhere").mkdir()
+    os.rename(raw.video, tmp_path / "elsewhere/raw.mp4")
+    again = Flow(tmp_path / "moved", [replace(raw, video=str(tmp_path / "elsewhere/raw.mp4"))], SETTINGS, GATES)
     again.run(ModelChoice(), HERE, until="videos")
     assert edits(tmp_path) == before and all(one.is_kept for one in again.outcomes("videos"))
 
