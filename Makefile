@@ -1,7 +1,7 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup bench-mini demo test test-fast long fuzz fuzz-videos sweep matrix same-numbers ui api check lint layers types clean
+.PHONY: help setup bench-mini demo test test-fast long data-demo fuzz fuzz-videos sweep matrix same-numbers ui api check lint layers types clean
 
 help:
 	@echo "make demo         edit a real video end to end, headless, through the real ComfyUI server"
@@ -14,6 +14,7 @@ help:
 	@echo "make matrix       run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
 	@echo "make same-numbers print fingerprints of outputs on fixed seeds; COMPARE=FILE names what is not as in FILE"
 	@echo "make bench-mini   edit and score the clips of LIVEditor-Bench-mini with the included editor, under every preset"
+	@echo "make data-demo    real clips to training triplets with the included editor, and a page about it"
 	@echo "make ui           open ComfyUI with this pack"
 	@echo "make api          build the API reference from the docstrings, build/api/index.html"
 	@echo "make check        lint, layers and types, which are also targets of their own"
@@ -59,6 +60,9 @@ same-numbers: setup
 # One thread: others would wait for each other over such small work.
 bench-mini: setup
 	@OMP_NUM_THREADS=1 $(PYTHON) -m liveditor_isa.benchmarks.evaluation.mini
+
+data-demo: setup
+	@$(PYTHON) -m liveditor_isa data demo --out output/data-demo
 
 ui: setup
 	@$(PYTHON) scripts/ui.py

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..optional import needed
-from ..pipelines.request import ModelChoice
 from .results import JobError
 
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -85,7 +84,7 @@ class Pool:
     gpus: float
 
 
-def pool_for(ray, choice: ModelChoice, workers: int | None, gpus_per_worker: float, pending: int, is_local: bool) -> Pool:
+def pool_for(ray, choice, workers: int | None, gpus_per_worker: float, pending: int, is_local: bool) -> Pool:
     """Raises JobError if that many do not fit, ValueError for a device that workers cannot choose."""
     if choice.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"--device {choice.device}: a job gives each worker a GPU of its own; use CUDA_VISIBLE_DEVICES.")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from ..pipelines.request import ModelChoice
 from ..video.room import check_length, check_output
@@ -27,8 +29,19 @@ EDITOR = f"{ModelChoice.__module__.rpartition('.')[0]}.edit"
 SAME_FAILURES = 3
 """After so many clips in a row failed alike, and not by being bad input, the job is taken to be what fails."""
 
-WITHOUT_EFFECT = ("device", "offload")
-"""Settings of a model that may differ when the job goes on elsewhere."""
+
+class Choice(Protocol):
+    """What the editor's `load` is given: it can be pickled. `ModelChoice` is one."""
+
+    @property
+    def device(self) -> str:
+        """auto, cpu or cuda: where the workers work."""
+
+    def shared(self) -> dict:
+        """Settings that the results depend on. A job that goes on must have the same."""
+
+    def absolute(self):
+        """The same with absolute paths, because workers have folders of their own."""
 
 
 @dataclass
@@ -69,19 +82,14 @@ def plan(clips: list[Clip], results: Results, retry_quarantined: bool = False) -
     return planned
 
 
-def settings_of(choice: ModelChoice, editor: str = EDITOR) -> dict:
+def settings_of(choice: Choice, editor: str = EDITOR) -> dict:
     """Settings that all clips of a job share, in the form for `Results`."""
-    settings = asdict(_with_absolute_paths(choice))
-    settings = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
-    settings["context_refresh"] = choice.refresh
-    isa = settings.pop("isa") or {}
-    settings |= {"isa": choice.isa is not None, **{f"isa {name}": value for name, value in isa.items()}, "editor": editor}
-    return json.loads(json.dumps(settings))
+    return json.loads(json.dumps(choice.absolute().shared() | {"editor": editor}))
 
 
 def run(
     clips: list[Clip],
-    choice: ModelChoice,
+    choice: Choice,
     out: str | Path,
     address: str | None = None,
     workers: int | None = None,
@@ -91,16 +99,18 @@ def run(
     limit: int | None = None,
     progress: bool = True,
     editor: str = EDITOR,
+    here: bool = False,
 ) -> Summary:
     """Edit all clips that are not done. Another call continues where the last one was stopped or killed.
 
     address: of a Ray cluster, or "auto"; None for this machine alone. Where Ray is connected already, that is used.
     workers: None for as many as the GPUs allow, or one per machine without. limit: edit no more than so many now.
+    here: in this process, one clip after the other, without Ray; a crash of native code then ends this process.
 
     Raises JobError in one sentence where the job cannot begin or go on; ValueError for a device that is not to be had.
     """
     begun = time.monotonic()
-    results, choice = Results(out), _with_absolute_paths(choice)
+    results, choice = Results(out), choice.absolute()
     with results.claim(settings_of(choice, editor)) as work:
         planned = plan(clips, results, retry_quarantined)
         if planned.changed and not redo_changed:
@@ -116,10 +126,13 @@ def run(
             check_length(work / longest / "1" / f"{longest}.mp4")
         edited: set[str] = set()
         try:
-            if pending:
+            worker = (editor, choice, str(results.folder), str(work))
+            if pending and here:
+                _follow(_in_this_process(pending, worker), pending, results, edited, progress)
+            elif pending:
                 with cluster.connected(address) as ray, cluster.sigterm_as_ctrl_c():
                     pool = cluster.pool_for(ray, choice, workers, gpus_per_worker, len(pending), is_local=address is None)
-                    stream = _stream(ray, pending, pool, (editor, choice, str(results.folder), str(work)))
+                    stream = _stream(ray, pending, pool, worker)
                     _follow(stream, pending, results, edited, progress)
         except BaseException:
             with suppress(OSError):  # on a full disk
@@ -169,19 +182,16 @@ def _about_changed(changed: list[Clip]) -> str:
     )
 
 
-def _with_absolute_paths(choice: ModelChoice) -> ModelChoice:
-    """Workers have folders of their own."""
-
-    def absolute(path: str | None) -> str | None:
-        return str(Path(path).resolve()) if path and Path(path).exists() and path != ModelChoice.model else path
-
-    paths = {name: absolute(getattr(choice, name)) for name in ("model", "text_encoder", "vae")}
-    return replace(choice, **paths, loras=tuple(absolute(lora) for lora in choice.loras))
-
-
-def row_of(clip: Clip) -> str:
+def row_of(clip: Clip) -> bytes:
     """The arguments of a worker."""
-    return json.dumps(asdict(clip) | {"source_bytes": _size(clip.edit.video)})
+    return pickle.dumps((clip, _size(clip.edit.video)))
+
+
+def _in_this_process(pending: list[Clip], worker: tuple) -> Iterator[dict]:
+    """As `_stream`, one after the other."""
+    work = Worker(*worker)
+    for clip in pending:
+        yield json.loads(work({"row": row_of(clip)})["row"])
 
 
 def _stream(ray, pending: list[Clip], pool: cluster.Pool, worker: tuple) -> Iterator[dict]:

@@ -11,6 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 from ..errors import FaultsError
 from ..pipelines.request import RANGES, Edit, box_of
@@ -23,23 +24,28 @@ class ManifestError(FaultsError):
     more = "rows are wrong: --dry-run lists them"
 
 
+class Request(Protocol):
+    """What is asked of one clip: a dataclass that can be pickled. The engine reads its video alone, the editor all of it."""
+
+    __dataclass_fields__: dict[str, Any]
+
+    @property
+    def video(self) -> str:
+        """Absolute path of the file that the work begins with."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """One row.
 
-    id: names the outputs. line: where it stands in the manifest. edit: with absolute paths.
+    id: names the outputs. line: where it stands in the manifest. edit: with absolute paths; an `Edit` where a manifest was read.
     fingerprint: of what the row asks for, as it is written there: the same where the whole folder is moved.
     """
 
     id: str
     line: int
-    edit: Edit
+    edit: Request
     fingerprint: str
-
-    @classmethod
-    def from_dict(cls, values: dict) -> Clip:
-        """The inverse of `dataclasses.asdict`, also by way of JSON."""
-        return cls(**{**values, "edit": Edit.from_dict(values["edit"])})
 
 
 COLUMNS = {

@@ -1,6 +1,6 @@
 """The folder a batch job writes to, laid out so that whatever is killed when, each clip is there once or not at all.
 
-    <id>.mp4               the edited clip
+    <id>.mp4               the edited clip; other editors than LIVEditor may make a file of another kind, or none
     records/<id>.json      how it was made; a clip is done if, and only if, it has a record
     quarantine/<id>.json   why a clip was given up
     summary.json, metrics.csv
@@ -50,14 +50,15 @@ class Results:
     def is_done(self, id: str) -> bool:
         return self._record(id).exists()
 
-    def publish(self, id: str, video: Path, record: dict, work: Path):
-        """Give a finished mp4 and then its record their names. `video` and `work` are inside of the run's folder.
+    def publish(self, id: str, made: Path | None, record: dict, work: Path):
+        """Give a finished file, which keeps its ending, and then its record their names. `made` and `work` are inside of the run's folder.
 
         Of two workers at the same clip both may come here: one video and one record are left.
         Raises FileNotFoundError where the run is over.
         """
-        _flush(video)
-        os.replace(video, self.video(id))
+        if made:
+            _flush(made)
+            os.replace(made, self.video(id).with_name(f"{id}{made.suffix}"))
         _write(self._record(id), record, work)
         self._quarantine(id).unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ import importlib
 import itertools
 import json
 import os
+import pickle
 import shutil
 import socket
 import time
@@ -17,7 +18,6 @@ from pathlib import Path
 
 from ..errors import NotFiniteError, is_of_device, sentence
 from ..pipelines.record import versions
-from ..pipelines.request import ModelChoice
 from .crashes import crash_in, name_of, noted
 from .manifest import Clip
 from .results import Results
@@ -34,7 +34,8 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 class Worker:
     """Holds the loaded model and edits one clip per call; Ray Data keeps a pool of them.
 
-    editor: the module with `load` and `edit_file`. out: the job's folder; work: this run's within it.
+    editor: the module with `load` and `edit_file`, as in `pipelines.edit`; `edit_file` may return None in place of a file, where the
+        facts are all that it makes. choice: what `load` takes. out: the job's folder; work: this run's within it.
 
     A call returns what became of the clip and raises nothing: {"id", "status": "done", "quarantined" or "stopped", "reason",
     "kind", "attempt", "traceback"}. "stopped" is for what would fail every other clip too; the clip is then as it was before.
@@ -42,15 +43,14 @@ class Worker:
     input's, else None.
     """
 
-    def __init__(self, editor: str, choice: ModelChoice, out: str, work: str):
+    def __init__(self, editor: str, choice, out: str, work: str):
         self._editor_name, self._choice = editor, choice
         self._results, self._work = Results(out), Path(work)
         self._pipe = None
 
     def __call__(self, row: dict) -> dict:
-        values = json.loads(row["row"])
-        source_bytes = values.pop("source_bytes")
-        return {"row": json.dumps(self._outcome(Clip.from_dict(values), source_bytes))}
+        clip, source_bytes = pickle.loads(row["row"])
+        return {"row": json.dumps(self._outcome(clip, source_bytes))}
 
     def _outcome(self, clip: Clip, source_bytes: int | None) -> dict:
         try:
@@ -155,7 +155,7 @@ class Worker:
                 "run": metrics,
                 "versions": versions(),
             }
-            self._results.publish(clip.id, Path(video), record, folder)
+            self._results.publish(clip.id, video and Path(video), record, folder)
             return _done(clip, record)
         except Exception as error:
             if not self._work.exists():

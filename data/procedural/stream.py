@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from . import textures
-from .edits import TASKS, plan
+from .edits import TASKS, Plan, plan
 from .render import draw, from_the_first_frame, show_background
 from .scenes import SLOTS, sample_motion
 from .styles import apply_styles
@@ -74,11 +74,7 @@ class EditStream:
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> EditBatch:
-        if index < 0:
-            raise IndexError(f"the stream has no end, so no batch {index}.")
-        rng = Random(f"{self.seed} {self.split} {index}")
-        generator = torch.Generator().manual_seed(rng.getrandbits(60))
-        plans = [plan(rng, self.split, self.tasks) for _ in range(self.batch)]
+        plans, generator = self._drawn(index)
         size = (self.height, self.width)
 
         places = [[item.place if slot == item.edited else None for slot in range(SLOTS)] for item in plans]
@@ -102,6 +98,17 @@ class EditStream:
         )
         region = drawn.edited | styled | (moved & drawn.bare)
         return EditBatch(drawn.source, target, region, [item.instruction for item in plans], [item.task for item in plans])
+
+    def plans(self, index: int) -> list[Plan]:
+        """What is drawn in the batch of that number, by name."""
+        return self._drawn(index)[0]
+
+    def _drawn(self, index: int) -> tuple[list[Plan], torch.Generator]:
+        if index < 0:
+            raise IndexError(f"the stream has no end, so no batch {index}.")
+        rng = Random(f"{self.seed} {self.split} {index}")
+        generator = torch.Generator().manual_seed(rng.getrandbits(60))
+        return [plan(rng, self.split, self.tasks) for _ in range(self.batch)], generator
 
     def _backgrounds(self, kinds: list[str], camera: torch.Tensor, chance: textures.Chance) -> torch.Tensor:
         """[B, T, 2, 3] camera -> [B, 3, T, H, W]."""

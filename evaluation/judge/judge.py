@@ -18,12 +18,12 @@ from .rubrics import PAIR, RUBRICS, SYSTEM, Question, Rubric
 
 
 class Judge:
-    """cache: folder of the answers; a question with the same text, pictures, model and temperature is put once.
+    """cache: folder of the answers; a question with the same text, pictures, model and temperature is put once. None to keep none.
 
     sleep: waits between attempts. A lasting failure, such as a wrong key, is met once: later questions fail with it at once.
     """
 
-    def __init__(self, endpoint: Endpoint, cache: Path, mode: str, sleep: Callable[[float], object] | None = None):
+    def __init__(self, endpoint: Endpoint, cache: Path | None, mode: str, sleep: Callable[[float], object] | None = None):
         self.endpoint, self.cache, self.mode = endpoint, cache, mode
         self._options = {"sleep": sleep} if sleep else {}
         self._lasting: JudgeError | None = None
@@ -49,6 +49,8 @@ class Judge:
     def _answer(self, rubric: Rubric, question: Question) -> dict:
         messages = _messages(question)
         key = hashlib.sha256(json.dumps([self.endpoint.model, self.endpoint.temperature, messages]).encode()).hexdigest()
+        if self.cache is None:
+            return self._asked(rubric, question, messages) | {"wanted": question.wanted}
         path = self.cache / f"{key}.json"
         if (kept := _kept(path)) is None:
             kept = self._asked(rubric, question, messages)

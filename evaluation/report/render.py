@@ -24,7 +24,7 @@ blockquote { border-left: 3px solid var(--line); margin: .5rem 0; padding: .2rem
 nav { display: flex; justify-content: space-between; margin: 1rem 0 }
 """
 
-TEXT = ("reason", "it is", "instruction")
+TEXT = ("reason", "it is", "instruction", "source")
 """Headers of columns that hold text, which stands on the left."""
 
 

@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -80,3 +81,20 @@ def test_a_folder_whose_name_is_no_text_keeps_no_summary_from_being_written(job,
 def test_names_of_devices_are_no_ids(tmp_path):
     names = [clip.id for clip in read_manifest(manifest(tmp_path, "con.mp4", "com1.mov", "console.mp4"))]
     assert names == ["clip_con", "clip_com1", "console"]
+
+
+def test_a_job_in_this_process_needs_no_ray_and_an_editor_may_make_facts_alone(clip_file, tmp_path, monkeypatch):
+    def none(*_):
+        raise AssertionError("Ray is started")
+
+    editor = ModuleType("facts_only")
+    editor.load = lambda choice: choice
+    editor.edit_file = lambda pipe, edit, output, progress: (None, {"seen": edit.prompt})
+    monkeypatch.setitem(sys.modules, "facts_only", editor)
+    monkeypatch.setattr(batch_job.cluster, "connected", none)
+    clips = read_manifest(manifest(tmp_path, str(clip_file), str(clip_file)))
+    summary = run(clips, ModelChoice(), tmp_path / "out", editor="facts_only", progress=False, here=True)
+    assert summary.done == summary.edited == 2
+    results = Results(tmp_path / "out")
+    assert results.record("clip")["run"] == {"seen": "fine"} and not results.video("clip").exists()
+    assert run(clips, ModelChoice(), tmp_path / "out", editor="facts_only", progress=False, here=True).edited == 0

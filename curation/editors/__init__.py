@@ -1,0 +1,76 @@
+"""Editors of target frames and target videos, one file each: what makes a candidate. The best of several is chosen here.
+
+A module has `load(choice)`, and `edit(tools, request)`, which writes `request.output` and returns {"model": name@revision}.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import measure
+from ..outcomes import Work
+from ..plugins import module_of
+from ..settings import Settings, StageChoice
+
+OWN = ("liveditor",)
+"""Modules of this folder."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One candidate. video: the real clip. frames: how many of it. size: width and height. target_frame: the edited first frame, where there is one.
+
+    output: the mp4 to write.
+    """
+
+    video: str
+    instruction: str
+    frames: int
+    seed: int
+    steps: int | None
+    guidance: float | None
+    size: tuple[int, int]
+    target_frame: str | None
+    output: Path
+
+
+class Editor(NamedTuple):
+    """A module of this folder, and what its `load` returned."""
+
+    module: Any
+    tools: Any
+
+
+def editor_of(name: str, choice: StageChoice) -> Editor:
+    """name: of a module in this folder, or a module's full name."""
+    module = module_of(name, "editors", OWN)
+    return Editor(module, module.load(choice))
+
+
+def best_edit(editor: Editor, settings: Settings, work: Work, output: Path, frames: int, candidates: int) -> tuple[Path, dict]:
+    """The best candidate's file, and the scores of all. Raises what the editor raises."""
+    proposal = work.facts["proposal"]
+    size = settings.width, settings.height
+    source = measure.read_frames(work.video)[:frames]
+    target = work.facts.get("target_frame")
+    tried: list[dict] = []
+    files = []
+    for number in range(candidates):
+        seed = settings.seed + number
+        file = output.with_name(f"candidate-{number}.mp4")
+        request = Request(
+            work.video, proposal["instruction"], frames, seed, settings.steps, settings.guidance, size, target, file
+        )  # fmt: skip
+        made = editor.module.edit(editor.tools, request)
+        edit = measure.read_frames(str(file))
+        scores = measure.pair_scores(source, edit, proposal["expected"], settings.cut)
+        if target:
+            scores["frame_psnr"] = measure.likeness(edit[0], measure.read_frames(target)[0])
+        tried.append({"seed": seed, "scores": scores, **made})
+        files.append(file)
+    best = max(range(candidates), key=lambda number: measure.goodness(tried[number]["scores"]))
+    os.replace(files[best], output)
+    return output, {"file": output.name, **tried[best], "candidates": tried, "chosen": best}

@@ -1,0 +1,145 @@
+"""The order of the stages. Each is a job of the batch engine over what the stage before has kept, in a folder of its own.
+
+    sources.jsonl, settings.json      what the run is of
+    1-shots/ … 8-triplets/            folders of batch jobs: records with all scores, quarantine, files
+
+A stage's rows follow from the records before it and from the gates, so that nothing else has to be stored: after a kill, a second
+run or with other gates, each stage does what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from ..batch import cluster, job
+from ..batch.manifest import Clip
+from ..batch.results import Results
+from ..pipelines.request import ModelChoice
+from . import duplicates
+from .gates import GATES, Gate, Verdict, of_stage, verdict
+from .outcomes import DONE, QUARANTINED, WAITING, Outcome, Work
+from .settings import Settings, StageChoice
+from .sources import Source, fingerprint
+from .stages import clips, frame_verdicts, frames, plans, shots, triplets, video_verdicts, videos
+
+STAGES: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (shots, clips, plans, frames, frame_verdicts, videos, video_verdicts, triplets)
+}
+
+JUDGED = ("frame_verdicts", "video_verdicts")
+"""Stages that are left out where no VLM is set."""
+
+
+NONE, CHEAP, ALL = HERE = "none", "cheap", "all"
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a run works. here: which stages run in this process, without Ray: none, those without a model, or all; the rest as in
+    `batch.job.run`. In this process a clip that crashes a decoder ends the run."""
+
+    here: str = NONE
+    address: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float = 1.0
+    progress: bool = True
+
+
+class Flow:
+    """folder: of the run. Construction changes nothing on disk; outcomes are read once and kept."""
+
+    def __init__(self, folder: Path, sources: Sequence[Source], settings: Settings, gates: Sequence[Gate] = GATES):
+        self.folder, self.sources, self.settings, self.gates = folder.resolve(), [*sources], settings, tuple(gates)
+        self._outcomes: dict[str, list[Outcome]] = {}
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of this run's, in their order."""
+        return [stage for stage in STAGES if self.settings.vlm_model or stage not in JUDGED]
+
+    def stage_folder(self, stage: str) -> Path:
+        return self.folder / f"{[*STAGES].index(stage) + 1}-{stage}"
+
+    def rows(self, stage: str) -> list[Clip]:
+        """Of the batch job: what the stage before has kept."""
+        order = self.stages
+        before = order[order.index(stage) - 1] if stage != order[0] else None
+        if before is None:
+            works: Iterator[tuple[str, Work]] = shots.first_rows(self.sources)
+        else:
+            works = STAGES[stage].rows([one for one in self.outcomes(before) if one.is_kept], self.settings)
+        return [
+            Clip(id, line, work, fingerprint({"video": _within(work.video, self.folder), **self._portable(work.facts)}))
+            for line, (id, work) in enumerate(works, 1)
+        ]
+
+    def outcomes(self, stage: str) -> list[Outcome]:
+        """One for every row, those that wait included."""
+        if stage not in self._outcomes:
+            results, gates = Results(self.stage_folder(stage)), of_stage(self.gates, stage)
+            found = [_outcome(row, results, gates) for row in self.rows(stage)]
+            if stage == "clips":
+                found = duplicates.scored(found, gates)
+            self._outcomes[stage] = found
+        return self._outcomes[stage]
+
+    def choice(self, stage: str, model: ModelChoice) -> StageChoice:
+        module = STAGES[stage]
+        return StageChoice(self.settings, model, module.DEPENDS, module.USES_MODEL)
+
+    def run(
+        self, model: ModelChoice, where: Where = Where(), retry_quarantined: bool = False, until: str = "triplets",
+        each: Callable[[str, job.Summary], object] = lambda stage, summary: None,
+    ) -> dict[str, job.Summary]:  # fmt: skip
+        """Do what is missing, stage by stage. Raises JobError in one sentence where a stage cannot begin or go on.
+
+        until: the last stage. each: called after every stage.
+        """
+        summaries = {}
+        with ExitStack() as stack:
+            order = [*STAGES]
+            for stage in filter(order[: order.index(until) + 1].__contains__, self.stages):
+                self._outcomes.pop(stage, None)
+                rows, choice = self.rows(stage), self.choice(stage, model)
+                if not rows:
+                    break
+                here = where.here == ALL or (where.here == CHEAP and not choice.uses_model)
+                planned = job.plan(rows, Results(self.stage_folder(stage)), retry_quarantined)
+                if (planned.pending or planned.changed) and not here:
+                    # One Ray for all stages; none where nothing is to be done.
+                    stack.enter_context(cluster.connected(where.address))
+                summaries[stage] = job.run(
+                    rows, choice, self.stage_folder(stage), where.address, where.workers, where.gpus_per_worker,
+                    retry_quarantined, redo_changed=True, progress=where.progress, editor=STAGES[stage].__name__, here=here,
+                )  # fmt: skip
+                each(stage, summaries[stage])
+        return summaries
+
+    def _portable(self, facts: dict) -> dict:
+        """Paths within the run's folder relative to it, so that the whole folder may be moved."""
+        text = json.dumps(facts, sort_keys=True)
+        return json.loads(text.replace(json.dumps(str(self.folder))[1:-1] + "/", ""))
+
+
+def _within(path: str, folder: Path) -> str:
+    """Of a raw video, which lies elsewhere, the name alone: it may be moved too. The engine looks at its size."""
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else Path(path).name
+
+
+def _outcome(row: Clip, results: Results, gates: list[Gate]) -> Outcome:
+    work = row.edit
+    assert isinstance(work, Work)
+    if (record := results.record(row.id)) and record["fingerprint"] == row.fingerprint:
+        made = record["run"]
+        file = made.get("file")
+        whole = str(results.folder / file) if file else None
+        return Outcome(row.id, work, DONE, verdict(made.get("scores", {}), gates), whole, made, record["seconds"])
+    if (why := results.quarantined(row.id)) and why["fingerprint"] == row.fingerprint:
+        return Outcome(row.id, work, QUARANTINED, Verdict(None), why=why["reason"])
+    return Outcome(row.id, work, WAITING, Verdict(None))

@@ -1,0 +1,29 @@
+"""DiffSynth-Studio: metadata.csv with video, prompt, and the context as `vace_video`, for --data_file_keys video,vace_video and
+--extra_inputs vace_video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..records import Pair
+from .files import id_of, placed, read_csv, write_csv
+
+ABOUT = "DiffSynth-Studio: metadata.csv, the context as vace_video"
+
+
+def write(pairs: Sequence[Pair], folder: Path) -> None:
+    rows = []
+    for pair in pairs:
+        assert pair.context and pair.target
+        target = placed(pair.target, folder, f"videos/{pair.id}.target.mp4")
+        context = placed(pair.context, folder, f"videos/{pair.id}.context.mp4")
+        rows.append({"video": target, "prompt": pair.instruction, "vace_video": context})
+    write_csv(folder / "metadata.csv", rows)
+
+
+def read(folder: Path) -> list[Pair]:
+    return [
+        Pair(id_of(row["video"]), "", row["prompt"], str(folder / row["vace_video"]), str(folder / row["video"]))
+        for row in read_csv(folder / "metadata.csv")
+    ]

@@ -1,0 +1,59 @@
+"""Files of an export: videos beside their list, and text that is whole or absent because its folder is."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def placed(file: str, folder: Path, name: str) -> str:
+    """Put a file into the export under a name, as a hard link where the disk allows, else a copy. Returns the name."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, path)
+    except OSError:
+        shutil.copyfile(file, path)
+    return name
+
+
+def id_of(target: str) -> str:
+    """The pair's id, by the name that `placed` gave its target; another file's name without its ending."""
+    name = Path(target).name
+    return name.removesuffix(".target.mp4") if name.endswith(".target.mp4") else Path(name).stem
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with opened(path) as file:
+        return [*csv.DictReader(file)]
+
+
+def write_json(path: Path, content) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path):
+    with opened(path) as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON ({error}): name a folder of this format.") from None
+
+
+def opened(path: Path):
+    """For reading. Raises ValueError where it is not there."""
+    try:
+        return open(path, encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): name a folder of this format.") from None

@@ -1,0 +1,210 @@
+"""Scores of clips and of pairs, for gates: plain numbers, computed from frames. Metrics are those of `evaluation` where it has them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+
+import torch
+
+from ..data.procedural.scenes import COLOURS, PLACED, PLACES, half_extents
+from ..data.procedural.styles import STYLES
+from ..evaluation.frames import read_video, to_bytes, to_unit
+from ..evaluation.metrics.features import mobilenet_features
+from ..evaluation.metrics.pixels import psnr
+from ..evaluation.metrics.temporal import steadiness
+from ..evaluation.weights import trunk_file
+from ..optional import needed
+from . import EXTRA
+
+FLOW_SIDE = 256
+"""Frames are shrunk to this long side, in pixels, before flow and cuts are computed."""
+
+CHANGED = 24
+"""Levels of 255, mean of the channels, from which a pixel counts as changed."""
+
+ROOM = 1.5
+"""An added object lies within this many times the radius at which the included editor learned to draw it."""
+
+
+def cuts(frames: torch.Tensor | Iterable[torch.Tensor], threshold: float) -> list[int]:
+    """Indices of frames that begin a shot, by PySceneDetect's ContentDetector. [T, H, W, 3] uint8, or chunks of these, which are read as
+    they are needed."""
+    needed("cv2", "opencv-python-headless", EXTRA)
+    common = needed("scenedetect.common", "scenedetect-headless", EXTRA)
+    detector = needed("scenedetect.detectors", "scenedetect-headless", EXTRA).ContentDetector(threshold, min_scene_len=2)
+    found = []
+    chunks = [frames] if isinstance(frames, torch.Tensor) else frames
+    for index, frame in enumerate(frame for chunk in chunks for frame in _small(chunk)):
+        found += detector.process_frame(common.FrameTimecode(index, 25.0), frame[..., ::-1].copy())
+    return [cut.frame_num for cut in found]
+
+
+def motion(frames: torch.Tensor) -> float:
+    """Mean length of the optical flow between neighbouring frames, in percent of the diagonal: OpenCV's DIS, medium preset."""
+    cv2 = needed("cv2", "opencv-python-headless", EXTRA)
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in _small(frames)]
+    if len(grey) < 2:
+        return 0.0
+    diagonal = math.hypot(*grey[0].shape)
+    lengths = [torch.from_numpy(flow.calc(one, two, None)).norm(dim=-1).mean() for one, two in zip(grey, grey[1:])]
+    return 100 * float(torch.stack(lengths).mean()) / diagonal
+
+
+def clip_scores(frames: torch.Tensor, cut: float) -> dict[str, float]:
+    """Of one clip, [T, H, W, 3] uint8."""
+    return {
+        "cuts": len(cuts(frames, cut)),
+        "motion": motion(frames),
+        "brightness": float(frames.float().mean()) / 255,
+        "laplacian": _sharpness(frames, None),
+    }
+
+
+def features(frames: torch.Tensor) -> list[float] | None:
+    """Of the clip's middle frame, of length 1, by MobileNetV2; None where its weights are not here."""
+    try:
+        trunk_file("mobilenet_v2")
+    except RuntimeError:
+        return None
+    with torch.no_grad():
+        found = mobilenet_features(frames[len(frames) // 2][None])[0]
+    return [round(float(value), 4) for value in torch.nn.functional.normalize(found, dim=0)]
+
+
+def pair_scores(source: torch.Tensor, edit: torch.Tensor, expected: dict, cut: float) -> dict[str, float | None]:
+    """Of an edit and its source, [T, H, W, 3] uint8 of one size; None for what cannot be measured of this kind of edit.
+
+    expected: what a planner knows of a right edit: "style", one of the included editor's; "colour" of a new object; "place" of it, or
+        "region", [T, H, W] bool, which may change. Without either the whole frame may.
+
+    present: mean change where the edit should be, in levels of 255. outside_psnr: dB, where it should not. right: by how many dB the edit
+    is nearer to what was asked than to the next other style or colour. flicker_added: levels. drift: growth of the colour's
+    difference from the first to the last frame, levels. sharpness: of the edit, relative to what is expected. cuts_added.
+    """
+    edit, source = edit[: len(source)], source[: len(edit)]
+    region = expected.get("region")
+    if region is None and "place" in expected:
+        region = box(expected["place"], *source.shape[:3])
+    style = expected.get("style")
+    reference = _styled(source, style) if style else source
+    outside = None if region is None else ~region
+    difference = (edit.float() - source.float()).abs().mean(-1)
+    scores: dict[str, float | None] = {
+        "present": float(difference.mean() if region is None else difference[region].mean()),
+        "outside_psnr": None if outside is None else _psnr(source, edit, outside),
+        "right": _style_margin(source, edit, style) if style else _colour_margin(source, edit, region, expected.get("colour")),
+    }
+    if len(edit) > 1:
+        scores["flicker_added"] = 255 * (steadiness(reference) - steadiness(edit))
+        scores["drift"] = _drift(reference, edit, outside)
+        scores["cuts_added"] = len(cuts(edit, cut)) - len(cuts(source, cut))
+    base = _sharpness(reference, outside)
+    scores["sharpness"] = _sharpness(edit, outside) / base if base > 1 else None
+    return scores
+
+
+def likeness(one: torch.Tensor, other: torch.Tensor) -> float | None:
+    """PSNR of two frames, [H, W, 3] uint8, in dB; None where they have not one size."""
+    return psnr(*to_unit(torch.stack([one, other]))) if one.shape == other.shape else None
+
+
+def goodness(scores: dict) -> tuple:
+    """Order of candidates of one proposal, the best is the largest: the right edit, kept surroundings, little flicker."""
+    return (
+        min(scores.get("present") or 0.0, 8.0) > 4.0,
+        (scores.get("right") or 0.0) > 0,
+        round(scores.get("outside_psnr") or 0.0) - abs(scores.get("flicker_added") or 0.0),
+    )
+
+
+def box(place: str, frames: int, height: int, width: int) -> torch.Tensor:
+    """[T, H, W] bool: where an object is that the included editor adds at one of its places."""
+    (right, down), (x_end, y_end) = PLACES[place], half_extents(height, width)
+    x = torch.linspace(-x_end, x_end, width)
+    y = torch.linspace(-y_end, y_end, height)
+    reach = ROOM * PLACED
+    inside = ((y - 0.58 * down * y_end).abs() < reach)[:, None] & ((x - 0.58 * right * x_end).abs() < reach)[None]
+    return inside.expand(frames, height, width)
+
+
+def _psnr(source: torch.Tensor, edit: torch.Tensor, part: torch.Tensor) -> float | None:
+    pairs = [(one, two, here) for one, two, here in zip(to_unit(edit), to_unit(source), part) if here.any()]
+    return sum(psnr(*pair) for pair in pairs) / len(pairs) if pairs else None
+
+
+def _styled(frames: torch.Tensor, style: str) -> torch.Tensor:
+    return to_bytes(STYLES[style](to_unit(frames)).movedim(1, -1))
+
+
+def _style_margin(source: torch.Tensor, edit: torch.Tensor, style: str) -> float:
+    """dB by which the edit is nearer to the exact style than to any other and to the source; of the middle frame."""
+    middle = slice(len(edit) // 2, len(edit) // 2 + 1)
+    frame, made = to_unit(source[middle]), to_unit(edit[middle])
+    errors = {name: float((make(frame).clamp(0, 1) - made).square().mean()) for name, make in STYLES.items()}
+    others = [error for name, error in errors.items() if name != style] + [float((frame - made).square().mean())]
+    return _decibels(min(others), errors[style])
+
+
+def _colour_margin(source: torch.Tensor, edit: torch.Tensor, region: torch.Tensor | None, colour: str | None) -> float | None:
+    """dB by which the median colour of changed pixels is nearer to the named colour than to any other; None without a name, -20
+    where nothing changed."""
+    if colour is None:
+        return None
+    changed = (edit.float() - source.float()).abs().mean(-1) > CHANGED
+    if region is not None:
+        changed &= region
+    if not changed.any():
+        return -20.0
+    median = edit[changed].float().median(0).values / 255
+    distances = {name: float((median - torch.tensor(value)).square().sum()) for name, value in COLOURS.items()}
+    return _decibels(min(value for name, value in distances.items() if name != colour), distances[colour])
+
+
+def _decibels(other: float, own: float) -> float:
+    return 10 * math.log10(max(other, 1e-6) / max(own, 1e-6))
+
+
+def _drift(reference: torch.Tensor, edit: torch.Tensor, outside: torch.Tensor | None) -> float | None:
+    means = []
+    for index in (0, -1):
+        part = torch.ones(edit.shape[1:3], dtype=torch.bool) if outside is None else outside[index]
+        if not part.any():
+            return None
+        means.append((edit[index][part].float() - reference[index][part].float()).mean(0))
+    return float((means[1] - means[0]).abs().max())
+
+
+def _sharpness(frames: torch.Tensor, part: torch.Tensor | None) -> float:
+    """Mean absolute Laplacian of the grey frames, levels: of the part's pixels, or of all."""
+    cv2 = needed("cv2", "opencv-python-headless", EXTRA)
+    found = []
+    for index, frame in enumerate(frames):
+        values = torch.from_numpy(cv2.Laplacian(cv2.cvtColor(frame.contiguous().numpy(), cv2.COLOR_RGB2GRAY), cv2.CV_32F)).abs()
+        here = values if part is None else values[part[index]]
+        if here.numel():
+            found.append(here.mean())
+    return float(torch.stack(found).mean()) if found else 0.0
+
+
+def _small(frames: torch.Tensor) -> list:
+    """numpy images with FLOW_SIDE pixels on the long side at most, as flow and cuts look at them."""
+    cv2 = needed("cv2", "opencv-python-headless", EXTRA)
+    height, width = frames.shape[1:3]
+    scale = min(1.0, FLOW_SIDE / max(height, width))
+    size = (max(16, round(width * scale)), max(16, round(height * scale)))
+    return [cv2.resize(frame.contiguous().numpy(), size, interpolation=cv2.INTER_AREA) for frame in frames]
+
+
+def read_frames(path: str) -> torch.Tensor:
+    """[T, H, W, 3] uint8 of a whole small video. The last two are kept, for as long as their files are the same."""
+    state = os.stat(path)
+    return _read_frames(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=2)
+def _read_frames(path: str, *state: int) -> torch.Tensor:
+    return read_video(path).frames

@@ -1,0 +1,88 @@
+"""A planner that asks a VLM: it sees the clip's first, middle and last frame and its caption, and writes the instructions of a task.
+
+The task is drawn from the paper's pool by the shares of the settings, as LIVEditor's appendix C has it; the VLM may answer that the clip has
+no suitable target. The criteria are the paper's, the words are ours.
+"""
+
+from __future__ import annotations
+
+import base64
+from random import Random
+
+from ...evaluation.judge.client import Reply, ask
+from ...evaluation.judge.parse import json_object
+from ...evaluation.judge.rubrics import evenly, jpeg
+from .. import measure
+from ..outcomes import Work
+from ..settings import Settings
+
+POOL = {
+    "add": "add one object that fits the scene",
+    "remove": "remove one object that can be told clearly",
+    "swap": "replace one object by another of like size",
+    "stylise_object": "change the material or look of one object",
+    "style": "change the style of the whole video",
+    "human": "change the look of one person, such as face, hair or clothes",
+    "other": "change how something moves, or the viewpoint",
+}
+"""{task: what it asks for}: LIVEditor's groups."""
+
+SYSTEM = "You write instructions for an editor of videos. You answer with one JSON object and nothing else."
+
+TEXT = (
+    "These are frames of a real video.{caption}\nPropose an edit of this kind: {task}. It must change clearly what it names, be possible in all "
+    "frames, and leave the rest as it is. Do not propose anything unsafe.\n"
+    'Answer with JSON: {{"suitable": true or false, "forward": [{count} ways to say the edit], "backward": [{count} ways to say how to get from '
+    'the edited video back to this one]}}. With "suitable": false both lists are empty.'
+)
+FRAMES = 3
+LONGEST = 1000
+"""Characters of an instruction."""
+
+
+def propose(settings: Settings, work: Work) -> list[dict]:
+    """One question for each of `settings.proposals` different tasks; tasks for which the clip is not suitable are left out.
+
+    Raises JudgeError where there is no answer in the form that is asked for.
+    """
+    rng = Random(f"{settings.seed} {work.facts['clip']}")
+    possible = {task: share for task, share in settings.shares.items() if task in POOL and share > 0}
+    found = []
+    while possible and len(found) < settings.proposals:
+        task = rng.choices([*possible], [*possible.values()])[0]
+        del possible[task]
+        said, _, _ = ask(settings.vlm, _messages(settings, work, task), lambda reply: understood(reply, settings.variants))
+        assert isinstance(said, dict)
+        if said:
+            back = {"add": "remove", "remove": "add"}.get(task, task)
+            found.append({"task": task, "back_task": back, "instruction": said["forward"][0], **said, "expected": {}})
+    return found
+
+
+def understood(reply: Reply, most: int) -> dict[str, list[str]]:
+    """{"forward", "backward"}, `most` texts each at most, or {} for a clip that is not suitable. Raises ValueError for any other answer."""
+    answer = json_object(reply.text)
+    if answer.get("suitable") is False:
+        return {}
+    if answer.get("suitable") is not True:
+        raise ValueError("suitable is neither true nor false")
+    found = {}
+    for way in ("forward", "backward"):
+        texts = answer.get(way)
+        if not isinstance(texts, list) or not texts:
+            raise ValueError(f"{way} is no list of texts")
+        if not all(isinstance(text, str) and 0 < len(text.strip()) <= LONGEST for text in texts):
+            raise ValueError(f"{way} holds what is no instruction")
+        found[way] = list(dict.fromkeys(text.strip() for text in texts))[:most]
+    return found
+
+
+def _messages(settings: Settings, work: Work, task: str) -> list[dict]:
+    caption = work.facts["source"].get("caption", "")
+    text = TEXT.format(caption=f" Its caption: {caption}" if caption else "", task=POOL[task], count=settings.variants)
+    frames = measure.read_frames(work.video)
+    content: list[dict] = [{"type": "text", "text": text}]
+    for at in evenly(len(frames), FRAMES):
+        address = f"data:image/jpeg;base64,{base64.b64encode(jpeg(frames[at], 75)).decode()}"
+        content.append({"type": "image_url", "image_url": {"url": address}})
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]

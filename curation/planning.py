@@ -1,0 +1,62 @@
+"""What a run will cost and what will survive, before it is made: from the records of a run so far, else from published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .funnel import Count
+
+PUBLISHED: dict[str, tuple[float, float, str]] = {
+    "shots": (1.0, 0.0, "no gate that anybody has published a rate of"),
+    "clips": (1.0, 0.0, "no gate that anybody has published a rate of"),
+    "plans": (1.0, 0.0, "no gate that anybody has published a rate of"),
+    "frames": (0.89, 0.0, "VideoX-Qwen: 89 % pass a VLM's reject list"),
+    "frame_verdicts": (1.0, 0.0, "no gate that anybody has published a rate of"),
+    "videos": (0.378, 1044.0, "EgoEditData: 37.8 % of VACE-14B's edits kept; Ditto: 290 GPU-hours for 1,000 clips"),
+    "video_verdicts": (0.413, 0.0, "SAMA's gate: 206,596 of ReCo-Data's 500,000 kept"),
+    "triplets": (1.0, 0.0, "everything is kept"),
+}
+"""{stage: (share kept, GPU-seconds a row, source)}: where a run has no records of its own. Papers give seconds of the whole only, which
+stand at the stage that takes most of them."""
+
+LEAST = 20
+"""Rows of a stage that have to be done before its own rate and seconds are taken."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """rows in, rows kept, seconds of one worker. source: of rate and seconds."""
+
+    stage: str
+    rows: float
+    kept: float
+    seconds: float
+    source: str
+
+
+def estimates(counts: Sequence[Count], rows: float, proposals: float) -> list[Estimate]:
+    """counts: of a run so far. rows: of the stage `clips`, which the plan begins with. proposals: pairs tried of one clip."""
+    found = []
+    for count in counts:
+        if count.stage == "shots":
+            continue
+        if count.stage == "frames":
+            rows *= proposals
+        done = count.kept + count.rejected
+        if done >= LEAST and count.rate is not None:
+            rate, each, source = count.rate, count.seconds / done, f"this run, {done} rows"
+        else:
+            rate, each, source = PUBLISHED[count.stage]
+        found.append(Estimate(count.stage, rows, rows * rate, rows * each, source))
+        rows *= rate
+    return found
+
+
+def told(found: Sequence[Estimate]) -> list[str]:
+    """Lines for a terminal."""
+    lines = [f"{'stage':<10}{'rows':>12}{'kept':>12}{'worker hours':>15}  source"]
+    for one in found:
+        lines.append(f"{one.stage:<10}{one.rows:>12,.0f}{one.kept:>12,.0f}{one.seconds / 3600:>15,.1f}  {one.source}")
+    lines.append(f"{found[-1].kept:,.0f} pairs for {sum(one.seconds for one in found) / 3600:,.1f} worker hours.")
+    return lines

@@ -1,0 +1,139 @@
+"""The numbers that a run is made with. They are stored in its folder; each stage depends on some of them only."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.files import replacing
+from ..evaluation.judge.client import Endpoint
+from ..pipelines.request import ModelChoice
+
+STYLE, HUMAN, OTHER = 0.3387, 0.1280, 0.0109
+OBJECT_TASKS = ("swap", "add", "stylise_object", "remove")
+
+SHARES = {"style": STYLE, "human": HUMAN, "other": OTHER} | {
+    name: (1 - STYLE - HUMAN - OTHER) / len(OBJECT_TASKS) for name in OBJECT_TASKS
+}
+"""Of LIVEditor's groups of edits (arXiv 2605.04569, §4.1). The paper gives the first three as numbers; the others are in a figure
+alone, and have equal parts of the rest here."""
+
+VLM_KEY = "LIVEDITOR_JUDGE_KEY"
+"""Variable of the environment, the same as for `liveditor evaluate`."""
+
+TO_REAL, TO_SYNTHETIC = DIRECTIONS = "synthetic-to-real", "real-to-synthetic"
+"""Which of the two clips is the target. The paper's is the first: what is learned is to make real footage."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    frames, fps, width, height: of every clip; frames are 4n+1, sizes multiples of 16. cut: ContentDetector's threshold.
+    seed: of all that is random. proposals: edits that are tried of one clip. shares: of tasks, by name; they need not add up to 1.
+    vlm_url, vlm_model: an OpenAI-compatible server's address, up to /v1, and model, which planner "vlm" asks and the verdicts on frames
+        and videos; None for neither. Its key is read from `VLM_KEY` of the environment.
+    planner, frame_editor, video_editor: names of modules in `planners` and `editors`, or a module's full name.
+    frame_candidates, video_candidates: edits made of one proposal, of which the best is taken. steps, guidance: the editor's;
+        None for the model's own. variants: instructions written of one pair. direction: one of DIRECTIONS.
+
+    Raises ValueError in one sentence for a number out of range.
+    """
+
+    frames: int = 81
+    fps: float = 16.0
+    width: int = 832
+    height: int = 480
+    cut: float = 27.0
+    seed: int = 0
+    proposals: int = 2
+    shares: dict[str, float] = field(default_factory=lambda: dict(SHARES), hash=False)
+    planner: str = "rules"
+    frame_editor: str = "liveditor"
+    video_editor: str = "liveditor"
+    frame_candidates: int = 1
+    video_candidates: int = 2
+    steps: int | None = None
+    guidance: float | None = None
+    variants: int = 4
+    direction: str = TO_REAL
+    vlm_url: str | None = None
+    vlm_model: str | None = None
+
+    def __post_init__(self):
+        if self.frames < 1 or self.frames % 4 != 1:
+            raise ValueError(f"frames must be 4n+1, as the VAE takes them; got {self.frames}.")
+        for name in ("width", "height"):
+            if getattr(self, name) < 16 or getattr(self, name) % 16:
+                raise ValueError(f"{name} must be a multiple of 16; got {getattr(self, name)}.")
+        for name in ("proposals", "frame_candidates", "video_candidates", "variants"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}.")
+        if not 0 < self.fps <= 240:
+            raise ValueError(f"fps must be above 0 and no more than 240; got {self.fps}.")
+        if not self.shares or min(self.shares.values()) < 0 or not sum(self.shares.values()):
+            raise ValueError("shares must not be negative, and one at least must be above 0.")
+        if bool(self.vlm_url) != bool(self.vlm_model):
+            raise ValueError("A VLM needs both vlm_url and vlm_model.")
+        if self.planner == "vlm" and not self.vlm_model:
+            raise ValueError("The planner vlm needs vlm_url and vlm_model.")
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}; got {self.direction!r}.")
+
+    @property
+    def vlm(self) -> Endpoint:
+        """Raises ValueError where none is set, or its address is none."""
+        if not (self.vlm_url and self.vlm_model):
+            raise ValueError("There is no VLM: set vlm_url and vlm_model.")
+        return Endpoint(self.vlm_url, self.vlm_model, os.environ.get(VLM_KEY))
+
+    @classmethod
+    def of(cls, values: dict) -> Settings:
+        """Raises ValueError for a name that there is not."""
+        known = {one.name for one in fields(cls)}
+        if unknown := [name for name in values if name not in known]:
+            raise ValueError(f"There is no setting {unknown[0]!r}; there are {', '.join(sorted(known))}.")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"A setting has the wrong type ({error}).") from None
+
+
+@dataclass(frozen=True)
+class StageChoice:
+    """What a stage's `load` is given, as `batch.job.Choice`. depends: names of settings that its results depend on."""
+
+    settings: Settings
+    model: ModelChoice
+    depends: tuple[str, ...]
+    uses_model: bool
+
+    @property
+    def device(self) -> str:
+        return self.model.device if self.uses_model else "cpu"
+
+    def shared(self) -> dict[str, Any]:
+        values = asdict(self.settings)
+        model = {f"model {name}": value for name, value in self.model.shared().items()} if self.uses_model else {}
+        return {name: values[name] for name in self.depends} | model
+
+    def absolute(self) -> StageChoice:
+        return StageChoice(self.settings, self.model.absolute(), self.depends, self.uses_model)
+
+
+def read_settings(path: Path) -> Settings:
+    """From a JSON file that may name some of them only. Raises ValueError in one sentence."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f'The settings {path} cannot be read ({error}): write JSON like {{"frames": 49}}.') from None
+    if not isinstance(values, dict):
+        raise ValueError(f'The settings {path} are no JSON object: write one like {{"frames": 49}}.')
+    return Settings.of(values)
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,30 @@
+"""Stage 1: which edits of a clip are tried, and how they are said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..outcomes import Outcome, Work
+from ..planners import OWN
+from ..plugins import module_of
+from ..settings import Settings, StageChoice
+
+TITLE, DEPENDS, USES_MODEL = "plans", ("seed", "proposals", "shares", "planner", "variants"), False
+
+
+def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
+    for clip in kept:
+        assert clip.file
+        yield clip.id, Work(clip.file, clip.work.facts | {"clip": clip.id})
+
+
+def load(choice: StageChoice):
+    """The planner: a function of settings and work that returns proposals, as `planners.rules.propose`."""
+    return choice.settings, module_of(choice.settings.planner, "planners", OWN).propose
+
+
+def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[None, dict]:
+    settings, propose = tools
+    proposals = propose(settings, work)
+    return None, {"scores": {"proposals": len(proposals)}, "proposals": proposals}

@@ -1,0 +1,60 @@
+"""Stage 4: final instruction, direction, and what training reads: latents of both clips and the embedded text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ...pipelines import edit as headless
+from ...pipelines.vae import encode_video
+from ..measure import read_frames
+from ..outcomes import Outcome, Work
+from ..settings import TO_REAL, Settings, StageChoice
+
+TITLE, DEPENDS, USES_MODEL = "triplets", ("frames", "width", "height", "direction"), True
+
+
+def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
+    for video in kept:
+        facts = {name: value for name, value in video.work.facts.items() if name != "edit"}
+        yield video.id, Work(video.edit, facts | {"synthetic": video.edit})
+
+
+def load(choice: StageChoice):
+    return choice.settings, headless.load(choice.model)
+
+
+def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:
+    """Writes {"context", "target": [16, T, h, w], "text": [tokens, width] without padding}, all bf16, as safetensors."""
+    from safetensors.torch import save_file
+
+    settings, pipe = tools
+    pair = directed(work.facts, settings)
+    tensors = {role: _latents(pipe, pair[role]) for role in ("context", "target")}
+    tensors["text"] = _text(pipe, pair["instruction"])
+    file = output.with_suffix(".safetensors")
+    save_file(tensors, file)
+    shapes = {name: [*tensor.shape] for name, tensor in tensors.items()}
+    return file, {"file": file.name, "scores": {}, "pair": pair, "shapes": shapes}
+
+
+def directed(facts: dict, settings: Settings) -> dict:
+    """Which clip is the context and which the target, the instruction from the one to the other, its variants, and its task."""
+    proposal, to_real = facts["proposal"], settings.direction == TO_REAL
+    context, target = (facts["synthetic"], facts["real"]) if to_real else (facts["real"], facts["synthetic"])
+    said = proposal["backward" if to_real else "forward"]
+    task = proposal["back_task" if to_real else "task"]
+    return {"context": context, "target": target, "instruction": said[0], "instructions": said, "task": task}
+
+
+def _latents(pipe, video: str) -> torch.Tensor:
+    return encode_video(pipe.vae, read_frames(video).float() / 255)[0].to("cpu", torch.bfloat16).contiguous()
+
+
+@torch.no_grad()
+def _text(pipe, instruction: str) -> torch.Tensor:
+    embedded = pipe.encode_prompt(instruction, do_classifier_free_guidance=False, device=pipe._execution_device)[0][0]
+    used = embedded.ne(0).any(-1).nonzero()
+    return embedded[: int(used.max()) + 1 if len(used) else 1].to("cpu", torch.bfloat16).contiguous()

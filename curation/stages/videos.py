@@ -1,0 +1,31 @@
+"""Stage 3: the edit of the whole clip, the best of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..editors import best_edit, editor_of
+from ..outcomes import Outcome, Work
+from ..settings import Settings, StageChoice
+
+TITLE, DEPENDS, USES_MODEL = (
+    "target videos",
+    ("seed", "frames", "video_editor", "video_candidates", "width", "height", "steps", "guidance", "cut"),
+    True,
+)
+
+
+def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
+    for frame in kept:
+        facts = {name: value for name, value in frame.work.facts.items() if name != "edit"}
+        yield frame.id, Work(facts["real"], facts | {"target_frame": frame.edit})
+
+
+def load(choice: StageChoice):
+    return choice.settings, editor_of(choice.settings.video_editor, choice)
+
+
+def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:
+    settings, editor = tools
+    return best_edit(editor, settings, work, output, frames=settings.frames, candidates=settings.video_candidates)

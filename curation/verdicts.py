@@ -1,0 +1,23 @@
+"""A VLM's verdict on a pair: the three scores of `evaluation`'s judge, 1 to 10. Both stages of verdicts are this."""
+
+from __future__ import annotations
+
+from ..evaluation.frames import Inputs
+from ..evaluation.items import OWN, Item
+from ..evaluation.judge.judge import Judge
+from ..evaluation.metrics.metric import Metric
+from ..evaluation.records import CORRECTED
+from .outcomes import Work
+from .settings import StageChoice
+
+
+def judge(choice: StageChoice) -> Metric:
+    """Its answers are the stage's records, so that none is kept beside them."""
+    return Judge(choice.settings.vlm, cache=None, mode=CORRECTED).metric(OWN)
+
+
+def judged(metric: Metric, work: Work) -> tuple[None, dict]:
+    """Raises JudgeError, a sentence, where there is no answer."""
+    item = Item("pair", work.facts["real"], work.facts["proposal"]["instruction"])
+    values = metric.compute(Inputs(item, work.video))
+    return None, {"scores": dict(values), "model": metric.stamp, "words": values.words}

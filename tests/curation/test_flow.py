@@ -1,0 +1,296 @@
+"""A whole data run, with a planner and an editor that take milliseconds: every fault is rejected for its reason, nothing is made twice,
+bounds move without any work, and what breaks is one row's."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("cv2", reason="the data extra is not installed")
+pytest.importorskip("scenedetect", reason="the data extra is not installed")
+
+import fake_pairs  # noqa: E402
+from fake_judge import fake_judge, scores  # noqa: E402
+from liveditor_isa.batch.results import JobError  # noqa: E402
+from liveditor_isa.curation import funnel  # noqa: E402
+from liveditor_isa.curation.flow import ALL, Flow, Where  # noqa: E402
+from liveditor_isa.curation.gates import moved  # noqa: E402
+from liveditor_isa.curation.planners.vlm import understood  # noqa: E402
+from liveditor_isa.curation.records import read_pairs  # noqa: E402
+from liveditor_isa.curation.report import write_report  # noqa: E402
+from liveditor_isa.curation.settings import Settings  # noqa: E402
+from liveditor_isa.curation.sources import Source  # noqa: E402
+from liveditor_isa.evaluation.judge.client import Reply  # noqa: E402
+from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
+from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
+
+SETTINGS = Settings(
+    frames=5, fps=8, width=128, height=96, proposals=9, planner="fake_pairs", frame_editor="fake_pairs", video_editor="fake_pairs",
+    video_candidates=2,
+)  # fmt: skip
+GATES = moved({"length": {"least": 0.5}, "size": {"least": 64}, "motion": None, "sharpness": None})
+HERE = Where(here=ALL, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch, tmp_path):
+    monkeypatch.setenv(fake_pairs.LOG, str(tmp_path / "edits.log"))
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia|box blue")
+
+
+def edits(tmp_path) -> list[str]:
+    log = tmp_path / "edits.log"
+    return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
+
+def video(path: Path, *seeds: int, frames: int = 6) -> Path:
+    """A shot for each seed, at 8 frames a second: a texture that moves."""
+    shots = []
+    for seed in seeds:
+        coarse = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(seed))
+        picture = torch.nn.functional.interpolate(coarse, (96, 160), mode="bicubic")[0].clamp(0, 1).movedim(0, -1)
+        shots.append(torch.stack([picture.roll(index, 1)[:, 16:144] for index in range(frames)]) * (1 if seed % 2 else 0.4))
+    return write_mp4(path, [torch.cat(shots)], Fraction(8), crf=10)
+
+
+@pytest.fixture
+def flow(tmp_path):
+    """Of a video with two shots."""
+    source = Source("raw", str(video(tmp_path / "raw.mp4", 1, 2)), "drawn", "CC0")
+    return lambda gates=GATES, sources=(source,), settings=SETTINGS: Flow(tmp_path / "run", sources, settings, gates)
+
+
+def reasons(run: Flow, stage: str) -> dict[str, str]:
+    return {one.id: one.reason for one in run.outcomes(stage)}
+
+
+def test_shots_become_clips_and_clips_pairs(flow, tmp_path):
+    run = flow()
+    run.run(ModelChoice(), HERE, until="videos")
+    assert [one.id for one in run.outcomes("clips")] == ["raw-001", "raw-002"]
+    spans = [one.work.facts["span"] for one in run.outcomes("clips")]
+    assert spans == [[0, 5 / 8], [6 / 8, 11 / 8]]  # one clip within each shot of 6 frames
+    found = run.outcomes("videos")
+    assert [one.id for one in found] == ["raw-001-style-1", "raw-001-add-2", "raw-002-style-1", "raw-002-add-2"]
+    assert all(one.is_kept for one in found), [(one.id, one.reason, one.scores) for one in found]
+    assert all(Path(one.file).is_file() for one in found)
+    assert len(found[0].made["candidates"]) == 2
+    assert found[0].work.facts["source"] == {"id": "raw", "origin": "drawn", "licence": "CC0", "url": "", "caption": ""}
+    assert len(edits(tmp_path)) == 4 * (1 + 2)  # a frame and two candidates each
+
+
+def test_a_second_run_does_nothing(flow, tmp_path):
+    flow().run(ModelChoice(), HERE, until="videos")
+    before = edits(tmp_path)
+    done = flow().run(ModelChoice(), HERE, until="videos")
+    assert edits(tmp_path) == before
+    assert all(summary.edited == 0 for summary in done.values())
+
+
+def test_a_clip_that_changes_is_made_anew_with_all_that_follows(flow, tmp_path):
+    """The frames of the new clip are those that are read, within one process too."""
+    run = flow()
+    run.run(ModelChoice(), HERE, until="videos")
+    before = [one.scores["present"] for one in run.outcomes("videos")]
+    raw = Path(run.sources[0].video)
+    raw.unlink()
+    video(raw, 3, 4)
+    again = flow()
+    done = again.run(ModelChoice(), HERE, until="videos")
+    assert {stage: done[stage].edited for stage in ("shots", "clips", "frames", "videos")} == {
+        "shots": 1,
+        "clips": 2,
+        "frames": 4,
+        "videos": 4,
+    }
+    assert [one.status for one in again.outcomes("videos")] == ["done"] * 4
+    assert [one.scores["present"] for one in again.outcomes("videos")] != before
+
+
+def test_a_moved_folder_with_its_raw_videos_goes_on_where_it_was(flow, tmp_path):
+    run = flow()
+    run.run(ModelChoice(), HERE, until="videos")
+    before = edits(tmp_path)
+    os.rename(run.folder, tmp_path / "moved")
+    raw = run.sources[0]
+    (tmp_path / "elsewhere").mkdir()
+    os.rename(raw.video, tmp_path / "elsewhere/raw.mp4")
+    again = Flow(tmp_path / "moved", [replace(raw, video=str(tmp_path / "elsewhere/raw.mp4"))], SETTINGS, GATES)
+    again.run(ModelChoice(), HERE, until="videos")
+    assert edits(tmp_path) == before and all(one.is_kept for one in again.outcomes("videos"))
+
+
+@pytest.mark.parametrize("fault, stage, reason", [
+    ("box blue nothing", "frames", "edit missing"),
+    ("box blue elsewhere", "frames", "edit missing"),
+    ("style sepia nothing", "frames", "edit missing"),
+    ("style sepia flicker", "videos", "flicker"),
+    ("box blue cut", "videos", "background changed"),
+    ("style sepia cut", "videos", "wrong object or look"),
+])  # fmt: skip
+def test_a_planted_fault_is_rejected_for_its_reason_and_keeps_its_scores(flow, monkeypatch, fault, stage, reason):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, fault)
+    run = flow()
+    run.run(ModelChoice(), HERE, until="videos")
+    found = run.outcomes(stage)
+    assert {one.reason for one in found} == {reason}, [one.scores for one in found]
+    assert all(one.scores["present"] is not None for one in found)
+    pair = next(funnel.pairs(run))
+    assert (pair.status, pair.reason) == ("rejected", reason) and pair.scores[stage]
+
+
+def test_bounds_move_without_an_edit_and_only_what_newly_passes_is_made(flow, monkeypatch, tmp_path):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia flicker|box blue nothing")
+    flow().run(ModelChoice(), HERE, until="videos")
+    before = edits(tmp_path)
+    lenient = flow(moved({"flicker": None}, GATES))
+    assert [one.reason for one in lenient.outcomes("videos")] == ["", ""]
+    assert edits(tmp_path) == before
+    # The frame gate let nothing through to the next stage; without it two videos are to be made.
+    open_gates = flow(moved({"frame_present": None, "frame_right": None, "flicker": None}, GATES))
+    assert Counter(one.status for one in open_gates.outcomes("videos")) == {"done": 2, "waiting": 2}
+    open_gates.run(ModelChoice(), HERE, until="videos")
+    assert len(edits(tmp_path)) == len(before) + 2 * 2
+
+
+def test_a_clip_without_licence_or_too_short_goes_no_further(tmp_path):
+    sources = [
+        Source("free", str(video(tmp_path / "a.mp4", 1)), licence=""),
+        Source("short", str(video(tmp_path / "b.mp4", 3, frames=3)), licence="CC0"),
+    ]
+    run = Flow(tmp_path / "run", sources, SETTINGS, GATES)
+    run.run(ModelChoice(), HERE)
+    assert reasons(run, "shots") == {"free": "no licence stated", "short": "too short"}
+    assert run.outcomes("clips") == []
+    first = funnel.counts(run)[0]
+    assert (first.entered, first.kept, first.rejected) == (2, 0, 2)
+
+
+def test_a_corrupt_video_is_in_quarantine_and_stops_no_other(flow, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video" * 100)
+    good = Source("raw", str(video(tmp_path / "raw.mp4", 1)), licence="CC0")
+    run = flow(sources=(Source("broken", str(broken), licence="CC0"), good))
+    run.run(ModelChoice(), HERE, until="videos")
+    first = {one.id: one for one in run.outcomes("shots")}
+    assert first["broken"].status == "quarantined" and first["broken"].why.endswith(".") and first["raw"].is_kept
+    assert len(run.outcomes("videos")) == 2
+
+
+def test_an_editors_refusal_is_its_own_pairs_fault(flow, monkeypatch):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia refuse|box blue")
+    run = flow(sources=(Source("raw", run_video(flow), licence="CC0"),))
+    run.run(ModelChoice(), HERE, until="videos")
+    found = {one.id: one for one in run.outcomes("frames")}
+    assert found["raw-001-style-1"].why == "The fake refuses this edit." and found["raw-001-add-2"].is_kept
+    rejected = [pair for pair in funnel.pairs(run) if pair.reason]
+    assert {pair.reason for pair in rejected if "style" in pair.id} == {"The fake refuses this edit."}
+
+
+def run_video(flow) -> str:
+    return flow().sources[0].video
+
+
+def test_near_duplicates_push_each_other_out_in_order(tmp_path, monkeypatch):
+    """Features are given: what is tested is who is kept."""
+    vectors = iter([[1.0, 0.0], [0.0, 1.0], [0.999, 0.045], [0.7, 0.714]])
+    monkeypatch.setattr("liveditor_isa.curation.measure.features", lambda frames: next(vectors))
+    sources = [
+        Source(name, str(video(tmp_path / f"{name}.mp4", seed)), licence="CC0")
+        for seed, name in ((1, "a"), (3, "b"), (5, "c"), (7, "d"))
+    ]
+    run = Flow(tmp_path / "run", sources, SETTINGS, GATES)
+    run.run(ModelChoice(), HERE, until="clips")
+    assert reasons(run, "clips") == {"a-001": "", "b-001": "", "c-001": "near duplicate", "d-001": ""}
+    assert run.outcomes("clips")[2].scores["duplicate"] == pytest.approx(0.999)
+    strict = Flow(run.folder, sources, SETTINGS, moved({"duplicate": {"most": 0.7}}, GATES))
+    assert reasons(strict, "clips")["d-001"] == "near duplicate"
+
+
+def test_other_settings_in_the_same_folder_are_refused_in_one_sentence(flow):
+    flow().run(ModelChoice(), HERE, until="clips")
+    other = flow(settings=Settings(**{**vars(SETTINGS), "width": 160}))
+    with pytest.raises(JobError, match=r"width"):
+        other.run(ModelChoice(), HERE, until="clips")
+
+
+def test_settings_of_a_later_stage_leave_the_earlier_ones_alone(flow, tmp_path):
+    flow().run(ModelChoice(), HERE, until="frames")
+    before = edits(tmp_path)
+    flow(settings=Settings(**{**vars(SETTINGS), "video_candidates": 1})).run(ModelChoice(), HERE, until="videos")
+    assert len(edits(tmp_path)) == len(before) + 4
+
+
+def test_the_funnel_adds_up_and_the_report_shows_it(flow, monkeypatch):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia|style sepia flicker|box blue nothing")
+    run = flow()
+    run.run(ModelChoice(), HERE, until="videos")
+    for count in funnel.counts(run):
+        assert count.entered == count.kept + count.rejected + count.quarantined + count.waiting
+    by_stage = {count.stage: count for count in funnel.counts(run)}
+    assert by_stage["frames"].reasons == {"edit missing": 2} and by_stage["videos"].reasons == {"flicker": 2}
+    assert by_stage["clips"].unmeasured in ({}, {"duplicate": 2})
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "Rejected: flicker (2)" in page and "Rejected: edit missing (2)" in page
+    shown = list((run.folder / "samples").glob("*.mp4"))
+    assert len(shown) == 4 and all(f"samples/{path.name}" in page for path in shown)  # of waiting pairs nothing is shown
+    stored = {pair.id: pair for pair in read_pairs(run.folder / "pairs.jsonl")}
+    assert len(stored) == 4 and Counter(pair.reason for pair in stored.values()) == {"edit missing": 2, "flicker": 2}
+    numbers = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+    assert numbers["tasks"]["style"] == {"tried": 2, "accepted": 0}
+
+
+VLM_PLAN = json.dumps({"suitable": True, "forward": ["style sepia", "style sepia "], "backward": ["undo the sepia"]})
+
+
+def judged(server, **more) -> Settings:
+    return Settings(**{**vars(SETTINGS), "vlm_url": server.url, "vlm_model": "fake", **more})
+
+
+def test_a_vlm_judges_frames_and_videos_after_the_cheap_gates(flow, monkeypatch):
+    """Of two clips the second one's frame is bad, and the first one's video."""
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia|box blue nothing")
+    good, fair = (scores(following=number, preservation=number, quality=number) for number in (9, 8))
+    with fake_judge(good, fair, fair) as server:
+        run = flow(settings=judged(server))
+        run.run(ModelChoice(), HERE, until="video_verdicts")
+        assert len(server.asked) == 3  # the frames without an edit were rejected before
+    assert [one.reason for one in run.outcomes("frame_verdicts")] == ["", "instruction not followed"]
+    assert [one.reason for one in run.outcomes("video_verdicts")] == ["low quality"]  # SAMA: quality 9, the others 8
+    pair = next(pair for pair in funnel.pairs(run) if pair.gate == "judged_quality")
+    assert pair.scores["video_verdicts"]["judge_following"] == 8 and Path(pair.context).is_file()
+
+
+def test_a_vlm_that_answers_nonsense_is_asked_again_and_then_given_up(flow, monkeypatch):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia")
+    monkeypatch.setattr("liveditor_isa.evaluation.judge.client.WAITS", (0,))
+    good = scores(following=10, preservation=10, quality=10)
+    with fake_judge("I like it.", good, 500) as server:
+        run = flow(settings=judged(server))
+        run.run(ModelChoice(), HERE, until="frame_verdicts")
+        assert len(server.asked) == 2 + 4  # four attempts for the second pair
+    first, second = run.outcomes("frame_verdicts")
+    assert first.is_kept and second.status == "quarantined" and "the server answers 500" in second.why
+
+
+def test_a_vlm_plans_by_the_shares(flow):
+    unsuitable = json.dumps({"suitable": False, "forward": [], "backward": []})
+    with fake_judge("nothing", VLM_PLAN, unsuitable) as server:
+        run = flow(settings=judged(server, planner="vlm", proposals=1, shares={"style": 1.0, "human": 0.0}))
+        run.run(ModelChoice(), HERE, until="plans")
+        assert "change the style of the whole video" in json.dumps(server.asked[0]) and len(server.asked) == 3
+    first, second = run.outcomes("plans")
+    assert first.made["proposals"][0]["forward"] == ["style sepia"] and first.made["proposals"][0]["task"] == "style"
+    assert second.reason == "no suitable task"
+
+
+@pytest.mark.parametrize("answer", ["[]", '{"forward": ["a"], "backward": ["b"]}', '{"suitable": "yes"}', '{"suitable": true, "forward": "a", "backward": ["b"]}',
+                                    '{"suitable": true, "forward": [""], "backward": ["b"]}', '{"suitable": true, "forward": [1], "backward": ["b"]}'])  # fmt: skip
+def test_a_plan_in_another_form_is_refused(answer):
+    with pytest.raises(ValueError):
+        understood(Reply(answer, "fake", None), 4)
