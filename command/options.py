@@ -23,8 +23,9 @@ ISA_OPTIONS = {
     "context_tail": {"choices": CONTEXT_TAILS, "help": "what context blocks that were not kept contribute"},
     "policy": {
         "choices": POLICIES,
-        "help": "what is attended exactly: isa, the paper's choice, or error_aware, under one budget over all heads, --exact-ratio, the pairs "
-        "of blocks that lose most by a mean",
+        "help": "what is attended exactly: isa, the paper's choice; error_aware, under one budget over all heads, --exact-ratio, the pairs "
+        "of blocks that lose most by a mean; or segment_top_k, --exact-ratio of the target's blocks and of each context's, those that "
+        "get most attention",
     },
     "error_threshold": {"type": float, "help": "error_aware: exact is what would lose this much, in place of --exact-ratio"},
     "block_size": {"type": int, "help": "tokens per block"},

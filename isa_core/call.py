@@ -8,13 +8,14 @@ import torch
 
 from .attend import DenseAttention, attend_blocks, dense_attention
 from .backend import resolve_backend, resolve_dense
-from .config import ERROR_AWARE, ISAConfig
+from .config import ERROR_AWARE, SEGMENT_TOP_K, ISAConfig
 from .gpu.attend import attention_on_gpu
 from .gpu.training import attention_with_gradients
 from .layout import BlockTable, TokenLayout, block_table
 from .memory import head_chunks
-from .plan import Coarse, RoutingMasks, RoutingPlan, coarse_scores, logit_spread
+from .plan import Coarse, RoutingMasks, RoutingPlan, coarse_scores, composite_shares, logit_spread
 from .policies import error_aware, route
+from .policies.segment_top_k import PER_BLOCK
 from .pool import block_variances, pool_blocks
 from .residual import residual
 from .stats import ISAStats, measure
@@ -105,7 +106,11 @@ def _coarse(q, k, table: BlockTable, config: ISAConfig) -> tuple[Coarse, torch.T
     if config.policy == ERROR_AWARE and variance_k is not None:
         with torch.no_grad():
             spread = logit_spread(block_variances(q, pooled_q, queries) + pooled_q.square(), variance_k)
-    return Coarse(logits, logits.softmax(-1), spread), pooled_k, variance_k
+    shares = None
+    if config.policy == SEGMENT_TOP_K:
+        with torch.no_grad():
+            shares = composite_shares(q, k, table, PER_BLOCK)
+    return Coarse(logits, logits.softmax(-1), spread, shares), pooled_k, variance_k
 
 
 def _heads_on_torch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-ISA, ERROR_AWARE = POLICIES = "isa", "error_aware"
+ISA, ERROR_AWARE, SEGMENT_TOP_K = POLICIES = "isa", "error_aware", "segment_top_k"
 SHARPNESS_METRICS = ("variance", "top_mass")
 CONTEXT_TAILS = ("drop", "taylor")
 TAIL_ORDERS = (0, 2)
@@ -18,13 +18,16 @@ class ISAConfig:
     keep_ratio: share of the context KV blocks each head keeps (paper: select ratio), 0..1.
     dense_query_ratio: share of query blocks, the sharpest, that attend exactly (paper: flat ratio), 0..1.
     exact_ratio: share of its KV list that a sparse query block attends exactly (paper: no-sparsity ratio), 0..1; with
-        "error_aware" the mean of these shares.
+        "error_aware" the mean of these shares, with "segment_top_k" the share of each segment's blocks.
     sharpness: "variance" (the paper's metric) or "top_mass" (what the released weights run with).
     sharpness_threshold: when set, replaces `dense_query_ratio`: a query block is dense if its sharpness exceeds it.
     context_tail: what context blocks that were not kept contribute: "drop" nothing (paper), "taylor" their block mean.
     block_size: tokens per block.
-    policy: "isa", the paper's, or "error_aware": no query block is dense, and the (query block, KV block) pairs that are attended
-        exactly are those, over all heads of a call, for which a mean is expected to be the worst stand-in.
+    policy: "isa", the paper's; "error_aware": no query block is dense, and the (query block, KV block) pairs that are attended
+        exactly are those, over all heads of a call, for which a mean is expected to be the worst stand-in; or "segment_top_k": no
+        query block is dense, and each attends exactly, in the target and in each context alike, to the `exact_ratio` of the
+        segment's blocks that get most of its attention; all others count by their means. `keep_ratio`, `sharpness` and
+        `context_tail` have no part in it.
     error_threshold: of "error_aware": a pair is exact if its expected error is at least this; None for the `exact_ratio` of all
         pairs that have the largest.
     tail_order: order of the Taylor expansion by which a sparse query block weighs a block it does not attend exactly: 0
@@ -64,7 +67,7 @@ class ISAConfig:
     @property
     def no_dense_queries(self) -> bool:
         """Whether every query block is sparse, whatever the tensors hold."""
-        return self.policy == ERROR_AWARE or (self.sharpness_threshold is None and self.dense_query_ratio == 0)
+        return self.policy != ISA or (self.sharpness_threshold is None and self.dense_query_ratio == 0)
 
 
 def blocks_for(ratio: float, total: int) -> int:

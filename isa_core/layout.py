@@ -102,6 +102,10 @@ class BlockTable:
         """Blocks of each segment."""
         return [-(-tokens // self.block_size) for tokens in self.layout.segments]
 
+    def exact_per_segment(self, exact_ratio: float) -> list[int]:
+        """How many blocks of each segment a query block attends exactly under "segment_top_k"."""
+        return [blocks_for(exact_ratio, blocks) for blocks in self.segment_blocks]
+
     @property
     def starts(self) -> tuple[int, ...]:
         """First token of every block."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .layout import BlockTable
+from .pool import pool_composites
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,31 @@ class Coarse:
 
     logits: `Qc Kcᵀ / √D`; probabilities: their softmax.
     spread: variance of a query block's logits within a KV block, for policies that need it.
+    shares: attention of composite tokens summed over pairs of blocks (`composite_shares`), for policies that need it.
     """
 
     logits: torch.Tensor
     probabilities: torch.Tensor
     spread: torch.Tensor | None = None
+    shares: torch.Tensor | None = None
 
 
 def coarse_scores(pooled_q: torch.Tensor, pooled_k: torch.Tensor) -> torch.Tensor:
     """Block means [G, R, D] and [G, N, D] -> [G, R, N] attention logits of blocks, `Qc Kcᵀ / √D`."""
     return (pooled_q * pooled_q.shape[-1] ** -0.5) @ pooled_k.transpose(1, 2)
+
+
+def composite_shares(q: torch.Tensor, k: torch.Tensor, table: BlockTable, per_block: int) -> torch.Tensor:
+    """q [G, T, D], k [G, S, D] -> [G, R, N]: attention of composite tokens, `per_block` to a block, summed over pairs of blocks.
+
+    A row of composite queries is a softmax over all composite keys, which weigh as many tokens as they stand for; so the
+    cells of a row add up to the composite tokens of its block.
+    """
+    means_q, tokens_q = pool_composites(q, table.of_queries(q.shape[1]), per_block)
+    means_k, tokens_k = pool_composites(k, table, per_block)
+    shares = (coarse_scores(means_q, means_k) + tokens_k.to(means_k.dtype).log()).softmax(2)
+    of_blocks = shares.unflatten(2, (-1, per_block)).sum(3) * (tokens_q > 0)[:, None]
+    return of_blocks.unflatten(1, (-1, per_block)).sum(2)
 
 
 def logit_spread(square_q: torch.Tensor, variance_k: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import torch
 
-from .config import ERROR_AWARE, ISAConfig, blocks_for
+from .config import ERROR_AWARE, SEGMENT_TOP_K, ISAConfig, blocks_for
 from .layout import TokenLayout
 
 
@@ -57,6 +57,13 @@ def reference_attention(
             routing = lists[b, h] if lists else route_head(scores, probabilities, blocks, is_target, config)
             if budget is not None and not lists:
                 routing = {"kv": routing["kv"], "dense": set(), "exact": budget[h]}
+            if config.policy == SEGMENT_TOP_K and not lists:
+                every = list(range(len(blocks)))
+                routing = {
+                    "kv": every,
+                    "dense": set(),
+                    "exact": top_of_segments(head_q, head_k, queries, blocks, layout, config),
+                }
             used[b, h] = routing
             for i, block in enumerate(queries):
                 exact = routing["kv"] if i in routing["dense"] else routing["exact"][i]
@@ -138,6 +145,33 @@ def error_budget(
     for _, h, i, j in sorted(exact, key=lambda pair: pair[3]):
         lists[h][i].append(j)
     return lists
+
+
+def top_of_segments(
+    q: torch.Tensor, k: torch.Tensor, queries: list[slice], blocks: list[slice], layout: TokenLayout, config: ISAConfig
+) -> dict[int, list[int]]:  # fmt: skip
+    """One head's exact lists, q, k [S, D]: of each segment the blocks that get most attention, among halves of blocks as tokens."""
+    half = math.ceil(config.block_size / 2)
+
+    def halves(block: slice) -> list[slice]:
+        return [slice(first, min(first + half, block.stop)) for first in range(block.start, block.stop, half)]
+
+    keys = [(j, part) for j, block in enumerate(blocks) for part in halves(block)]
+    mean_k = torch.stack([k[part].mean(0) for _, part in keys])
+    weight = torch.tensor([float(part.stop - part.start) for _, part in keys], dtype=k.dtype)
+    exact: dict[int, list[int]] = {}
+    for i, query in enumerate(queries):
+        attention = torch.zeros(len(blocks), dtype=k.dtype)
+        for part in halves(query):
+            row = weight * torch.exp(q[part].mean(0) @ mean_k.T / math.sqrt(q.shape[1]))
+            attention.index_add_(0, torch.tensor([j for j, _ in keys]), row / row.sum())
+        exact[i], first = [], 0
+        for length in layout.segments:
+            segment = range(first, first + math.ceil(length / config.block_size))
+            best = sorted(segment, key=lambda j: -attention[j])[: blocks_for(config.exact_ratio, len(segment))]
+            exact[i] += sorted(best)
+            first = segment.stop
+    return exact
 
 
 def attend_block(

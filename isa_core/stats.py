@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .config import ERROR_AWARE, ISAConfig, blocks_for
+from .config import ERROR_AWARE, SEGMENT_TOP_K, ISAConfig, blocks_for
 from .layout import BlockTable, TokenLayout, block_table
 from .plan import RoutingPlan
+from .policies.segment_top_k import PER_BLOCK
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,16 @@ def estimate_cost(layout: TokenLayout, config: ISAConfig, of_target: bool = Fals
     """
     table = block_table(layout, config.block_size)
     queries = table.of_queries(layout.target if of_target else layout.total)
-    listed_blocks = table.target_blocks + table.kept_blocks(config.keep_ratio)
-    if config.policy == ERROR_AWARE:
+    keep_ratio = 1 if config.policy == SEGMENT_TOP_K else config.keep_ratio
+    listed_blocks = table.target_blocks + table.kept_blocks(keep_ratio)
+    if config.policy == SEGMENT_TOP_K:
+        dense, exact_blocks = 0.0, float(sum(table.exact_per_segment(config.exact_ratio)))
+    elif config.policy == ERROR_AWARE:
         dense, exact_blocks = 0.0, config.exact_ratio * listed_blocks
     else:
         dense = blocks_for(config.dense_query_ratio, queries.count) / queries.count
-        exact_blocks = blocks_for(config.exact_ratio, listed_blocks)
-    listed = table.listed_tokens(config.keep_ratio)
+        exact_blocks = float(blocks_for(config.exact_ratio, listed_blocks))
+    listed = table.listed_tokens(keep_ratio)
     means = _means_seen(table, config, listed_blocks, exact_blocks)
     density = (dense * listed + (1 - dense) * listed * exact_blocks / listed_blocks) / layout.total
     pooled = (dense * means[0] + (1 - dense) * means[1]) / layout.total
@@ -87,8 +91,8 @@ def estimate_cost(layout: TokenLayout, config: ISAConfig, of_target: bool = Fals
 
 
 def _coarse_pass(config: ISAConfig) -> float:
-    """Products over all pairs of blocks, in units of two: logits and residual, and for "error_aware" the logits' spread."""
-    return 1.5 if config.policy == ERROR_AWARE else 1
+    """Products over all pairs of blocks, in units of two: logits and residual, and what a policy adds, the logits' spread or those of composite tokens."""
+    return 1 + {ERROR_AWARE: 0.5, SEGMENT_TOP_K: 0.5 * PER_BLOCK**2}.get(config.policy, 0)
 
 
 def _products(config: ISAConfig) -> float:

@@ -111,24 +111,27 @@ def _unsortable(found, result):
 
 
 def lists_above(
-    errors: torch.Tensor, threshold: torch.Tensor, listed: torch.Tensor, lengths: torch.Tensor, block_size: int, tail: int
+    errors: torch.Tensor, threshold: torch.Tensor, listed: torch.Tensor, lengths: torch.Tensor, block_size: int, tail: int,
+    longest: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Per row the listed blocks whose error [G, R, N] is at least the threshold [B] of the head's batch element, and marks of them.
 
-    listed [G, L] int32 ascending, lengths [N] int32; `tail` is L when the tail is the list itself, N when it is every block.
-    Returns lists [G, R, L] int32 (int16 where it holds N), full blocks first and ragged ones last, both ascending, then N; full,
+    listed [G, L] int32 ascending, lengths [N] int32; `tail` is L when the tail is the list itself, N when it is every block; no
+    row has more than `longest`, L where None.
+    Returns lists [G, R, longest] int32 (int16 where it holds N), full blocks first and ragged ones last, both ascending, then N; full,
     counts and tokens [G, R] int32: its full blocks (0 where a block does not fill the sparse kernel's tile), all blocks,
     and their tokens; and taken [G, R, tail] uint8, 1 where a tail entry is in the row's list.
     """
     heads, rows, blocks = errors.shape
     length = listed.shape[1]
+    longest = length if longest is None else longest
     lists = torch.full(
-        (heads, rows, length), blocks, device=errors.device, dtype=torch.int16 if blocks < 2**15 else torch.int32
+        (heads, rows, longest), blocks, device=errors.device, dtype=torch.int16 if blocks < 2**15 else torch.int32
     )
     full, counts, tokens = (torch.empty(heads, rows, device=errors.device, dtype=torch.int32) for _ in range(3))
     taken = (torch.empty if tail == length else torch.zeros)(heads, rows, tail, device=errors.device, dtype=torch.uint8)
     _above[(rows, heads)](
-        errors, threshold, listed, lengths, lists, full, counts, tokens, taken, heads // len(threshold), rows, blocks, length, tail,
+        errors, threshold, listed, lengths, lists, full, counts, tokens, taken, heads // len(threshold), rows, blocks, length, longest, tail,
         TAIL_IS_LIST=tail == length, FULL=max(16, triton.next_power_of_2(block_size)), LENGTH_PAD=triton.next_power_of_2(length), num_warps=4,
     )  # fmt: skip
     return lists, full, counts, tokens, taken
@@ -136,7 +139,7 @@ def lists_above(
 
 @triton.jit
 def _above(
-    errors, threshold, listed, lengths, lists, full, counts, tokens, taken, heads, rows, blocks, length, tail,
+    errors, threshold, listed, lengths, lists, full, counts, tokens, taken, heads, rows, blocks, length, longest, tail,
     TAIL_IS_LIST: tl.constexpr, FULL: tl.constexpr, LENGTH_PAD: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -150,7 +153,7 @@ def _above(
     ragged = chosen.to(tl.int32) - is_full
     all_full = tl.sum(is_full, axis=0)
     place = tl.where(is_full == 1, tl.cumsum(is_full, axis=0), all_full + tl.cumsum(ragged, axis=0)) - 1
-    tl.store(lists + (head * rows + row) * length + place, block.to(lists.dtype.element_ty), mask=chosen)
+    tl.store(lists + (head * rows + row) * longest + place, block.to(lists.dtype.element_ty), mask=chosen)
     tl.store(full + head * rows + row, all_full)
     tl.store(counts + head * rows + row, tl.sum(chosen.to(tl.int32), axis=0))
     tl.store(tokens + head * rows + row, tl.sum(size, axis=0))

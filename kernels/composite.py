@@ -1,4 +1,4 @@
-"""Attention of composite tokens, several means to a block, summed over pairs of blocks; and the fewest blocks that hold a share of a row."""
+"""Attention of composite tokens, several means to a block, summed over pairs of blocks; and the largest of each segment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .select import sortable
+from .select import largest
 
 TILE = 64
 
@@ -82,33 +82,24 @@ def _shares(
     tl.store(address, cell, mask=inside)
 
 
-def fewest(shares: torch.Tensor, groups: torch.Tensor, share: float, longest: int) -> torch.Tensor:
-    """shares [G, R, N] fp32, at least 0 -> [G, R, N] int8: 1 at the fewest largest of each row and group that hold `share` of the group's sum.
+def keep_largest(shares: torch.Tensor, bounds: torch.Tensor, counts: torch.Tensor, longest: int) -> torch.Tensor:
+    """shares [G, R, N] fp32, at least 0: in their place -1 at all but the largest of each row and segment; ties go to the earlier.
 
-    groups: [K + 1] int32, first block of each of K groups and the end; the longest has `longest` blocks. Equal values are taken
-    or left together. A block is always taken for itself.
+    bounds [K + 1] int32: first block of each of K segments, and the end; counts [K] int32: how many of each stay; the longest
+    segment has `longest` blocks.
     """
     heads, rows, blocks = shares.shape
-    chosen = torch.empty(heads, rows, blocks, device=shares.device, dtype=torch.int8)
-    _fewest[(rows, heads, len(groups) - 1)](
-        shares, groups, chosen, share, rows, blocks, LENGTH_PAD=triton.next_power_of_2(longest), num_warps=4
+    _largest[(rows, heads, len(counts))](
+        shares, bounds, counts, rows, blocks, LENGTH_PAD=triton.next_power_of_2(longest), num_warps=4
     )
-    return chosen
+    return shares
 
 
-@triton.jit(do_not_specialize=["share", "rows", "blocks"])
-def _fewest(shares, groups, chosen, share, rows, blocks, LENGTH_PAD: tl.constexpr):
-    row, head, group = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    block = tl.load(groups + group) + tl.arange(0, LENGTH_PAD)
-    inside = block < tl.load(groups + group + 1)
-    value = tl.load(shares + (head * rows + row) * blocks + block, mask=inside, other=0.0)
-    wanted = share * tl.sum(value, axis=0)
-    key = tl.where(inside, sortable(value), 0)
-    # The highest key whose equals and betters hold enough, bit by bit.
-    least = tl.full([], 0, tl.uint32)
-    for step in range(32):
-        candidate = least | (tl.full([], 0x80000000, tl.uint32) >> step)
-        enough = tl.sum(tl.where(key >= candidate, value, 0.0), axis=0) >= wanted
-        least = tl.where(enough, candidate, least)
-    taken = (key >= least) | (block == row)
-    tl.store(chosen + (head * rows + row) * blocks + block, taken.to(tl.int8), mask=inside)
+@triton.jit(do_not_specialize=["rows", "blocks"])
+def _largest(shares, bounds, counts, rows, blocks, LENGTH_PAD: tl.constexpr):
+    row, head, segment = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    block = tl.load(bounds + segment) + tl.arange(0, LENGTH_PAD)
+    inside = block < tl.load(bounds + segment + 1)
+    address = shares + (head * rows + row) * blocks + block
+    chosen = largest(tl.load(address, mask=inside, other=0.0), inside, tl.load(counts + segment))
+    tl.store(address, -1.0, mask=inside & (chosen == 0))

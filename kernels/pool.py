@@ -49,7 +49,8 @@ def _pool(
     address = x + (head // heads) * stride_b + (head % heads) * stride_h + token * stride_s + channel[None] * stride_d
     inside = (slot < length)[:, None] & (channel < DIM)[None]
     tile = tl.load(address, mask=inside, other=0.0).to(tl.float32)
-    mean = tl.sum(tile, axis=0) / length
+    # A composite token of a ragged block may hold nothing.
+    mean = tl.sum(tile, axis=0) / tl.maximum(length, 1)
     tl.store(out + (head * blocks + block) * DIM + channel, mean, mask=channel < DIM)
     if VARIANCE:
         centred = tl.where(inside, tile - mean[None], 0.0)

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
 from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
-from ..isa_core.config import ERROR_AWARE
+from ..isa_core.config import ERROR_AWARE, SEGMENT_TOP_K
 from ..runtime.kept_context import AS_COMPUTED, AUTO, EACH, KEEPING_COPIES, KEEPING_DEVICES, KEEPING_DTYPES, Keeping
 from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, USUAL_REFRESH, LiveSettings, Settings, read_changes, routed
 from ..runtime.schedule import MIN_TOKENS, Schedule
@@ -22,6 +22,12 @@ logger = logging.getLogger(__name__)
 def _ratio(name: str, default: float, tooltip: str):
     display = io.NumberDisplay.slider
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.005, display_mode=display, tooltip=tooltip)
+
+
+def way_to_route(routing: dict) -> dict:
+    """The value of the dynamic input **routing**, {"routing": the choice, its inputs}, in `live.routed`'s terms."""
+    choice, inputs = routing["routing"], {name: value for name, value in routing.items() if name != "routing"}
+    return {SEGMENT_TOP_K: True} if choice == SEGMENT_TOP_K else inputs
 
 
 class AttachISA(io.ComfyNode):
@@ -74,9 +80,12 @@ class AttachISA(io.ComfyNode):
                                 "expected error is at least this, more in busy videos than in calm ones; about 0.001 to 0.1.",
                             ),
                         ]),
+                        io.DynamicCombo.Option(SEGMENT_TOP_K, []),
                     ],
                     tooltip="Which query blocks are dense: a fixed share, or all whose sharpness exceeds a threshold. error_aware: none; "
-                    "exact_ratio is then one budget for all heads, and goes where a mean would be the worst stand-in.",
+                    "exact_ratio is then one budget for all heads, and goes where a mean would be the worst stand-in. segment_top_k: none; each "
+                    "attends exactly to exact_ratio of the target's blocks and of each context's: those that get most of its attention. "
+                    "Nearest to full attention on models without ISA training.",
                 ),
                 io.Float.Input(
                     # A number field: a slider has no room for four decimals. The page rounds to the decimals of the step.
@@ -169,7 +178,7 @@ class AttachISA(io.ComfyNode):
 
         config = ISAConfig(
             keep_ratio=keep_ratio,
-            **routed({name: value for name, value in routing.items() if name != "routing"}),
+            **routed(way_to_route(routing)),
             exact_ratio=exact_ratio,
             sharpness=sharpness,
             context_tail=context_tail,

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..isa_core import ISAConfig
-from ..isa_core.config import ERROR_AWARE, ISA
+from ..isa_core.config import ERROR_AWARE, ISA, SEGMENT_TOP_K
 
-RATIO, THRESHOLD, ERROR = WAYS = "dense_query_ratio", "sharpness_threshold", "error_threshold"
-"""Of which one says how query blocks are routed; ERROR, which is 0 where exact_ratio is the budget, that the policy is "error_aware"."""
+RATIO, THRESHOLD, ERROR, SEGMENTS = WAYS = "dense_query_ratio", "sharpness_threshold", "error_threshold", SEGMENT_TOP_K
+"""Of which one says how query blocks are routed: ERROR, which is 0 where exact_ratio is the budget, that the policy is "error_aware";
+SEGMENTS, which is True, that it is "segment_top_k"."""
 CONFIG_FIELDS = ("keep_ratio", *WAYS, "exact_ratio", "sharpness", "context_tail")
 CONTEXT_REFRESH, MOST_REFRESH = "context_refresh", 10
 USUAL_REFRESH = 1.0
@@ -45,9 +46,12 @@ class Settings:
     def values(self) -> dict:
         """{name: value} as on the node, with the one of the ways to route that is in use."""
         way = RATIO if self.config.sharpness_threshold is None else THRESHOLD
-        if self.config.policy == ERROR_AWARE:
-            way = ERROR
-        chosen = {name: getattr(self.config, name) for name in CONFIG_FIELDS if name not in WAYS or name == way}
+        way = {ERROR_AWARE: ERROR, SEGMENT_TOP_K: SEGMENTS}.get(self.config.policy, way)
+        chosen = {
+            name: True if name == SEGMENTS else getattr(self.config, name)
+            for name in CONFIG_FIELDS
+            if name not in WAYS or name == way
+        }
         if way == ERROR:
             chosen[ERROR] = chosen[ERROR] or 0.0
         return {"enabled": self.enabled, **chosen, CONTEXT_REFRESH: self.context_refresh}
@@ -79,6 +83,11 @@ def routed(values: dict) -> dict:
     if given == [ERROR]:
         by_ratio = type(values[ERROR]) in (int, float) and values[ERROR] == 0
         return {**values, "policy": ERROR_AWARE, ERROR: None if by_ratio else values[ERROR]}
+    if given == [SEGMENTS]:
+        if values[SEGMENTS] is not True:
+            raise ValueError(f"{SEGMENTS} must be true; got {values[SEGMENTS]!r}. Give another way to route in its place.")
+        rest = {name: value for name, value in values.items() if name != SEGMENTS}
+        return {**dict.fromkeys((THRESHOLD, ERROR)), **rest, "policy": SEGMENT_TOP_K}
     return {**dict.fromkeys((THRESHOLD, ERROR)), **values, "policy": ISA} if given else values
 
 

@@ -161,10 +161,10 @@ def test_example_workflows_need_nothing_but_us_and_core(path, schemas):
 
 
 def preset(name: str) -> list[float]:
-    """keep_ratio, error_threshold and exact_ratio of one of the page's presets."""
+    """keep_ratio and exact_ratio of one of the page's presets."""
     script = (ROOT / "web/isa_presets.js").read_text(encoding="utf-8")
     values = re.search(rf"\b{name}: \{{.*?values: \{{(.*?)\}}", script, re.S)[1]
-    return [float(re.search(rf"{ratio}: ([\d.]+)", values)[1]) for ratio in ("keep_ratio", "error_threshold", "exact_ratio")]
+    return [float(re.search(rf"{ratio}: ([\d.]+)", values)[1]) for ratio in ("keep_ratio", "exact_ratio")]
 
 
 def graphs(path) -> list[dict]:
@@ -185,17 +185,17 @@ def test_the_included_model_is_offered_with_what_serves_it(path):
     assert {included.NAME} == {value for kind, each in named if kind == "LIVEditorLoad" for value in each[:3]}
     for kind, each in named:
         if kind == "LIVEditorAttachISA":
-            enabled, keep, routing, threshold, exact, sharpness, tail, *_ = each
-            assert [keep, threshold, exact] == preset("Balanced")
-            assert [enabled, routing, sharpness, tail] == [True, "error_aware", "variance", "drop"]
+            enabled, keep, routing, exact, sharpness, tail, *_ = each
+            assert [keep, exact] == preset("Balanced")
+            assert [enabled, routing, sharpness, tail] == [True, "segment_top_k", "variance", "drop"]
         if kind == "KSampler":
             assert each[3] == 1.5, "cfg"
     # What stands on a subgraph's node goes before what is in it.
     for node in nodes:
         shown = [slot["name"] for slot in node.get("inputs", []) if "widget" in slot]
-        if node["type"] == graphs(path)[-1].get("id") and "keep_ratio" in shown:
+        if node["type"] == graphs(path)[-1].get("id") and "exact_ratio" in shown:
             on_node = dict(zip(shown, node["widgets_values"]))
-            assert (on_node["isa"], on_node["keep_ratio"], on_node["cfg"]) == (True, preset("Balanced")[0], 1.5)
+            assert (on_node["isa"], on_node["exact_ratio"], on_node["cfg"]) == (True, preset("Balanced")[1], 1.5)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

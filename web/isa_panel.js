@@ -7,7 +7,7 @@ import { PRESETS, matches, ownPresets } from "./isa_presets.js";
 import { fateOf, isRemembered, remember } from "./isa_record.js";
 import { post } from "./isa_requests.js";
 import { t } from "./isa_text.js";
-import { read, schedule, write } from "./isa_widgets.js";
+import { disableIdle, read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 150;
 const CREATED_AFTER = 10; // looks after which a page that has opened a workflow has given all widgets their values
@@ -231,6 +231,7 @@ export class Panel {
         if (seen !== this.seen) {
             const before = this.seen;
             this.seen = seen;
+            disableIdle(this.node);
             this.drawReplay();
             this.drawPresets();
             this.drawCost(values);

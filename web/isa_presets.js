@@ -11,12 +11,12 @@ export const PRESETS = {
         values: { keep_ratio: 1, dense_query_ratio: 1, exact_ratio: 1, context_refresh: 1 },
     },
     Balanced: {
-        title: () => t("All of the context, exact where a mean would be the worst stand-in: at the cost of Paper, far nearer to full attention on LIVEditor-tiny; context as in Quality."),
-        values: { keep_ratio: 1, error_threshold: 0, exact_ratio: 0.28, context_refresh: 1 },
+        title: () => t("Exact to the blocks of the target and of each context that get most attention: at the cost of Paper, hardly different from Exact on LIVEditor-tiny; context as in Quality."),
+        values: { keep_ratio: 1, segment_top_k: true, exact_ratio: 0.28, context_refresh: 1 },
     },
     Fast: {
         title: () => t("Like Balanced, at less than half of its attention, with the context computed in 5 of 32 steps, or 4 of 12."),
-        values: { keep_ratio: 1, error_threshold: 0, exact_ratio: 0.125, context_refresh: 2 },
+        values: { keep_ratio: 1, segment_top_k: true, exact_ratio: 0.125, context_refresh: 2 },
     },
     Paper: {
         title: () => t("The paper's ratios; context as in Quality."),

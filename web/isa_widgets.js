@@ -2,10 +2,11 @@
 import { control } from "./isa_graph.js";
 
 export const LIVE = [
-    "enabled", "keep_ratio", "dense_query_ratio", "sharpness_threshold", "error_threshold", "exact_ratio", "sharpness", "context_tail", "context_refresh",
+    "enabled", "keep_ratio", "dense_query_ratio", "sharpness_threshold", "error_threshold", "segment_top_k", "exact_ratio", "sharpness", "context_tail", "context_refresh",
 ];
 
-const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold", error_threshold: "error_aware" };
+const SEGMENTS = "segment_top_k";
+const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold", error_threshold: "error_aware", [SEGMENTS]: SEGMENTS };
 const widgetName = (name) => (name in ROUTING ? `routing.${name}` : name);
 
 // The other settings that decide whether ISA acts; they do not change during a run.
@@ -23,14 +24,27 @@ export function schedule(node) {
 export function read(node) {
     if (!node.widgets?.some((widget) => widget.name === "keep_ratio")) return null;
     const found = LIVE.map((name) => [name, control(node, widgetName(name))]).filter(([, widget]) => widget);
-    return Object.fromEntries(found.map(([name, widget]) => [name, widget.value]));
+    const values = Object.fromEntries(found.map(([name, widget]) => [name, widget.value]));
+    // This way to route has no input of its own.
+    return control(node, "routing")?.value === SEGMENTS ? { ...values, [SEGMENTS]: true } : values;
+}
+
+// What has no part in a way to route is shown as disabled.
+const IDLE = { error_aware: ["sharpness"], [SEGMENTS]: ["keep_ratio", "sharpness", "context_tail"] };
+
+export function disableIdle(node) {
+    const idle = IDLE[control(node, "routing")?.value] ?? [];
+    for (const name of IDLE[SEGMENTS]) {
+        const widget = control(node, name);
+        if (widget) widget.disabled = idle.includes(name);
+    }
 }
 
 export function write(node, values) {
     for (const [name, value] of Object.entries(values)) {
         // The routing first, because the page creates its slider.
         if (name in ROUTING) set(node, "routing", ROUTING[name]);
-        set(node, widgetName(name), value);
+        if (name !== SEGMENTS) set(node, widgetName(name), value);
     }
     node.setDirtyCanvas?.(true, true);
 }

@@ -29,7 +29,7 @@ from .variants import VARIANTS, Attention, Bench, isa, sol_attn
 
 HEADS, DIM = 40, 128
 TAUS = (1.0, 1.3, 1.6, 2.0, 2.5, 3.0)
-BUDGETS = (0.0625, 0.1, 0.15, 0.2, 0.28, 0.4, 0.5)
+BUDGETS = (0.0625, 0.125, 0.2, 0.28, 0.4, 0.5)
 
 
 def policies() -> dict[str, dict[str, ISAConfig]]:
@@ -38,6 +38,7 @@ def policies() -> dict[str, dict[str, ISAConfig]]:
         "isa": {"paper": ISAConfig()},
         "isa-no-dense": {f"{ratio:g}": ISAConfig(1, 0, ratio) for ratio in BUDGETS},
         "error-aware": {f"{ratio:g}": ISAConfig(1, exact_ratio=ratio, policy="error_aware") for ratio in BUDGETS},
+        "segment-top-k": {f"{ratio:g}": ISAConfig(exact_ratio=ratio, policy="segment_top_k") for ratio in BUDGETS},
     }
 
 
@@ -142,7 +143,7 @@ def measure(bench: Bench, chosen: dict[str, Point], given: Inputs, turns: int) -
     for name, row in rows.items():
         if "density" in row:
             row |= timing.split(calls[name])
-            if row["policy"].startswith(("error-aware", "isa-no-dense")) and row["inputs"] == "structured":
+            if row["policy"].startswith(("error-aware", "isa-no-dense", "segment-top-k")) and row["inputs"] == "structured":
                 row["list_tflops"] = round(4 * layout.total**2 * row["density"] * HEADS * DIM / row["sparse_ms"] / 1e9)
     return list(rows.values())
 
@@ -207,7 +208,7 @@ def main():
     def store(rows: list[dict], kind: str):
         result["rows"] += rows
         ratios = result["vs_sol_attn_equal_error"].setdefault(kind, {})
-        for policy in ("isa-no-dense", "isa-no-dense-8bit", "error-aware", "error-aware-8bit"):
+        for policy in (name + suffix for name in ("isa-no-dense", "error-aware", "segment-top-k") for suffix in ("", "-8bit")):
             if (ratio := against_sol_attn(rows, policy)) is not None:
                 ratios.setdefault(policy, []).append(ratio)
         for row in rows:

@@ -16,15 +16,19 @@ from pathlib import Path
 
 import torch
 
-from ...isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention, vorta
-from ...isa_core.policies import paper_by_group, sol_style, unisparse_style
+from ...isa_core import ISAConfig, RoutingMasks, TokenLayout, add_coarse_residual, in_context_sparse_attention, vorta
+from ...isa_core.layout import BlockTable, block_table
+from ...isa_core.plan import composite_shares
+from ...isa_core.policies import paper_by_group, segment_top_k, sol_style, unisparse_style
+from ...isa_core.policies.by_heads import by_heads
 
 Grid = tuple[int, int, int]
 Policy = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 """(q, k, v [B, S, H, D], layout, grid of every group, gate or None) -> (alike, share of full attention's arithmetic)."""
 
 SHARES, MASSES = (0.0625, 0.125, 0.28, 0.4), (0.5, 0.7, 0.8, 0.9)
-"""Of exact pairs, and of the attention that exact blocks hold."""
+TOP_K = (0.0625, 0.125, 0.2, 0.28, 0.4)
+"""Of exact pairs, of the attention that exact blocks hold, and of each segment's exact blocks under "segment_top_k"."""
 
 SMALL_TILE, TILE = (2, 4, 4), (4, 8, 8)
 """Of sliding windows: for clips of a few thousand tokens, and for long ones."""
@@ -46,6 +50,15 @@ def peers(block_size: int = 64) -> dict[str, Policy]:
     }
 
 
+def rankings(block_size: int = 64) -> dict[str, Policy]:
+    """{name: policy}: what "segment_top_k" owes to composite tokens, and what to segments."""
+    return {
+        f"ranked-by-{per_block}-{scope}": _routed(_ranked, per_block, scope == "segments", block_size=block_size)
+        for per_block in (1, 2, 4)
+        for scope in ("segments", "together")
+    }
+
+
 def _by_masks(q, k, v, layout: TokenLayout, gate, masks, block_size: int):
     config = ISAConfig(block_size=block_size)
     out, stats = in_context_sparse_attention(
@@ -59,6 +72,24 @@ def _routed(masks: Callable, *args, block_size: int, **options) -> Policy:
         return _by_masks(q, k, v, layout, gate, masks(q, k, layout, *args, block_size=block_size, **options), block_size)
 
     return attention
+
+
+RANKED = 0.25
+"""Share of exact pairs where rankings are compared."""
+
+
+def _ranked(q, k, layout: TokenLayout, per_block: int, by_segment: bool, block_size: int) -> RoutingMasks:
+    """Like "segment_top_k", with any number of composite tokens to a block, and segments ranked each by itself or all together."""
+
+    def decide(q: torch.Tensor, k: torch.Tensor, table: BlockTable) -> tuple[torch.Tensor, torch.Tensor]:
+        shares = composite_shares(q, k, table, per_block)
+        # All together: as one segment.
+        ranked = table if by_segment else block_table(TokenLayout(table.count * block_size), block_size)
+        blocks = segment_top_k.exact_blocks(shares, ranked, RANKED)
+        exact = torch.zeros_like(shares, dtype=torch.bool).scatter_(2, blocks, True)
+        return exact, torch.ones_like(exact)
+
+    return by_heads(q, k, layout, decide, block_size)
 
 
 def _by_frame(block_size: int) -> Policy:
@@ -90,6 +121,7 @@ OURS = {
     "isa-paper": ("isa", "paper"),
     "isa-equal-keep-all-no-dense": ("isa-no-dense", "0.28"),
     "isa-error-aware-0.28": ("error-aware", "0.28"),
+    **{f"isa-segment-top-k-{ratio:g}": ("segment-top-k", f"{ratio:g}") for ratio in TOP_K},
     "isa-error-aware-0.49": ("error-aware", "0.5"),
 }
 """Settings of the study, and policy and setting of the frontier."""

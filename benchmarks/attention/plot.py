@@ -88,6 +88,7 @@ POLICIES = {
     "isa-by-frame": ("… context by frame", ("#1f77b4", "", "*")),
     "isa-no-dense": ("no dense queries", STYLES["isa-paper-bf16-triton"]), "isa-no-dense-8bit": ("… 8 bits", ("#08519c", "--", "s")),
     "error-aware": ("error-aware", ("#c51b8a", "-", "o")), "error-aware-8bit": ("… 8 bits", ("#7a0177", "--", "v")),
+    "segment-top-k": ("top of each segment", ("#111111", "-", "^")), "segment-top-k-8bit": ("… 8 bits", ("#111111", "--", "<")),
     "sol-attn": ("sol_attn, by tau", STYLES["sol-attn-tau1.3"]), "sol-style": ("Sol-style", ("#2a7f3f", "-", "o")),
     "unisparse-style": ("UniSparse-style", ("#999999", "-", "s")), "unisparse-style-tail": ("… with means", ("#555555", "--", "s")),
     "vorta-coreset": ("VORTA, coreset", ("#8c564b", "", "P")), "vorta-sliding": ("VORTA, sliding", ("#8c564b", "", "X")),

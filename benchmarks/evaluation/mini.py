@@ -34,15 +34,15 @@ EXTRA_METRICS = ("mobilenet", "vmaf_neg_reference", "lpips_alex_reference")
 BLOCK = 16
 
 
-def error_aware(exact: float) -> ISAConfig:
-    return ISAConfig(keep_ratio=1, exact_ratio=exact, policy="error_aware", block_size=BLOCK)
+def top_k(exact: float) -> ISAConfig:
+    return ISAConfig(exact_ratio=exact, policy="segment_top_k", block_size=BLOCK)
 
 
 SETTINGS: dict[str, tuple[ISAConfig | None, float]] = {
     FULL: (None, 0),
     "quality": (None, 1),
-    "balanced": (error_aware(0.28), 1),
-    "fast": (error_aware(0.125), 2),
+    "balanced": (top_k(0.28), 1),
+    "fast": (top_k(0.125), 2),
     "paper": (ISAConfig(block_size=BLOCK), 1),
     "paper, no reuse": (ISAConfig(block_size=BLOCK), 0),
 }

@@ -11,7 +11,7 @@ import torch
 from ...isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention
 from ...isa_core.policies.tiles import tile_order
 from ...runtime.core_attention import in_context_override
-from ..attention.peers import peers
+from ..attention.peers import TOP_K, peers, rankings
 
 FULL, PAPER, ALL_DENSE = "full", "isa-paper", "isa-all-dense"
 
@@ -61,8 +61,10 @@ def settings(threshold: float, block_size: int = 64) -> dict[str, Setting]:
         "isa-equal-keep-all-no-dense": Setting(keep_all(dense_query_ratio=0, exact_ratio=0.28)),
         "isa-half-keep-all-no-dense": Setting(keep_all(dense_query_ratio=0, exact_ratio=0.125)),
         **{f"isa-error-aware-{ratio:g}": Setting(error_aware(exact_ratio=ratio)) for ratio in (0.125, 0.28, 0.4, 0.49)},
+        **{f"isa-segment-top-k-{ratio:g}": Setting(isa(exact_ratio=ratio, policy="segment_top_k")) for ratio in TOP_K},
+        "isa-segment-top-k-0.28-second-order": Setting(isa(exact_ratio=0.27, policy="segment_top_k", tail_order=2)),
         "isa-error-aware-0.28-second-order": Setting(error_aware(exact_ratio=0.27, tail_order=2)),
-        **{name: Setting(policy=policy) for name, policy in peers(block_size).items()},
+        **{name: Setting(policy=policy) for name, policy in (peers(block_size) | rankings(block_size)).items()},
     }
 
 

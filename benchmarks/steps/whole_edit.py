@@ -53,7 +53,7 @@ class Variant(NamedTuple):
 
 
 BASELINE = "full-cudnn"
-BALANCED = ISAConfig(keep_ratio=1, exact_ratio=0.28, policy="error_aware")
+BALANCED = ISAConfig(exact_ratio=0.28, policy="segment_top_k")
 """The node's preset of that name."""
 VARIANTS = {
     BASELINE: Variant(False, False),

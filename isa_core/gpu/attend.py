@@ -32,7 +32,7 @@ def attention_on_gpu(
     of_q, of_k = pool(q, queries, variance=routed), pool(k, blocks, variance=routed or second)
     pooled_q, pooled_k, pooled_v = of_q.mean, of_k.mean, pool(v, blocks).mean
 
-    plan = make_plan(of_q, of_k, q.shape[0], table, config) if masks is None else plan_of(masks, table)
+    plan = make_plan(q, k, of_q, of_k, table, config) if masks is None else plan_of(masks, table)
     # With a threshold, the read-back starts before the sparse kernel is queued and is awaited after it, so the host waits
     # only for the plan.
     rows = begin_count(plan, config)

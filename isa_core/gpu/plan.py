@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 
-from ..config import ERROR_AWARE, ISAConfig, blocks_for
+from ..config import ERROR_AWARE, SEGMENT_TOP_K, ISAConfig, blocks_for
 from ..layout import BlockTable, upload
 from ..memory import heads_at_once
 from ..plan import RoutingMasks, RoutingPlan
 from ..policies.error_aware import pairs_for
 from ..policies.paper import top_mass_blocks
+from ..policies.segment_top_k import PER_BLOCK, sharpness
+from ..pool import composite_lengths, composite_size
 
 
 class KernelPlan(NamedTuple):
@@ -59,10 +62,14 @@ def pool(x: torch.Tensor, blocks: Blocks, variance: bool = False) -> Pooled:
     return Pooled(mean, spread.clamp(max=torch.finfo(x.dtype).max))
 
 
-def make_plan(queries: Pooled, keys: Pooled, batch: int, table: BlockTable, config: ISAConfig) -> KernelPlan:
-    """The decisions of `policies.route` by kernels, for the heads of a batch, from queries [G, R, D] and keys [G, N, D]."""
+def make_plan(
+    q: torch.Tensor, k: torch.Tensor, queries: Pooled, keys: Pooled, table: BlockTable, config: ISAConfig
+) -> KernelPlan:
+    """The decisions of `policies.route` by kernels, from q [B, T, H, D], k [B, S, H, D] and what was pooled of their blocks."""
     if config.policy == ERROR_AWARE:
-        return _by_budget(queries, keys, batch, table, config)
+        return _by_budget(queries, keys, len(q), table, config)
+    if config.policy == SEGMENT_TOP_K:
+        return _by_segment(q, k, table, config)
     return _by_ratios(queries.mean, keys.mean, table, config)
 
 
@@ -125,6 +132,37 @@ def _by_budget(queries: Pooled, keys: Pooled, batch: int, table: BlockTable, con
     return KernelPlan(routing, full, counts, tail, taken, listed.new_empty(heads, 0))
 
 
+def _by_segment(q: torch.Tensor, k: torch.Tensor, table: BlockTable, config: ISAConfig) -> KernelPlan:
+    """`policies.segment_top_k.route`."""
+    from ...kernels.budget import lists_above
+    from ...kernels.composite import composite_shares, keep_largest
+
+    device, longest = q.device, sum(table.exact_per_segment(config.exact_ratio))
+    cells, lengths = composites_on(table, device), blocks_on(table, device).lengths
+    means_q = pool(q, composites_on(table.of_queries(q.shape[1]), device)).mean
+    means_k = pool(k, cells).mean
+    heads, rows, every = (
+        len(means_q),
+        means_q.shape[1] // PER_BLOCK,
+        torch.arange(table.count, device=device, dtype=torch.int32),
+    )
+    bounds, most = _segments_on(table, config.exact_ratio, device)
+    log_tokens, least = cells.lengths.float().log(), torch.zeros(1, device=device)
+    parts = []
+    step = heads_at_once(heads, 4 * rows * table.count)
+    for part_q, part_k in zip(means_q.split(step), means_k.split(step)):
+        shares = composite_shares(part_q, part_k, log_tokens, PER_BLOCK)
+        spread = sharpness(shares, table)
+        keep_largest(shares, bounds, most, max(table.segment_blocks))
+        listed = every.expand(len(shares), -1).contiguous()
+        exact, full, counts, tokens, taken = lists_above(shares, least, listed, lengths, table.block_size, table.count, longest)
+        parts.append((exact, spread, full, counts, tokens, taken))
+    exact, spread, full, counts, tokens, taken = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts))
+    dense, listed = torch.zeros_like(spread, dtype=torch.bool), every.expand(heads, -1)
+    routing = RoutingPlan(listed, dense, exact, spread, counts, tokens)
+    return KernelPlan(routing, full, counts, listed, taken, every.new_empty(heads, 0))
+
+
 def plan_of(masks: RoutingMasks, table: BlockTable) -> KernelPlan:
     """`RoutingMasks.plan` by kernels."""
     from ...kernels.budget import lists_above
@@ -170,3 +208,22 @@ def of_tail(plan: KernelPlan, per_block: torch.Tensor, dtype: torch.dtype) -> to
 def blocks_on(table: BlockTable, device: torch.device) -> Blocks:
     starts, lengths = (upload(x, device, torch.int32) for x in (table.starts, table.lengths))
     return Blocks(starts, lengths, table.block_size)
+
+
+@lru_cache(maxsize=64)
+def composites_on(table: BlockTable, device: torch.device) -> Blocks:
+    """The composite tokens of "segment_top_k" as blocks, PER_BLOCK for each block; those that hold nothing start where their block does."""
+    size, lengths = composite_size(table, PER_BLOCK), composite_lengths(table, PER_BLOCK)
+    starts = [
+        start + size * part if lengths[block * PER_BLOCK + part] else start
+        for block, start in enumerate(table.starts)
+        for part in range(PER_BLOCK)
+    ]
+    return Blocks(upload(starts, device, torch.int32), upload(lengths, device, torch.int32), size)
+
+
+@lru_cache(maxsize=64)
+def _segments_on(table: BlockTable, exact_ratio: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """First block of each segment and the end, [K + 1], and how many of each are exact, [K]; int32."""
+    bounds = upload([0, *accumulate(table.segment_blocks)], device, torch.int32)
+    return bounds, upload(table.exact_per_segment(exact_ratio), device, torch.int32)

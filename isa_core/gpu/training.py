@@ -41,7 +41,7 @@ class _Attention(torch.autograd.Function):
         blocks, routed = blocks_on(table, q.device), config.policy == ERROR_AWARE
         of_q, of_k = (pool(x, blocks, variance=routed) for x in (q, k))
         pooled_q, pooled_k, pooled_v = of_q.mean, of_k.mean, pool(v, blocks).mean
-        plan = make_plan(of_q, of_k, q.shape[0], table, config) if masks is None else plan_of(masks, table)
+        plan = make_plan(q, k, of_q, of_k, table, config) if masks is None else plan_of(masks, table)
         rows = begin_count(plan, config)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         log_sum = torch.empty(q.shape[0] * q.shape[2], q.shape[1], device=q.device, dtype=torch.float32)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..config import ERROR_AWARE, ISAConfig
+from ..config import ERROR_AWARE, SEGMENT_TOP_K, ISAConfig
 from ..layout import BlockTable
 from ..plan import Coarse, RoutingPlan
-from . import error_aware, paper
+from . import error_aware, paper, segment_top_k
 
 
 def route(coarse: Coarse, table: BlockTable, config: ISAConfig, threshold: torch.Tensor | None = None) -> RoutingPlan:
@@ -15,4 +15,6 @@ def route(coarse: Coarse, table: BlockTable, config: ISAConfig, threshold: torch
     if config.policy == ERROR_AWARE:
         assert threshold is not None
         return error_aware.route(coarse, table, config, threshold)
+    if config.policy == SEGMENT_TOP_K:
+        return segment_top_k.route(coarse, table, config)
     return paper.route(coarse, table, config)

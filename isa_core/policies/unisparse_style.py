@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from ..layout import BlockTable, TokenLayout, block_table
-from ..plan import RoutingMasks, coarse_scores
-from ..pool import pool_blocks
+from ..layout import BlockTable, TokenLayout
+from ..plan import RoutingMasks, composite_shares
 from .by_heads import by_heads
 
 
@@ -30,18 +29,10 @@ def masks(
     tail: whether all other blocks count through their mean, instead of not at all.
     composite: tokens; divides `block_size`.
     """
-    fine = block_table(layout, composite)
-    # Composite tokens as tokens, of which a block holds several.
-    target, *context = fine.segment_blocks
-    cells = block_table(TokenLayout(target, tuple(context)), block_size // composite)
 
     def decide(q: torch.Tensor, k: torch.Tensor, table: BlockTable) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = coarse_scores(pool_blocks(q, fine.of_queries(q.shape[1])), pool_blocks(k, fine))
-        shares = (logits + fine.lengths_on(k.device).log()).softmax(2)
-        of_blocks = cells.to_blocks(shares.transpose(1, 2)).sum(2)
-        rows = cells.of_queries(of_blocks.shape[2])
-        summed = rows.to_blocks(of_blocks.transpose(1, 2)).sum(2)
-        exact = torch.cat([_most(part, share) for part in summed.split(table.segment_blocks, dim=2)], dim=2)
+        shares = composite_shares(q, k, table, block_size // composite)
+        exact = torch.cat([_most(part, share) for part in shares.split(table.segment_blocks, dim=2)], dim=2)
         exact.diagonal(dim1=1, dim2=2).fill_(True)
         return exact, torch.full_like(exact, tail)
 

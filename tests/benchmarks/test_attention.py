@@ -210,7 +210,7 @@ def test_the_page_holds_what_was_measured_of_neighbours():
     results = ROOT / "benchmarks/results"
     frontier, *studies = (
         json.loads(max(results.glob(f"{name}-h200-*.json")).read_text(encoding="utf-8"))
-        for name in ("frontier", "fidelity-error-aware", "fidelity-peers")
+        for name in ("frontier", "fidelity-segment-top-k", "fidelity-error-aware", "fidelity-peers")
     )
     rows = [row for study in studies for row in study["rows"]]
     found = peers.table(frontier, rows)

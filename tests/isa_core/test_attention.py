@@ -36,6 +36,7 @@ CONFIGS = {
         0.3, exact_ratio=0.3, policy="error_aware", context_tail="taylor", tail_order=2
     ),
     "error-aware, threshold": ISAConfig(1, policy="error_aware", error_threshold=0.1),
+    "top of segments": ISAConfig(exact_ratio=0.3, policy="segment_top_k"),
 }
 
 

@@ -265,6 +265,7 @@ def test_spread_means_is_the_gradient_of_block_means(dtype):
             "threshold": ISAConfig(0.5, sharpness_threshold=1e-3),
             "only means": ISAConfig(0.5, 0, 0),
             "error-aware": ISAConfig(0.6, exact_ratio=0.3, policy="error_aware"),
+            "top of segments": ISAConfig(exact_ratio=0.3, policy="segment_top_k"),
             "all dense": ISAConfig(1, 1, 0.2, block_size=16),
         },
     ),

@@ -1,11 +1,15 @@
-"""Scores of composite tokens, and the fewest blocks that hold a share: against what PyTorch says."""
+"""Scores of composite tokens, and the largest of each segment: against what PyTorch says."""
+
+from itertools import accumulate
 
 import interpreter  # noqa: F401
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernel_device import DEVICE
-
-from liveditor_isa.kernels.composite import composite_shares, fewest
+from liveditor_isa.isa_core.config import blocks_for
+from liveditor_isa.kernels.composite import composite_shares, keep_largest
 
 
 @pytest.mark.parametrize("rows, blocks, per_block, dim", [(3, 5, 4, 32), (17, 17, 4, 24), (40, 70, 2, 16), (2, 2, 1, 16)])
@@ -22,24 +26,23 @@ def test_shares(rows, blocks, per_block, dim):
     assert torch.allclose(out.cpu(), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
-def test_the_fewest(share):
-    generator = torch.Generator().manual_seed(1)
-    values = torch.rand(2, 9, 21, generator=generator) ** 4
-    bounds = [0, 9, 16, 21]
-    out = fewest(values.to(DEVICE), torch.tensor(bounds, dtype=torch.int32, device=DEVICE), share, 9).bool().cpu()
-    for head in range(2):
-        for row in range(9):
-            for first, last in zip(bounds, bounds[1:]):
-                order = sorted(range(first, last), key=lambda j: -values[head, row, j])
-                held, taken, total = 0.0, set(), float(values[head, row, first:last].sum())
-                for j in order:
-                    if held >= share * total * (1 - 1e-6):
-                        break
-                    taken.add(j)
-                    held += float(values[head, row, j])
-                found = {j for j in range(first, last) if out[head, row, j]}
-                if share < 1:
-                    assert found - {row} == taken - {row}
-                if first <= row < last:
-                    assert row in found
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    st.floats(0, 1),
+    st.sampled_from([1, 3, 1000]),
+)
+@settings(max_examples=15, deadline=None)
+def test_the_largest_of_each_segment(segments, ratio, levels):
+    """Few levels make ties, of which the earlier block stays."""
+    generator = torch.Generator().manual_seed(len(segments))
+    shares = torch.randint(0, levels, (2, 3, sum(segments)), generator=generator) / levels
+    bounds = torch.tensor([0, *accumulate(segments)], dtype=torch.int32, device=DEVICE)
+    counts = [blocks_for(ratio, length) for length in segments]
+    found = keep_largest(shares.to(DEVICE), bounds, torch.tensor(counts, dtype=torch.int32, device=DEVICE), max(segments)).cpu()
+    first = 0
+    for length, count in zip(segments, counts):
+        part = shares[:, :, first : first + length]
+        best = part.sort(dim=2, descending=True, stable=True).indices[:, :, :count]
+        kept = torch.zeros_like(part, dtype=torch.bool).scatter_(2, best, True)
+        assert torch.equal(found[:, :, first : first + length], torch.where(kept, part, -1.0))
+        first += length

@@ -49,6 +49,8 @@ CONFIGS = {
     "second order": ISAConfig(keep_ratio=0.5, dense_query_ratio=0.3, exact_ratio=0.2, tail_order=2),
     "error-aware": ISAConfig(1, exact_ratio=0.3, policy="error_aware"),
     "error-aware, taylor tail": ISAConfig(0.4, exact_ratio=0.3, policy="error_aware", context_tail="taylor", tail_order=2),
+    "top of segments": ISAConfig(exact_ratio=0.3, policy="segment_top_k"),
+    "top of segments, second order": ISAConfig(exact_ratio=0.2, policy="segment_top_k", tail_order=2),
 }
 MIXED = ISAConfig(0.4, 0.5, 0.3)
 """On a few blocks: dense and sparse rows, lists of several blocks, context that is left out."""

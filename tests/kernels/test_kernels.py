@@ -47,6 +47,9 @@ CONFIGS = {
     "error-aware, part of the context": ISAConfig(0.4, exact_ratio=0.3, policy="error_aware"),
     "error-aware, taylor tail": ISAConfig(0.4, exact_ratio=0.3, policy="error_aware", context_tail="taylor", tail_order=2),
     "error-aware, threshold": ISAConfig(1, policy="error_aware", error_threshold=0.06, block_size=24),
+    "top of segments": ISAConfig(exact_ratio=0.3, policy="segment_top_k", block_size=16),
+    "top of segments, only means": ISAConfig(exact_ratio=0, policy="segment_top_k"),
+    "top of segments, second order": ISAConfig(exact_ratio=0.2, policy="segment_top_k", tail_order=2, block_size=24),
 }
 
 
@@ -220,8 +223,9 @@ def test_the_8_bit_kernel(layout, block_size):
         ISAConfig(1, exact_ratio=0.4, policy="error_aware"),
         ISAConfig(0.5, exact_ratio=0.4, policy="error_aware", context_tail="taylor", tail_order=2),
         ISAConfig(0.6, 0, 0.4),
+        ISAConfig(exact_ratio=0.4, policy="segment_top_k"),
     ],
-    ids=["error-aware", "taylor tail", "equal lists"],
+    ids=["error-aware", "taylor tail", "equal lists", "top of segments"],
 )
 def test_the_8_bit_lists(config):
     """As above; ragged blocks, and the means beside them, lie off the same centres."""

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from examples import EXAMPLES, SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 from in_context import STEPS, sample
@@ -26,6 +25,8 @@ from liveditor_isa.runtime.read_back import ReadBack
 from liveditor_isa.runtime.schedule import Schedule
 from routes_client import ask
 from workflow_api import Workflow
+
+from examples import EXAMPLES, SMALL
 
 PAPER = Settings(ISAConfig())
 
@@ -160,6 +161,9 @@ def test_a_way_to_route_takes_the_others_place():
     for way, config in (({"dense_query_ratio": 0.25}, ISAConfig(dense_query_ratio=0.25)), ({"sharpness_threshold": 0.1}, None)):
         other = above.changed({**way, "exact_ratio": 0.0625})
         assert other.config == (config or ISAConfig(sharpness_threshold=0.1)) and way.items() <= other.values().items()
+    segments = above.changed({"segment_top_k": True, "exact_ratio": 0.28})
+    assert segments.config == ISAConfig(exact_ratio=0.28, policy="segment_top_k")
+    assert PAPER.changed(segments.values()) == segments and segments.changed(PAPER.values()) == PAPER
 
 
 @pytest.mark.parametrize(
@@ -175,6 +179,8 @@ def test_a_way_to_route_takes_the_others_place():
         ({"dense_query_ratio": 0.5, "error_threshold": 0.0}, "exclude each other"),
         ({"error_threshold": -0.1}, "error_threshold must be a number"),
         ({"error_threshold": False}, "error_threshold must be a number"),
+        ({"segment_top_k": 1}, "segment_top_k must be true"),
+        ({"segment_top_k": True, "error_threshold": 0.0}, "exclude each other"),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(values, sentence):

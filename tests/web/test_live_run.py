@@ -8,6 +8,7 @@ import time
 import pytest
 from browser_page import after_frames, after_looks, drop, open_page, set_widgets, wait_until
 from comfy_headless import ComfyServer
+
 from examples import EXAMPLES, fresh
 
 ISA = "window.app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA')"
@@ -82,11 +83,14 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     press(graph, "Balanced")
     graph.wait_for_function("() => document.querySelector('.isa-presets .isa-chosen')?.textContent === 'Balanced'")
     graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('in reuses), 360 tokens')")
-    assert widget(graph, "routing") == "error_aware" and widget(graph, "routing.error_threshold") == 0
+    assert widget(graph, "routing") == "segment_top_k"
+    idle = f"() => {ISA}.widgets.filter(widget => widget.disabled).map(widget => widget.name)"
+    assert graph.evaluate(idle) == ["keep_ratio", "sharpness", "context_tail"]
     assert widget(graph, "exact_ratio") == 0.28
     press(graph, "Paper")
     graph.wait_for_function("before => document.querySelector('.isa-cost span').textContent === before", arg=paper)
     assert widget(graph, "routing") == "ratio" and widget(graph, "routing.dense_query_ratio") == 0.5
+    assert graph.evaluate(idle) == []
 
 
 @one_way
