@@ -178,6 +178,9 @@ def child(device: str):
         call(config, "8bit")
         call(config, stand_in, training=True)
         call(ISAConfig(0.5, 0.5, 0.5, tail_order=2), "triton")
+        for policy in ("error_aware", "segment_top_k"):
+            call(ISAConfig(0.5, 0.5, 0.5, policy=policy), "8bit")
+            call(ISAConfig(0.5, 0.5, 0.5, policy=policy), stand_in, training=True)
 
     all_calls()
     call(ISAConfig(0.5, 0.5, 0.5, sharpness="top_mass", context_tail="taylor"), "triton", dim=96)

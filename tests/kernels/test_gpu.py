@@ -255,7 +255,9 @@ def test_aligned_and_ragged_layouts(target, context, config):
 
 
 @pytest.mark.parametrize("batch, heads, dim", [(1, 1, 64), (2, 5, 96), (3, 3, 128)])
-@pytest.mark.parametrize("name", ["paper", "top mass", "threshold", "taylor tail", "second order", "error-aware"])
+@pytest.mark.parametrize(
+    "name", ["paper", "top mass", "threshold", "taylor tail", "second order", "error-aware", "top of segments"]
+)
 def test_batches_heads_and_head_dims(batch, heads, dim, name):
     case = random_case(TokenLayout(191, (140,)), CONFIGS[name], batch, heads, dim)
     outs, plan = run_all(case, DENSE if dim == 96 else ("sdpa", "triton"))

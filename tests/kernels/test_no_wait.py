@@ -3,7 +3,8 @@
 import pytest
 import torch
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
-from liveditor_isa.isa_core.gpu.plan import blocks_on
+from liveditor_isa.isa_core.config import POLICIES
+from liveditor_isa.isa_core.gpu.plan import _segments_on, blocks_on, composites_on
 from liveditor_isa.isa_core.layout import _lengths_on, _ragged_first
 from liveditor_isa.isa_core.residual import coarse_output
 
@@ -32,11 +33,12 @@ def no_synchronisation():
     torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("dense", ["auto", "triton", "8bit"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_call_waits_for_nothing(layout, dense, request):
+def test_a_call_waits_for_nothing(layout, dense, policy, request):
     *qkv, gate = tensors(layout)
-    config = ISAConfig(keep_ratio=0.25)
+    config = ISAConfig(keep_ratio=0.25, policy=policy)
 
     def call(layout, qkv, gate):
         return in_context_sparse_attention(
@@ -45,7 +47,7 @@ def test_a_call_waits_for_nothing(layout, dense, request):
 
     call(layout, qkv, gate)  # compiles
     # As for a layout whose tables are not on the GPU yet.
-    for tables in (blocks_on, _lengths_on, _ragged_first):
+    for tables in (blocks_on, composites_on, _segments_on, _lengths_on, _ragged_first):
         tables.cache_clear()
     torch.cuda.synchronize()
     request.getfixturevalue("no_synchronisation")
