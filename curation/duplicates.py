@@ -6,7 +6,7 @@ comparisons at most. A set of millions needs an approximate index in this place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,24 +14,41 @@ import torch
 from .gates import Gate, verdict
 from .outcomes import DONE, Outcome
 
-SCORE = "duplicate"
+SCORE, FEATURES = "duplicate", "features"
 
 
-def scored(outcomes: Sequence[Outcome], gates: Sequence[Gate]) -> list[Outcome]:
-    """With the score `duplicate`, the cosine to the nearest clip kept before, in the order of the rows. Clips that other gates reject
-    are compared but push nobody out. Without features nothing is measured."""
-    kept: torch.Tensor | None = None
-    found = []
+def scored(outcomes: Iterable[Outcome], gates: Sequence[Gate]) -> Iterator[Outcome]:
+    """With the score `duplicate`, the cosine to the nearest clip kept before, in the order of the rows, and without the features, which
+    are most of a record. Clips that other gates reject are compared but push nobody out. Without features nothing is measured."""
+    kept = _Kept()
     for one in outcomes:
-        features = one.made.get("features") if one.status == DONE else None
+        features = one.made.get(FEATURES) if one.status == DONE else None
         if not features:
-            found.append(one)
+            yield one
             continue
         vector = torch.tensor(features)
-        nearest = float((kept @ vector).max()) if kept is not None else 0.0
-        scores = {**one.scores, SCORE: round(nearest, 4)}
-        judged = replace(one, made={**one.made, "scores": scores}, verdict=verdict(scores, gates))
+        scores = {**one.scores, SCORE: round(kept.nearest(vector), 4)}
+        made = {name: value for name, value in one.made.items() if name != FEATURES}
+        judged = replace(one, made={**made, "scores": scores}, verdict=verdict(scores, gates))
         if judged.is_kept:
-            kept = vector[None] if kept is None else torch.cat([kept, vector[None]])
-        found.append(judged)
-    return found
+            kept.add(vector)
+        yield judged
+
+
+class _Kept:
+    """Vectors in one tensor, which doubles when it is full."""
+
+    def __init__(self):
+        self._vectors, self._count = torch.empty(0, 0), 0
+
+    def nearest(self, vector: torch.Tensor) -> float:
+        return float((self._vectors[: self._count] @ vector).max()) if self._count else 0.0
+
+    def add(self, vector: torch.Tensor) -> None:
+        if self._count == len(self._vectors):
+            wider = torch.empty(max(64, 2 * self._count), len(vector))
+            if self._count:
+                wider[: self._count] = self._vectors
+            self._vectors = wider
+        self._vectors[self._count] = vector
+        self._count += 1

@@ -63,13 +63,17 @@ class Flow:
         """Names of this run's, in their order."""
         return [stage for stage in STAGES if self.settings.vlm_model or stage not in JUDGED]
 
+    def _before(self, stage: str) -> str | None:
+        """The stage whose outcomes are this one's rows; None for the first."""
+        order = self.stages
+        return order[order.index(stage) - 1] if stage != order[0] else None
+
     def stage_folder(self, stage: str) -> Path:
         return self.folder / f"{[*STAGES].index(stage) + 1}-{stage}"
 
     def rows(self, stage: str) -> list[Clip]:
         """Of the batch job: what the stage before has kept."""
-        order = self.stages
-        before = order[order.index(stage) - 1] if stage != order[0] else None
+        before = self._before(stage)
         if before is None:
             works: Iterator[tuple[str, Work]] = shots.first_rows(self.sources)
         else:
@@ -83,10 +87,8 @@ class Flow:
         """One for every row, those that wait included."""
         if stage not in self._outcomes:
             results, gates = Results(self.stage_folder(stage)), of_stage(self.gates, stage)
-            found = [_outcome(row, results, gates) for row in self.rows(stage)]
-            if stage == "clips":
-                found = duplicates.scored(found, gates)
-            self._outcomes[stage] = found
+            found = (_outcome(row, results, gates) for row in self.rows(stage))
+            self._outcomes[stage] = [*(duplicates.scored(found, gates) if stage == "clips" else found)]
         return self._outcomes[stage]
 
     def choice(self, stage: str, model: ModelChoice) -> StageChoice:
@@ -107,6 +109,8 @@ class Flow:
             for stage in filter(order[: order.index(until) + 1].__contains__, self.stages):
                 self._outcomes.pop(stage, None)
                 rows, choice = self.rows(stage), self.choice(stage, model)
+                # Of the stages behind, the rows hold what is still needed.
+                self._outcomes = {name: of for name, of in self._outcomes.items() if name == self._before(stage)}
                 if not rows:
                     break
                 here = where.here == ALL or (where.here == CHEAP and not choice.uses_model)

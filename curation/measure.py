@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import torch
 
-from ..data.procedural.scenes import COLOURS, PLACED, PLACES, half_extents
+from ..data.procedural.render import silhouettes
+from ..data.procedural.scenes import COLOURS, PLACED, PLACES, SHAPES, half_extents
 from ..data.procedural.styles import STYLES
 from ..evaluation.frames import read_video, to_bytes, to_unit
 from ..evaluation.metrics.features import mobilenet_features
@@ -24,6 +25,9 @@ FLOW_SIDE = 256
 
 CHANGED = 24
 """Levels of 255, mean of the channels, from which a pixel counts as changed."""
+
+FAR = 0.45
+"""Distance of RGB in 0..1 from which a pixel has none of the named colours."""
 
 ROOM = 1.5
 """An added object lies within this many times the radius at which the included editor learned to draw it."""
@@ -78,12 +82,13 @@ def features(frames: torch.Tensor) -> list[float] | None:
 def pair_scores(source: torch.Tensor, edit: torch.Tensor, expected: dict, cut: float) -> dict[str, float | None]:
     """Of an edit and its source, [T, H, W, 3] uint8 of one size; None for what cannot be measured of this kind of edit.
 
-    expected: what a planner knows of a right edit: "style", one of the included editor's; "colour" of a new object; "place" of it, or
-        "region", [T, H, W] bool, which may change. Without either the whole frame may.
+    expected: what a planner knows of a right edit: "style", one of the included editor's; "colour" of a new object; "place" of it and,
+        with that, its "shape"; or "region", [T, H, W] bool, which may change. Without a place or region the whole frame may.
 
-    present: mean change where the edit should be, in levels of 255. outside_psnr: dB, where it should not. right: by how many dB the edit
-    is nearer to what was asked than to the next other style or colour. flicker_added: levels. drift: growth of the colour's
-    difference from the first to the last frame, levels. sharpness: of the edit, relative to what is expected. cuts_added.
+    present: mean change where the edit should be, in levels of 255. outside_psnr: dB, where it should not. style: by how many dB the edit
+    is nearer to the asked style than to the next other one. colour, shape: by how much the asked one is ahead of the next, -1 to 1.
+    flicker_added: levels. drift: growth of the colour's difference from the first to the last frame, levels. sharpness: of the edit,
+    relative to what is expected. cuts_added.
     """
     edit, source = edit[: len(source)], source[: len(edit)]
     region = expected.get("region")
@@ -96,7 +101,9 @@ def pair_scores(source: torch.Tensor, edit: torch.Tensor, expected: dict, cut: f
     scores: dict[str, float | None] = {
         "present": float(difference.mean() if region is None else difference[region].mean()),
         "outside_psnr": None if outside is None else _psnr(source, edit, outside),
-        "right": _style_margin(source, edit, style) if style else _colour_margin(source, edit, region, expected.get("colour")),
+        "style": _style_margin(source, edit, style) if style else None,
+        "colour": None if style else _colour_margin(source, edit, region, expected.get("colour")),
+        "shape": None if style else _shape_margin(source, edit, expected),
     }
     if len(edit) > 1:
         scores["flicker_added"] = 255 * (steadiness(reference) - steadiness(edit))
@@ -116,19 +123,24 @@ def goodness(scores: dict) -> tuple:
     """Order of candidates of one proposal, the best is the largest: the right edit, kept surroundings, little flicker."""
     return (
         min(scores.get("present") or 0.0, 8.0) > 4.0,
-        (scores.get("right") or 0.0) > 0,
+        all((scores.get(name) or 0.0) >= 0 for name in ("style", "colour", "shape")),
         round(scores.get("outside_psnr") or 0.0) - abs(scores.get("flicker_added") or 0.0),
     )
 
 
 def box(place: str, frames: int, height: int, width: int) -> torch.Tensor:
     """[T, H, W] bool: where an object is that the included editor adds at one of its places."""
-    (right, down), (x_end, y_end) = PLACES[place], half_extents(height, width)
+    (across, down), (x_end, y_end) = _centre(place, height, width), half_extents(height, width)
     x = torch.linspace(-x_end, x_end, width)
     y = torch.linspace(-y_end, y_end, height)
     reach = ROOM * PLACED
-    inside = ((y - 0.58 * down * y_end).abs() < reach)[:, None] & ((x - 0.58 * right * x_end).abs() < reach)[None]
-    return inside.expand(frames, height, width)
+    return (((y - down).abs() < reach)[:, None] & ((x - across).abs() < reach)[None]).expand(frames, height, width)
+
+
+def _centre(place: str, height: int, width: int) -> tuple[float, float]:
+    """Of an object that stays at a place, in half short sides."""
+    (right, down), (x_end, y_end) = PLACES[place], half_extents(height, width)
+    return 0.58 * right * x_end, 0.58 * down * y_end
 
 
 def _psnr(source: torch.Tensor, edit: torch.Tensor, part: torch.Tensor) -> float | None:
@@ -150,18 +162,55 @@ def _style_margin(source: torch.Tensor, edit: torch.Tensor, style: str) -> float
 
 
 def _colour_margin(source: torch.Tensor, edit: torch.Tensor, region: torch.Tensor | None, colour: str | None) -> float | None:
-    """dB by which the median colour of changed pixels is nearer to the named colour than to any other; None without a name, -20
-    where nothing changed."""
+    """How much more of the changed pixels got the named colour than any other one, as a share of them: 1 where all did; None without a
+    name, -1 where nothing changed.
+
+    Shares of the edit less those of the source: background that comes to light has no colour of its own.
+    """
     if colour is None:
         return None
-    changed = (edit.float() - source.float()).abs().mean(-1) > CHANGED
+    changed = _changed(source, edit)
     if region is not None:
         changed &= region
     if not changed.any():
-        return -20.0
-    median = edit[changed].float().median(0).values / 255
-    distances = {name: float((median - torch.tensor(value)).square().sum()) for name, value in COLOURS.items()}
-    return _decibels(min(value for name, value in distances.items() if name != colour), distances[colour])
+        return -1.0
+    gained = dict(zip(COLOURS, (_shares(edit[changed]) - _shares(source[changed])).tolist()))
+    own = gained.pop(colour)
+    return own - max(gained.values())
+
+
+def _shares(pixels: torch.Tensor) -> torch.Tensor:
+    """[N, 3] uint8 -> share of the pixels that each of COLOURS names."""
+    named = _named(pixels)
+    return torch.bincount(named[named >= 0], minlength=len(COLOURS)) / len(pixels)
+
+
+def _named(pixels: torch.Tensor) -> torch.Tensor:
+    """[..., 3] uint8 -> index of the nearest of COLOURS; -1 for what is far from all."""
+    nearest = torch.cdist(pixels.flatten(0, -2).float() / 255, torch.tensor([*COLOURS.values()])).min(1)
+    return torch.where(nearest.values < FAR, nearest.indices, -1).view(pixels.shape[:-1])
+
+
+def _shape_margin(source: torch.Tensor, edit: torch.Tensor, expected: dict) -> float | None:
+    """By how much the pixels that got the named colour overlap the asked shape's silhouette better than any other's, as intersection over
+    union, in the middle frame; None without a colour, shape and place, -1 where no pixel got the colour."""
+    if not {"colour", "shape", "place"} <= expected.keys():
+        return None
+    middle = len(edit) // 2
+    height, width = edit.shape[1:3]
+    coloured = _changed(source[middle], edit[middle]) & (_named(edit[middle]) == [*COLOURS].index(expected["colour"]))
+    coloured &= box(expected["place"], 1, height, width)[0]
+    if not coloured.any():
+        return -1.0
+    outlines = silhouettes(_centre(expected["place"], height, width), PLACED, height, width)
+    overlaps = (outlines & coloured).sum((1, 2)) / (outlines | coloured).sum((1, 2))
+    found = dict(zip(SHAPES, overlaps.tolist()))
+    own = found.pop(expected["shape"])
+    return own - max(found.values())
+
+
+def _changed(source: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
+    return (edit.float() - source.float()).abs().mean(-1) > CHANGED
 
 
 def _decibels(other: float, own: float) -> float:

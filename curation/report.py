@@ -18,12 +18,22 @@ from ..evaluation.report.render import html, markdown, page
 from ..evaluation.report.tables import Table
 from ..video.mp4 import write_mp4
 from . import funnel
-from .flow import Flow
+from .flow import STAGES, Flow
 from .measure import read_frames
 from .records import ACCEPTED, Pair, write_pairs
 
 SAMPLES = 6
 """Pairs shown of each kind: accepted ones, and those of each reason."""
+
+CARDS = """<style>
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.5rem }
+</style>"""
+"""Samples beside each other, as many as there is room for."""
+
+PLAYED = (
+    'autoplay loop muted playsinline title="A click stops it or goes on." onclick="this.paused ? this.play() : this.pause()"'
+)
+"""Without controls, which would cover a small picture."""
 
 SHORTEST = 160
 """Frames lower than this are doubled until they are not."""
@@ -36,15 +46,17 @@ def write_report(flow: Flow, samples: int = SAMPLES) -> Path:
     """
     counts, pairs = funnel.counts(flow), [*funnel.pairs(flow)]
     write_pairs(flow.folder / "pairs.jsonl", pairs)
-    tables = _tables(flow, counts, pairs)
+    outcome, bounds = _tables(flow, counts, pairs), _gate_tables(flow, counts)
     title = f"Data run {flow.folder.name}"
-    numbers = {"funnel": [{**asdict(count), "rate": count.rate} for count in counts], "tasks": _tasks(pairs)}
+    numbers = {"funnel": [{**asdict(count), "rate": count.rate} for count in counts], "tasks": _tasks(flow, pairs)}
     numbers["gates"] = [asdict(gate) for gate in flow.gates]
     _write(flow.folder / "report.json", json.dumps(numbers, indent=1) + "\n")
-    _write(flow.folder / "report.md", f"# {title}\n\n{markdown(tables)}")
-    body = [f"<h1>{escape(title)}</h1>", html(tables)]
+    _write(flow.folder / "report.md", f"# {title}\n\n{markdown(outcome + bounds)}")
+    body = [CARDS, f"<h1>{escape(title)}</h1>", html(outcome)]
     for heading, chosen in _sampled(pairs, samples):
-        body.append(f"<h2>{escape(heading)}</h2>" + "".join(_sample(flow, pair) for pair in chosen))
+        cards = "".join(_sample(flow, pair) for pair in chosen)
+        body.append(f'<h2>{escape(heading)}</h2><div class="samples">{cards}</div>')
+    body.append(html(bounds))
     path = flow.folder / "index.html"
     _write(path, page(title, "\n".join(body)))
     return path
@@ -60,13 +72,10 @@ def _tables(flow: Flow, counts: Sequence[funnel.Count], pairs: Sequence[Pair]) -
         numbers = (count.entered, count.kept, count.rejected, count.quarantined, count.waiting)
         rows.append((count.title, *map(str, numbers), rate, each))
     reasons = [(count.title, reason, str(number)) for count in counts for reason, number in count.reasons.items()]
-    missing = [(count.title, gate, str(number)) for count in counts for gate, number in count.unmeasured.items()]
-    gates = [
-        (gate.name, gate.stage, gate.score, _bound(gate.least), _bound(gate.most), gate.source)
-        for gate in flow.gates
-        if gate.is_on
+    tasks = [
+        (task, _percent(row["share"]), str(row["tried"]), str(row["accepted"]), _percent(row["share_of_accepted"]))
+        for task, row in _tasks(flow, pairs).items()
     ]
-    tasks = [(task, *(str(number) for number in numbers.values())) for task, numbers in _tasks(pairs).items()]
     return [
         Table(
             "Funnel",
@@ -80,21 +89,51 @@ def _tables(flow: Flow, counts: Sequence[funnel.Count], pairs: Sequence[Pair]) -
             tuple(reasons),
             ("The first gate that fails names the reason.",),
         ),
-        Table("Tasks of the pairs", ("task", "tried", "accepted"), tuple(tasks)),
+        Table(
+            "Tasks of the edits",
+            ("task", "share set", "tried", "accepted", "of the accepted"),
+            tuple(tasks),
+            ("A planner tries the tasks that it can do. Gates do not reject all tasks alike.",),
+        ),
+    ]
+
+
+def _gate_tables(flow: Flow, counts: Sequence[funnel.Count]) -> list[Table]:
+    """Of the stages that this run has."""
+    gates = [
+        (gate.name, gate.stage, gate.score, _bound(gate.least), _bound(gate.most), gate.source)
+        for gate in flow.gates
+        if gate.is_on and gate.stage in flow.stages
+    ]
+    missing = [(count.title, gate, str(number)) for count in counts for gate, number in count.unmeasured.items()]
+    return [
         Table("Gates", ("gate", "stage", "score", "least", "most", "source"), tuple(gates)),
         Table("Not measured", ("stage", "gate", "rows"), tuple(missing), ("A gate without its score rejects nothing.",)),
     ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _bound(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def _tasks(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
-    """{the edit's task: {"tried", "accepted"}}."""
+def _tasks(flow: Flow, pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
+    """{the edit's task: {"share" of the settings, "tried", "accepted", "share_of_accepted"}}; the shares add up to 1."""
+    shares, whole = flow.settings.shares, sum(flow.settings.shares.values())
     tried = Counter(pair.prompts.get("edit_task", pair.task) for pair in pairs)
     accepted = Counter(pair.prompts.get("edit_task", pair.task) for pair in pairs if pair.status == ACCEPTED)
-    return {task: {"tried": number, "accepted": accepted[task]} for task, number in tried.most_common()}
+    return {
+        task: {
+            "share": shares.get(task, 0.0) / whole,
+            "tried": tried[task],
+            "accepted": accepted[task],
+            "share_of_accepted": accepted[task] / max(1, accepted.total()),
+        }
+        for task in dict.fromkeys([*(task for task, _ in tried.most_common()), *shares])
+    }
 
 
 def _sampled(pairs: Sequence[Pair], samples: int) -> list[tuple[str, list[Pair]]]:
@@ -112,16 +151,16 @@ def _sample(flow: Flow, pair: Pair) -> str:
         if pair.context and pair.target
         else "<span>clip</span><span>edited frame</span>"
     )
-    video = (
-        f'<div class="roles">{roles}</div><video src="{escape(shown)}" controls loop muted preload="metadata"></video>'
-        if shown
-        else ""
+    video = f'<div class="roles">{roles}</div><video src="{escape(shown)}" {PLAYED}></video>' if shown else ""
+    scores = "".join(
+        f'<p class="note">{escape(STAGES[stage].TITLE)}: {escape(_scores(of))}</p>' for stage, of in pair.scores.items()
     )
-    scores = ", ".join(
-        f"{name} {value:.3g}" for of in pair.scores.values() for name, value in of.items() if isinstance(value, (int, float))
-    )
-    said = f"{pair.instruction} (made by: {pair.prompts.get('edit', '')})"
-    return f'<p><b>{escape(pair.id)}</b>: {escape(said)}</p>{video}<p class="note">{escape(scores)}</p>'
+    made = f'<p class="note">{escape(pair.id)}, made by: {escape(pair.prompts.get("edit", ""))}</p>'
+    return f"<div><p><b>{escape(pair.instruction)}</b></p>{video}{made}{scores}</div>"
+
+
+def _scores(of: dict) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in of.items() if isinstance(value, (int, float)))
 
 
 def _side_by_side(flow: Flow, pair: Pair) -> str | None:

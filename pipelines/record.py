@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -21,13 +22,16 @@ ELSEWHERE = ("device", "offload")
 
 def versions() -> dict[str, str]:
     """Of this package and those that the result depends on."""
-    found = {"liveditor-isa": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            pass
-    return found
+    return {"liveditor-isa": __version__} | {name: found for name in PACKAGES if (found := _version(name))}
+
+
+@cache
+def _version(package: str) -> str | None:
+    """Kept, because it takes milliseconds to read, and jobs ask for each clip."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def record_of(edit: Edit, choice: ModelChoice | None) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -99,6 +100,13 @@ def decode_video(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch
     cache = _cache(vae.decoder)
     for latent in latents.split(1, 2):
         yield _frames(vae.decoder(vae.post_quant_conv(latent), feat_cache=cache, feat_idx=[0]))
+
+
+def without_normalisation(latents: torch.Tensor) -> torch.Tensor:
+    """Normalised latents, [B, 16, T, h, w], as Wan 2.1's VAE gives them, which is what ComfyUI's nodes hold; fp32."""
+    usual = signature(AutoencoderKLWan.__init__).parameters
+    mean, deviation = (torch.tensor(usual[name].default).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    return latents.float() * deviation + mean
 
 
 # `vae.encode` and `vae.decode` process a video in the same steps, latent frame by latent frame, but hold all of it at once.

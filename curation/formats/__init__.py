@@ -11,10 +11,10 @@ from types import ModuleType
 
 from ...checkpoint.files import new_folder
 from ..records import ACCEPTED, Pair
-from . import diffsynth, kiwi, musubi, native, videox_fun, webdataset
+from . import comfyui, diffsynth, kiwi, musubi, native, videox_fun, webdataset
 
 FORMATS: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (native, diffsynth, musubi, videox_fun, kiwi, webdataset)
+    module.__name__.rpartition(".")[2]: module for module in (native, diffsynth, musubi, videox_fun, kiwi, webdataset, comfyui)
 }
 
 

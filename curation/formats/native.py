@@ -24,6 +24,12 @@ TENSORS = ("context", "target", "text")
 
 
 def write(pairs: Sequence[Pair], folder: Path) -> None:
+    write_videos(pairs, folder)
+    _write_shards([pair for pair in pairs if pair.status == ACCEPTED and pair.latents], folder / "shards")
+
+
+def write_videos(pairs: Sequence[Pair], folder: Path) -> None:
+    """pairs.jsonl and the videos that it names."""
     moved = []
     for pair in pairs:
         files = {role: getattr(pair, role) for role in ("context", "target")}
@@ -32,7 +38,6 @@ def write(pairs: Sequence[Pair], folder: Path) -> None:
         }
         moved.append(replace(pair, **named, latents=None))
     write_pairs(folder / "pairs.jsonl", moved)
-    _write_shards([pair for pair in pairs if pair.status == ACCEPTED and pair.latents], folder / "shards")
 
 
 def read(folder: Path) -> list[Pair]:

@@ -99,6 +99,15 @@ def draw(
     return Drawn(source.clamp_(0, 1), target.clamp_(0, 1), edited > 0, bare > 0)
 
 
+def silhouettes(centre: tuple[float, float], radius: float, height: int, width: int) -> torch.Tensor:
+    """[len(SHAPES), H, W] bool: where an upright object of each shape lies. centre, radius: in half short sides."""
+    x, y = _pixel_centres(height, width, torch.device("cpu"))
+    side = -(-3 * min(height, width) // 64) * 16
+    u, v = ((line - at) / radius for line, at in zip((x, y), centre))
+    grid = (torch.stack(torch.broadcast_tensors(u, v), dim=-1) / SPAN)[0].expand(len(SHAPES), -1, -1, -1)
+    return F.grid_sample(_distances(side, x.device), grid, padding_mode="border", align_corners=False)[:, 0] < 0
+
+
 def _pixel_centres(height: int, width: int, device) -> tuple[torch.Tensor, torch.Tensor]:
     """x [1, 1, 1, W] and y [1, 1, H, 1]."""
     short = min(height, width)

@@ -17,9 +17,10 @@ pytest.importorskip("scenedetect", reason="the data extra is not installed")
 import fake_pairs  # noqa: E402
 from fake_judge import fake_judge, scores  # noqa: E402
 from liveditor_isa.batch.results import JobError  # noqa: E402
-from liveditor_isa.curation import funnel  # noqa: E402
-from liveditor_isa.curation.flow import ALL, Flow, Where  # noqa: E402
-from liveditor_isa.curation.gates import moved  # noqa: E402
+from liveditor_isa.curation import duplicates, funnel  # noqa: E402
+from liveditor_isa.curation.flow import ALL, CHEAP, Flow, Where  # noqa: E402
+from liveditor_isa.curation.gates import Verdict, moved, of_stage  # noqa: E402
+from liveditor_isa.curation.outcomes import DONE, Outcome, Work  # noqa: E402
 from liveditor_isa.curation.planners.vlm import understood  # noqa: E402
 from liveditor_isa.curation.records import read_pairs  # noqa: E402
 from liveditor_isa.curation.report import write_report  # noqa: E402
@@ -131,7 +132,7 @@ def test_a_moved_folder_with_its_raw_videos_goes_on_where_it_was(flow, tmp_path)
     ("style sepia nothing", "frames", "edit missing"),
     ("style sepia flicker", "videos", "flicker"),
     ("box blue cut", "videos", "background changed"),
-    ("style sepia cut", "videos", "wrong object or look"),
+    ("style sepia cut", "videos", "wrong style"),
 ])  # fmt: skip
 def test_a_planted_fault_is_rejected_for_its_reason_and_keeps_its_scores(flow, monkeypatch, fault, stage, reason):
     monkeypatch.setenv(fake_pairs.PROPOSALS, fault)
@@ -152,7 +153,9 @@ def test_bounds_move_without_an_edit_and_only_what_newly_passes_is_made(flow, mo
     assert [one.reason for one in lenient.outcomes("videos")] == ["", ""]
     assert edits(tmp_path) == before
     # The frame gate let nothing through to the next stage; without it two videos are to be made.
-    open_gates = flow(moved({"frame_present": None, "frame_right": None, "flicker": None}, GATES))
+    open_gates = flow(
+        moved({"frame_present": None, "frame_style": None, "frame_colour": None, "frame_shape": None, "flicker": None}, GATES)
+    )
     assert Counter(one.status for one in open_gates.outcomes("videos")) == {"done": 2, "waiting": 2}
     open_gates.run(ModelChoice(), HERE, until="videos")
     assert len(edits(tmp_path)) == len(before) + 2 * 2
@@ -180,6 +183,35 @@ def test_a_corrupt_video_is_in_quarantine_and_stops_no_other(flow, tmp_path):
     first = {one.id: one for one in run.outcomes("shots")}
     assert first["broken"].status == "quarantined" and first["broken"].why.endswith(".") and first["raw"].is_kept
     assert len(run.outcomes("videos")) == 2
+
+
+def test_a_full_disk_stops_the_run_and_costs_no_pair(flow, monkeypatch, tmp_path):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, f"box blue|style sepia full-once {tmp_path / 'was-full'}")
+    run = flow()
+    with pytest.raises(JobError, match="No space left on device"):
+        run.run(ModelChoice(), HERE, until="videos")
+    assert not any(run.stage_folder("frames").glob("quarantine/*.json"))
+    before = {path.name for path in run.stage_folder("frames").glob("records/*.json")}
+    assert before == {"raw-001-add-1.json"}
+    again = flow()
+    done = again.run(ModelChoice(), HERE, until="videos")
+    assert (done["frames"].edited, done["frames"].done, done["videos"].done) == (3, 4, 4)
+    assert all(one.is_kept for one in again.outcomes("videos"))
+
+
+@pytest.mark.long
+def test_a_killed_worker_costs_no_pair_and_makes_none_twice(flow, monkeypatch, tmp_path):
+    """On Ray, which gives the pair to a new worker."""
+    monkeypatch.setenv(fake_pairs.PROPOSALS, f"box blue|style sepia die-once {tmp_path / 'was-killed'}")
+    support = str(Path(fake_pairs.__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([support, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    run = flow()
+    done = run.run(ModelChoice(device="cpu"), Where(CHEAP, workers=1, progress=False), until="frames")
+    assert (done["frames"].done, done["frames"].quarantined) == (4, 0)
+    began = Counter(line.rsplit(" ", 1)[0] for line in edits(tmp_path))
+    assert sorted(began.values()) == [1, 1, 1, 2]  # the one whose worker was killed began twice
+    records = run.stage_folder("frames").glob("records/*.json")
+    assert sorted(json.loads(path.read_text(encoding="utf-8"))["attempt"] for path in records) == [1, 1, 1, 2]
 
 
 def test_an_editors_refusal_is_its_own_pairs_fault(flow, monkeypatch):
@@ -212,6 +244,26 @@ def test_near_duplicates_push_each_other_out_in_order(tmp_path, monkeypatch):
     assert reasons(strict, "clips")["d-001"] == "near duplicate"
 
 
+def test_near_duplicates_are_found_among_more_clips_than_fit_at_first_and_features_are_not_kept():
+    """One after the other, so that the features of all are never in memory as lists."""
+    vectors = torch.eye(200)
+    taken = []
+
+    def clips():
+        for number in [*range(200), 5, 130]:
+            taken.append(number)
+            yield Outcome(
+                str(len(taken)), Work(""), DONE, Verdict(None), made={"scores": {}, "features": vectors[number].tolist()}
+            )
+
+    found = duplicates.scored(clips(), of_stage(GATES, "clips"))
+    first = next(found)
+    assert len(taken) == 1 and "features" not in first.made
+    rest = [*found]
+    assert [one.scores["duplicate"] for one in rest] == [0.0] * 199 + [1.0, 1.0]
+    assert [one.id for one in rest if one.reason == "near duplicate"] == ["201", "202"]
+
+
 def test_other_settings_in_the_same_folder_are_refused_in_one_sentence(flow):
     flow().run(ModelChoice(), HERE, until="clips")
     other = flow(settings=Settings(**{**vars(SETTINGS), "width": 160}))
@@ -242,7 +294,8 @@ def test_the_funnel_adds_up_and_the_report_shows_it(flow, monkeypatch):
     stored = {pair.id: pair for pair in read_pairs(run.folder / "pairs.jsonl")}
     assert len(stored) == 4 and Counter(pair.reason for pair in stored.values()) == {"edit missing": 2, "flicker": 2}
     numbers = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
-    assert numbers["tasks"]["style"] == {"tried": 2, "accepted": 0}
+    assert (numbers["tasks"]["style"]["tried"], numbers["tasks"]["style"]["accepted"]) == (2, 0)
+    assert sum(task["share"] for task in numbers["tasks"].values()) == pytest.approx(1)
 
 
 VLM_PLAN = json.dumps({"suitable": True, "forward": ["style sepia", "style sepia "], "backward": ["undo the sepia"]})

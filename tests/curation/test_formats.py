@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -133,6 +134,31 @@ def test_shards_hold_the_encoded_pairs_bit_by_bit(pairs, tmp_path, monkeypatch):
         row, tensors = found[pair.id]
         assert row["bucket"] == [32, 32, 5] and row["tokens"] == len(pair.instruction)
         assert all(torch.equal(tensors[name], tensor) for name, tensor in load_file(pair.latents).items())
+
+
+def test_comfyuis_own_node_loads_the_shards_with_latents_as_its_vae_makes_them(pairs, tmp_path, monkeypatch):
+    import comfy.latent_formats
+    from comfy_extras import nodes_dataset
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(FORMATS["comfyui"], "PAIRS_A_SHARD", 1)
+    export(pairs, "comfyui", tmp_path / "out")
+    monkeypatch.setattr(nodes_dataset, "get_dataset_dir", lambda name: str(tmp_path / name))
+    latents, conditioning = nodes_dataset.LoadTrainingDataset.execute("out").args
+    assert len(latents) == len(conditioning) == 2
+    network_takes = comfy.latent_formats.Wan21().process_in
+    for pair, latent, [[text, more]] in zip(pairs, latents, conditioning):
+        made = load_file(pair.latents)
+        assert torch.allclose(network_takes(latent["samples"])[0], made["target"].float(), atol=1e-4)
+        assert torch.allclose(network_takes(more["context_latents"][0])[0], made["context"].float(), atol=1e-4)
+        tokens = len(made["text"])
+        assert text.shape == (1, 512, 8) and torch.equal(text[0, :tokens], made["text"]) and not text[0, tokens:].any()
+
+
+def test_pairs_without_latents_are_not_exported_for_comfyui(pairs, tmp_path):
+    with pytest.raises(ValueError, match="has no latents"):
+        export([replace(pairs[0], latents=None)], "comfyui", tmp_path / "out")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_an_export_that_fails_leaves_nothing(pairs, tmp_path, monkeypatch):

@@ -75,7 +75,9 @@ def test_every_usual_gate_names_a_stage_a_source_and_one_bound_at_least():
 def test_measured_bounds_are_those_of_the_result_file():
     rows = {row["gate"]: row for row in json.loads((ROOT / MEASURED).read_text(encoding="utf-8"))["rows"]}
     measured = [gate for gate in GATES if gate.source == MEASURED]
-    assert {"present", "outside", "right", "flicker", "drift", "sharpness", "duplicate"} <= {gate.name for gate in measured}
+    assert {"present", "outside", "style", "colour", "shape", "flicker", "drift", "sharpness", "duplicate"} <= {
+        gate.name for gate in measured
+    }
     for gate in measured:
         row = rows[gate.name.removeprefix("frame_")]
         assert getattr(gate, row["side"]) == pytest.approx(row["bound"], abs=0.006), gate.name

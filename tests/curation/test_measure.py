@@ -10,7 +10,8 @@ pytest.importorskip("scenedetect", reason="the data extra is not installed")
 
 from evaluated import blurred, scene  # noqa: E402
 from liveditor_isa.curation import measure  # noqa: E402
-from liveditor_isa.data.procedural.scenes import COLOURS, PLACES  # noqa: E402
+from liveditor_isa.data.procedural.render import silhouettes  # noqa: E402
+from liveditor_isa.data.procedural.scenes import COLOURS, PLACED, PLACES, SHAPES  # noqa: E402
 from liveditor_isa.data.procedural.styles import STYLES  # noqa: E402
 from liveditor_isa.evaluation.frames import to_bytes, to_unit  # noqa: E402
 
@@ -51,9 +52,9 @@ def test_motion_is_in_percent_of_the_diagonal():
 def test_an_edit_that_is_missing_changes_nothing():
     video, _ = scene()
     scores = measure.pair_scores(video, video, {"style": "sepia"}, CUT)
-    assert scores["present"] == 0 and scores["right"] < 0
+    assert scores["present"] == 0 and scores["style"] < 0
     scores = measure.pair_scores(video, video, {"place": "left", "colour": "red"}, CUT)
-    assert scores["present"] == 0 and scores["outside_psnr"] == 100 and scores["right"] == -20
+    assert scores["present"] == 0 and scores["outside_psnr"] == 100 and scores["colour"] == -1 and scores["shape"] is None
     assert scores["flicker_added"] == 0 and scores["drift"] == 0 and scores["sharpness"] == 1
 
 
@@ -63,7 +64,7 @@ def test_the_exact_style_is_right_and_another_is_wrong(style):
     other = next(name for name in STYLES if name != style)
     edits = {name: to_bytes(STYLES[name](to_unit(video)).clamp(0, 1).movedim(1, -1)) for name in (style, other)}
     right, wrong = (measure.pair_scores(video, edit, {"style": style}, CUT) for edit in edits.values())
-    assert right["right"] > 3 > 0 > wrong["right"]
+    assert right["style"] > 3 > 0 > wrong["style"]
     assert abs(right["drift"]) < 0.5 and right["sharpness"] == pytest.approx(1, abs=0.02)
     assert right["outside_psnr"] is None
 
@@ -72,8 +73,32 @@ def test_an_object_has_the_colour_that_was_asked_for():
     video = still(5, 3)
     edit = with_object(video, "left", "blue")
     asked = {colour: measure.pair_scores(video, edit, {"place": "left", "colour": colour}, CUT) for colour in ("blue", "red")}
-    assert asked["blue"]["right"] > 10 and asked["red"]["right"] < -10
+    assert asked["blue"]["colour"] > 0.9 and asked["red"]["colour"] < -0.9
     assert asked["blue"]["outside_psnr"] == 100 and asked["blue"]["present"] > 30
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_object_has_the_shape_that_was_asked_for(shape):
+    video = still(5, 3)
+    centre = (-0.58 * 128 / 96, 0.58)  # of the place at the bottom left of 128×96
+    outline = silhouettes(centre, PLACED, 96, 128)[SHAPES.index(shape)]
+    edit = torch.where(outline[..., None], (torch.tensor(COLOURS["blue"]) * 255).to(torch.uint8), video)
+    for asked in SHAPES:
+        expected = {"place": "bottom left", "colour": "blue", "shape": asked}
+        margin = measure.pair_scores(video, edit, expected, CUT)["shape"]
+        assert (margin > 0.05) if asked == shape else (margin < -0.05)
+
+
+def test_uncovered_background_does_not_hide_a_new_objects_colour():
+    """As in a swap: most of what changes is background that comes to light."""
+    before = still(5, 3)
+    source = with_object(before, "left", "green")
+    edit = before.clone()
+    inside = measure.box("left", *before.shape[:3]).clone()
+    inside[:, :, 24:] = False
+    edit[inside] = (torch.tensor(COLOURS["red"]) * 255).to(torch.uint8)
+    asked = {colour: measure.pair_scores(source, edit, {"place": "left", "colour": colour}, CUT) for colour in ("red", "green")}
+    assert asked["red"]["colour"] > 0 > asked["green"]["colour"]
 
 
 def test_an_object_elsewhere_changes_the_background():

@@ -1,9 +1,10 @@
 """Stands in for a planner and an editor of the data pipeline: what is made is told by the instruction, in milliseconds.
 
 `style NAME` is the exact style, `box COLOUR` a square on the left; behind them a fault may stand: `flicker`, `elsewhere`, `nothing`,
-`cut`, `die-once FILE`, `refuse`. Each edit that begins leaves a line in `edits.log` beside the fake's videos.
+`cut`, `die-once FILE`, `full-once FILE`, `refuse`. Each edit that begins leaves a line in `edits.log` beside the fake's videos.
 """
 
+import errno
 import os
 import signal
 from fractions import Fraction
@@ -53,6 +54,8 @@ def edit(tools, request):
         raise ValueError("The fake refuses this edit.")
     if "die-once" in faults and _first(Path(faults[-1])):
         os.kill(os.getpid(), signal.SIGKILL)
+    if "full-once" in faults and _first(Path(faults[-1])):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(request.output))
     frames = read_video(request.video).frames[: request.frames].float() / 255
     edited = made(frames, kind, name.replace("_", " "), faults)
     write_mp4(request.output, [edited], Fraction(8), crf=10)
