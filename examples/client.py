@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 
-def edit(client: httpx.Client, video: str, prompt: str) -> bytes:
+def edit(client: httpx.Client, video: str, prompt: str, output: str):
     with open(video, "rb") as file:
         job = client.post("/v1/videos/edits", data={"prompt": prompt}, files={"video": file}).json()
     while not job["error"] and job["status"] != "completed":
@@ -18,9 +18,8 @@ def edit(client: httpx.Client, video: str, prompt: str) -> bytes:
         job = client.get(f"/v1/videos/{job['id']}").json()
     if job["error"]:  # of the request, or of the edit
         sys.exit(job["error"]["message"])
-    edited = client.get(f"/v1/videos/{job['id']}/content").raise_for_status().content
+    Path(output).write_bytes(client.get(f"/v1/videos/{job['id']}/content").raise_for_status().content)
     client.delete(f"/v1/videos/{job['id']}")
-    return edited
 
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -32,7 +31,7 @@ token = os.environ.get("LIVEDITOR_TOKEN", "")
 headers = {"Authorization": f"Bearer {token}"} if token else {}
 try:
     with httpx.Client(base_url=options.url, headers=headers, timeout=300) as client:
-        Path(options.output).write_bytes(edit(client, options.video, options.prompt))
+        edit(client, options.video, options.prompt, options.output)
 except (OSError, httpx.TransportError) as error:
     sys.exit(f"{options.url}, {options.video}: {error}")
 print(options.output)
