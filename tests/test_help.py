@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from comfy_headless import COMFYUI, ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = ("scripts", "benchmarks", "training")
 """`liveditor` and its commands are asked in tests/command."""
 
