@@ -1,4 +1,4 @@
-# The command line with all of its extras, for NVIDIA GPUs or CPUs.
+# The command line with the extras batch and serve, for NVIDIA GPUs or CPUs; evaluate and data want more packages.
 #
 #     docker build -t liveditor-isa:0.1.0 .
 #     docker run --gpus all -v "$PWD:/data" liveditor-isa:0.1.0 edit holiday.mp4 "Make it night"

@@ -40,7 +40,7 @@ def connected(address: str | None):
         if address is None:
             folder = tempfile.mkdtemp(prefix="liveditor-", dir=None if len(tempfile.gettempdir()) < SOCKET_ROOM else "/tmp")
             alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder}
-            ray.init(address="local", **alone, **quiet)
+            _start(ray, alone | quiet)
         else:
             _connect(ray, address, quiet)
         yield ray
@@ -48,6 +48,16 @@ def connected(address: str | None):
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray, options: dict):
+    try:
+        ray.init(address="local", **options)
+    except Exception as error:  # Ray raises plain ones where a part of it does not start in time
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise JobError(
+            f"Ray cannot start on this machine ({reason}): see that cores and memory are free, and try again."
+        ) from error
 
 
 def _connect(ray, address: str, quiet: dict):

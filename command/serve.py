@@ -90,8 +90,9 @@ def _serve(options: argparse.Namespace, choice: ModelChoice, jobs: Jobs):
     has_page = find_spec("gradio") is not None if options.page is None else options.page
     if has_page:
         needed("gradio", "gradio", EXTRA)
-    with _listener(options.host, options.port) as listener, Engine(jobs, choice, options.max_queue) as engine:
-        with Uploads(engine, limits) as uploads:
+    with _listener(options.host, options.port) as listener:
+        print(f"{name} is being loaded", flush=True)
+        with Engine(jobs, choice, options.max_queue) as engine, Uploads(engine, limits) as uploads:
             app = create_app(uploads, engine, name)
             if has_page:
                 app = add_page(app, engine, uploads, name)

@@ -7,10 +7,10 @@ For tests: it comes in every wrapping of the official checkpoint. Its edits mean
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import math
-import sys
 from pathlib import Path
 
 import sentencepiece
@@ -118,9 +118,10 @@ def vae_weights() -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="MODELS_FOLDER")
+    options = parser.parse_args()
     from comfy_headless import import_comfy
 
     import_comfy()
-    main(Path(sys.argv[1]))
+    main(options.folder)

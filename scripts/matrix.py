@@ -8,6 +8,7 @@ no Python's version and are shared. What is tested is a wheel, built from this f
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -41,7 +42,9 @@ NOT = "memory or plain_wan_of_core"
 
 
 def main() -> int:
-    versions = sys.argv[1:] or list(NUMPY)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("versions", nargs="*", metavar="VERSION", help="of Python, such as 3.10; all unless given")
+    versions = parser.parse_args().versions or list(NUMPY)
     pythons = {version: python for version in versions if (python := find_python(version))}
     absent = [f"Python {version}: not tested, it is not on this machine" for version in versions if version not in pythons]
     if reason := no_torch():

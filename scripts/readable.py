@@ -6,6 +6,7 @@ programs, which end them as they like.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -23,7 +24,11 @@ READ = {".json": json.loads, ".toml": tomllib.loads, ".yaml": yaml.safe_load, ".
 
 
 def problems(path: Path) -> Iterator[str]:
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"{path}: {error}"
+        return
     if read := READ.get(path.suffix):
         try:
             read(text)
@@ -41,6 +46,8 @@ def problems(path: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    found = [problem for name in sys.argv[1:] for problem in problems(Path(name))]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE")
+    found = [problem for path in parser.parse_args().files for problem in problems(path)]
     print("\n".join(found), end="\n" if found else "")
     sys.exit(bool(found))

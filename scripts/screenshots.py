@@ -8,10 +8,10 @@ Needs `scripts/setup.py --browser` and a font with Chinese characters (Debian: f
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +110,13 @@ def picture(page: Page, clip: dict) -> Image.Image:
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = sorted(path.stem for path in EXAMPLES.glob("*.json"))
+    parser.add_argument("workflows", nargs="*", metavar="WORKFLOW", help=f"one of {', '.join(known)}")
+    names = parser.parse_args().workflows
+    if unknown := {*names} - {*known}:
+        parser.error(f"there is no example workflow {', '.join(sorted(unknown))}")
+
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -126,7 +133,7 @@ def main():
             page = browser.new_page(viewport={"width": 2400, "height": 1600})
             page.goto(server.url)
             page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=60_000)
-            for name in sys.argv[1:] or sorted(path.stem for path in EXAMPLES.glob("*.json")):
+            for name in names or known:
                 load(page, name)
                 if name in (TINY, AB, MASKED):
                     run(page, {})
@@ -134,7 +141,7 @@ def main():
                 image = image.resize((WIDTH, round(WIDTH * image.height / image.width)), Image.LANCZOS)
                 image.save(EXAMPLES / f"{name}.jpg", quality=88)
                 print(f"{name}.jpg", flush=True)
-            if sys.argv[1:]:
+            if names:
                 return
             load(page, TINY)
             run(page, {"min_tokens": 0, "keep_ratio": 0.25})

@@ -6,6 +6,7 @@ video for the demo and the tests; and makes the tiny model that stands in for tr
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -37,11 +38,14 @@ FOR_THE_PAGE = {BROWSER: BROWSER, "node": "nodejs"}
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--browser", action="store_true", help="also what drives the page: Chromium and Node.js")
+    options = parser.parse_args()
     if sys.version_info < (3, 10):
         sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
     with ThreadPoolExecutor(1) as pool:
         # Debian's packages and Python's are independent and install at the same time.
-        browser = pool.submit(install_browser) if "--browser" in sys.argv else None
+        browser = pool.submit(install_browser) if options.browser else None
         install_packages()
         if browser:
             browser.result()

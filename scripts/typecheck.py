@@ -8,6 +8,7 @@ folders under the package's name. What it knows of torch is kept in `.cache`: th
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
 import re
@@ -24,6 +25,7 @@ WITHOUT_HOST = ("isa_core", "kernels", "runtime", "checkpoint", "video", "data")
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     link_folders(CACHE / PACKAGE)
     packages = [option for folder in WITHOUT_HOST for option in ("-p", f"{PACKAGE}.{folder}")]
     # mypy finds the package there and prints paths that begin with its name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 import webbrowser
 
 import torch
@@ -11,7 +11,9 @@ from demo import BASE, OUTPUT
 from setup import SAMPLE_VIDEO
 
 if __name__ == "__main__":
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8188
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, nargs="?", default=8188)
+    port = parser.parse_args().port
     with ComfyServer(BASE, None, "--output-directory", str(OUTPUT), gpu=torch.cuda.is_available(), port=port) as server:
         server.add_input(SAMPLE_VIDEO)
         print(

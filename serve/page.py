@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastapi import HTTPException
+
 from ..optional import needed
 from . import EXTRA
 from .engine import Engine, ModelGone, QueueFull
@@ -20,6 +22,10 @@ KEPT = 24 * 60 * 60
 
 NOBODY = ""
 """The page's jobs have no owner: they are reached by their ids alone."""
+
+
+def no_such_address(path: str):
+    raise HTTPException(404, f"There is no address /v1/{path:.60}: /openapi.json lists those that there are.")
 
 
 def add_page(app, engine: Engine, uploads: Uploads, model: str):
@@ -37,8 +43,9 @@ def add_page(app, engine: Engine, uploads: Uploads, model: str):
         except (ValueError, QueueFull, ModelGone, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from None
         while job.status not in (DONE, FAILED) and engine.job(job.id, NOBODY):
-            place = engine.place(job)
-            words = f"Waiting; {place} before it." if job.status == QUEUED else f"Editing: {job.progress} %"
+            words = (
+                f"Waiting; edits before this one: {engine.place(job)}" if job.status == QUEUED else f"Editing: {job.progress} %"
+            )
             yield "", words, job.id
             time.sleep(LOOK_EVERY)
         if not engine.job(job.id, NOBODY):
@@ -72,6 +79,8 @@ def add_page(app, engine: Engine, uploads: Uploads, model: str):
                 words = gr.Markdown(elem_id="words")
         gr.on([run.click, prompt.submit], edit, [video, prompt, steps, seed], [result, words, job_id], concurrency_limit=None)
         stop.click(cancel, job_id, None, queue=False)
+    # Gradio would answer in a form of its own.
+    app.add_api_route("/v1/{path:path}", no_such_address, methods=["GET", "POST", "DELETE"], include_in_schema=False)
     # The system's fonts: Gradio's own come from another host.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return gr.mount_gradio_app(app, page, "/", max_file_size=uploads.limits.bytes, theme=theme, footer_links=[])

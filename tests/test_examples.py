@@ -131,8 +131,15 @@ def test_the_client_runs_against_a_server(place):
         arguments = [str(client.base_url).rstrip("/"), "holiday.mp4", "at once"]
         assert run(sys.executable, str(EXAMPLES / "client.py"), *arguments, "night.mp4") == "night.mp4\n"
         assert (place / "night.mp4").stat().st_size and not engine.of("")
-        refused = [sys.executable, str(EXAMPLES / "client.py"), arguments[0], "holiday.mp4", " ", "night.mp4"]
-        assert "The prompt is empty" in subprocess.run(refused, capture_output=True, encoding="utf-8").stderr
+        here = arguments[0]
+        for url, video, prompt, words in (
+            (here, "holiday.mp4", " ", "The prompt is empty"),
+            (here, "missing.mp4", "at once", "No such file"),
+            ("http://127.0.0.1:1", "holiday.mp4", "at once", "refused"),
+        ):
+            refused = [sys.executable, str(EXAMPLES / "client.py"), url, video, prompt, "refused.mp4"]
+            said = subprocess.run(refused, capture_output=True, encoding="utf-8").stderr
+            assert words in said and said.count("\n") == 1 and not (place / "refused.mp4").exists()
 
 
 def test_the_image_installs_what_is_pinned():

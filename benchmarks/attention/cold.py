@@ -1,10 +1,13 @@
 """First calls in a fresh process with an empty Triton cache: the time that a user waits, and a check that a new length is not tuned again.
 
-The process has imported everything, and its inputs are on the GPU, before the first call.
+    TRITON_CACHE_DIR=EMPTY_FOLDER python -m liveditor_isa.benchmarks.attention.cold "ISA" 65520 32768
+
+benchmarks.attention.table starts that for each variant. The process has imported everything, and its inputs are on the GPU, before the first call.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -46,9 +49,17 @@ def main():
     from . import inputs
     from .variants import VARIANTS
 
-    name, *lengths = sys.argv[1:]
-    attention, cache = VARIANTS[name](), Path(os.environ["TRITON_CACHE_DIR"])
-    layouts = [inputs.half_context(int(tokens)) for tokens in lengths]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variant", choices=VARIANTS, metavar="VARIANT", help=f"one of {', '.join(VARIANTS)}".replace("%", "%%"))
+    parser.add_argument("tokens", type=int, help="of the first call")
+    parser.add_argument("other_tokens", type=int, help="of the second, another length")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks/attention/cold.py needs a GPU.")
+    if "TRITON_CACHE_DIR" not in os.environ:
+        parser.error("TRITON_CACHE_DIR is not set: name an empty folder, in which the compiled kernels are counted")
+    attention, cache = VARIANTS[options.variant](), Path(os.environ["TRITON_CACHE_DIR"])
+    layouts = [inputs.half_context(tokens) for tokens in (options.tokens, options.other_tokens)]
     cases = [inputs.random(layout, heads=40) for layout in layouts]
     seconds, binaries = [], []
     for layout, case in zip(layouts, cases):

@@ -129,7 +129,9 @@ def test_many_clips_with_everything_killed_on_the_way(clip_file, tmp_path, count
     out = tmp_path / "out"
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(manifest), str(out), str(workers), EDITOR])
     try:
-        until(lambda: len(names(out, "records/*.json")) >= count // 3, "the job does not get on", 300, every=0.05)
+        enough = lambda: len(names(out, "records/*.json")) >= count // 3  # noqa: E731
+        until(lambda: enough() or driver.poll() is not None, "the job does not get on", 300, every=0.05)
+        assert enough(), f"the job ended with status {driver.returncode}"
         with pytest.raises(JobError, match=f"Another process is at this job .process {driver.pid} "):
             run(read_manifest(manifest), ModelChoice(), out, editor=EDITOR, progress=False)
     finally:
@@ -442,4 +444,16 @@ def test_workers_take_what_the_machines_have(nodes, options, expected):
 def test_a_cluster_that_is_not_there_is_said_at_once():
     with pytest.raises(JobError, match="The Ray cluster at 127.0.0.1:1 cannot be reached"):
         with cluster.connected("127.0.0.1:1"):
+            pass
+
+
+def test_a_ray_that_does_not_start_is_said(monkeypatch):
+    import ray
+
+    def timed_out(**_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", timed_out)
+    with pytest.raises(JobError, match="Ray cannot start on this machine .The current node timed out during startup.: see"):
+        with cluster.connected(None):
             pass

@@ -50,11 +50,11 @@ def test_the_included_model_edits_and_sigterm_ends_the_server(tmp_path):
     command = [sys.executable, "-m", "liveditor_isa", "serve", "--port", "0", "--jobs", str(tmp_path / "jobs"), "--no-page"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", cwd=tmp_path)
     try:
-        first = server.stdout.readline()
-        said = [first]
+        said = [server.stdout.readline(), server.stdout.readline()]
+        assert said[0] == "LIVEditor-tiny is being loaded\n"
         reader = threading.Thread(target=lambda: said.extend(server.stdout))
         reader.start()
-        with httpx.Client(base_url=re.search(r"http://\S+(?=;)", first)[0], timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=re.search(r"http://\S+(?=;)", said[1])[0], timeout=60, trust_env=False) as client:
             clip = write_clip(tmp_path / "holiday.mp4")
             made = send(client, clip, "Make it night", size="64x48", steps=2)
             done = ended(client, made.json()["id"])

@@ -32,6 +32,13 @@ def page(browser, server):
     assert not [url for url in elsewhere if not url.startswith((str(client.base_url), "data:", "blob:"))]
 
 
+def test_the_endpoint_answers_in_its_own_form(server):
+    client, _ = server
+    for answer in (client.get("/v1/nothing"), client.post("/v1/videos/edit")):
+        assert answer.status_code == 404 and "There is no address" in answer.json()["error"]["message"]
+    assert client.get("/v1/models").status_code == 200
+
+
 def begin(page, clip, prompt: str):
     page.set_input_files("#source input[type=file]", clip)
     page.wait_for_selector("#source video")
