@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from examples import EXAMPLES, SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 from in_context import STEPS, sample
@@ -25,8 +26,6 @@ from liveditor_isa.runtime.read_back import ReadBack
 from liveditor_isa.runtime.schedule import Schedule
 from routes_client import ask
 from workflow_api import Workflow
-
-from examples import EXAMPLES, SMALL
 
 PAPER = Settings(ISAConfig())
 

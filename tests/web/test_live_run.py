@@ -8,7 +8,6 @@ import time
 import pytest
 from browser_page import after_frames, after_looks, drop, open_page, set_widgets, wait_until
 from comfy_headless import ComfyServer
-
 from examples import EXAMPLES, fresh
 
 ISA = "window.app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA')"
