@@ -15,6 +15,7 @@ from server import PromptServer
 
 from ..comfyui.attach import Watcher
 from ..comfyui.scene import Part
+from ..isa_core.config import SEGMENT_TOP_K
 from ..runtime.heatmap import MEAN, OFF, THUMBNAIL, EncodedMap, encode
 from ..runtime.live import LiveSettings, write_changes
 
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 EVENT = "liveditor_isa.run"
 LIVE_CHANGES = "live_changes"
 """The node's input that repeats a run which was changed live."""
-LIVE_CHANGES_AT = 12
-"""Its position among the values of the node's widgets."""
+ROUTING_AT, LIVE_CHANGES_AT = 2, 12
+"""Positions of **routing** and of this input among the values of the node's widgets; a way to route without a value of its own has the latter one earlier."""
 
 MOST_RUNS, MOST_MAPPED = 32, 4
 """Runs that the server remembers, and those of them with heat maps."""
@@ -194,8 +195,10 @@ def with_live_changes(tags: dict, execution: str | None) -> dict:
         saved = _saved_node(tags.get("workflow"), node)
         # The page queues a workflow without its widgets' slots, so only the order of values identifies it.
         values = saved.get("widgets_values")
-        if isinstance(values, list) and len(values) > LIVE_CHANGES_AT:
-            values[LIVE_CHANGES_AT] = changes
+        if isinstance(values, list) and len(values) > ROUTING_AT:
+            at = LIVE_CHANGES_AT - (values[ROUTING_AT] == SEGMENT_TOP_K)
+            if len(values) > at:
+                values[at] = changes
     return tags
 
 

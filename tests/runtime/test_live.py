@@ -17,7 +17,7 @@ from liveditor_isa.comfyui.scene import Part
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.nodes import routes
 from liveditor_isa.nodes.attach import AttachISA
-from liveditor_isa.nodes.live import LIVE_CHANGES, LIVE_CHANGES_AT, RUNS, Run, RunMaps, with_live_changes
+from liveditor_isa.nodes.live import LIVE_CHANGES, LIVE_CHANGES_AT, ROUTING_AT, RUNS, Run, RunMaps, with_live_changes
 from liveditor_isa.nodes.routes import LARGEST_BODY
 from liveditor_isa.runtime import monitor
 from liveditor_isa.runtime.heatmap import OFF
@@ -340,13 +340,17 @@ def test_a_run_that_fails_ends_for_its_watcher(liveditor):
 
 
 def test_the_record_stands_where_the_page_saves_it():
-    """By the order of the node's inputs: those of a routing come behind its name, one each."""
+    """By the order of the node's inputs: those of a routing come behind its name, one each but for one way."""
     inputs = AttachISA.define_schema().inputs
     before = inputs[: next(at for at, entry in enumerate(inputs) if entry.id == LIVE_CHANGES)]
-    routings = [
-        len(option.inputs) for entry in before for option in getattr(entry, "options", None) or () if hasattr(option, "inputs")
-    ]
-    assert set(routings) == {1} and before[0].id == "model"
+    dynamic = {
+        entry.id: entry.options
+        for entry in before
+        if any(hasattr(each, "inputs") for each in getattr(entry, "options", None) or ())
+    }
+    assert {len(option.inputs) for option in dynamic["routing"] if option.key != "segment_top_k"} == {1} and len(dynamic) == 1
+    assert [option.inputs for option in dynamic["routing"] if option.key == "segment_top_k"] == [[]]
+    assert before[0].id == "model" and before[1 + ROUTING_AT].id == "routing"
     assert len(before) - 1 + 1 == LIVE_CHANGES_AT
 
 
@@ -370,6 +374,9 @@ def test_the_videos_workflow_repeats_the_changed_run(monkeypatch):
     assert made["workflow"]["nodes"][0]["widgets_values"] == [*range(LIVE_CHANGES_AT), "[[0, {}]]", 0.1, "int8"]
     inner = made["workflow"]["definitions"]["subgraphs"][0]["nodes"][0]
     assert inner["widgets_values"] == [*range(LIVE_CHANGES_AT), "[[1, {}]]"], "of a workflow from before there were more"
+    workflow["nodes"][0]["widgets_values"] = [True, 1, "segment_top_k", *range(LIVE_CHANGES_AT - 4), "", 0.1]
+    made = with_live_changes(tags, "one")["workflow"]["nodes"][0]["widgets_values"]
+    assert made == [True, 1, "segment_top_k", *range(LIVE_CHANGES_AT - 4), "[[0, {}]]", 0.1]
     assert with_live_changes(tags, "another") is tags
     assert with_live_changes({}, "one") == {}
 

@@ -92,6 +92,19 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     assert graph.evaluate(idle) == []
 
 
+@pytest.mark.parametrize("routing", ["ratio", "threshold", "error_aware", "segment_top_k"])
+def test_every_way_to_route_opens_as_it_was_saved(graph, routing):
+    """One of them has no input of its own, so that the values behind it stand elsewhere."""
+    set_widgets(graph, {"LIVEditorAttachISA": {"routing": routing}})
+    set_widgets(graph, {"LIVEditorAttachISA": {"exact_ratio": 0.11, "min_tokens": 640, "context_refresh": 0.35}})
+    values = f"() => {ISA}.widgets.filter(widget => widget.serialize !== false).map(widget => [widget.name, widget.value])"
+    before = graph.evaluate(values)
+    assert dict(before)["routing"] == routing
+    graph.evaluate("async () => await window.app.loadGraphData(JSON.parse(JSON.stringify(window.app.graph.serialize())))")
+    graph.wait_for_function(f"() => {ISA}?.widgets.some(widget => widget.name === 'context_refresh' && widget.value === 0.35)")
+    assert graph.evaluate(values) == before
+
+
 @one_way
 def test_the_bar_says_where_isa_does_not_act_and_what_nobody_knows_before(graph):
     def bar(text: str) -> str:
