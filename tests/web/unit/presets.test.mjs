@@ -13,7 +13,7 @@ test("the paper's preset has the paper's ratios", () => {
 
 test("each preset sets the same settings, says what it is, and matches itself alone", () => {
     const entries = Object.entries(PRESETS);
-    const ways = ["dense_query_ratio", "sharpness_threshold", "error_threshold"];
+    const ways = ["dense_query_ratio", "sharpness_threshold", "error_threshold", "segment_top_k"];
     const others = (values) => Object.keys(values).filter((key) => !ways.includes(key)).sort();
     for (const [name, { values, title }] of entries) {
         assert.deepEqual(others(values), others(PRESETS.Paper.values));
@@ -33,7 +33,7 @@ test("rounding of a slider does not matter, a step of it does", () => {
 
 test("settings that lack a preset's are not the preset's; what it does not set does not matter", () => {
     const { values } = PRESETS.Balanced;
-    const { error_threshold, ...byThreshold } = values;
+    const { segment_top_k, ...byThreshold } = values;
     assert.ok(!matches(values, { ...byThreshold, sharpness_threshold: 0.01 }));
     assert.ok(matches({ keep_ratio: 1 }, values));
     assert.ok(!matches(values, null));
