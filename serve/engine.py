@@ -186,7 +186,8 @@ class Engine:
 
     def _shows(self, job: Job) -> Callable[[float], None]:
         def show(share: float):
-            job.progress = int(100 * share)
+            # After the last step the edit is decoded and written: 100 is said when it can be fetched.
+            job.progress = min(99, int(100 * share))
 
         return show
 
