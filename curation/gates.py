@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint.files import replacing
+from .settings import read_object
 
 OWN = "own"
 """Source of a bound that nobody has published."""
@@ -133,13 +134,7 @@ def moved(changes: Mapping[str, Mapping[str, float | None] | None], gates: Seque
 
 def read_changes(path: Path) -> dict:
     """Of `moved`, from a JSON file. Raises ValueError in one sentence."""
-    try:
-        changes = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f'The gates {path} cannot be read ({error}): write JSON like {{"flicker": {{"most": 2}}}}.') from None
-    if not isinstance(changes, dict):
-        raise ValueError(f'The gates {path} are no JSON object: write one like {{"flicker": {{"most": 2}}}}.')
-    return changes
+    return read_object(path, "gates", '{"flicker": {"most": 2}}')
 
 
 def write_bounds(path: Path, gates: Iterable[Gate]) -> None:

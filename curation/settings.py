@@ -125,13 +125,18 @@ class StageChoice:
 
 def read_settings(path: Path) -> Settings:
     """From a JSON file that may name some of them only. Raises ValueError in one sentence."""
+    return Settings.of(read_object(path, "settings", '{"frames": 49}'))
+
+
+def read_object(path: Path, what: str, example: str) -> dict:
+    """A user's JSON file, of what and like which example a sentence says. Raises ValueError in one sentence."""
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ValueError(f'The settings {path} cannot be read ({error}): write JSON like {{"frames": 49}}.') from None
+        raise ValueError(f"The {what} {path} cannot be read ({error}): write JSON like {example}.") from None
     if not isinstance(values, dict):
-        raise ValueError(f'The settings {path} are no JSON object: write one like {{"frames": 49}}.')
-    return Settings.of(values)
+        raise ValueError(f"The {what} {path} are no JSON object: write one like {example}.")
+    return values
 
 
 def write_settings(path: Path, settings: Settings) -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from ..evaluation.frames import Inputs
 from ..evaluation.items import OWN, Item
 from ..evaluation.judge.judge import Judge
 from ..evaluation.metrics.metric import Metric
 from ..evaluation.records import CORRECTED
-from .outcomes import Work
-from .settings import StageChoice
+from .outcomes import Outcome, Work
+from .settings import Settings, StageChoice
 
 
-def judge(choice: StageChoice) -> Metric:
+def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
+    for edit in kept:
+        yield edit.id, Work(edit.edit, edit.work.facts | {"edit": edit.edit})
+
+
+def load(choice: StageChoice) -> Metric:
     """Its answers are the stage's records, so that none is kept beside them."""
     return Judge(choice.settings.vlm, cache=None, mode=CORRECTED).metric(OWN)
 
 
-def judged(metric: Metric, work: Work) -> tuple[None, dict]:
+def edit_file(metric: Metric, work: Work, output: Path, progress: bool) -> tuple[None, dict]:
     """Raises JudgeError, a sentence, where there is no answer."""
     item = Item("pair", work.facts["real"], work.facts["proposal"]["instruction"])
     values = metric.compute(Inputs(item, work.video))

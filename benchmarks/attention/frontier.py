@@ -30,6 +30,8 @@ from .variants import VARIANTS, Attention, Bench, isa, sol_attn
 HEADS, DIM = 40, 128
 TAUS = (1.0, 1.3, 1.6, 2.0, 2.5, 3.0)
 BUDGETS = (0.0625, 0.125, 0.2, 0.28, 0.4, 0.5)
+LISTS = ("isa-no-dense", "error-aware", "segment-top-k")
+"""Policies without dense query blocks."""
 
 
 def policies() -> dict[str, dict[str, ISAConfig]]:
@@ -143,7 +145,7 @@ def measure(bench: Bench, chosen: dict[str, Point], given: Inputs, turns: int) -
     for name, row in rows.items():
         if "density" in row:
             row |= timing.split(calls[name])
-            if row["policy"].startswith(("error-aware", "isa-no-dense", "segment-top-k")) and row["inputs"] == "structured":
+            if row["policy"].startswith(LISTS) and row["inputs"] == "structured":
                 row["list_tflops"] = round(4 * layout.total**2 * row["density"] * HEADS * DIM / row["sparse_ms"] / 1e9)
     return list(rows.values())
 
@@ -208,7 +210,7 @@ def main():
     def store(rows: list[dict], kind: str):
         result["rows"] += rows
         ratios = result["vs_sol_attn_equal_error"].setdefault(kind, {})
-        for policy in (name + suffix for name in ("isa-no-dense", "error-aware", "segment-top-k") for suffix in ("", "-8bit")):
+        for policy in (name + suffix for name in LISTS for suffix in ("", "-8bit")):
             if (ratio := against_sol_attn(rows, policy)) is not None:
                 ratios.setdefault(policy, []).append(ratio)
         for row in rows:

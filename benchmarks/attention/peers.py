@@ -51,7 +51,7 @@ def peers(block_size: int = 64) -> dict[str, Policy]:
 
 
 def rankings(block_size: int = 64) -> dict[str, Policy]:
-    """{name: policy}: what "segment_top_k" owes to composite tokens, and what to segments."""
+    """{name: policy}: variants of "segment_top_k", which show what composite tokens and what separate segments contribute."""
     return {
         f"ranked-by-{per_block}-{scope}": _routed(_ranked, per_block, scope == "segments", block_size=block_size)
         for per_block in (1, 2, 4)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..records import Pair
-from .files import id_of, placed, read_csv, write_csv
+from .files import id_of, placed_videos, read_csv, write_csv
 
 ABOUT = "DiffSynth-Studio: metadata.csv, the context as vace_video"
 
@@ -15,9 +15,7 @@ ABOUT = "DiffSynth-Studio: metadata.csv, the context as vace_video"
 def write(pairs: Sequence[Pair], folder: Path) -> None:
     rows = []
     for pair in pairs:
-        assert pair.context and pair.target
-        target = placed(pair.target, folder, f"videos/{pair.id}.target.mp4")
-        context = placed(pair.context, folder, f"videos/{pair.id}.context.mp4")
+        context, target = placed_videos(pair, folder)
         rows.append({"video": target, "prompt": pair.instruction, "vace_video": context})
     write_csv(folder / "metadata.csv", rows)
 

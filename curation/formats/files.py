@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..records import Pair
+
 
 def placed(file: str, folder: Path, name: str) -> str:
     """Put a file into the export under a name, as a hard link where the disk allows, else a copy. Returns the name."""
@@ -19,6 +21,13 @@ def placed(file: str, folder: Path, name: str) -> str:
     except OSError:
         shutil.copyfile(file, path)
     return name
+
+
+def placed_videos(pair: Pair, folder: Path) -> tuple[str, str]:
+    """The names, in the export, of an accepted pair's context and target."""
+    assert pair.context and pair.target
+    context = placed(pair.context, folder, f"videos/{pair.id}.context.mp4")
+    return context, placed(pair.target, folder, f"videos/{pair.id}.target.mp4")
 
 
 def id_of(target: str) -> str:

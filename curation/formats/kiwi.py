@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..records import Pair
-from .files import id_of, placed, read_csv, write_csv
+from .files import id_of, placed, placed_videos, read_csv, write_csv
 
 ABOUT = "Kiwi-Edit: metadata.csv of src_video, tgt_video, prompt, ref_image"
 
@@ -14,9 +14,7 @@ ABOUT = "Kiwi-Edit: metadata.csv of src_video, tgt_video, prompt, ref_image"
 def write(pairs: Sequence[Pair], folder: Path) -> None:
     rows = []
     for pair in pairs:
-        assert pair.context and pair.target
-        context = placed(pair.context, folder, f"videos/{pair.id}.context.mp4")
-        target = placed(pair.target, folder, f"videos/{pair.id}.target.mp4")
+        context, target = placed_videos(pair, folder)
         picture = pair.reference and placed(pair.reference, folder, f"references/{pair.id}{Path(pair.reference).suffix}")
         rows.append({"src_video": context, "tgt_video": target, "prompt": pair.instruction, "ref_image": picture or ""})
     write_csv(folder / "metadata.csv", rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..records import Pair
-from .files import id_of, opened, placed
+from .files import id_of, opened, placed_videos
 
 ABOUT = "musubi-tuner: pairs.jsonl of video_path, control_path, caption, and dataset.toml"
 
@@ -16,9 +16,7 @@ def write(pairs: Sequence[Pair], folder: Path) -> None:
     """Paths are relative to the folder, from which the trainer is started: an export may be moved."""
     lines = []
     for pair in pairs:
-        assert pair.context and pair.target
-        target = placed(pair.target, folder, f"videos/{pair.id}.target.mp4")
-        context = placed(pair.context, folder, f"videos/{pair.id}.context.mp4")
+        context, target = placed_videos(pair, folder)
         lines.append(
             json.dumps({"video_path": target, "control_path": context, "caption": pair.instruction}, ensure_ascii=False)
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..records import Pair
-from .files import id_of, placed, read_json, write_json
+from .files import id_of, placed_videos, read_json, write_json
 
 ABOUT = "VideoX-Fun: metadata.json of file_path, control_file_path, text"
 
@@ -14,9 +14,7 @@ ABOUT = "VideoX-Fun: metadata.json of file_path, control_file_path, text"
 def write(pairs: Sequence[Pair], folder: Path) -> None:
     rows = []
     for pair in pairs:
-        assert pair.context and pair.target
-        target = placed(pair.target, folder, f"videos/{pair.id}.target.mp4")
-        context = placed(pair.context, folder, f"videos/{pair.id}.context.mp4")
+        context, target = placed_videos(pair, folder)
         row = {"file_path": target, "control_file_path": context, "text": pair.instruction, "type": "video"}
         rows.append({**row, "width": pair.width, "height": pair.height})
     write_json(folder / "metadata.json", rows)

@@ -12,9 +12,10 @@ from ..config import ERROR_AWARE, SEGMENT_TOP_K, ISAConfig, blocks_for
 from ..layout import BlockTable, upload
 from ..memory import heads_at_once
 from ..plan import RoutingMasks, RoutingPlan
+from ..policies import segment_top_k
 from ..policies.error_aware import pairs_for
 from ..policies.paper import top_mass_blocks
-from ..policies.segment_top_k import PER_BLOCK, sharpness
+from ..policies.segment_top_k import PER_BLOCK
 from ..pool import composite_lengths, composite_size
 
 
@@ -141,25 +142,22 @@ def _by_segment(q: torch.Tensor, k: torch.Tensor, table: BlockTable, config: ISA
     cells, lengths = composites_on(table, device), blocks_on(table, device).lengths
     means_q = pool(q, composites_on(table.of_queries(q.shape[1]), device)).mean
     means_k = pool(k, cells).mean
-    heads, rows, every = (
-        len(means_q),
-        means_q.shape[1] // PER_BLOCK,
-        torch.arange(table.count, device=device, dtype=torch.int32),
-    )
+    heads, rows = len(means_q), means_q.shape[1] // PER_BLOCK
+    every = torch.arange(table.count, device=device, dtype=torch.int32)
     bounds, most = _segments_on(table, config.exact_ratio, device)
     log_tokens, least = cells.lengths.float().log(), torch.zeros(1, device=device)
     parts = []
     step = heads_at_once(heads, 4 * rows * table.count)
     for part_q, part_k in zip(means_q.split(step), means_k.split(step)):
         shares = composite_shares(part_q, part_k, log_tokens, PER_BLOCK)
-        spread = sharpness(shares, table)
+        sharpness = segment_top_k.sharpness(shares, table)
         keep_largest(shares, bounds, most, max(table.segment_blocks))
         listed = every.expand(len(shares), -1).contiguous()
         exact, full, counts, tokens, taken = lists_above(shares, least, listed, lengths, table.block_size, table.count, longest)
-        parts.append((exact, spread, full, counts, tokens, taken))
-    exact, spread, full, counts, tokens, taken = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts))
-    dense, listed = torch.zeros_like(spread, dtype=torch.bool), every.expand(heads, -1)
-    routing = RoutingPlan(listed, dense, exact, spread, counts, tokens)
+        parts.append((exact, sharpness, full, counts, tokens, taken))
+    exact, sharpness, full, counts, tokens, taken = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts))
+    dense, listed = torch.zeros_like(sharpness, dtype=torch.bool), every.expand(heads, -1)
+    routing = RoutingPlan(listed, dense, exact, sharpness, counts, tokens)
     return KernelPlan(routing, full, counts, listed, taken, every.new_empty(heads, 0))
 
 
@@ -212,13 +210,9 @@ def blocks_on(table: BlockTable, device: torch.device) -> Blocks:
 
 @lru_cache(maxsize=64)
 def composites_on(table: BlockTable, device: torch.device) -> Blocks:
-    """The composite tokens of "segment_top_k" as blocks, PER_BLOCK for each block; those that hold nothing start where their block does."""
+    """The composite tokens of "segment_top_k" as blocks, PER_BLOCK for each block; where a ragged block has fewer, the last are empty."""
     size, lengths = composite_size(table, PER_BLOCK), composite_lengths(table, PER_BLOCK)
-    starts = [
-        start + size * part if lengths[block * PER_BLOCK + part] else start
-        for block, start in enumerate(table.starts)
-        for part in range(PER_BLOCK)
-    ]
+    starts = [start + size * part for start in table.starts for part in range(PER_BLOCK)]
     return Blocks(upload(starts, device, torch.int32), upload(lengths, device, torch.int32), size)
 
 

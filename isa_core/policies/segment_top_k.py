@@ -1,7 +1,6 @@
 """Of every segment, the target and each context, each query block attends exactly to the same share of blocks: those that get most of it.
 
-A segment gets its part whatever another gets: block means tell less of sharp attention into the context than of smooth attention within
-the target, so that one ranking of all blocks starves the context (docs/fidelity.md). Halves of blocks rank better than whole ones.
+One ranking of all blocks loses more, and so does a ranking by the means of whole blocks instead of halves (docs/fidelity.md).
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def edit_file(pipe, edit, output, progress=True, on_step=lambda done, of: None):
 
     def chunks():
         yield frames[:2]
-        if what == "die" or (what == "die-once" and _first(Path(value))):
+        if what == "die" or (what == "die-once" and first(Path(value))):
             os.kill(os.getpid(), signal.SIGKILL)
         yield frames[2:]
 
@@ -63,7 +63,7 @@ def _frames(path: str) -> torch.Tensor:
     return torch.stack([*source.images(range(sum(1 for _ in source.stamps())))])
 
 
-def _first(marker: Path) -> bool:
+def first(marker: Path) -> bool:
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:

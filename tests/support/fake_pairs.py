@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
+from fake_editor import first
 from liveditor_isa.curation.measure import box
 from liveditor_isa.data.procedural.scenes import COLOURS
 from liveditor_isa.data.procedural.styles import STYLES
@@ -52,9 +53,9 @@ def edit(tools, request):
             log.write(f"{request.output.parent.parent.name} {request.frames} {request.seed}\n")
     if "refuse" in faults:
         raise ValueError("The fake refuses this edit.")
-    if "die-once" in faults and _first(Path(faults[-1])):
+    if "die-once" in faults and first(Path(faults[-1])):
         os.kill(os.getpid(), signal.SIGKILL)
-    if "full-once" in faults and _first(Path(faults[-1])):
+    if "full-once" in faults and first(Path(faults[-1])):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(request.output))
     frames = read_video(request.video).frames[: request.frames].float() / 255
     edited = made(frames, kind, name.replace("_", " "), faults)
@@ -77,11 +78,3 @@ def made(frames, kind, name, faults):
     if "cut" in faults and len(edited) > 1:
         edited[len(edited) // 2 :] = 1 - edited[len(edited) // 2 :]
     return edited
-
-
-def _first(marker: Path) -> bool:
-    try:
-        marker.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
