@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0, 2 with one line on stderr that names the error, or 128 and the number of the signal that stopped it."""
     parser = argparse.ArgumentParser(
         prog="python -m liveditor_isa.training",
-        usage="%(prog)s --out FOLDER [--minutes M] [--small] [--device D]",
+        usage="%(prog)s --out FOLDER [--minutes M] [--pictures FOLDER] [--vgg FILE] [--small] [--device D]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -48,6 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--small", action="store_true", help="small networks, small clips and few steps: to see that all of it runs"
     )
     parser.add_argument("--device", metavar="D", help="cuda or cpu (default: a GPU if there is one)")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER",
+        help="photographs, cut-outs (transparent pictures) and folders of a film's frames, for the VAE to learn from besides",
+    )  # fmt: skip
+    parser.add_argument(
+        "--vgg", type=Path, metavar="FILE",
+        help="safetensors of torchvision's VGG16: the VAE learns by its features too, and draws sharper",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
 
     def ended(message: str, status: int) -> int:
@@ -65,9 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
         return ended(sentence(error), 2)
     try:
         # Core's modules, which these import, must know of the device.
+        from .tiny.clips import Sources
         from .tiny.whole_run import SMALL, train
 
-        train(options.out, options.minutes, processes.join(device), *(SMALL if options.small else ()))
+        settings = SMALL if options.small else (None, None, None)
+        train(options.out, options.minutes, processes.join(device), *settings, Sources(options.pictures, options.vgg))
     except Stopped as stopped:
         return ended("stopped; the same command goes on from what is saved.", 128 + stopped.signal)
     except (ValueError, OSError) as error:

@@ -16,6 +16,8 @@ from ..graph import Pass
 from ..processes import own_seed, rank, wait
 from ..run import descend, half_cosine, log_line, replace_file, run_until
 from . import vae
+from .clips import Clips, Sources
+from .losses import PictureLoss, frames_for
 from .vae_network import decode, encode, latent_shape
 
 CHECKPOINT, LOG, STEPS = "decoder_checkpoint.pt", "decoder_log.jsonl", "decoder_steps"
@@ -29,13 +31,15 @@ class DecoderSettings:
 
     steps: int = 6000
     clips: int = 4
-    """A step."""
+    """A step, of each process."""
     frames: int = 17
     size: int = 128
     """Height and width in pixels."""
     learning_rate: float = 4e-4
     warm_up: int = 100
-    noise: float = 0.1
+    perceptual: float = 0.3
+    """Weight of `perceptual.py`'s distance, where there are weights for it."""
+    noise: float = 0.07
     """Standard deviation of noise added to the normalised latents, so that similar latents decode alike."""
     ema: float = 0.999
     seed: int = 1
@@ -49,8 +53,14 @@ class DecoderTrainer:
     """
 
     def __init__(
-        self, settings: DecoderSettings, export: Path, clips: Callable[[int], torch.Tensor], device: torch.device | str
+        self,
+        settings: DecoderSettings,
+        export: Path,
+        clips: Callable[[int], torch.Tensor],
+        device: torch.device | str,
+        vgg: Path | None = None,
     ):
+        """vgg: weights for `Perceptual`."""
         self.settings, self.clips, self.device = settings, clips, torch.device(device)
         self.network = vae.load_export(export, device)
         # In core's network the middle and the upward half, and the convolution that leads there.
@@ -61,6 +71,7 @@ class DecoderTrainer:
         self.optimizer = torch.optim.AdamW(
             self.weights, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=self.device.type == "cuda"
         )
+        self.picture_loss = PictureLoss(settings.perceptual, vgg, self.device)
         self.gradients = Pass(self.loss, self.weights)
         self.deviation = Wan21().latents_std[0].to(self.device)
         """Standard deviation of each latent channel, [16, 1, 1, 1], the unit of the noise."""
@@ -74,17 +85,18 @@ class DecoderTrainer:
         video = video.contiguous(memory_format=torch.channels_last_3d)
         generator = torch.Generator(self.device).manual_seed(own_seed(self.settings.seed) + 1_000_003 * self.done)
         noise = torch.randn(latent_shape(video), device=self.device, generator=generator)
-        loss, quality = self.gradients(video.shape, video, noise)
+        loss, quality = self.gradients(video.shape, video, noise, frames_for(self.done, video.shape[2], self.device))
         descend(self, self.done + 1 - self.started)
         return {"loss": loss, "psnr": quality}
 
-    def loss(self, video: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(loss, PSNR) of a batch, with `noise` added to its latents."""
+    def loss(self, video: torch.Tensor, noise: torch.Tensor, looked_at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(loss, PSNR) of a batch, with `noise` added to its latents. looked_at: of `frames_for`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             with torch.no_grad():
                 latents = encode(self.network, video).float()
             output = decode(self.network, latents + self.settings.noise * self.deviation * noise)
-        return vae.reconstruction_loss(output, video), vae.psnr(output.detach(), video)
+            loss = self.picture_loss(output, video, looked_at)
+        return loss, vae.psnr(output.detach(), video)
 
     @property
     def learning_rate(self) -> float:
@@ -135,13 +147,15 @@ def steps_done(export: Path) -> int:
         return int(file.metadata().get(STEPS, 0))
 
 
-def train_decoder(folder: Path, minutes: float, device: torch.device | str, settings: DecoderSettings):
+def train_decoder(
+    folder: Path, minutes: float, device: torch.device | str, settings: DecoderSettings, sources: Sources = Sources()
+):
     """Train until the steps are done or the minutes over. Once they are done, export, and look at clips that training never sees.
 
     folder: holds the export of a finished VAE; goes on from a checkpoint there.
     """
     export = folder / vae.EXPORT
-    trainer = DecoderTrainer(settings, export, vae.Clips(settings, device), device)
+    trainer = DecoderTrainer(settings, export, Clips(settings, device, sources.pictures), device, sources.vgg)
     if (folder / CHECKPOINT).exists():
         trainer.load(folder / CHECKPOINT)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):

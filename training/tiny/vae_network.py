@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from comfy.latent_formats import Wan21
 from comfy.ldm.wan.vae import Resample, ResidualBlock, WanVAE
@@ -99,7 +100,10 @@ def _convolve(conv, x: torch.Tensor) -> torch.Tensor:
     return F.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding)
 
 
-# In one kernel: at few channels, reading and writing takes longer than computing. Six shapes, a few seconds each.
+torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+
+
+# In one kernel: at few channels, reading and writing takes longer than computing. A few seconds for each shape.
 @torch.compile(dynamic=False, disable=not torch.cuda.is_available())
 def _activate(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
     """RMS norm over the channels, SiLU, causal padding: [B, C, T, H, W] -> [B, C, 2+T, H, W]."""

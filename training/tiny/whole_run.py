@@ -14,6 +14,7 @@ from ...runtime.core_attention import with_isa
 from .. import processes
 from ..run import run_until
 from . import decoder, vae
+from .clips import Sources
 from .editor import EditorSettings, EditorTrainer, Phase
 from .evaluate import by_task, scores
 from .exports import EDITOR, ENCODER
@@ -25,8 +26,8 @@ SETTINGS = "config.json"
 STAGE_ONE = "stage-one"
 SMALL_CLIPS = ((5, 48, 64, 4),)
 SMALL = (
-    vae.VAESettings(dim=8, steps=30, frames=5, size=32),
-    decoder.DecoderSettings(steps=10, frames=5, size=32),
+    vae.VAESettings(dim=8, steps=30, clips=4, frames=5, size=32),
+    decoder.DecoderSettings(steps=10, clips=4, frames=5, size=32),
     EditorSettings(
         dim=128, ffn_dim=256, blocks=2, warm_up=10,
         phases=(Phase(40, SMALL_CLIPS, (2e-3, 1e-3)), Phase(20, SMALL_CLIPS, (5e-4, 1e-4), ISAConfig(block_size=16))),
@@ -37,7 +38,15 @@ SMALL = (
 CHECKPOINT, LOG, SCORES = "editor_checkpoint.pt", "editor_log.jsonl", "scores.json"
 
 
-def train(folder: Path, minutes: float, device: str, vae_settings=None, decoder_settings=None, settings=None):
+def train(
+    folder: Path,
+    minutes: float,
+    device: str,
+    vae_settings=None,
+    decoder_settings=None,
+    settings=None,
+    sources: Sources = Sources(),
+):
     """All runs in turn, within `minutes`. Raises Stopped where a signal came, ValueError for a folder of other sizes."""
     end = time.monotonic() + 60 * minutes
 
@@ -57,14 +66,14 @@ def train(folder: Path, minutes: float, device: str, vae_settings=None, decoder_
         }
         (folder / SETTINGS).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if not vae.is_finished(folder, vae_settings):
-        vae.train_vae(folder, minutes, device, vae_settings)
+        vae.train_vae(folder, minutes, device, vae_settings, sources)
         processes.wait()
     if (
         vae.is_finished(folder, vae_settings)
         and decoder.steps_done(folder / vae.EXPORT) < decoder_settings.steps
         and left() > 0
     ):
-        decoder.train_decoder(folder, left(), device, decoder_settings)
+        decoder.train_decoder(folder, left(), device, decoder_settings, sources)
         processes.wait()
     if vae.is_finished(folder, vae_settings) and left() > 0:
         train_editor(folder, left(), device, settings)
