@@ -1,7 +1,7 @@
 """Pictures of the real page: each example workflow's thumbnail, the panel of Attach ISA after a run, and a heat map.
 
     .venv/bin/python scripts/screenshots.py
-    .venv/bin/python scripts/screenshots.py liveditor_masked_edit   (this one's thumbnail alone)
+    .venv/bin/python scripts/screenshots.py 5 Edit a part of the picture   (this one's thumbnail alone)
 
 Needs `scripts/setup.py --browser` and a font with Chinese characters (Debian: fonts-wqy-microhei). LIVEditor-tiny really edits on some of the pictures, which takes three minutes without a GPU.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 EXAMPLES, PANEL, MAPS = ROOT / "example_workflows", ROOT / "docs/images/panel.png", ROOT / "docs/images/heat-map.png"
-TINY, AB, MASKED = "liveditor_tiny_edit_video", "liveditor_tiny_ab_isa_vs_full", "liveditor_masked_edit"
+TINY, AB, MASKED = "1 First edit, without a GPU", "8 ISA beside full attention", "5 Edit a part of the picture"
 WIDTH = 960
 """Of a thumbnail, in pixels."""
 

@@ -154,7 +154,7 @@ def test_one_small_frame_for_each_latent_frame(groups, height, width):
 def execution(server, info) -> dict:
     """A run that the server has maps of, every block's."""
     assert ask(server, "detail", {"client": server.client, "maps": EVERY_BLOCK})[0] == 200
-    saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
+    saved = json.loads((EXAMPLES / "2 LIVEditor-14B.json").read_text(encoding="utf-8"))
     prompt = Workflow(saved, info).prompt({**SMALL, "KSampler": {"steps": 2, "seed": 77}})
     run = server.run(prompt, saved)
     assert run.error is None, run.error

@@ -93,7 +93,7 @@ def test_the_blueprint_edits_a_video(page, server):
 
 
 def test_dropping_the_mp4_restores_the_workflow(page, server, info, tmp_path):
-    saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
+    saved = json.loads((EXAMPLES / "2 LIVEditor-14B.json").read_text(encoding="utf-8"))
     video = tmp_path / "dropped.mp4"
     shutil.copy(video_file(server, server.run(Workflow(saved, info).prompt(fresh()), saved)), video)
     assert len(node_types(page)) != len(saved["nodes"])
@@ -103,7 +103,7 @@ def test_dropping_the_mp4_restores_the_workflow(page, server, info, tmp_path):
 
 def test_the_whole_job_from_the_page(page, server, info):
     """Set the stand-in's values in the widgets, press Run, and see the video on the node."""
-    drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
+    drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
     set_widgets(page, fresh())
     sent = prompt_of(page)
     references = next(node for node in sent.values() if node["class_type"] == "LIVEditorInContextReferences")
