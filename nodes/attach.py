@@ -195,5 +195,5 @@ class AttachISA(io.ComfyNode):
             model, live, schedule, backend, lambda text: show_on_node(node_id, text), PageWatcher(node_id), keeping
         )
         name, reason = implementation(backend, device, config)
-        show_on_node(node_id, f"ISA on {name} ({reason})")
+        show_on_node(node_id, f"Where ISA acts, it runs on {name} ({reason})")
         return io.NodeOutput(attached)
