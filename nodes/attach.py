@@ -44,7 +44,7 @@ class AttachISA(io.ComfyNode):
                 "receive most attention; dense query blocks attend exactly, sparse query blocks approximate. Works on LIVEditor "
                 "and on Wan with Bernini Conditioning; other models pass through unchanged."
             ),
-            search_aliases=["ISA", "in-context sparse attention", "sparse attention", "speed up video editing", "LIVEditor"],
+            search_aliases=["ISA", "sparse", "in-context sparse attention", "sparse attention", "speed up video editing", "edit video", "LIVEditor"],
             inputs=[
                 io.Model.Input("model", tooltip="LIVEditor, or a Wan model used with Bernini Conditioning."),
                 io.Boolean.Input(

@@ -50,7 +50,7 @@ class DecodeVideo(io.ComfyNode):
             display_name="Decode Video",
             category="LIVEditor",
             description="Decodes the latent and saves it as a video with the source's frame rate and sound, a few frames at a time.",
-            search_aliases=["LIVEditor", "save video", "mp4", "vae decode video", "export video", "h264", "hevc", "av1", "prores", "webm", "gif", "png sequence"],
+            search_aliases=["LIVEditor", "save video", "mask", "masked edit", "edit video", "compare", "mp4", "vae decode video", "export video", "h264", "hevc", "av1", "prores", "webm", "gif", "png sequence"],
             inputs=[
                 io.Latent.Input("samples", tooltip="The sampler's latent. A latent from In-Context References carries frame rate and sound."),
                 io.Vae.Input("vae", tooltip="The VAE of Load LIVEditor."),

@@ -49,6 +49,22 @@ def test_a_file_of_ours_that_is_not_there_is_an_error(page):
     assert len(errors) == 3 and len(unexpected(errors)) == 2
 
 
+FOUND = """word => {
+    const store = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s.get('nodeDef');
+    return store.nodeSearchService.searchNode(word).slice(0, 8).map(node => node.name);
+}"""
+"""The first nodes that the page's own search offers."""
+
+
+@pytest.mark.parametrize("page", ["canvas nodes"], indirect=True)
+def test_words_by_which_people_look_for_the_nodes(page):
+    for word, node in (("sparse", "LIVEditorAttachISA"), ("edit video", "LIVEditorLoad"), ("masked edit", "LIVEditorDecodeVideo")):
+        assert node in page.evaluate(FOUND, word)[:3], word
+    ours = {"LIVEditorAttachISA", "LIVEditorDecodeVideo", "LIVEditorInContextReferences", "LIVEditorLoad"}
+    assert ours <= {*page.evaluate(FOUND, "LIVEditor")}
+    assert "LIVEditorDecodeVideo" in page.evaluate(FOUND.replace("slice(0, 8)", "slice(0, 40)"), "mask")
+
+
 def test_the_blueprint_edits_a_video(page, server):
     [(key, entry)] = [each for each in server.get("/global_subgraphs").items() if "LIVEditor" in each[1]["name"]]
     assert entry["name"] == "Edit video (LIVEditor + ISA)"
