@@ -40,12 +40,13 @@ ATTACH = "app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA')"
 DECODE = "app.graph.nodes.find(node => node.type === 'LIVEditorDecodeVideo')"
 SHOW_PANEL = f"""() => {{
     const node = {ATTACH}, view = app.canvas.ds, {{ scale, offset }} = view, before = [scale, [...offset]];
-    view.scale = 1.5;
+    view.scale = Math.min(1.5, 880 / (node.size[1] + 50));
     view.offset = [60 - node.pos[0], 100 - node.pos[1]];
     app.canvas.setDirty(true, true);
     window.backToView = () => ([view.scale, view.offset] = before);
     const corner = app.canvas.canvas.getBoundingClientRect();
-    return {{ x: corner.x + 75, y: corner.y + 90, width: 1.5 * (node.size[0] + 20), height: Math.min(900, 1.5 * (node.size[1] + 50)) }};
+    const [x, y] = [corner.x + 50 * view.scale, corner.y + 60 * view.scale];
+    return {{ x, y, width: view.scale * (node.size[0] + 20), height: view.scale * (node.size[1] + 50) }};
 }}"""
 DROP = """([content, name]) => {
     const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0)), transfer = new DataTransfer();
