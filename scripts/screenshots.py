@@ -123,7 +123,7 @@ def play(session: Session, server: ComfyServer):
     # Before the drop, which opens another workflow.
     page.locator(".isa-presets button", has_text="Speed test").first.dispatch_event("click")
     page.get_by_text("× as fast").first.wait_for(timeout=600_000)
-    session.keep("Speed test: on a short clip ISA gains nothing, and says so")
+    session.keep("Speed test")
 
     [video] = page.evaluate("() => done.find(each => each.output?.liveditor_video).output.liveditor_video")
     file = server.base / "output" / video["subfolder"] / video["filename"]

@@ -164,8 +164,8 @@ class Comparison {
         const due = this.start + now;
         if (!this.after.paused && !this.before.seeking && Math.abs(this.before.currentTime - due) > 1.5 * this.frame) this.before.currentTime = due;
         if (document.activeElement !== this.time) this.time.value = (1000 * now) / (this.last() || 1);
-        this.label.textContent = t("frame {frame} of {frames}", {
-            frame: Math.floor(now / this.frame) + 1, frames: Math.round((this.after.duration || 0) / this.frame),
-        });
+        const frames = Math.round((this.after.duration || 0) / this.frame);
+        const frame = Math.min(frames || 1, Math.floor(now / this.frame) + 1); // the sound may be a little longer
+        this.label.textContent = t("frame {frame} of {frames}", { frame, frames });
     }
 }
