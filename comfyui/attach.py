@@ -145,7 +145,7 @@ class ISAOverride:
         noise, sigmas = _noise_and_sigmas(*args, **kwargs)
         self.live.begin(running and running.prompt_id, running.node_id if running else "")
         run = SamplingRun(
-            self, guider, self.live, self.watcher, (patcher.patches_uuid, patcher.model.get_dtype_inference()), sigmas,
+            self, guider, self.live, self.watcher, sigmas,
             self.acting_between(patcher.get_model_object("model_sampling")), scene(guider, noise),
         )  # fmt: skip
         whole = False

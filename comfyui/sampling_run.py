@@ -59,10 +59,10 @@ class SamplingRun:
     owner: the override whose run it is. guider: what samples. acting: (highest, lowest) sigma at which ISA acts, None for all.
     """
 
-    def __init__(self, owner, guider, live: LiveSettings, watcher: Watcher, model, sigmas: list[float], acting, parts):
+    def __init__(self, owner, guider, live: LiveSettings, watcher: Watcher, sigmas: list[float], acting, parts):
         self.owner, self.guider, self.acting, self.parts = owner, guider, acting, parts
         self.live, self.watcher = live, watcher
-        self.report, self.monitor, self.guard = RunReport(), StepMonitor(model, sigmas), FiniteGuard()
+        self.report, self.monitor, self.guard = RunReport(), StepMonitor(sigmas), FiniteGuard()
         self.maps = HeatMaps(watcher.started(live, len(sigmas) - 1, parts))
         self.contexts = ContextStore(sigmas)
         self.patches_seen: list = []

@@ -44,7 +44,7 @@ class AttachISA(io.ComfyNode):
                 "receive most attention; dense query blocks attend exactly, sparse query blocks approximate. Works on LIVEditor "
                 "and on Wan with Bernini Conditioning; other models pass through unchanged."
             ),
-            search_aliases=["ISA", "in-context sparse attention", "sparse attention", "speed up video editing", "LIVEditor"],
+            search_aliases=["ISA", "sparse", "in-context sparse attention", "sparse attention", "speed up video editing", "edit video", "LIVEditor"],
             inputs=[
                 io.Model.Input("model", tooltip="LIVEditor, or a Wan model used with Bernini Conditioning."),
                 io.Boolean.Input(
@@ -195,5 +195,5 @@ class AttachISA(io.ComfyNode):
             model, live, schedule, backend, lambda text: show_on_node(node_id, text), PageWatcher(node_id), keeping
         )
         name, reason = implementation(backend, device, config)
-        show_on_node(node_id, f"ISA on {name} ({reason})")
+        show_on_node(node_id, f"Where ISA acts, it runs on {name} ({reason})")
         return io.NodeOutput(attached)

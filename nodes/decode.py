@@ -24,6 +24,7 @@ from ..video.region import FEATHER
 from ..video.result import Result
 from ..video.room import check_temporary
 from ..video.sound import cut_audio
+from ..video.source import FileSource
 from ..video.writing.encode import write_video
 from ..video.writing.formats import FORMATS, H264, Format, encoder_for
 from .live import with_live_changes
@@ -49,7 +50,7 @@ class DecodeVideo(io.ComfyNode):
             display_name="Decode Video",
             category="LIVEditor",
             description="Decodes the latent and saves it as a video with the source's frame rate and sound, a few frames at a time.",
-            search_aliases=["LIVEditor", "save video", "mp4", "vae decode video", "export video", "h264", "hevc", "av1", "prores", "webm", "gif", "png sequence"],
+            search_aliases=["LIVEditor", "save video", "mask", "masked edit", "edit video", "compare", "mp4", "vae decode video", "export video", "h264", "hevc", "av1", "prores", "webm", "gif", "png sequence"],
             inputs=[
                 io.Latent.Input("samples", tooltip="The sampler's latent. A latent from In-Context References carries frame rate and sound."),
                 io.Vae.Input("vae", tooltip="The VAE of Load LIVEditor."),
@@ -181,7 +182,12 @@ class DecodeVideo(io.ComfyNode):
         saved = ui.SavedResult(path.name, subfolder, place)
         shown = _shown(saved, format, kept.first)
         # Browsers do not report these; the page needs them to step through the video.
-        facts = {"fps": float(rate), "frames": frames, "comparable": format.plays and not beside_source}
+        facts = {
+            "fps": float(rate),
+            "frames": frames,
+            "comparable": format.plays and not beside_source,
+            "source": _shown_source(source),
+        }
         shown["liveditor_video"] = [{**facts, **saved}]
         if not format.plays:
             say(f"Saved as {Path(subfolder) / path.name} in the {place.value} folder.")
@@ -282,6 +288,21 @@ def _shown(saved: ui.SavedResult, format: Format, first: torch.Tensor) -> dict:
     if format.suffix == ".gif":
         return ui.SavedImages([saved]).as_dict()
     return ui.PreviewImage(first).as_dict()
+
+
+def _shown_source(source: SourceClip | None) -> dict | None:
+    """Where the page finds the source, and at which second its part begins; None for a source that is no file in ComfyUI's folders."""
+    file = source.clip.source if source else None
+    if not isinstance(file, FileSource) or not file.path:
+        return None
+    path = Path(file.path).absolute()
+    folders = (("input", folder_paths.get_input_directory()), ("output", folder_paths.get_output_directory()))
+    for kind, folder in (*folders, ("temp", folder_paths.get_temp_directory())):
+        if path.is_relative_to(Path(folder).absolute()):
+            inside = path.relative_to(Path(folder).absolute())
+            place = {"filename": inside.name, "subfolder": inside.parent.as_posix() if inside.parent.name else "", "type": kind}
+            return {**place, "start": float(file.start + source.clip.skipped)}
+    return None
 
 
 def _video(path: Path, format: Format, images: torch.Tensor | None, rate: Fraction, audio: dict | None):

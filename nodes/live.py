@@ -7,6 +7,7 @@ import copy
 import logging
 import threading
 from collections import Counter, OrderedDict
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -175,9 +176,10 @@ def _workflow_of(execution: str) -> str | None:
     return None
 
 
-def events_of(workflow: str, client: str) -> list[dict]:
-    """The events of each node's latest run in this workflow, for this page."""
-    latest = {node: run for (_, node), run in _remembered() if (run.workflow, run.client) == (workflow, client)}
+def events_of(workflow: str, client: str, without: Collection[str] = ()) -> list[dict]:
+    """The events of each node's latest run in this workflow, for this page. without: executions of the workflow's other copies."""
+    of_page = [(of, node, run) for (of, node), run in _remembered() if (run.workflow, run.client) == (workflow, client)]
+    latest = {node: run for of, node, run in of_page if of not in without}
     order = ("started", "step", "map", "ended")
     return [run.last[kind] for run in latest.values() for kind in order if kind in run.last]
 

@@ -48,7 +48,7 @@ class LoadLIVEditor(io.ComfyNode):
             description="Loads the LIVEditor video editing model with its text encoder and VAE. "
             "LIVEditor-tiny, which is included, edits clips in seconds without a GPU, but understands only simple instructions: "
             "styles of the whole video, and coloured shapes. The node's help lists them.",
-            search_aliases=["LIVEditor", "load liveditor", "video editing model", "in-context video editing", "checkpoint"],
+            search_aliases=["LIVEditor", "edit", "edit video", "load liveditor", "video editing model", "in-context video editing", "checkpoint"],
             inputs=[
                 _picker(
                     "diffusion_model",

@@ -32,7 +32,7 @@ class InContextReferences(io.ComfyNode):
             display_name="In-Context References",
             category="LIVEditor",
             description="Encodes the video to edit and optional references as the model's context, and creates the latent of the result.",
-            search_aliases=["LIVEditor", "source video", "video to edit", "context video", "reference image", "video editing"],
+            search_aliases=["LIVEditor", "edit", "source video", "video to edit", "context video", "reference image", "video editing"],
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The instruction, from CLIP Text Encode."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt, from CLIP Text Encode."),

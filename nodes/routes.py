@@ -95,11 +95,13 @@ def choose_detail(body: dict) -> dict:
 
 
 def events(body: dict) -> dict:
-    """{"workflow", "client"} -> {"events"}: the events of that page's runs, for a reloaded page."""
-    workflow, client = body.get("workflow"), body.get("client")
-    if not isinstance(workflow, str) or not isinstance(client, str):
-        raise Refused(400, 'Expected {"workflow": id, "client": id}.')
-    return {"events": events_of(workflow, client)}
+    """{"workflow", "client", "without"} -> {"events"}: the events of that page's runs, for a reloaded page. without: executions
+    that are none of the shown workflow, which may be left out."""
+    workflow, client, without = body.get("workflow"), body.get("client"), body.get("without", [])
+    listed = isinstance(without, list) and all(isinstance(each, str) for each in without)
+    if not isinstance(workflow, str) or not isinstance(client, str) or not listed:
+        raise Refused(400, 'Expected {"workflow": id, "client": id, "without": [execution, ...]}.')
+    return {"events": events_of(workflow, client, without)}
 
 
 def list_maps(body: dict) -> dict:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Hashable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,24 +14,25 @@ from ..isa_core import ISAStats, TokenLayout
 from .live import Settings
 from .read_back import ReadBack
 
-PACES: OrderedDict[tuple, dict[tuple[str, bool], deque]] = OrderedDict()
-"""Seconds of the last evaluations by model, number of sequences and their tokens; of each ("isa" or "full", whether the context
-was reused)."""
-MOST_PACES = 64
-
 CONTEXT_KINDS = {True: "reused", False: "refreshed"}
 
 
 class StepMonitor:
-    """Numbers of the current evaluation, and of earlier ones whose numbers have not arrived.
+    """Numbers of the current evaluation of one sampling run, and of earlier ones whose numbers have not arrived.
 
     A sampler evaluates the model once per step, or more often (heun, dpm_2).
     """
 
-    def __init__(self, model: Hashable, sigmas: Sequence[float] = ()):
-        """model: identifies what is timed; only times of the same model are compared. sigmas: of the sampling run."""
-        self.model, self.sigmas = model, sigmas
+    def __init__(self, sigmas: Sequence[float] = ()):
+        """sigmas: of the sampling run."""
+        self.sigmas = sigmas
+        self.paces: defaultdict[tuple, dict[tuple[str, bool], deque]] = defaultdict(
+            lambda: defaultdict(lambda: deque(maxlen=9))
+        )
+        """Seconds of the run's last evaluations by number of sequences and their tokens; of each ("isa" or "full", whether the context
+        was reused). Other runs have other clips, weights and machines' hours, so nothing of them is compared."""
         self.at = -1
+        self._first = self._total = 0.0
         self.settings: Settings | None = None
         self._waiting: list[_Evaluation] = []
         self._clear()
@@ -90,7 +91,7 @@ class StepMonitor:
             row["kept"] = round(self.kept, 4)
         if self.reused is not None:
             row["context"], row["context_held"] = CONTEXT_KINDS[self.reused], self.held
-        timed, reused = (self.model, self.sequences, self.tokens), bool(self.reused)
+        timed, reused = (self.sequences, self.tokens), bool(self.reused)
         ended, numbers = _Moment(self.sigma.device), ReadBack(_numbers(self.sigma, self.shares))
         self._waiting.append(_Evaluation(row, timed, reused, self.began, ended, numbers))
         self.settings = None
@@ -108,25 +109,19 @@ class StepMonitor:
         row["step"] = max(0, min(sum(each >= sigma * (1 - 1e-4) for each in self.sigmas), len(self.sigmas) - 1) - 1)
         row |= dict(zip(("density", "flop_ratio", "dense"), (round(share, 4) for share in shares)))
         seconds = evaluation.ended.since(evaluation.began)
-        paces, kind = _paces_of(evaluation.timed), ("isa" if shares else "full", evaluation.reused)
+        paces, kind = self.paces[evaluation.timed], ("isa" if shares else "full", evaluation.reused)
         # A step that a cache skipped is no measure of attention. The first one compiles and loads; where there are no others
         # it is better than nothing.
         if row["tokens"] and (row["at"] > 0 or not paces[kind]):
             paces[kind].append(seconds)
         row["seconds"] = round(seconds, 4)
+        self._first, self._total = self._first or seconds, self._total + seconds
+        row["so_far"] = round(self._first, 4), round(self._total, 4)
         found = {kind: round(statistics.median(held), 4) for kind, held in paces.items() if held}
         row["pace"] = {name: found[name, False] for name in ("isa", "full") if (name, False) in found}
         if "context" in row and (kind[0], True) in found:
             row["reused_pace"] = found[kind[0], True]
         return row
-
-
-def _paces_of(timed: tuple) -> dict[tuple[str, bool], deque]:
-    paces = PACES.setdefault(timed, defaultdict(lambda: deque(maxlen=9)))
-    PACES.move_to_end(timed)
-    while len(PACES) > MOST_PACES:
-        PACES.popitem(last=False)
-    return paces
 
 
 class _Moment:

@@ -2,7 +2,7 @@
 
     make demo
     .venv/bin/python scripts/demo.py --set "3 · What to change.text=Turn the video into a pencil sketch"
-    .venv/bin/python scripts/demo.py --workflow example_workflows/liveditor_edit_video.json --models ComfyUI/models --gpu \\
+    .venv/bin/python scripts/demo.py --workflow "example_workflows/2 LIVEditor-14B.json" --models ComfyUI/models --gpu \\
         --video holiday.mp4 --set "3 · What to change.text=Let it snow"
 
 The first two use LIVEditor-tiny and a clip, which come with this pack.
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 from workflow_api import Workflow
 
-WORKFLOW = ROOT / "example_workflows/liveditor_tiny_edit_video.json"
+WORKFLOW = ROOT / "example_workflows/1 First edit, without a GPU.json"
 BASE, OUTPUT = ROOT / ".cache/comfyui-base", ROOT / "output"
 
 

@@ -137,7 +137,7 @@ def command():
 
 
 def nodes():
-    saved = json.loads((comfy_headless.ROOT / "example_workflows/liveditor_tiny_edit_video.json").read_text(encoding="utf-8"))
+    saved = json.loads((comfy_headless.ROOT / "example_workflows/1 First edit, without a GPU.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder, comfy_headless.ComfyServer(Path(folder), None) as server:
         server.add_input(SAMPLE_VIDEO)
         Image.linear_gradient("L").convert("RGB").save(Path(folder, "input/picture.png"))

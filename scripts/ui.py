@@ -17,7 +17,7 @@ if __name__ == "__main__":
     with ComfyServer(BASE, None, "--output-directory", str(OUTPUT), gpu=torch.cuda.is_available(), port=port) as server:
         server.add_input(SAMPLE_VIDEO)
         print(
-            f"ComfyUI runs at {server.url}; its log is {server.log_path}. Start with Templates, liveditor_tiny_edit_video. Ctrl+C ends it."
+            f"ComfyUI runs at {server.url}; its log is {server.log_path}. Start with Templates, 1 First edit, without a GPU. Ctrl+C ends it."
         )
         webbrowser.open(server.url)
         try:

@@ -45,6 +45,8 @@ class Clip:
     """Frames of the source that were counted: all, unless the clip is limited."""
     pixel_aspect: Fraction = Fraction(1)
     notices: tuple[str, ...] = ()
+    skipped: Fraction = Fraction(0)
+    """Seconds of the source before the first frame."""
 
     @property
     def frames(self) -> int:
@@ -107,7 +109,9 @@ def open_clip(
     own = wanted / every_nth
     begin = (first or 0) + start_frame / wanted if start_frame else first
     audio = source.sound(begin, len(indices) / own) if sound else None
-    return Clip(own, size, audio, source, tuple(indices), len(times), source.pixel_aspect(), source.notices())
+    return Clip(
+        own, size, audio, source, tuple(indices), len(times), source.pixel_aspect(), source.notices(), start_frame / wanted
+    )
 
 
 def _scan(source: Source, count: int, fps: Fraction) -> tuple[Fraction | None, list[Fraction | None], tuple[int, int]]:

@@ -101,6 +101,16 @@ class FileSource:
             self._picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
             self._tell_of_streams(container)
 
+    @property
+    def path(self) -> str:
+        """Of the file; "" for content in memory."""
+        return self._path
+
+    @property
+    def start(self) -> float:
+        """Seconds of the file before the part that counts."""
+        return self._start
+
     def stamps(self) -> Iterator[Stamp]:
         """Of every frame; converts none."""
         first: Shown | None = None

@@ -1,7 +1,9 @@
 // Attach ISA: panels on the nodes, which receive the events of their runs; settings.
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
+import { faultsOf } from "./isa_checks.js";
 import { isInUse, nodeAt, root } from "./isa_graph.js";
+import { elsewhere, followQueue, graphFilled, isElsewhere, isOfBefore, openPath, settleFilled } from "./isa_owner.js";
 import { Panel } from "./isa_panel.js";
 import { post } from "./isa_requests.js";
 import { speedTest } from "./isa_speed_test.js";
@@ -34,13 +36,20 @@ const autoQueue = {
 };
 
 function onEvent(event) {
-    if (event.workflow === root().id) panels.get(nodeAt(event.node))?.on(event);
+    if (event.workflow !== root().id || isElsewhere(event.execution)) return;
+    // Its record is still wanted, its numbers are not.
+    if (event.type === "ended" || !isOfBefore(event.execution)) panels.get(nodeAt(event.node))?.on(event);
 }
 
-// Events that the page missed while it was loading or showed another workflow.
+let shown = null; // the path of the workflow whose events the panels have
+
+// Events that the page missed while it was loading or showed another workflow. It shows a workflow's nodes before it says which one
+// is open, so a copy's may have got in.
 async function catchUp() {
+    shown = openPath();
+    for (const panel of panels.values()) panel.clear();
     const workflow = root().id;
-    const { events } = await post("events", { workflow, client: api.clientId });
+    const { events } = await post("events", { workflow, client: api.clientId, without: elsewhere() });
     if (workflow === root().id) events?.forEach(onEvent);
 }
 
@@ -55,8 +64,17 @@ const detail = {
     },
 };
 
+function warn(output) {
+    try {
+        for (const detail of faultsOf(output)) app.extensionManager.toast.add({ severity: "warn", summary: "LIVEditor", detail, life: 15000 });
+    } catch (error) {
+        console.error("LIVEditor:", error); // the run goes on
+    }
+}
+
 function look() {
     const live = setting("LiveTuning");
+    if (openPath() !== shown || settleFilled()) catchUp();
     for (const [node, panel] of panels) {
         if (!isInUse(node)) panels.delete(node);
         else {
@@ -104,7 +122,7 @@ app.registerExtension({
             id: "LIVEditor.SpeedTest",
             label: "ISA: run speed test on this workflow",
             icon: "pi pi-gauge",
-            function: () => speedTest(),
+            function: () => speedTest([...panels].filter(([node]) => isInUse(node)).map(([, panel]) => panel)),
         },
     ],
     menuCommands: [{ path: ["LIVEditor"], commands: ["LIVEditor.SpeedTest"] }],
@@ -113,7 +131,12 @@ app.registerExtension({
         Object.assign(style, { rel: "stylesheet", href: new URL("./isa_panel.css", import.meta.url).href });
         document.head.append(style);
         await loadWords();
+        followQueue(warn);
         api.addEventListener("liveditor_isa.run", ({ detail }) => onEvent(detail));
+        api.addEventListener("progress_text", ({ detail }) => {
+            const panel = panels.get(nodeAt(detail.nodeId));
+            if (panel && !(detail.prompt_id && isElsewhere(detail.prompt_id))) panel.onReport(detail.text);
+        });
         api.addEventListener("status", (event) => {
             detail.tell(); // the first call sends the client's id
             autoQueue.told(event.detail);
@@ -137,7 +160,10 @@ app.registerExtension({
         setInterval(look, LOOK_EVERY);
         detail.tell();
     },
-    afterConfigureGraph: catchUp,
+    afterConfigureGraph() {
+        graphFilled(shown);
+        catchUp();
+    },
     nodeCreated(node) {
         if (node.comfyClass !== NODE) return;
         const panel = new Panel(node, () => autoQueue.moved());

@@ -1,7 +1,7 @@
 // Decode Video's "Compare": the edit over its source with a wipe between them, in step frame by frame.
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
-import { locator, sourceOf } from "./isa_graph.js";
+import { locator } from "./isa_graph.js";
 import { t } from "./isa_text.js";
 
 const NODE = "LIVEditorDecodeVideo";
@@ -23,13 +23,12 @@ function compare(node) {
     // The shown video, also after the workflow was closed and opened again.
     const shown = app.nodeOutputs[locator(node)];
     const result = shown?.images?.[0];
-    const source = sourceOf(node);
+    const { comparable, source, fps } = shown?.liveditor_video?.[0] ?? {};
     if (!result) return say(t("Run the workflow first: there is no edit to compare yet."));
-    // Older runs do not tell.
-    if (shown.liveditor_video?.[0]?.comparable === false)
+    if (!comparable)
         return say(t("This video cannot be compared: take a format that browsers play, without the source beside the edit."));
-    if (!source) return say(t("The source cannot be found: it has to come from Load Video through In-Context References."));
-    new Comparison(address(source), address(result), shown.liveditor_video?.[0]?.fps || 25);
+    if (!source) return say(t("The source cannot be shown: it is no file in ComfyUI's input, output or temporary folder."));
+    new Comparison(address(source), source.start, address(result), fps);
 }
 
 function address({ filename, subfolder = "", type }) {
@@ -37,12 +36,15 @@ function address({ filename, subfolder = "", type }) {
 }
 
 class Comparison {
-    constructor(before, after, fps) {
+    // start: the second of the source at which the edit begins.
+    constructor(before, start, after, fps) {
         this.frame = 1 / fps;
+        this.start = start;
         this.dialog = document.createElement("dialog");
         this.dialog.className = "isa-compare";
         this.dialog.innerHTML = `
-            <div class="isa-stage"><video class="isa-after"></video><video class="isa-before"></video><div class="isa-line"></div></div>
+            <div class="isa-stage"><video class="isa-after"></video><video class="isa-before"></video><div class="isa-line"></div>
+                <span class="isa-side">${t("Source")}</span><span class="isa-side">${t("Edit")}</span></div>
             <div class="isa-bar">
                 <button data-do="back" title="${t("One frame back (←)")}">◀</button>
                 <button data-do="play" title="${t("Play or pause (space)")}">▶ ❚❚</button>
@@ -94,6 +96,9 @@ class Comparison {
         document.body.append(this.dialog);
         this.dialog.showModal();
         this.draw();
+        const ready = [this.after, this.before].map((video) => new Promise((loaded) => (video.onloadeddata = loaded)));
+        this.before.addEventListener("loadedmetadata", () => (this.before.currentTime = this.start));
+        Promise.all(ready).then(() => this.dialog.open && this.play());
     }
 
     last() {
@@ -132,8 +137,11 @@ class Comparison {
     }
 
     play() {
-        if (this.after.paused) Promise.allSettled([this.after.play(), this.before.play()]);
-        else [this.after, this.before].forEach((video) => video.pause());
+        if (this.after.paused) {
+            // Browsers play nothing with sound before the first click on a page.
+            const loud = this.after.play().catch(() => this.dialog.open && ((this.after.muted = true), this.after.play()));
+            Promise.allSettled([loud, this.before.play()]);
+        } else [this.after, this.before].forEach((video) => video.pause());
     }
 
     step(frames) {
@@ -145,17 +153,19 @@ class Comparison {
     // Seek to the middle of a frame: at its edge, either neighbour may be shown.
     seek(time) {
         const middle = (Math.round(Math.min(this.last(), Math.max(0, time)) / this.frame) + 0.5) * this.frame;
-        this.after.currentTime = this.before.currentTime = middle;
+        this.after.currentTime = middle;
+        this.before.currentTime = this.start + middle;
     }
 
     draw() {
         this.drawing = requestAnimationFrame(() => this.draw());
         const now = this.after.currentTime;
         // The source is longer than the edit and restarts with it.
-        if (!this.after.paused && Math.abs(this.before.currentTime - now) > 1.5 * this.frame) this.before.currentTime = now;
+        const due = this.start + now;
+        if (!this.after.paused && !this.before.seeking && Math.abs(this.before.currentTime - due) > 1.5 * this.frame) this.before.currentTime = due;
         if (document.activeElement !== this.time) this.time.value = (1000 * now) / (this.last() || 1);
-        this.label.textContent = t("frame {frame} of {frames}", {
-            frame: Math.floor(now / this.frame) + 1, frames: Math.round((this.after.duration || 0) / this.frame),
-        });
+        const frames = Math.round((this.after.duration || 0) / this.frame);
+        const frame = Math.min(frames || 1, Math.floor(now / this.frame) + 1); // the sound may be a little longer
+        this.label.textContent = t("frame {frame} of {frames}", { frame, frames });
     }
 }

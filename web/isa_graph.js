@@ -72,34 +72,3 @@ export function tokensAhead(node) {
 
 // The page's store of a node's outputs.
 export const locator = (node) => (node.graph === root() ? String(node.id) : `${node.graph.id}:${node.id}`);
-
-// The nodes from which an input's value comes; several if it enters a subgraph that is used more than once.
-function originsOf(node, input) {
-    const link = input?.link != null && node.graph?.links?.get(input.link);
-    if (!link) return [];
-    if (Number(link.origin_id) === SUBGRAPH_INPUT) {
-        return hostsOf(node.graph).flatMap((host) => originsOf(host, host.inputs[link.origin_slot]));
-    }
-    return [node.graph.getNodeById(link.origin_id)].filter(Boolean);
-}
-
-// The file that Load Video gives to the In-Context References above a node: {filename, subfolder, type}, or null.
-export function sourceOf(node) {
-    const waiting = [node];
-    const seen = new Set();
-    while (waiting.length) {
-        const next = waiting.shift();
-        if (seen.has(next)) continue;
-        seen.add(next);
-        const wanted = next.type === REFERENCES ? next.inputs.filter((input) => input.name === "video") : next.inputs ?? [];
-        for (const origin of wanted.flatMap((input) => originsOf(next, input))) {
-            if (next.type === REFERENCES && origin.type === "LoadVideo") {
-                const name = String(control(origin, "file").value);
-                const cut = name.lastIndexOf("/");
-                return { filename: name.slice(cut + 1), subfolder: name.slice(0, Math.max(0, cut)), type: "input" };
-            }
-            waiting.push(origin);
-        }
-    }
-    return null;
-}

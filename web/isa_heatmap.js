@@ -1,6 +1,6 @@
 // Heat maps over the frames: kept context, sharpness, dense query blocks.
 import { api } from "/scripts/api.js";
-import { COLOURS, blockAt, blocksOf, bytes, cellOf, endsOf, frameAt } from "./isa_map.js";
+import { COLOURS, blockAt, blocksOf, bytes, cellOf, endsOf, frameAt, framesOf, valueOf } from "./isa_map.js";
 import { post } from "./isa_requests.js";
 import { t } from "./isa_text.js";
 
@@ -27,7 +27,7 @@ class Scene {
     }
 
     // One latent frame of a part with its row of the map over it.
-    draw(canvas, number, frame, row, width, arrived) {
+    draw(canvas, number, frame, row, width, arrived, opacity = OPACITY) {
         const part = this.parts[number];
         const [frames, tall, wide] = part.grid;
         Object.assign(canvas, { width, height: Math.round((width * tall) / wide) });
@@ -42,7 +42,7 @@ class Scene {
         const pixels = new ImageData(wide, tall);
         for (let token = 0; token < wide * tall; token++) {
             const value = row[blockAt(part, frame, token, this.block)];
-            pixels.data.set([...COLOURS[value], 255 * (sheet ? OPACITY : 1)], 4 * token);
+            pixels.data.set([...COLOURS[value], 255 * (sheet ? opacity : 1)], 4 * token);
         }
         heat.getContext("2d").putImageData(pixels, 0, 0);
         context.imageSmoothingEnabled = false;
@@ -88,6 +88,11 @@ export class Thumbnail {
 }
 
 const LAYERS = { kept: "Kept context", dense: "Dense queries", sharpness: "Sharpness" };
+const meaning = (layer) => ({
+    kept: t("Colour: how many of the attention heads kept this part. What no head kept had no part in the edit."),
+    dense: t("Colour: for how many of the attention heads this part attended exactly."),
+    sharpness: t("Colour: how sharply this part attends, as a mean over heads on a logarithmic scale. The sharpest are dense."),
+}[layer]);
 
 class HeatMapDialog {
     constructor(scene, at, frame) {
@@ -99,11 +104,13 @@ class HeatMapDialog {
         this.dialog.innerHTML = `
             <div class="isa-picture"><canvas></canvas></div>
             <div class="isa-bar">
-                <select data-of="layer">${layers}</select><select data-of="part"></select>
+                <select data-of="layer">${layers}</select><select data-of="part"></select><output class="isa-value"></output>
                 <span class="isa-legend"><i></i><b></b><em></em></span>
                 <button data-do="play">▶ ❚❚</button><button data-do="close" title="${t("Close (Esc)")}">✕</button>
             </div>
-            <div class="isa-bar">${slider("frame", "Frame")}${slider("call", "Model call")}${slider("block", "Transformer block")}</div>
+            <div class="isa-bar">${slider("frame", "Frame")}${slider("call", "Model call")}${slider("block", "Transformer block")}
+                <label>${t("Opacity")} <input type="range" data-of="opacity" min="0" max="100" value="${100 * OPACITY}"></label></div>
+            <div class="isa-meaning"></div>
             <div class="isa-note"></div>`;
         const part = (name) => this.dialog.querySelector(name);
         this.canvas = part("canvas");
@@ -111,6 +118,11 @@ class HeatMapDialog {
         [this.layer, this.part] = ["layer", "part"].map((name) => part(`[data-of=${name}]`));
         this.sliders = Object.fromEntries(["frame", "call", "block"].map((name) => [name, part(`input[data-of=${name}]`)]));
         this.legend = part(".isa-legend");
+        this.opacity = part("[data-of=opacity]");
+        this.opacity.oninput = () => this.draw();
+        [this.value, this.meaning] = [".isa-value", ".isa-meaning"].map(part);
+        this.canvas.onpointermove = ({ offsetX, offsetY }) => this.point(offsetX / this.canvas.clientWidth, offsetY / this.canvas.clientHeight);
+        this.canvas.onpointerleave = () => this.point(null);
         this.layer.onchange = () => {
             this.fillParts();
             this.draw();
@@ -175,7 +187,8 @@ class HeatMapDialog {
         const [frames] = this.scene.parts[number].grid;
         frame.max = frames - 1;
         const [at, transformer] = [this.calls[call.value], this.transformer[block.value]];
-        frame.nextElementSibling.textContent = `${Number(frame.value) + 1} / ${frames}`;
+        const [first, last] = framesOf(Number(frame.value));
+        frame.nextElementSibling.textContent = `${first === last ? first : `${first}–${last}`} / ${framesOf(frames - 1)[1]}`;
         call.nextElementSibling.textContent = at + 1;
         block.nextElementSibling.textContent = transformer === MEAN ? t("mean") : transformer;
         const asked = (this.asked = {});
@@ -183,11 +196,21 @@ class HeatMapDialog {
         if (asked !== this.asked) return; // the sliders were moved meanwhile
         if (!found) return (this.note.textContent = t("There is no map of this block at this model call."));
         const width = Math.min(1280, Math.max(320, this.canvas.parentElement.clientWidth));
-        this.scene.draw(this.canvas, number, Number(frame.value), found[this.layer.value], width, () => this.draw());
+        this.scene.draw(this.canvas, number, Number(frame.value), found[this.layer.value], width, () => this.draw(), this.opacity.value / 100);
+        Object.assign(this, { shown: found, shownFrame: Number(frame.value), shownPart: number });
         const [low, high] = this.legend.querySelectorAll("b, em");
-        const sharp = this.layer.value === "sharpness";
         [low.textContent, high.textContent] = endsOf(this.layer.value, found);
-        this.legend.title = sharp ? t("Mean over heads, on a logarithmic scale") : t("Share of the attention heads");
+        this.meaning.textContent = meaning(this.layer.value);
+    }
+
+    // The value at a place of the picture, from 0 to 1; x null: the pointer is elsewhere.
+    point(x, y) {
+        if (x === null || !this.shown) return (this.value.textContent = "");
+        const part = this.scene.parts[this.shownPart];
+        const [, tall, wide] = part.grid;
+        const token = frameAt(Math.max(0, y), tall) * wide + frameAt(Math.max(0, x), wide);
+        const byte = this.shown[this.layer.value][blockAt(part, this.shownFrame, token, this.scene.block)];
+        this.value.textContent = valueOf(this.layer.value, byte, this.shown);
     }
 
     play() {

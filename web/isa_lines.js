@@ -12,25 +12,26 @@ export function differing(mine, theirs) {
 // Whether what attends exactly depends on the video.
 export const byThreshold = (values) => "sharpness_threshold" in values || values.error_threshold > 0;
 
-// The bar and its words, {share, text, title}; without a text if the server has to estimate the share.
+// The bar and its words, {share, text, title, idle: whether ISA does not act}; without a text if the server has to estimate the share.
 // tokens: [target, context ...]; about: estimated; least, from, to, dense: the schedule; measured: the last step in which
 // ISA acted.
 export function costOf({ values, tokens, about, measured, least, from, to, dense }) {
     const count = tokens.reduce((sum, part) => sum + part);
     const total = about ? t("about {total}", { total: count.toLocaleString("en") }) : count.toLocaleString("en");
+    if (!values.enabled) return { share: 1, idle: true, text: t("Full attention: ISA is switched off"), title: "" };
     if (count < least) {
         return {
             share: 1,
+            idle: true,
             text: t("Full attention: {total} tokens, fewer than min_tokens {least}", { total, least }),
-            title: [t("Lower min_tokens on Attach ISA, or take a longer or larger video."),
-                ...(values.enabled && values.context_refresh ? [t("The context is reused all the same.")] : [])].join("\n"),
+            title: t("Lower min_tokens on Attach ISA, or take a longer or larger video."),
         };
     }
     const limits = [];
-    if (values.enabled && (from > 0 || to < 1)) limits.push(t("Between start_percent {from} and end_percent {to} alone; full attention before and after.", { from, to }));
-    if (values.enabled && dense) limits.push(t("Not in dense_blocks {blocks}, which attend in full.", { blocks: dense }));
+    if (from > 0 || to < 1) limits.push(t("Between start_percent {from} and end_percent {to} alone; full attention before and after.", { from, to }));
+    if (dense) limits.push(t("Not in dense_blocks {blocks}, which attend in full.", { blocks: dense }));
     const title = limits.join("\n");
-    if (!values.enabled || !byThreshold(values)) return { total, title };
+    if (!byThreshold(values)) return { total, title };
     // What is above a threshold is unknown before a run.
     const share = measured && !differing(values, measured.values).length ? measured.flop_ratio : null;
     const text = share === null ? t("By threshold: depends on the video, {total} tokens", { total })
@@ -57,18 +58,41 @@ function contextLine({ reused_pace: pace, context_held: [gpu, main] }) {
     ].filter(Boolean).join(", ");
 }
 
-// The lines about the last step; run: the current run, or null. Paces are of model calls that compute the context.
-export function stepLines(row, run) {
-    const lines = [];
+// Seconds as people say them.
+export function duration(seconds) {
+    if (seconds < 9.95) return `${seconds.toPrecision(2)} s`;
+    const whole = Math.round(seconds);
+    return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
+}
+
+// How fast a run is, of its own evaluations up to `row`: {pace, left, total} in seconds, a step's, to come, and so far. The first
+// evaluation compiles and loads, so the others speak for the pace.
+export function timing({ step, so_far: [first, total] }, steps) {
+    const pace = step ? (total - first) / step : total;
+    return { pace, left: pace * (steps - 1 - step), total };
+}
+
+// The lines about the run, of which `row` is the last evaluation; run: the "started" event, or null when it is over. reported: whether
+// the server's sentences about the whole run stand below, so that the last step's are not needed.
+export function stepLines(row, run, reported) {
+    const times = timing(row, run?.steps ?? 0);
     const full = Object.keys(row.full)[0];
-    const shares = () => ({ share: percent(row.density), kept: percent(row.kept), cost: percent(row.flop_ratio) });
+    const shares = () => ({ kept: percent(row.kept), cost: percent(row.flop_ratio), backend: row.backend?.[0] ?? "" });
     const context = { reused: `, ${t("context reused")}`, refreshed: `, ${t("context computed anew")}` }[row.context] ?? "";
-    const kind = row.density !== undefined ? t("density {share}, kept context {kept}, arithmetic {cost}", shares())
+    const kind = row.density !== undefined ? t("ISA on {backend}: arithmetic {cost}, kept context {kept}", shares())
         : row.tokens.length ? t("full attention ({reason})", { reason: full ?? "-" }) : t("no attention (a cache skipped it)");
-    lines.push(run ? `${t("step {step} of {steps}", { step: row.step + 1, steps: run.steps })}: ${kind}${context}` : `${t("last step")}: ${kind}${context}`);
-    const pace = [["ISA", row.pace.isa], [t("full"), row.pace.full]].filter(([, seconds]) => seconds);
-    const paces = pace.map(([name, seconds]) => `${name} ${seconds.toPrecision(3)} s`).join(", ");
-    if (paces) lines.push(`${paces} ${t("per model call")}${row.backend ? `, ${row.backend[0]}` : ""}`);
+    const lines = [];
+    if (run) {
+        const begun = t("step {step} of {steps}", { step: row.step + 1, steps: run.steps });
+        lines.push(`${begun}: ${t("{pace} a step, about {left} left", { pace: duration(times.pace), left: duration(times.left) })}`, `${kind}${context}`);
+    } else {
+        lines.push(t("{pace} a step, {total} in all", { pace: duration(times.pace), total: duration(times.total) }), ...(reported ? [] : [`${t("last step")}: ${kind}${context}`]));
+    }
+    const { isa, full: whole } = row.pace;
+    if (isa && whole) {
+        const paces = { isa: isa.toPrecision(3), full: whole.toPrecision(3), times: (whole / isa).toFixed(2) };
+        lines.push(t("this run's ISA {isa} s, full {full} s a model call: {times}× as fast", paces));
+    }
     const kept = row.context && contextLine(row);
     if (kept) lines.push(kept);
     if (full && row.density !== undefined) lines.push(t("partly full attention ({reason})", { reason: full }));

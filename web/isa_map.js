@@ -34,6 +34,16 @@ export function cellOf(frame, frames, width, height) {
     return [(frame % across) * w, Math.floor(frame / across) * h, w, h];
 }
 
+// Frames of the video, counted from 1 as Compare counts them, that a latent frame stands for: one for the first, then four each.
+export const framesOf = (latent) => (latent ? [4 * latent - 2, 4 * latent + 1] : [1, 1]);
+
+// What a colour stands for: a share of heads, or a sharpness on its logarithmic scale. byte: of the map.
+export function valueOf(layer, byte, found) {
+    if (layer !== "sharpness") return `${Math.round((100 * byte) / 255)} %`;
+    const [low, high] = found.sharpness_range;
+    return (10 ** (low + (byte / 255) * (high - low))).toPrecision(2);
+}
+
 // The frame at a place from 0 to 1.
 export const frameAt = (place, frames) => Math.min(frames - 1, Math.floor(place * frames));
 

@@ -1,15 +1,16 @@
 // The panel of an Attach ISA node: presets, cost of the settings, the last steps, heat map.
 import { app } from "/scripts/app.js";
-import { instances, root, storeState, tokensAhead } from "./isa_graph.js";
+import { instances, nodeAt, root, storeState, tokensAhead } from "./isa_graph.js";
 import { Thumbnail } from "./isa_heatmap.js";
 import { byThreshold, costOf, differing, estimatedCost, listed, stepLines } from "./isa_lines.js";
-import { PRESETS, matches, ownPresets } from "./isa_presets.js";
+import { PRESETS, matches, ownPresets, qualityOf } from "./isa_presets.js";
 import { fateOf, isRemembered, remember } from "./isa_record.js";
 import { post } from "./isa_requests.js";
 import { t } from "./isa_text.js";
 import { disableIdle, read, schedule, write } from "./isa_widgets.js";
 
-const HEIGHT = 150;
+const HEIGHT = 210;
+const CORES_TEXT = "$$node-text-preview"; // core's widget for a node's text, which breaks words and lengthens the node: the panel shows it
 const CREATED_AFTER = 10; // looks after which a page that has opened a workflow has given all widgets their values
 
 export class Panel {
@@ -19,6 +20,8 @@ export class Panel {
         this.moved = moved;
         this.run = null; // the "started" event of the current run
         this.row = null; // the report of its last step
+        this.report = ""; // the server's sentences about the last run
+        this.tested = null; // {values, tokens, line} of a speed test
         this.pending = null; // the widgets' values that were moved and not yet sent to the server
         this.offered = null; // the "ended" event of a run that was changed live and that the widgets do not repeat
         this.taken = null; // the one that the widgets repeat
@@ -29,10 +32,12 @@ export class Panel {
         this.element = document.createElement("div");
         this.element.className = "isa-panel";
         this.element.innerHTML =
-            '<div class="isa-presets"></div><div class="isa-cost"><div></div><span></span></div>' +
-            '<div class="isa-run"><div class="isa-now"></div><canvas class="isa-thumbnail"></canvas></div><div class="isa-replay"></div>';
+            '<div class="isa-presets"></div><div class="isa-quality"></div><div class="isa-cost"><div></div><span></span></div>' +
+            '<div class="isa-run"><div><div class="isa-now"></div><div class="isa-report"></div></div><canvas class="isa-thumbnail"></canvas></div>' +
+            '<div class="isa-replay"></div>';
         const part = (name) => this.element.querySelector(name);
-        [this.presets, this.cost, this.now, this.replay] = [".isa-presets", ".isa-cost", ".isa-now", ".isa-replay"].map(part);
+        [this.presets, this.quality, this.cost, this.now, this.after, this.replay] =
+            [".isa-presets", ".isa-quality", ".isa-cost", ".isa-now", ".isa-report", ".isa-replay"].map(part);
         this.thumbnail = new Thumbnail(part(".isa-thumbnail"));
         const widget = node.addDOMWidget("isa_panel", "div", this.element, {
             serialize: false,
@@ -86,15 +91,19 @@ export class Panel {
             app.extensionManager.toast.add({ severity: "warn", summary: "Attach ISA", detail, life: 6000 });
         });
         const given = Object.entries(PRESETS).map(([name, preset]) => [name, preset.values]);
-        this.presets.replaceChildren(...given.map(use), ...Object.entries(own).map(useOwn), keep);
+        const test = button(t("Speed test"), t("Speed test: samples this workflow twice, with full attention and as it is set, and saves nothing"), () =>
+            app.extensionManager.command.execute("LIVEditor.SpeedTest"));
+        this.presets.replaceChildren(...given.map(use), ...Object.entries(own).map(useOwn), keep, test);
     }
 
     async drawCost(values = read(this.node)) {
         if (!values) return; // the page is still creating the node
         const { tokens, about, measured } = this;
         const asked = (this.asked = {});
-        const show = ({ share, text, title }) => {
+        const show = ({ share, text, title, idle }) => {
             const [bar, label] = this.cost.children;
+            this.cost.classList.toggle("isa-idle", !!idle);
+            this.quality.textContent = !idle ? qualityOf(values) : values.enabled && values.context_refresh ? t("The context is reused all the same.") : "";
             bar.style.width = `${Math.min(100, 100 * share)}%`;
             label.textContent = text;
             this.cost.title = [text, title].filter(Boolean).join("\n");
@@ -107,7 +116,9 @@ export class Panel {
 
     drawNow() {
         const { row, run } = this;
-        const lines = row ? stepLines(row, run) : [];
+        const lines = row ? stepLines(row, run, !!this.report) : [];
+        const { tested } = this;
+        if (tested && !run && tested.tokens === String(this.tokens) && !differing(tested.values, read(this.node) ?? {}).length) lines.unshift(tested.line);
         if (row) this.now.title = row.backend?.join(": ") ?? "";
         if (this.said) lines.push(this.said);
         else if (run && !this.pending) {
@@ -118,6 +129,7 @@ export class Panel {
         }
         if (instances(this.node) > 1) lines.push(t("This subgraph is used more than once: a run that is going on is not changed from here."));
         this.now.textContent = lines.join("\n");
+        this.after.textContent = run ? "" : this.report;
     }
 
     // The live changes that the next run repeats or can repeat.
@@ -162,6 +174,13 @@ export class Panel {
         this.taken = null;
     }
 
+    // Another workflow is shown, or this one under another name.
+    clear() {
+        Object.assign(this, { run: null, row: null, report: "", said: null, pending: null, toldAt: undefined, measured: null });
+        this.thumbnail.canvas.hidden = true;
+        this.drawNow();
+    }
+
     // The server's events, for the node of the workflow that is open.
     on(event) {
         this[{ started: "onStarted", step: "onStep", map: "onMap", ended: "onEnded" }[event.type]](event);
@@ -169,7 +188,7 @@ export class Panel {
     }
 
     onStarted(event) {
-        Object.assign(this, { run: event, row: null, said: null, pending: null });
+        Object.assign(this, { run: event, row: null, report: "", said: null, pending: null });
         this.thumbnail.begin(event);
     }
 
@@ -210,11 +229,39 @@ export class Panel {
         Object.assign(this, { seen: null, opening: CREATED_AFTER });
     }
 
+    // The server's sentences about the node's run; core's own widget for them stays out of the way.
+    onReport(text) {
+        this.report = text;
+        this.drawNow();
+    }
+
+    // Why neither ISA nor context reuse would act in a run, "" where one does.
+    whyNothingActs() {
+        const values = read(this.node);
+        const cost = costOf({ values, ...this, ...schedule(this.node) });
+        if (!cost.idle || (values.enabled && values.context_refresh)) return "";
+        return [cost.text, cost.title].filter(Boolean).join(". ");
+    }
+
+    onTested(line, steps) {
+        const mine = steps.filter(({ node }) => nodeAt(node) === this.node).at(-1);
+        if (mine) this.tested = { values: mine.values, tokens: String(mine.tokens), line };
+        this.drawNow();
+    }
+
+    hideCoresText() {
+        const widget = this.node.widgets?.find((each) => each.name === CORES_TEXT);
+        if (!widget || widget.hidden) return;
+        widget.hidden = true;
+        widget.options = { ...widget.options, hidden: true }; // for Vue nodes
+    }
+
     // Called at intervals: the callbacks of the two node renderers differ.
     look(live) {
         const values = read(this.node);
         if (!values) return;
         const opening = this.opening > 0 && this.opening--;
+        this.hideCoresText();
         const ahead = tokensAhead(this.node);
         if (JSON.stringify(ahead) !== this.ahead) {
             // Until a run reports the real number.

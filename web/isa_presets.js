@@ -1,25 +1,30 @@
-// Presets of Attach ISA. docs/fidelity.md has their measured loss; "Paper" has exactly the paper's ratios.
+// Presets of Attach ISA; "Paper" has exactly the paper's ratios. quality: one word for the loss that docs/fidelity.md measured, and it.
 import { t } from "./isa_words.js";
 
 export const PRESETS = {
     Exact: {
         title: () => t("Everything exact, in every step: for comparison. Saves nothing."),
+        quality: () => t("Exact: full attention in every step"),
         values: { keep_ratio: 1, dense_query_ratio: 1, exact_ratio: 1, context_refresh: 0 },
     },
     Quality: {
         title: () => t("Full attention, with the context computed in 8 of 32 steps, or 6 of 12. On LIVEditor-tiny hardly different from Exact."),
+        quality: () => t("Very near: {loss} dB lost on LIVEditor-tiny", { loss: "0.0" }),
         values: { keep_ratio: 1, dense_query_ratio: 1, exact_ratio: 1, context_refresh: 1 },
     },
     Balanced: {
         title: () => t("Exact to the blocks of the target and of each context that get most attention: at the cost of Paper, hardly different from Exact on LIVEditor-tiny; context as in Quality."),
+        quality: () => t("Very near: {loss} dB lost on LIVEditor-tiny", { loss: "0.1" }),
         values: { keep_ratio: 1, segment_top_k: true, exact_ratio: 0.28, context_refresh: 1 },
     },
     Fast: {
         title: () => t("Like Balanced, at less than half of its attention, with the context computed in 5 of 32 steps, or 4 of 12."),
+        quality: () => t("Near: {loss} dB lost on LIVEditor-tiny", { loss: "0.5" }),
         values: { keep_ratio: 1, segment_top_k: true, exact_ratio: 0.125, context_refresh: 2 },
     },
     Paper: {
         title: () => t("The paper's ratios; context as in Quality."),
+        quality: () => t("Far without training for it: {loss} dB lost on LIVEditor-tiny", { loss: "9.4" }),
         values: { keep_ratio: 0.125, dense_query_ratio: 0.5, exact_ratio: 0.0625, context_refresh: 1 },
     },
 };
@@ -32,6 +37,12 @@ export function matches(preset, values) {
     return !!values && Object.entries(preset ?? {}).every(([name, value]) =>
         typeof value === "number" ? Math.abs(values[name] - value) < 1e-6 : values[name] === value,
     );
+}
+
+// What is known of the settings' edits: a preset's, for nobody measured others.
+export function qualityOf(values) {
+    const preset = Object.values(PRESETS).find((each) => matches(each.values, values));
+    return preset?.quality() ?? t("Nobody measured what these settings lose");
 }
 
 // The user's presets, which are stored in the workflow. A workflow may contain any value.

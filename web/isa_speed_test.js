@@ -1,4 +1,5 @@
-// The command that runs the open workflow twice, with full attention and as it is set, and reports the time of each.
+// The speed test: samples the open workflow twice, with full attention and as it is set, and says how long a step of each takes. It decodes
+// and saves nothing, so the shown edit stays.
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 import { t } from "./isa_text.js";
@@ -8,35 +9,70 @@ const NODE = "LIVEditorAttachISA";
 const say = (severity, detail, life) => app.extensionManager.toast.add({ severity, summary: t("ISA speed test"), detail, life });
 export const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
 
-export async function speedTest() {
+// panels: of the workflow's Attach ISA nodes; what was measured is shown on them.
+export async function speedTest(panels) {
     const { output, workflow } = await app.graphToPrompt();
     if (!Object.values(output).some((node) => node.class_type === NODE)) {
         return say("warn", t("This workflow has no Attach ISA node."), 8000);
     }
-    say("info", t("The workflow runs twice, first with full attention. You can go on working."), 8000);
-    const seed = Math.floor(Math.random() * 2 ** 32);
+    const why = panels.map((panel) => panel.whyNothingActs());
+    if (why.length && why.every(Boolean)) return say("warn", `${t("There is nothing to compare.")} ${why[0]}`, 12000);
+    const sampled = samplingAlone(output, (type) => window.LiteGraph.registered_node_types[type]?.nodeData?.output ?? []);
+    if (!sampled) return say("warn", t("No sampler gets its model from Attach ISA."), 8000);
+    say("info", t("The workflow is sampled twice, first with full attention. Nothing is saved. You can go on working."), 8000);
     try {
-        const full = meanSeconds(await stepsOf(variant(output, false, seed), workflow));
-        const steps = await stepsOf(variant(output, true, seed), workflow);
+        const full = meanSeconds(await stepsOf(variant(sampled, false, spaces()), workflow));
+        const steps = await stepsOf(variant(sampled, true, spaces()), workflow);
         const what = whatActed(steps);
         if (!what) throw new Error(whyNone(steps));
         const mean = meanSeconds(steps);
-        say(mean < full ? "success" : "warn", t("{what} {mean} s, full attention {full} s a step on average: {times}× as fast.", {
+        const line = t("{what} {mean} s, full attention {full} s a step on average: {times}× as fast.", {
             what, mean: mean.toPrecision(3), full: full.toPrecision(3), times: (full / mean).toFixed(2),
-        }));
+        });
+        for (const panel of panels) panel.onTested(line, steps);
+        if (mean < full) say("success", line);
+        else say("warn", `${line} ${adviceFor(steps)}`);
     } catch (error) {
         say("error", error.message);
     }
 }
 
-// A new seed, or the server would have the result already.
-export function variant(output, enabled, seed) {
+// The part of a prompt that ends with the samplers behind Attach ISA, which show their latents' text and nothing else; null
+// without one. outputsOf: a node type's kinds of output.
+export function samplingAlone(output, outputsOf) {
+    const sources = (id) => Object.values(output[id]?.inputs ?? {}).filter((value) => Array.isArray(value) && value[0] in output).map(([from]) => from);
+    const above = (id, seen = new Set([id])) => {
+        for (const from of sources(id)) if (!seen.has(from)) above(from, seen.add(from));
+        return seen;
+    };
+    const samplers = Object.keys(output).filter((id) =>
+        output[id].class_type !== NODE && outputsOf(output[id].class_type)[0] === "LATENT" && [...above(id)].some((from) => output[from].class_type === NODE));
+    if (!samplers.length) return null;
+    const kept = new Set(samplers.flatMap((id) => [...above(id)]));
+    const alone = Object.fromEntries(Object.entries(output).filter(([id]) => kept.has(id)));
+    samplers.forEach((id, index) => (alone[`isa-speed-test-${index}`] = { class_type: "PreviewAny", inputs: { source: [id, 0] } }));
+    return alone;
+}
+
+// The time, written in spaces and tabs: no text to the node, and a new input to the server, which has no result of it yet.
+const spaces = () => Date.now().toString(2).replaceAll("0", " ").replaceAll("1", "\t");
+
+// The same seed and the same everything but ISA. blank: for live_changes, so that no record is repeated.
+export function variant(output, enabled, blank) {
     const changed = structuredClone(output);
     for (const { class_type, inputs } of Object.values(changed)) {
-        if (class_type === NODE) Object.assign(inputs, { enabled, live_changes: "" });
-        for (const name of ["seed", "noise_seed"]) if (typeof inputs[name] === "number") inputs[name] = seed;
+        if (class_type === NODE) Object.assign(inputs, enabled ? { live_changes: blank } : { enabled, live_changes: blank });
     }
     return changed;
+}
+
+// What to do where ISA is slower.
+export function adviceFor(steps) {
+    const { backend, tokens } = steps.findLast((step) => step.density !== undefined) ?? {};
+    if (!backend) return t("Set context_refresh to 0: its reuse gains nothing here.");
+    const count = tokens.reduce((sum, part) => sum + part).toLocaleString("en");
+    return backend[0] === "torch" ? t("Install Triton, or bypass Attach ISA: on PyTorch alone it can be slower.")
+        : t("{count} tokens are too few for ISA to gain: raise min_tokens above that, or edit a longer or larger video.", { count });
 }
 
 // The steps of a run.

@@ -262,7 +262,7 @@ def bare_server(server_models, sample_video, tmp_path_factory):
 
 def test_a_missing_package_takes_down_only_the_node_that_needs_it(bare_server):
     info = bare_server.get("/object_info")
-    saved = json.loads((ROOT / "example_workflows/liveditor_edit_video.json").read_text(encoding="utf-8"))
+    saved = json.loads((ROOT / "example_workflows/2 LIVEditor-14B.json").read_text(encoding="utf-8"))
     prompt = Workflow(saved, info).prompt(
         {
             "LIVEditorLoad": {
@@ -294,6 +294,6 @@ def test_a_missing_package_takes_down_only_the_node_that_needs_it(bare_server):
     prompt[node["KSampler"]]["inputs"] |= {"positive": text, "negative": text, "latent_image": ["empty", 0]}
     run = bare_server.run(prompt)
     assert run.error is None, run.error
-    assert run.texts[node["LIVEditorAttachISA"]][0] == "ISA on torch (Triton needs a GPU, not 'cpu')"
+    assert run.texts[node["LIVEditorAttachISA"]][0] == "Where ISA acts, it runs on torch (Triton needs a GPU, not 'cpu')"
     prompt[node["LIVEditorAttachISA"]]["inputs"]["backend"] = "triton"
     assert "The Triton backend cannot run" in bare_server.run(prompt).error

@@ -13,7 +13,7 @@ def test_one_evaluation_however_often_it_is_entered(inference):
         x, sigma = torch.randn(1, 4), torch.ones(1)
         live = LiveSettings(Settings(ISAConfig()))
         live.begin()
-        run = SamplingRun(None, None, live, Watcher(), "model", [1.0, 0.5, 0.0], None, [])
+        run = SamplingRun(None, None, live, Watcher(), [1.0, 0.5, 0.0], None, [])
         with run.evaluation(x, sigma), run.evaluation(x, sigma):
             pass
         with run.evaluation(x, sigma):  # a guider's second model

@@ -10,7 +10,7 @@ from workflow_api import Workflow
 
 @pytest.fixture(scope="session")
 def saved() -> dict:
-    return json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
+    return json.loads((EXAMPLES / "2 LIVEditor-14B.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class FaultyServer(ComfyServer):
         write_mp4(self.base / "input/small.mp4", [frames], Fraction(25), audio=audio)
         super().__enter__()
         self.process_info = psutil.Process(self.process.pid)
-        saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
+        saved = json.loads((EXAMPLES / "2 LIVEditor-14B.json").read_text(encoding="utf-8"))
         self.workflow = Workflow(saved, self.get("/object_info"))
         return self
 

@@ -24,7 +24,7 @@ SMALL = {
 
 @pytest.fixture
 def workflow(info) -> Workflow:
-    return Workflow(json.loads((ROOT / "example_workflows/liveditor_tiny_edit_video.json").read_text(encoding="utf-8")), info)
+    return Workflow(json.loads((ROOT / "example_workflows/1 First edit, without a GPU.json").read_text(encoding="utf-8")), info)
 
 
 def test_the_files_are_those_that_the_card_lists():

@@ -55,7 +55,14 @@ def test_example_workflow_gives_the_edited_video(server, workflow, saved):
 
 
 @pytest.mark.parametrize(
-    "name", ["liveditor_reference_image", "liveditor_speed_test", "liveditor_tiny_ab_isa_vs_full", "liveditor_masked_edit"]
+    "name",
+    [
+        "4 LIVEditor-14B in less memory",
+        "5 Edit a part of the picture",
+        "6 With a reference image",
+        "7 A long video",
+        "8 ISA beside full attention",
+    ],
 )
 def test_the_other_examples_run(server, info, name, tmp_path):
     """Bernini's is below, LIVEditor-tiny's in test_included.py."""
@@ -72,7 +79,7 @@ def test_the_other_examples_run(server, info, name, tmp_path):
 
 
 def test_bernini_workflow_runs_with_isa_on_both_models(server, info):
-    saved = json.loads((EXAMPLES / "bernini_edit_video_with_isa.json").read_text(encoding="utf-8"))
+    saved = json.loads((EXAMPLES / "9 Bernini with ISA.json").read_text(encoding="utf-8"))
     workflow = Workflow(saved, info)
     wan = {"unet_name": PLAIN_WAN.split("/")[1]}
     # Both stand-ins are one file here; equal nodes would be one to core's cache.

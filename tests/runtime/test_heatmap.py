@@ -154,7 +154,7 @@ def test_one_small_frame_for_each_latent_frame(groups, height, width):
 def execution(server, info) -> dict:
     """A run that the server has maps of, every block's."""
     assert ask(server, "detail", {"client": server.client, "maps": EVERY_BLOCK})[0] == 200
-    saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
+    saved = json.loads((EXAMPLES / "2 LIVEditor-14B.json").read_text(encoding="utf-8"))
     prompt = Workflow(saved, info).prompt({**SMALL, "KSampler": {"steps": 2, "seed": 77}})
     run = server.run(prompt, saved)
     assert run.error is None, run.error
@@ -175,6 +175,8 @@ def test_a_page_that_was_reloaded_is_told_again(server, execution):
     assert events[1]["step"] == 1 and events[0]["grids"] == [[3, 6, 10], [3, 6, 10]]
     assert ask(server, "events", {"workflow": execution["workflow"], "client": "other"}) == (200, {"events": []})
     assert ask(server, "events", {"workflow": "other", "client": server.client}) == (200, {"events": []})
+    without = {"workflow": execution["workflow"], "client": server.client, "without": [events[0]["execution"]]}
+    assert events[0]["execution"] not in {event["execution"] for event in ask(server, "events", without)[1]["events"]}
 
 
 def test_maps_and_frames_of_a_run(server, execution):
@@ -210,6 +212,7 @@ def test_maps_and_frames_of_a_run(server, execution):
         ("map", {"execution": "none", "node": "3", "at": 0, "block": 0}, 404),
         ("events", {"workflow": 3, "client": "x"}, 400),
         ("events", {}, 400),
+        ("events", {"workflow": "x", "client": "x", "without": "x"}, 400),
         ("detail", {"client": "x", "maps": "everything"}, 400),
         ("detail", {"client": "x" * 200, "maps": OFF}, 400),
         ("detail", {"client": None, "maps": OFF}, 400),

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +18,6 @@ from liveditor_isa.nodes import routes
 from liveditor_isa.nodes.attach import AttachISA
 from liveditor_isa.nodes.live import LIVE_CHANGES, LIVE_CHANGES_AT, ROUTING_AT, RUNS, Run, RunMaps, with_live_changes
 from liveditor_isa.nodes.routes import LARGEST_BODY
-from liveditor_isa.runtime import monitor
 from liveditor_isa.runtime.heatmap import OFF
 from liveditor_isa.runtime.live import LiveSettings, Settings, read_changes, write_changes
 from liveditor_isa.runtime.read_back import ReadBack
@@ -273,27 +271,12 @@ def test_what_each_step_reports(liveditor):
     assert row["kept"] == 0.2
 
 
-@pytest.mark.slow
-def test_only_comparable_evaluations_share_a_pace(liveditor, monkeypatch):
-    monkeypatch.setattr(monitor, "PACES", OrderedDict())
-    attached = attach_isa(liveditor, LiveSettings(PAPER), Schedule(), "torch", print)
-    for kind in (attached, attached.clone()):
-        sample(kind, cfg=1.0)
-    assert len(monitor.PACES) == 1
-    sample(attached, cfg=3.0)
-    reloaded = attached.clone()
-    reloaded.patches_uuid = "another"
-    sample(reloaded, cfg=1.0)
-    (first, dtype), *_ = keys = [key[0] for key in monitor.PACES]
-    assert [key[1] for key in monitor.PACES] == [1, 2, 1]
-    assert keys == [(first, dtype), (first, dtype), ("another", dtype)] and isinstance(dtype, torch.dtype)
-
-
-def test_the_paces_of_models_long_gone_are_forgotten(monkeypatch):
-    monkeypatch.setattr(monitor, "PACES", OrderedDict())
-    for model in range(monitor.MOST_PACES + 3):
-        monitor._paces_of((model, 1, (64, 64)))
-    assert [model for model, *_ in monitor.PACES] == list(range(3, monitor.MOST_PACES + 3))
+def test_a_run_shows_no_pace_of_another(liveditor):
+    """The one before it ran in full, so it has a pace that is not this one's."""
+    _, full, _ = run(liveditor, LiveSettings(Settings(PAPER.config, enabled=False)))
+    assert full.rows[-1]["pace"].keys() == {"full"}
+    _, isa, _ = run(liveditor, LiveSettings(PAPER))
+    assert all(row["pace"].keys() == {"isa"} for row in isa.rows)
 
 
 def test_numbers_read_back_are_on_the_cpu_whatever_the_device():
@@ -434,7 +417,7 @@ def test_frames_are_encoded_beside_the_servers_own_thread(monkeypatch):
 
 
 def test_a_recorded_run_through_the_server(server, info):
-    saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
+    saved = json.loads((EXAMPLES / "2 LIVEditor-14B.json").read_text(encoding="utf-8"))
     sampler = next(str(node["id"]) for node in saved["nodes"] if node["type"] == "KSampler")
     changes = json.dumps({sampler: [[0, {"keep_ratio": 0.5}], [1, {"enabled": False}]]})
     attach = {**SMALL["LIVEditorAttachISA"], "live_changes": changes}

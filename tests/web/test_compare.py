@@ -18,7 +18,7 @@ FRAME = 1 / 25
 @pytest.fixture
 def compared(page):
     """The comparison after a run of the stand-in, whose edit is noise, so that it differs from its source everywhere."""
-    drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
+    drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
     set_widgets(page, fresh())
     page.evaluate(PRESS)
     page.get_by_text("there is no edit to compare yet").first.wait_for(timeout=10_000)
@@ -27,6 +27,8 @@ def compared(page):
     page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=120_000)
     page.evaluate(PRESS)
     page.wait_for_function(f"() => {VIDEOS}.length === 2 && {VIDEOS}.every(video => video.readyState >= 2)", timeout=30_000)
+    page.wait_for_function(f"() => {VIDEOS}.every(video => !video.paused)", timeout=30_000)  # at once, without a click
+    page.evaluate(f"() => {VIDEOS}.forEach(video => {{ video.pause(); video.currentTime = 0 }})")
     return page
 
 
@@ -99,7 +101,7 @@ def open_again(page, path: str):
 def test_the_result_is_there_after_the_workflow_was_left_and_opened_again(compared):
     compared.keyboard.press("Escape")
     mine = compared.evaluate("() => window.app.extensionManager.workflow.activeWorkflow.path")
-    drop(compared, EXAMPLES / "liveditor_tiny_edit_video.json", "application/json")
+    drop(compared, EXAMPLES / "1 First edit, without a GPU.json", "application/json")
     open_again(compared, mine)
     compared.evaluate(PRESS)
     compared.wait_for_function(f"() => {VIDEOS}.length === 2 && {VIDEOS}.every(video => video.readyState >= 2)", timeout=30_000)
@@ -109,7 +111,7 @@ def test_the_result_is_there_after_the_workflow_was_left_and_opened_again(compar
 @one_way
 def test_what_browsers_do_not_play_is_shown_but_not_compared(page):
     """In a workflow that was saved before there were formats."""
-    drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
+    drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
     (decode,) = (node for node in prompt_of(page).values() if node["class_type"] == "LIVEditorDecodeVideo")
     since = {"format": "mp4 (H.264)", "sound": "source", "beside_source": False, "draft": False}
     assert {name: decode["inputs"].get(name) for name in since} == since
@@ -122,3 +124,33 @@ def test_what_browsers_do_not_play_is_shown_but_not_compared(page):
     page.wait_for_function(f"() => {node}.imgs?.length === 1 && {node}.imgs[0].naturalWidth === 160", timeout=60_000)
     page.evaluate(PRESS)
     page.get_by_text("This video cannot be compared").first.wait_for(timeout=10_000)
+
+
+@one_way
+def test_a_part_of_a_trimmed_source_is_compared_in_step(page):
+    """Core's Trim Video between, and frames skipped after it."""
+    drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
+    set_widgets(
+        page, fresh() | {"LIVEditorInContextReferences": {**fresh()["LIVEditorInContextReferences"], "start_frame": 10}}
+    )
+    page.evaluate(
+        """() => {
+            const { graph } = window.app, trim = window.LiteGraph.createNode('Video Slice'), of = type => graph.nodes.find(node => node.type === type);
+            graph.add(trim);
+            const to = of('LIVEditorInContextReferences');
+            of('LoadVideo').connect(0, trim, 0);
+            trim.connect(0, to, to.inputs.findIndex(input => input.name === 'video'));
+            for (const [name, value] of [['start_time', 1.2], ['duration', 2]]) trim.widgets.find(widget => widget.name === name).value = value;
+            window.done = [];
+            window.app.api.addEventListener('executed', e => window.done.push(e.detail));
+        }"""
+    )
+    page.get_by_test_id("queue-button").dispatch_event("click")
+    page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=120_000)
+    page.evaluate(PRESS)
+    page.wait_for_function(f"() => {VIDEOS}.length === 2 && {VIDEOS}.every(video => !video.paused)", timeout=30_000)
+    page.locator(".isa-compare [data-do=back]").click()
+    page.wait_for_function(f"() => {VIDEOS}.every(video => !video.seeking)")
+    edit, source = page.evaluate(f"() => {VIDEOS}.map(video => video.currentTime)")
+    assert source - edit == pytest.approx(1.2 + 10 * FRAME, abs=0.002)
+    assert page.locator(".isa-side").all_text_contents() == ["Source", "Edit"]

@@ -114,7 +114,7 @@ def test_help_says_in_every_language_what_it_says_in_english(language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_help_gives_the_included_model_the_guidance_of_its_template(language):
     """2.5 is LIVEditor-14B's, of which this page says nothing."""
-    nodes = json.loads((EXAMPLES / "liveditor_tiny_edit_video.json").read_text(encoding="utf-8"))["nodes"]
+    nodes = json.loads((EXAMPLES / "1 First edit, without a GPU.json").read_text(encoding="utf-8"))["nodes"]
     sampler = next(node for node in nodes if node["type"] == "KSampler")
     page = HELP / "LIVEditorLoad.md" if language == "en" else HELP / "LIVEditorLoad" / f"{language}.md"
     assert re.findall(r"cfg ([\d.]*\d)", page.read_text(encoding="utf-8")) == [str(sampler["widgets_values"][3])]
@@ -148,7 +148,7 @@ def test_the_page_in_japanese(browser, server):
     server.post("/settings", {"Comfy.Locale": "ja"})
     try:
         page = open_page(browser, server, vue=False)
-        drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
+        drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
         page.get_by_text("全注意の計算量の").first.wait_for(timeout=60_000)
         assert page.evaluate("() => app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA').title") == "ISA を付加"
         page.evaluate("() => app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA'))")

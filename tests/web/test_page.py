@@ -49,6 +49,26 @@ def test_a_file_of_ours_that_is_not_there_is_an_error(page):
     assert len(errors) == 3 and len(unexpected(errors)) == 2
 
 
+FOUND = """word => {
+    const store = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s.get('nodeDef');
+    return store.nodeSearchService.searchNode(word).slice(0, 8).map(node => node.name);
+}"""
+"""The first nodes that the page's own search offers."""
+
+
+@pytest.mark.parametrize("page", ["canvas nodes"], indirect=True)
+def test_words_by_which_people_look_for_the_nodes(page):
+    for word, node in (
+        ("sparse", "LIVEditorAttachISA"),
+        ("edit video", "LIVEditorDecodeVideo"),
+        ("masked edit", "LIVEditorDecodeVideo"),
+    ):
+        assert node in page.evaluate(FOUND, word), word
+    ours = {"LIVEditorAttachISA", "LIVEditorDecodeVideo", "LIVEditorInContextReferences", "LIVEditorLoad"}
+    assert ours <= {*page.evaluate(FOUND, "LIVEditor")}
+    assert "LIVEditorDecodeVideo" in page.evaluate(FOUND.replace("slice(0, 8)", "slice(0, 40)"), "mask")
+
+
 def test_the_blueprint_edits_a_video(page, server):
     [(key, entry)] = [each for each in server.get("/global_subgraphs").items() if "LIVEditor" in each[1]["name"]]
     assert entry["name"] == "Edit video (LIVEditor + ISA)"
@@ -93,7 +113,7 @@ def test_the_blueprint_edits_a_video(page, server):
 
 
 def test_dropping_the_mp4_restores_the_workflow(page, server, info, tmp_path):
-    saved = json.loads((EXAMPLES / "liveditor_edit_video.json").read_text(encoding="utf-8"))
+    saved = json.loads((EXAMPLES / "2 LIVEditor-14B.json").read_text(encoding="utf-8"))
     video = tmp_path / "dropped.mp4"
     shutil.copy(video_file(server, server.run(Workflow(saved, info).prompt(fresh()), saved)), video)
     assert len(node_types(page)) != len(saved["nodes"])
@@ -103,7 +123,7 @@ def test_dropping_the_mp4_restores_the_workflow(page, server, info, tmp_path):
 
 def test_the_whole_job_from_the_page(page, server, info):
     """Set the stand-in's values in the widgets, press Run, and see the video on the node."""
-    drop(page, EXAMPLES / "liveditor_edit_video.json", "application/json")
+    drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
     set_widgets(page, fresh())
     sent = prompt_of(page)
     references = next(node for node in sent.values() if node["class_type"] == "LIVEditorInContextReferences")

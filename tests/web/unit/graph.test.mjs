@@ -4,7 +4,7 @@ import { beforeEach, test } from "node:test";
 import { web } from "./comfyui.mjs";
 import { app } from "./comfyui_app.mjs";
 
-const { control, instances, isInUse, locator, nodeAt, sourceOf } = await web("isa_graph.js");
+const { control, instances, isInUse, locator, nodeAt } = await web("isa_graph.js");
 const { differing } = await web("isa_lines.js");
 const { read, schedule, write } = await web("isa_widgets.js");
 
@@ -95,17 +95,4 @@ test("settings that are written choose the way to route first, and call back whe
     write(node, { enabled: true, sharpness_threshold: 0.01, keep_ratio: 1 });
     assert.deepEqual(called, ["routing", "routing.sharpness_threshold", "keep_ratio"]);
     assert.deepEqual(differing({ sharpness_threshold: 0.01, keep_ratio: 1 }, read(node)), []);
-});
-
-test("the source is the video of the references above, over any number of nodes", () => {
-    const video = { id: 1, type: "LoadVideo", widgets: widgets({ file: "some/where/clip.mp4" }), inputs: [] };
-    const references = { id: 2, type: "LIVEditorInContextReferences", inputs: [{ name: "video", link: 1 }, { name: "positive", link: 9 }] };
-    const sampler = { id: 3, type: "KSampler", inputs: [{ name: "positive", link: 2 }, { name: "latent_image", link: 3 }, { name: "loop", link: 4 }] };
-    const decode = { id: 4, type: "LIVEditorDecodeVideo", inputs: [{ name: "samples", link: 4 }] };
-    app.rootGraph = graph("root", [video, references, sampler, decode], [[1, 1, 0], [2, 2, 0], [3, 2, 2], [4, 3, 0]]);
-    assert.deepEqual(sourceOf(decode), { filename: "clip.mp4", subfolder: "some/where", type: "input" });
-    video.widgets[0].value = "clip.mp4";
-    assert.deepEqual(sourceOf(decode), { filename: "clip.mp4", subfolder: "", type: "input" });
-    references.inputs[0].link = null;
-    assert.equal(sourceOf(decode), null);
 });

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { web } from "./comfyui.mjs";
 
-const { COLOURS, blockAt, blocksOf, bytes, cellOf, endsOf, frameAt } = await web("isa_map.js");
+const { COLOURS, blockAt, blocksOf, bytes, cellOf, endsOf, frameAt, framesOf, valueOf } = await web("isa_map.js");
 
 test("colours go from blue to yellow, each a byte, none far from its neighbour", () => {
     assert.equal(COLOURS.length, 256);
@@ -55,4 +55,14 @@ test("every place is over a frame", () => {
 test("the legend's ends", () => {
     assert.deepEqual(endsOf("sharpness", { sharpness_range: [-6, -2.04] }), ["1e-6.0", "1e-2.0"]);
     assert.deepEqual(endsOf("kept", {}), ["0 %", "100 %"]);
+});
+
+test("a latent frame is named by the frames that Compare counts", () => {
+    assert.deepEqual([0, 1, 2, 4].map(framesOf), [[1, 1], [2, 5], [6, 9], [14, 17]]);
+});
+
+test("what a colour stands for", () => {
+    assert.equal(valueOf("kept", 255, {}), "100 %");
+    assert.equal(valueOf("dense", 51, {}), "20 %");
+    assert.equal(valueOf("sharpness", 0, { sharpness_range: [-6, -2] }), "0.0000010");
 });

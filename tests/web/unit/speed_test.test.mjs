@@ -3,23 +3,45 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { web } from "./comfyui.mjs";
 
-const { meanSeconds, median, variant, whatActed, whyNone } = await web("isa_speed_test.js");
+const { adviceFor, meanSeconds, median, samplingAlone, variant, whatActed, whyNone } = await web("isa_speed_test.js");
 
 test("the median of an even count is the greater of the middle two", () => {
     assert.deepEqual([median([3, 1, 2]), median([4, 1, 3, 2]), median([5])], [2, 3, 5]);
 });
 
-test("a variant has ISA on or off, no record, and a new seed, and leaves the prompt as it was", () => {
-    const prompt = {
-        3: { class_type: "LIVEditorAttachISA", inputs: { enabled: true, live_changes: "{}", keep_ratio: 0.5 } },
-        5: { class_type: "KSampler", inputs: { seed: 1, steps: 4 } },
-        6: { class_type: "SamplerCustom", inputs: { noise_seed: ["8", 0] } },
-    };
-    const before = structuredClone(prompt);
-    const changed = variant(prompt, false, 99);
-    assert.deepEqual(prompt, before);
-    assert.deepEqual(changed[3].inputs, { enabled: false, live_changes: "", keep_ratio: 0.5 });
-    assert.deepEqual([changed[5].inputs, changed[6].inputs], [{ seed: 99, steps: 4 }, { noise_seed: ["8", 0] }]);
+const PROMPT = {
+    3: { class_type: "LIVEditorAttachISA", inputs: { model: ["1", 0], enabled: true, live_changes: "{}", keep_ratio: 0.5 } },
+    1: { class_type: "LIVEditorLoad", inputs: {} },
+    5: { class_type: "KSampler", inputs: { model: ["3", 0], seed: 1, latent_image: ["6", 0] } },
+    6: { class_type: "EmptyLatent", inputs: {} },
+    7: { class_type: "LIVEditorDecodeVideo", inputs: { samples: ["5", 0] } },
+    8: { class_type: "SaveVideo", inputs: { video: ["7", 0] } },
+    9: { class_type: "KSampler", inputs: { model: ["1", 0], latent_image: ["6", 0] } },
+};
+const outputsOf = (type) => (type === "KSampler" || type === "EmptyLatent" ? ["LATENT"] : ["OTHER"]);
+
+test("a variant has ISA on or off, no record, the same seed, and leaves the prompt as it was", () => {
+    const before = structuredClone(PROMPT);
+    const off = variant(PROMPT, false, " ");
+    assert.deepEqual(PROMPT, before);
+    assert.deepEqual(off[3].inputs, { model: ["1", 0], enabled: false, live_changes: " ", keep_ratio: 0.5 });
+    assert.deepEqual(off[5], PROMPT[5]);
+    assert.equal(variant(PROMPT, true, "\t")[3].inputs.enabled, true);
+});
+
+test("what is sampled ends with the samplers behind Attach ISA: nothing is decoded or saved", () => {
+    const alone = samplingAlone(PROMPT, outputsOf);
+    assert.deepEqual(Object.keys(alone).sort(), ["1", "3", "5", "6", "isa-speed-test-0"]);
+    assert.deepEqual(alone["isa-speed-test-0"], { class_type: "PreviewAny", inputs: { source: ["5", 0] } });
+    const { 3: attach, ...without } = PROMPT;
+    assert.equal(samplingAlone(without, outputsOf), null);
+});
+
+test("where ISA is slower, what to do", () => {
+    const step = { density: 0.2, tokens: [180, 180] };
+    assert.match(adviceFor([{ ...step, backend: ["torch", ""] }]), /Triton/);
+    assert.match(adviceFor([{ ...step, backend: ["triton", ""] }]), /^360 tokens are too few/);
+    assert.match(adviceFor([{ context: "reused" }]), /context_refresh/);
 });
 
 test("the mean counts every step of the whole run, and the first one of each kind as the others of it", () => {

@@ -1,6 +1,7 @@
-"""The templates on a fresh install: the page brings the clip that they edit, and nothing on it is red."""
+"""The templates on a fresh install: the page brings the clip that they edit, nothing is red, everything can be read, and nothing lies over another."""
 
 import json
+from itertools import combinations
 
 import pytest
 from browser_page import WAYS, after_frames, opened_page
@@ -34,14 +35,69 @@ def inputs(server) -> list[str]:
 
 
 def opened(page, saved: dict) -> list[str]:
-    """Types of the nodes that are red once the page has opened a workflow."""
-    page.evaluate("saved => window.app.loadGraphData(saved)", saved)
+    """Types of the nodes that are red once the page has opened a template, as its browser of templates does."""
+    page.evaluate("saved => window.app.loadGraphData(saved, true, true, 'a template', { openSource: 'template' })", saved)
     after_frames(page, 3)
     return page.evaluate("() => window.app.graph.nodes.filter(node => node.has_errors).map(node => node.type)")
 
 
 def template(name: str) -> dict:
     return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+REPORT = "\n".join(
+    [
+        "ISA: 960 attention calls at 26.0% density, 26.9% of full attention's arithmetic, on torch (Triton needs a GPU, not 'cpu')"
+    ]
+    + ["The context was computed in 6 of 12 model calls, and reused in the others; kept: 0.0451 GB in main memory"]
+)
+RESULTS = """([report, clip]) => {
+    for (const node of app.graph.nodes) {
+        const id = String(node.id);
+        if (node.type === 'LIVEditorAttachISA') app.api.dispatchCustomEvent('progress_text', { nodeId: id, text: report });
+        if (node.type !== 'LIVEditorDecodeVideo') continue;
+        const output = { images: [{ filename: clip, subfolder: '', type: 'input' }], animated: [true] };
+        app.api.dispatchCustomEvent('executed', { node: id, display_node: id, output, prompt_id: 'none' });
+    }
+}"""
+"""What the server sends at the end of a run."""
+SHOWN = "count => [...document.querySelectorAll('video')].filter(video => video.videoWidth).length >= count"
+BOXES = """() => app.graph.nodes.map(node => {
+    const element = document.querySelector(`[data-node-id="${node.id}"]`), { scale } = app.canvas.ds;
+    if (!element) {
+        node.updateArea(app.canvas.ctx);
+        return { name: node.title, box: [...node.boundingRect] };
+    }
+    const { x, y, width, height } = element.getBoundingClientRect();
+    return { name: node.title, box: [x / scale, y / scale, width / scale, height / scale] };
+})"""
+"""In the graph's own units: the title and all that a node shows."""
+
+
+def overlapping(page) -> list[tuple[str, str]]:
+    def overlap(one: dict, other: dict) -> bool:
+        return all(
+            one["box"][axis] + one["box"][axis + 2] > other["box"][axis] + 1
+            and other["box"][axis] + other["box"][axis + 2] > one["box"][axis] + 1
+            for axis in (0, 1)
+        )
+
+    pairs = combinations(page.evaluate(BOXES), 2)
+    return [(one["name"], other["name"]) for one, other in pairs if overlap(one, other)]
+
+
+def looks_well(page, edits: int):
+    """Text is drawn at the zoom at which the template opens, and nothing lies over another, also with a run's results."""
+    assert not page.evaluate("() => app.canvas.low_quality"), "no text is drawn at this zoom"
+    assert overlapping(page) == []
+    page.evaluate(RESULTS, [REPORT, CLIP.name])
+    page.wait_for_function(SHOWN, arg=1 + edits, timeout=60_000)
+    after_frames(page, 3)
+    assert overlapping(page) == []
+
+
+def edits_in(saved: dict) -> int:
+    return sum(node["type"] == "LIVEditorDecodeVideo" for node in saved["nodes"])
 
 
 def test_nothing_is_brought_before_a_workflow_asks_for_it(fresh_page, fresh_install):
@@ -57,6 +113,7 @@ def test_a_template_of_the_included_model_opens_with_nothing_missing(fresh_page,
         "name => [...document.querySelectorAll('video')].some(video => video.src.includes(name) && video.videoWidth)",
         arg=CLIP.name,
     )
+    looks_well(fresh_page, edits_in(template(name)))
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -65,6 +122,7 @@ def test_a_template_of_another_model_lacks_nothing_but_its_files(fresh_page, fre
     red = opened(fresh_page, template(name))
     assert red and not {*red} & {"LoadVideo", "LIVEditorAttachISA"}
     assert clip_in(fresh_install).exists()
+    looks_well(fresh_page, edits_in(template(name)))
 
 
 def test_the_blueprint_opens_with_nothing_missing(fresh_page):
@@ -91,7 +149,7 @@ def test_a_file_of_that_name_stays(fresh_page, fresh_install):
 def test_a_template_runs_as_it_is(fresh_page, fresh_install):
     """Smaller and in one step, in the way that users begin: open it and press Run."""
     clip_in(fresh_install).unlink(missing_ok=True)
-    saved = template("liveditor_tiny_edit_video")
+    saved = template("1 First edit, without a GPU")
     nodes = {node["type"]: node for node in saved["nodes"]}
     nodes["LIVEditorInContextReferences"]["widgets_values"][1:4] = [160, 96, 5]
     nodes["KSampler"]["widgets_values"][2] = 1

@@ -1,0 +1,69 @@
+// What is said of a prompt before it runs.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { web } from "./comfyui.mjs";
+
+const { faultsOf } = await web("isa_checks.js");
+
+const prompt = () => ({
+    1: { class_type: "LIVEditorLoad", inputs: { diffusion_model: "LIVEditor-tiny (included)" } },
+    2: { class_type: "LoadVideo", inputs: { file: "clip.mp4" } },
+    3: { class_type: "LIVEditorAttachISA", inputs: { model: ["1", 0] } },
+    4: { class_type: "CLIPTextEncode", inputs: { clip: ["1", 1], text: "Make it night" } },
+    5: { class_type: "CLIPTextEncode", inputs: { clip: ["1", 1], text: "" } },
+    6: {
+        class_type: "LIVEditorInContextReferences",
+        inputs: { positive: ["4", 0], negative: ["5", 0], video: ["2", 0], size: "custom", "size.width": 320, "size.height": 176, length: 17 },
+    },
+    8: { class_type: "KSampler", inputs: { model: ["3", 0], positive: ["6", 0], negative: ["6", 1], latent_image: ["6", 2], cfg: 1.5 } },
+});
+
+const changed = (change) => {
+    const output = prompt();
+    change(output);
+    return faultsOf(output);
+};
+
+test("the template has no fault, nor have the workflows of others", () => {
+    assert.deepEqual(faultsOf(prompt()), []);
+    assert.deepEqual(faultsOf({}), []);
+    const other = changed((output) => {
+        output[1].class_type = "CheckpointLoaderSimple";
+        output[8].inputs.positive = ["5", 0];
+    });
+    assert.deepEqual(other, []);
+});
+
+test("each fault is one sentence", () => {
+    const faults = [
+        [(output) => Object.assign(output[8].inputs, { positive: ["4", 0] }), /no video to edit/],
+        [(output) => {
+            output[9] = { class_type: "EmptyHunyuanLatentVideo", inputs: { width: 960 } };
+            output[8].inputs.latent_image = ["9", 0];
+        }, /latent does not come from/],
+        [(output) => (output[4].inputs.text = "  "), /instruction is empty/],
+        [(output) => (output[6].inputs.size = "closest bucket"), /of this size/],
+        [(output) => (output[6].inputs["size.width"] = 960), /of this size/],
+        [(output) => (output[6].inputs.length = 81), /so many frames/],
+        [(output) => (output[8].inputs.cfg = 6), /cfg 6 .* take 1\.5/],
+    ];
+    for (const [change, says] of faults) {
+        const found = changed(change);
+        assert.equal(found.length, 1, String(found));
+        assert.match(found[0], says);
+    }
+});
+
+test("windows take any number of frames, the large model other sizes, and a circle ends", () => {
+    assert.deepEqual(changed((output) => {
+        output[10] = { class_type: "WanContextWindowsManual", inputs: { model: ["1", 0] } };
+        output[3].inputs.model = ["10", 0];
+        output[6].inputs.length = 0;
+    }), []);
+    assert.deepEqual(changed((output) => {
+        output[1].inputs.diffusion_model = "liveditor_ckpt.bin";
+        Object.assign(output[6].inputs, { size: "closest bucket", length: 81 });
+        output[8].inputs.cfg = 2.5;
+    }), []);
+    assert.deepEqual(changed((output) => (output[4].inputs.clip = ["6", 0])), []);
+});
