@@ -17,7 +17,9 @@ def thermal(frames):
     return torch.stack([heat.sqrt(), heat**2, (1 - heat) ** 2 * 0.8], -1).clamp(0, 1)
 
 
-def write_pairs(folder: Path, count: int, frames: int = 5, size: tuple[int, int] = (64, 48), seed: int = 0, split: str = "train"):
+def write_pairs(
+    folder: Path, count: int, frames: int = 5, size: tuple[int, int] = (64, 48), seed: int = 0, split: str = "train"
+):
     """Writes pairs.jsonl and its clips. size: width and height."""
     folder.mkdir(parents=True, exist_ok=True)
     stream = EditStream(seed, 1, frames, size[1], size[0], split=split, tasks=("style",))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -49,7 +52,8 @@ class Checkpoints:
                     state, checkpoint_id=str(path)
                 )  # a process group can wait for itself only once it is copied
             else:
-                dcp.save(state, checkpoint_id=str(path), no_dist=True)
+                with _of_one_process():
+                    dcp.save(state, checkpoint_id=str(path), no_dist=True)
         if wait or self._writing is None:
             self.finish()
 
@@ -68,11 +72,19 @@ class Checkpoints:
         if not (steps := self.steps()):
             return False
         state = _state(trainer)
-        dcp.load(state, checkpoint_id=str(self.path(steps[-1])), no_dist=not dist.is_initialized())
+        with _of_one_process():
+            dcp.load(state, checkpoint_id=str(self.path(steps[-1])), no_dist=not dist.is_initialized())
         set_optimizer_state_dict(trainer.network, trainer.optimiser, state["optimiser"])
         # Setting the optimiser's state takes a step of length 0 with it. Weights were loaded in place.
         trainer.done = int(state["done"])
         return True
+
+
+@contextmanager
+def _of_one_process() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def _state(trainer: Trainer) -> dict:
