@@ -75,7 +75,7 @@ def planned(recipe: Recipe, gpus: int = 1) -> list[Plan]:
     if gpus % unit:
         raise ValueError(f"{gpus} GPUs cannot be shared as [parallel] says: name a multiple of {unit} with --gpus.")
     return [
-        _plan(recipe, number, bucket, config, shapes, parameters, trained, gpus)
+        plan_of(recipe, number, bucket, config, shapes, parameters, trained, gpus)
         for number, stage in enumerate(recipe.stage)
         for bucket in _buckets(recipe, number)
     ]
@@ -103,7 +103,7 @@ def _buckets(recipe: Recipe, stage: int) -> list[Bucket]:
     return sorted(found, key=math.prod)
 
 
-def _plan(recipe: Recipe, number: int, bucket: Bucket, config, shapes, parameters: int, trained: int, gpus: int) -> Plan:
+def plan_of(recipe: Recipe, number: int, bucket: Bucket, config, shapes, parameters: int, trained: int, gpus: int) -> Plan:
     memory, stage = recipe.memory, recipe.stage[number]
     computed = (DTYPES[recipe.model.dtype] if recipe.model.dtype != "auto" else torch.bfloat16).itemsize
     shards = gpus // recipe.parallel.replicas
