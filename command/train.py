@@ -10,6 +10,8 @@ import torch
 
 from ..pipelines import require
 from ..runtime.torchrun import is_first
+from ..training import processes
+from ..training.stopping import Stopped, stop_by_signals
 from .options import whole_number
 from .outcome import Outcome, Status
 
@@ -69,9 +71,7 @@ def run(options: argparse.Namespace) -> Outcome:
 
 
 def _trained(recipe, options: argparse.Namespace) -> Outcome:
-    from ..training import processes
     from ..training.editor import loop
-    from ..training.stopping import Stopped, stop_by_signals
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("There is no GPU for --device cuda: leave it out.")
