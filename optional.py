@@ -34,3 +34,11 @@ def needed(module: str, package: str, extra: str | None = None) -> ModuleType:
             raise RuntimeError(f"{package} is missing: install it into {python} with pip install {what}.") from None
         cure = f"install it into {python} with pip install {package} --force-reinstall"
         raise RuntimeError(f"{package} cannot be imported ({error}): {cure}.") from error
+
+
+def toml_reader(extra: str | None = None) -> ModuleType:
+    """The module that reads TOML, Python's own or, before 3.11, the package. Raises RuntimeError as `needed`."""
+    try:
+        return importlib.import_module("tomllib")
+    except ModuleNotFoundError:
+        return needed("tomli", "tomli", extra)

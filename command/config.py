@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..optional import needed
+from ..optional import toml_reader
 from ..pipelines import EXTRA
 
 
@@ -15,11 +15,7 @@ def arguments_from(path: Path, command: str, commands: list[str], parser: argpar
     Raises ValueError in one sentence for a file that says something else.
     """
     try:
-        import tomllib
-    except ModuleNotFoundError:  # before Python 3.11
-        tomllib = needed("tomli", "tomli", EXTRA)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = toml_reader(EXTRA).loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): check the name.") from None
     except ValueError as error:

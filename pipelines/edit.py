@@ -55,7 +55,7 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
             f"offload '{choice.offload}' moves weights between GPU and memory, but the device is the CPU: leave it out."
         )
     dtype = (torch.float32 if device.type == "cpu" else torch.bfloat16) if choice.dtype == "auto" else DTYPES[choice.dtype]
-    pipe = _pipeline(choice, dtype)
+    pipe = pipeline_of(choice, dtype)
     for number, lora in enumerate(choice.loras):
         with said_of(Path(lora), "LoRA for this model"):
             pipe.load_lora_weights(lora, adapter_name=f"lora_{number}")
@@ -141,19 +141,22 @@ def edit_file(
     return path, facts
 
 
-def _pipeline(choice: ModelChoice, dtype: torch.dtype) -> LIVEditorPipeline:
+def pipeline_of(choice: ModelChoice, dtype: torch.dtype, transformer=None) -> LIVEditorPipeline:
+    """The chosen model's. transformer: the network in place of the chosen one's, which is then not loaded."""
     if choice.model == "tiny":
-        return LIVEditorPipeline.included(dtype)
+        return LIVEditorPipeline.included(dtype, transformer)
     if Path(choice.model).is_dir():
-        return _from_folder(Path(choice.model), dtype)
-    return LIVEditorPipeline.from_files(choice.model, choice.text_encoder, choice.vae, dtype)
+        return _from_folder(Path(choice.model), dtype, transformer)
+    assert choice.text_encoder and choice.vae
+    return LIVEditorPipeline.from_files(choice.model, choice.text_encoder, choice.vae, dtype, transformer)
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> LIVEditorPipeline:
+def _from_folder(folder: Path, dtype: torch.dtype, transformer=None) -> LIVEditorPipeline:
     """Raise for missing weights, which `from_pretrained` alone would replace with random ones."""
     tokenizer, encoder = load_text_encoder(folder, dtype)
     vae = load_vae(folder, dtype)
-    transformer = load_part(LIVEditorTransformer3DModel, folder, "transformer", dtype)
+    if transformer is None:
+        transformer = load_part(LIVEditorTransformer3DModel, folder, "transformer", dtype)
     with said_of(folder, "LIVEditorPipeline"):
         return LIVEditorPipeline.from_pretrained(
             str(folder), tokenizer=tokenizer, text_encoder=encoder, vae=vae, transformer=transformer, local_files_only=True

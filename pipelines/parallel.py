@@ -8,9 +8,12 @@ it is.
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig
+from torch.distributed.device_mesh import DeviceMesh
 
 from ..runtime.torchrun import Process, this_process
 
@@ -47,3 +50,16 @@ def share_gpus(transformer):
         torch.cuda.set_device(local_device())
         dist.init_process_group("nccl", device_id=local_device())
     transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count))
+
+
+def share_tokens(transformer, mesh: DeviceMesh):
+    """Share the tokens of each example with the processes of `mesh`, which has the dimensions "ring", of one, and "ulysses".
+
+    Raises ValueError for heads that they do not divide.
+    """
+    count = mesh["ulysses"].size()
+    if transformer.config.num_attention_heads % count:
+        raise ValueError(f"{transformer.config.num_attention_heads} attention heads cannot be shared by {count} GPUs equally.")
+    # diffusers divides by the number of GPUs, also where there is none and the mesh is of CPUs.
+    with patch.object(torch.accelerator, "device_count", lambda: max(1, torch.cuda.device_count())):
+        transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count, mesh=mesh))

@@ -86,13 +86,17 @@ class LIVEditorPipeline(WanPipeline):
         self.video_processor = VideoProcessor(do_resize=False, do_normalize=False)
 
     @classmethod
-    def from_files(cls, model: str | Path, text_encoder: str | Path, vae: str | Path, torch_dtype=torch.bfloat16):
+    def from_files(
+        cls, model: str | Path, text_encoder: str | Path, vae: str | Path, torch_dtype=torch.bfloat16, transformer=None
+    ):
         """From the files that ComfyUI's users have: LIVEditor's `.bin` or safetensors, UMT5-XXL, the Wan 2.1 VAE.
 
+        transformer: the network in place of `model`, which is then not opened.
         Raises CheckpointError or ValueError naming what is wrong with a file.
         """
         tokenizer, encoder = load_text_encoder(text_encoder, torch_dtype)
-        transformer = LIVEditorTransformer3DModel.from_single_file(model, torch_dtype)
+        if transformer is None:
+            transformer = LIVEditorTransformer3DModel.from_single_file(model, torch_dtype)
         return cls.of_parts(tokenizer, encoder, load_vae(vae, torch_dtype), transformer)
 
     @classmethod
@@ -102,10 +106,11 @@ class LIVEditorPipeline(WanPipeline):
         return cls(tokenizer, text_encoder, vae, scheduler, transformer)
 
     @classmethod
-    def included(cls, torch_dtype=torch.float32):
-        """LIVEditor-tiny, which comes with this package (weights/README.md)."""
+    def included(cls, torch_dtype=torch.float32, transformer=None):
+        """LIVEditor-tiny, which comes with this package (weights/README.md). transformer: a network in place of its own."""
         tokenizer, encoder = load_text_encoder(path_of("text_encoder"), torch_dtype)
-        transformer = LIVEditorTransformer3DModel.from_single_file(path_of("diffusion_model"), torch_dtype)
+        if transformer is None:
+            transformer = LIVEditorTransformer3DModel.from_single_file(path_of("diffusion_model"), torch_dtype)
         return cls(
             tokenizer, encoder, load_vae(path_of("vae"), torch_dtype), FlowMatchEulerDiscreteScheduler(shift=SHIFT), transformer,
             num_inference_steps=12, guidance_scale=1.5, negative_prompt="",

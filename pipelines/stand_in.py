@@ -20,6 +20,7 @@ from ..isa_core import add_coarse_residual, in_context_sparse_attention
 from ..runtime import decisions
 from ..runtime.call import ModelCall
 from .diffusers_parts import NATIVE, active_backend, dispatch_attention_fn
+from .exchange import Exchange
 
 OUTSIDE_OF_CALL = (
     "This attention does not know which model call it belongs to. To save memory in training, use the transformer's "
@@ -43,13 +44,21 @@ class InContextProcessor:
 
 
 @contextmanager
-def in_context_attention(processor, call: ModelCall, block: int, of_blocks: int = 1, gate: torch.Tensor | None = None):
+def in_context_attention(
+    processor,
+    call: ModelCall,
+    block: int,
+    of_blocks: int = 1,
+    gate: torch.Tensor | None = None,
+    exchange: Exchange | None = None,
+):
     """Within this context, those attentions of `processor` that cover all tokens run as `call` says.
 
     gate: [B, S + padding, 1, 1], factor of LIVEditor's coarse residual over all tokens; None for a model without one.
+    exchange: where the attention is given this process's tokens alone, what brings all tokens of some heads.
     Yields the StandIn, which knows whether there was such an attention.
     """
-    stand_in = StandIn(call, block, of_blocks, gate, processor._attention_backend or active_backend())
+    stand_in = StandIn(call, block, of_blocks, gate, processor._attention_backend or active_backend(), exchange)
     token = _waiting.set(processor)
     try:
         with stand_in:
@@ -61,9 +70,10 @@ def in_context_attention(processor, call: ModelCall, block: int, of_blocks: int 
 class StandIn(TorchFunctionMode):
     """Stands in for `scaled_dot_product_attention` over all tokens of a layout."""
 
-    def __init__(self, call: ModelCall, block: int, of_blocks: int, gate, chosen):
+    def __init__(self, call: ModelCall, block: int, of_blocks: int, gate, chosen, exchange: Exchange | None = None):
         super().__init__()
         self.call, self.block, self.of_blocks, self.gate, self.chosen = call, block, of_blocks, gate, chosen
+        self.exchange = exchange
         self.used = False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -84,7 +94,7 @@ class StandIn(TorchFunctionMode):
         )
         if of_itself and plain and served and self._covers_all(q):
             self.used = True
-            out = self.attend(q, k, v)
+            out = self._exchanged(q, k, v) if self.exchange else self.attend(q, k, v)
         else:
             if of_itself and self.call.record is not None:
                 self.call.record.full(self._foreign(q, attn_mask, plain), self.call.layout)
@@ -96,7 +106,13 @@ class StandIn(TorchFunctionMode):
         return self.call.masked_text is not None and mask.ndim == 4 and mask.shape[1:3] == (1, 1)
 
     def _covers_all(self, q) -> bool:
-        return q.shape[1] == self.call.layout.total + self.call.padding
+        processes = self.exchange.count if self.exchange else 1
+        return q.shape[1] * processes == self.call.layout.total + self.call.padding
+
+    def _exchanged(self, q, k, v) -> torch.Tensor:
+        """`attend`, where q, k, v hold this process's tokens."""
+        assert self.exchange
+        return self.exchange.tokens(self.attend(*map(self.exchange.heads, (q, k, v))))
 
     def _foreign(self, q, mask, plain: bool) -> str:
         if not self._covers_all(q):

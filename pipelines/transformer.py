@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -32,10 +33,14 @@ from .diffusers_parts import (
     WanTransformer3DModel,
     apply_lora_scale,
 )
+from .exchange import Exchange
 from .stand_in import OUTSIDE_OF_CALL, InContextProcessor, in_context_attention
 
 TRAIN_TIMESTEPS = 1000
 """The timestep of pure noise."""
+
+_exchanging: ContextVar[object] = ContextVar("liveditor_isa.exchanging", default=None)
+"""The processor whose tokens this thread exchanges itself."""
 
 
 class LIVEditorAttnProcessor(InContextProcessor, WanAttnProcessor):
@@ -52,16 +57,34 @@ class LIVEditorAttnProcessor(InContextProcessor, WanAttnProcessor):
     def __call__(self, attn, hidden_states, *args, **kwargs):
         if (call := current()) is None:
             raise RuntimeError(OUTSIDE_OF_CALL)
-        if self._parallel_config is not None and torch.is_grad_enabled() and hidden_states.requires_grad:
-            raise NotImplementedError("LIVEditor has no gradients in context parallelism: train with FSDP or DDP instead.")
         gate = coarse_gate(attn.alpha_1(hidden_states))  # in context parallelism, of all GPUs' tokens (`_cp_plan`)
-        with in_context_attention(self, call, self.block, self.of_blocks, gate) as stand_in:
-            out = super().__call__(attn, hidden_states, *args, **kwargs)
+        if exchange := self._exchange_with_gradients():
+            gate = exchange.shared(gate)
+        token = _exchanging.set(self if exchange else None)
+        try:
+            with in_context_attention(self, call, self.block, self.of_blocks, gate, exchange) as stand_in:
+                out = super().__call__(attn, hidden_states, *args, **kwargs)
+        finally:
+            _exchanging.reset(token)
         if not stand_in.used:
             raise RuntimeError(
                 "LIVEditor's self-attention was not seen whole: of diffusers' parallelism it needs Ulysses (ulysses_degree)."
             )
         return out
+
+    @property
+    def _parallel_config(self):
+        """diffusers', which does not exchange tokens itself where our Exchange does."""
+        return None if _exchanging.get() is self else vars(self).get("_parallel_config")
+
+    @_parallel_config.setter
+    def _parallel_config(self, config):
+        vars(self)["_parallel_config"] = config
+
+    def _exchange_with_gradients(self) -> Exchange | None:
+        if self._parallel_config is None or not torch.is_grad_enabled():
+            return None
+        return Exchange(self._parallel_config.context_parallel_config._ulysses_mesh.get_group())
 
 
 class OwnTextAttnProcessor(WanAttnProcessor):

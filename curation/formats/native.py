@@ -1,31 +1,27 @@
 """This project's own: pairs.jsonl with all that is known, rejected pairs included; mp4 files; safetensors shards of what was encoded.
 
 pairs.jsonl, videos/*.mp4
-shards/00000.safetensors    keys ID/context, ID/target [16, T, h, w] and ID/text [tokens, width], bf16, text without padding
-shards/index.jsonl          {"id", "shard", "bucket": [W, H, T] in pixels and frames, "tokens": of the text}
+shards/                     as `data.shards` writes them
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ...data.shards import read_index, read_pair, write_shards
 from ..records import ACCEPTED, Pair, read_pairs, write_pairs
-from .files import opened, placed
+from .files import placed
 
 ABOUT = "records of all pairs, mp4 files, safetensors shards of latents and text"
 
-SHARD_BYTES = 2**30
-"""A shard is closed when it is larger. An 81-frame pair of 832×480 has some 17 MB."""
-
-TENSORS = ("context", "target", "text")
+SHARDS = "shards"
 
 
 def write(pairs: Sequence[Pair], folder: Path) -> None:
     write_videos(pairs, folder)
-    _write_shards([pair for pair in pairs if pair.status == ACCEPTED and pair.latents], folder / "shards")
+    write_shards(folder / SHARDS, _encoded([pair for pair in pairs if pair.status == ACCEPTED and pair.latents]))
 
 
 def write_videos(pairs: Sequence[Pair], folder: Path) -> None:
@@ -46,29 +42,13 @@ def read(folder: Path) -> list[Pair]:
 
 def read_shards(folder: Path) -> Iterator[tuple[dict, dict]]:
     """(row of the index, {"context", "target", "text"}) of every encoded pair of an export. Raises ValueError where there is none."""
-    from safetensors import safe_open
-
-    with opened(folder / "shards/index.jsonl") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
-    for row in rows:
-        with safe_open(folder / "shards" / row["shard"], "pt") as shard:
-            yield row, {name: shard.get_tensor(f"{row['id']}/{name}") for name in TENSORS}
+    for row in read_index(folder / SHARDS):
+        yield row, read_pair(folder / SHARDS, row)
 
 
-def _write_shards(pairs: Sequence[Pair], folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
+def _encoded(pairs: Sequence[Pair]) -> Iterator[tuple[str, list[int], dict]]:
+    from safetensors.torch import load_file
 
-    folder.mkdir()
-    held: dict = {}
-    index, size, number = [], 0, 0
-    for at, pair in enumerate(pairs):
+    for pair in pairs:
         assert pair.latents
-        tensors = load_file(pair.latents)
-        held |= {f"{pair.id}/{name}": tensors[name] for name in TENSORS}
-        size += sum(tensor.nbytes for tensor in tensors.values())
-        bucket = [pair.width, pair.height, pair.frames]
-        index.append({"id": pair.id, "shard": f"{number:05}.safetensors", "bucket": bucket, "tokens": len(tensors["text"])})
-        if size >= SHARD_BYTES or at == len(pairs) - 1:
-            save_file(held, folder / f"{number:05}.safetensors")
-            held, size, number = {}, 0, number + 1
-    (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in index), encoding="utf-8")
+        yield pair.id, [pair.width, pair.height, pair.frames], load_file(pair.latents)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from ...pipelines import edit as headless
-from ...pipelines.vae import encode_video
+from ...pipelines.encoded import encoded_clip, encoded_text
 from ..measure import read_frames
 from ..outcomes import Outcome, Work
 from ..settings import TO_REAL, Settings, StageChoice
@@ -32,8 +30,8 @@ def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, di
 
     settings, pipe = tools
     pair = directed(work.facts, settings)
-    tensors = {role: _latents(pipe, pair[role]) for role in ("context", "target")}
-    tensors["text"] = _text(pipe, pair["instruction"])
+    tensors = {role: encoded_clip(pipe, read_frames(pair[role]).float() / 255) for role in ("context", "target")}
+    tensors["text"] = encoded_text(pipe, pair["instruction"])
     file = output.with_suffix(".safetensors")
     save_file(tensors, file)
     shapes = {name: [*tensor.shape] for name, tensor in tensors.items()}
@@ -47,14 +45,3 @@ def directed(facts: dict, settings: Settings) -> dict:
     said = proposal["backward" if to_real else "forward"]
     task = proposal["back_task" if to_real else "task"]
     return {"context": context, "target": target, "instruction": said[0], "instructions": said, "task": task}
-
-
-def _latents(pipe, video: str) -> torch.Tensor:
-    return encode_video(pipe.vae, read_frames(video).float() / 255)[0].to("cpu", torch.bfloat16).contiguous()
-
-
-@torch.no_grad()
-def _text(pipe, instruction: str) -> torch.Tensor:
-    embedded = pipe.encode_prompt(instruction, do_classifier_free_guidance=False, device=pipe._execution_device)[0][0]
-    used = embedded.ne(0).any(-1).nonzero()
-    return embedded[: int(used.max()) + 1 if len(used) else 1].to("cpu", torch.bfloat16).contiguous()

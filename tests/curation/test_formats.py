@@ -10,6 +10,7 @@ import pytest
 import torch
 from liveditor_isa.curation.formats import FORMATS, export, native
 from liveditor_isa.curation.records import Pair, read_pairs, write_pairs
+from liveditor_isa.data import shards
 from liveditor_isa.video.mp4 import write_mp4
 from safetensors.torch import save_file
 
@@ -126,7 +127,7 @@ def test_the_native_format_keeps_all_that_is_known(pairs, tmp_path):
 def test_shards_hold_the_encoded_pairs_bit_by_bit(pairs, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    monkeypatch.setattr(native, "SHARD_BYTES", 100)  # a shard for every pair
+    monkeypatch.setattr(shards, "SHARD_BYTES", 100)  # a shard for every pair
     export(pairs, "native", tmp_path / "out")
     found = {row["id"]: (row, tensors) for row, tensors in native.read_shards(tmp_path / "out")}
     assert [row["shard"] for row, _ in found.values()] == ["00000.safetensors", "00001.safetensors"]
@@ -165,7 +166,7 @@ def test_an_export_that_fails_leaves_nothing(pairs, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(native, "_write_shards", full)
+    monkeypatch.setattr(native, "write_shards", full)
     with pytest.raises(OSError):
         export(pairs, "native", tmp_path / "out")
     assert [*tmp_path.iterdir()] == []
