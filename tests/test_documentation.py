@@ -22,6 +22,7 @@ from documentation import LACKING, PAGES, RUN, SHOWN, blocks_of, commands_in
 from liveditor_isa.batch.manifest import read_manifest
 from liveditor_isa.command import COMMANDS, add_command, main
 from liveditor_isa.command.config import arguments_from
+from liveditor_isa.training.editor.recipe import read_recipe
 from liveditor_isa.video.clip import open_clip
 from liveditor_isa.video.geometry import fit_frames
 from liveditor_isa.video.mp4 import write_mp4
@@ -135,13 +136,21 @@ def test_manifests_are_ones(tmp_path):
 
 
 def test_files_of_options_are_ones(tmp_path):
-    tables = [block for block in BLOCKS if block.language == "toml"]
+    tables = [block for block in BLOCKS if block.language == "toml" and "[[stage]]" not in block.code]
     for block in tables:
         (tmp_path / "options.toml").write_text(block.code, encoding="utf-8")
         for command in COMMANDS:
             add_command(command, parser := argparse.ArgumentParser())
             arguments_from(tmp_path / "options.toml", command, [*COMMANDS], parser)
     assert tables
+
+
+def test_recipes_of_training_are_ones(tmp_path):
+    recipes = [block for block in BLOCKS if block.language == "toml" and "[[stage]]" in block.code]
+    for block in recipes:
+        (tmp_path / "recipe.toml").write_text(block.code, encoding="utf-8")
+        assert read_recipe(tmp_path / "recipe.toml").stage
+    assert recipes
 
 
 PRINTED = [(page, words) for page in PAGES for words in commands_in(page)]

@@ -63,7 +63,8 @@ def run(*words: str) -> str:
 
 def test_every_example_is_listed():
     listed = re.findall(r"^\| \[(.+?)\]", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.M)
-    assert {*listed} == {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh", ".yaml", ".ipynb")}
+    assert {*listed} >= {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh", ".yaml", ".ipynb")}
+    assert [name for name in listed if not (EXAMPLES / name).is_file()] == []
 
 
 @pytest.mark.parametrize("name", ["batch.sh", "slurm.sh"])

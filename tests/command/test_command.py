@@ -65,7 +65,11 @@ def test_help_of_each_has_examples_that_it_understands(command, capsys):
     text = capsys.readouterr().out
     assert ended.value.code == 0 and f"usage: liveditor {command}" in text
     assert len(re.findall(rf"^  .*liveditor {command} |-m liveditor_isa {command} ", text, re.M)) >= 2
-    options = set(re.findall(r"(?<!\S)--[a-z-]+", text[text.index("examples:") :]))
+    # Not the lines of other commands, which go before or after.
+    lines = [
+        line for line in text[text.index("examples:") :].splitlines() if not re.match(rf"  liveditor (?!{command} )", line)
+    ]
+    options = set(re.findall(r"(?<!\S)--[a-z-]+", "\n".join(lines)))
     before = text[: text.index("examples:")]
     for step in re.findall(
         r"^  (\w+) ", before.partition("\nsteps:\n")[2].partition("\n\n")[0], re.M

@@ -12,7 +12,7 @@ from liveditor_isa.training.editor.trainer import Trainer
 from safetensors.torch import load_file
 from small_training import recipe, write_encoded, write_network
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SUPPORT = Path(__file__).parents[1] / "support"
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

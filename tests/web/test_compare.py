@@ -1,6 +1,7 @@
 """Decode Video's comparison on the real page: source and edit over each other, in step."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -105,7 +106,8 @@ def test_the_result_is_there_after_the_workflow_was_left_and_opened_again(compar
     open_again(compared, mine)
     compared.evaluate(PRESS)
     compared.wait_for_function(f"() => {VIDEOS}.length === 2 && {VIDEOS}.every(video => video.readyState >= 2)", timeout=30_000)
-    assert compared.locator(".isa-compare output").text_content() == "frame 1 of 9"
+    # It plays at once.
+    assert re.fullmatch(r"frame \d of 9", compared.locator(".isa-compare output").text_content())
 
 
 @one_way

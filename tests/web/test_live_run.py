@@ -719,6 +719,7 @@ def test_two_tabs(graph, server, browser):
     other.close()
 
 
+@pytest.mark.long
 def test_a_server_that_is_restarted_in_mid_run(browser, server_models, sample_video, tmp_path):
     """The page finds the new one: no run is going on there, and the next one is told of as ever."""
     with ComfyServer(tmp_path, server_models) as first:
