@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 
 from .errors import is_out_of_memory
@@ -42,3 +43,14 @@ def toml_reader(extra: str | None = None) -> ModuleType:
         return importlib.import_module("tomllib")
     except ModuleNotFoundError:
         return needed("tomli", "tomli", extra)
+
+
+def read_toml(path: Path, extra: str | None = None, kind: str = "") -> dict:
+    """What a TOML file holds. kind: of file, in front of its name in errors, as "The recipe ". Raises ValueError in one sentence for one that cannot be read or is not TOML."""
+    name = f"{kind}{path}"
+    try:
+        return toml_reader(extra).loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read ({error.strerror}): check the name.") from None
+    except ValueError as error:
+        raise ValueError(f"{name} is not TOML ({error}).") from None

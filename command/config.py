@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..optional import toml_reader
+from ..optional import read_toml
 from ..pipelines import EXTRA
 
 
@@ -14,12 +14,7 @@ def arguments_from(path: Path, command: str, commands: list[str], parser: argpar
 
     Raises ValueError in one sentence for a file that says something else.
     """
-    try:
-        tables = toml_reader(EXTRA).loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): check the name.") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not TOML ({error}).") from None
+    tables = read_toml(path, EXTRA)
     for name, table in tables.items():
         if name not in commands or not isinstance(table, dict):
             raise ValueError(

@@ -29,7 +29,7 @@ SHUTTER = 3
 
 
 class Library(NamedTuple):
-    """What clips are made from, on the CPU."""
+    """What clips are made from."""
 
     scenes: list[torch.Tensor]
     """[3, h, w] uint8."""
@@ -43,7 +43,7 @@ def read_library(folder: Path | None) -> Library:
     """The installed photographs (`photos.py`), and what the folder holds: pictures, transparent ones as things; each folder in it
     is a film, of one picture a frame, by name.
 
-    Raises ValueError for a folder that is not there or a file in it that is no picture.
+    Raises ValueError for a folder that is not there, a file that is no picture, or frames of unlike sizes.
     """
     library = Library([], [], [])
     for name in photos.names("train"):
@@ -55,7 +55,10 @@ def read_library(folder: Path | None) -> Library:
         raise ValueError(f"There is no folder of pictures {folder}.")
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            library.films.append(torch.stack([_read(frame)[:3] for frame in sorted(path.iterdir())]))
+            frames = [_read(frame)[:3] for frame in sorted(path.iterdir())]
+            if len({frame.shape for frame in frames}) != 1:
+                raise ValueError(f"{path} is no film: a folder in {folder} holds pictures of one size, a film's frames.")
+            library.films.append(torch.stack(frames))
         else:
             picture = _read(path)
             (library.things if len(picture) == 4 else library.scenes).append(picture)
@@ -84,15 +87,15 @@ class FootageStream:
         self.device = torch.device(device)
         # One upload: a clip takes a window out of each.
         self.library = Library(*([picture.to(self.device) for picture in kind] for kind in library))
+        self.filmed = [film for film in self.library.films if len(film) >= frames and min(film.shape[2:]) >= size]
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> torch.Tensor:
         """[clips, 3, T, size, size] in 0..1."""
         rng = Random(f"{self.seed} footage {index}")
         generator = torch.Generator(self.device).manual_seed(rng.getrandbits(60))
-        filmed = [film for film in self.library.films if len(film) >= self.frames and min(film.shape[2:]) >= self.size]
-        real = sum(rng.random() < 0.25 for _ in range(self.clips)) if filmed else 0
-        clips = [self._cut(rng, rng.choice(filmed)) for _ in range(real)]
+        real = sum(rng.random() < 0.25 for _ in range(self.clips)) if self.filmed else 0
+        clips = [self._cut(rng, rng.choice(self.filmed)) for _ in range(real)]
         if real < self.clips:
             clips += self._drawn(rng, self.clips - real)
         return torch.stack([_developed(clip, rng, generator) for clip in clips])
@@ -106,9 +109,7 @@ class FootageStream:
         video = _look(windows, grid, self.size, self.device, "reflection")
         for _ in range(rng.choice((0, 1, 2, 3))):
             sprites = torch.stack([self._thing(rng) for _ in range(clips)])
-            grid = torch.stack(
-                [_path(rng, steps, math.exp(rng.uniform(math.log(1.0), math.log(4.0))), 1.0) for _ in range(clips)]
-            )
+            grid = torch.stack([_path(rng, steps, _log_uniform(rng, 1.0, 4.0), 1.0) for _ in range(clips)])
             layer = _look(sprites, grid, self.size, self.device, "zeros")
             video = video.lerp(layer[:, :3] / layer[:, 3:].clamp_min(1e-3), layer[:, 3:])
         return video.unflatten(2, (self.frames, moments)).mean(3)
@@ -116,12 +117,9 @@ class FootageStream:
     def _window(self, rng: Random, picture: torch.Tensor, side: int) -> torch.Tensor:
         """[C, h, w] uint8 -> [C, side, side] in 0..1: a random part, as near as the picture's own pixels or further away."""
         height, width = picture.shape[1:]
-        furthest = max(1.0, min(height, width) / side)
-        step = math.exp(rng.uniform(math.log(0.7), math.log(furthest)))
+        step = _log_uniform(rng, 0.7, max(1.0, min(height, width) / side))
         reach = min(round(step * side), height, width)
-        top, left = rng.randint(0, height - reach), rng.randint(0, width - reach)
-        part = picture[None, :, top : top + reach, left : left + reach].float() / 255
-        return F.interpolate(part, (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+        return _part(rng, picture[None], reach, side)[0]
 
     def _thing(self, rng: Random) -> torch.Tensor:
         """[4, size, size], colours times opacity: one of the library, or a part of a photograph with a random outline."""
@@ -130,8 +128,7 @@ class FootageStream:
             side = max(picture.shape[2:])
             picture = F.pad(picture, _centred(picture.shape[3], side) + _centred(picture.shape[2], side))
             colour, opacity = picture[:, :3] * picture[:, 3:], picture[:, 3:]
-            sprite = torch.cat([colour, opacity], dim=1)
-            return F.interpolate(sprite, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)[0]
+            return _resized(torch.cat([colour, opacity], dim=1), self.size)[0]
         window = self._window(rng, rng.choice(self.library.scenes), self.size)
         points = rng.choice((3, 5, 8))
         bumps = upload([[rng.gauss(0, 1) for _ in range(points)] for _ in range(points)], self.device)[None, None]
@@ -144,12 +141,25 @@ class FootageStream:
     def _cut(self, rng: Random, film: torch.Tensor) -> torch.Tensor:
         """[3, T, size, size] out of a film, smaller, mirrored and backwards at random."""
         height, width = film.shape[2:]
-        reach = min(round(self.size * math.exp(rng.uniform(0, math.log(min(height, width) / self.size)))), height, width)
+        reach = min(round(self.size * _log_uniform(rng, 1.0, min(height, width) / self.size)), height, width)
         first = rng.randint(0, len(film) - self.frames)
-        top, left = rng.randint(0, height - reach), rng.randint(0, width - reach)
-        part = film[first : first + self.frames, :, top : top + reach, left : left + reach].float() / 255
-        part = F.interpolate(part, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        part = _part(rng, film[first : first + self.frames], reach, self.size)
         return (part.flip(0) if rng.random() < 0.5 else part).transpose(0, 1)
+
+
+def _log_uniform(rng: Random, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def _part(rng: Random, pictures: torch.Tensor, reach: int, side: int) -> torch.Tensor:
+    """[N, C, h, w] uint8 -> [N, C, side, side] in 0..1: a square of `reach` pixels, of all at the same random place."""
+    height, width = pictures.shape[2:]
+    top, left = rng.randint(0, height - reach), rng.randint(0, width - reach)
+    return _resized(pictures[..., top : top + reach, left : left + reach].float() / 255, side)
+
+
+def _resized(pictures: torch.Tensor, side: int) -> torch.Tensor:
+    return F.interpolate(pictures, (side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _centred(length: int, side: int) -> tuple[int, int]:

@@ -59,3 +59,12 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
     with pytest.raises(ValueError, match="notes.txt is no picture"):
         read_library(tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [[], [(8, 8), (8, 9)]], ids=["no frame", "unlike frames"])
+def test_a_folder_that_is_no_film_is_one_sentence(tmp_path, sizes):
+    (tmp_path / "film").mkdir()
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / f"film/{number}.png")
+    with pytest.raises(ValueError, match="film is no film"):
+        read_library(tmp_path)

@@ -34,6 +34,9 @@ def test_other_weights_are_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no weights of torchvision's VGG16"):
         Perceptual(tmp_path / "other.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="broken.safetensors is no safetensors file"):
+        Perceptual(tmp_path / "broken.safetensors")
 
 
 def test_without_weights_the_loss_is_the_reconstruction_alone(weights):

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...optional import toml_reader
+from ...optional import read_toml
 from ...pipelines import EXTRA
 from ...pipelines.request import ModelChoice
 from .settings import Data, Lora, Memory, Model, Objective, Operation, Optimiser, Parallel, Stage, Validation
@@ -54,12 +54,7 @@ class Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """Paths in it are relative to its folder. Raises ValueError in one sentence for a file that cannot be read, or says something wrong."""
-    try:
-        values = toml_reader(EXTRA).loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"The recipe {path} cannot be read ({error.strerror}): check the name.") from None
-    except ValueError as error:
-        raise ValueError(f"The recipe {path} is not TOML ({error}).") from None
+    values = read_toml(path, EXTRA, "The recipe ")
     try:
         return recipe_of(_absolute(values, path.resolve().parent))
     except ValueError as error:

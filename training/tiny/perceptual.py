@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 LAYERS = 16
@@ -31,7 +32,10 @@ class Perceptual(torch.nn.Module):
         for layer in self.features:
             if isinstance(layer, torch.nn.ReLU):
                 layer.inplace = False
-        tensors = {name.removeprefix("features."): tensor.float() for name, tensor in load_file(weights).items()}
+        try:
+            tensors = {name.removeprefix("features."): tensor.float() for name, tensor in load_file(weights).items()}
+        except SafetensorError as error:
+            raise ValueError(f"{weights} is no safetensors file ({error}).") from None
         missing = [name for name in self.features.state_dict() if name not in tensors]
         if missing:
             raise ValueError(f"{weights} are no weights of torchvision's VGG16: it lacks features.{missing[0]}.")

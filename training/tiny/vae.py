@@ -44,8 +44,7 @@ class VAESettings:
     """Settings of the training."""
 
     dim: int = 32
-    """Channels at full resolution; Wan's own has 96. What a CPU takes hangs on the picture's size: 17 frames of 320×176 decode
-    in two thirds of the time of 16 channels, of 176×144 in twice as long."""
+    """Channels at full resolution; Wan's own has 96."""
     steps: int = 17_600
     """Length of the learning rate's schedule; a finished run cannot be continued."""
     clips: int = 4
