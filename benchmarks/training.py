@@ -117,18 +117,20 @@ def measure(trainer: Trainer, spread: Spread) -> list[dict]:
     return rows
 
 
-def summary(rows: list[dict]) -> dict:
-    """Medians over the turns after the first, by attention, and how many times faster ISA is."""
-    found: dict = {}
+def summary(steps: list[dict], mode: str, tokens: int) -> list[dict]:
+    """A row for each attention: medians over the turns after the first, and how many times as fast as full attention."""
+    own = {kind: [step for step in steps if step["attention"] == kind][1:] for kind in KINDS}
+    seconds = {kind: statistics.median(step["seconds"] for step in own[kind]) for kind in KINDS}
+    rows = []
     for kind in KINDS:
-        own = [row for row in rows if row["attention"] == kind][1:]
-        found[kind] = {"seconds": statistics.median(row["seconds"] for row in own)}
-        found[kind] |= {
-            name: max(row[name] for row in own) for name in ("memory_gb",) if name in own[0]
-        }  # fmt: skip
-        if own[0].get("mfu"):
-            found[kind]["mfu"] = statistics.median(row["mfu"] for row in own)
-    return found | {"speedup": round(found["full"]["seconds"] / found["isa"]["seconds"], 3)}
+        row = {"mode": mode, "tokens": tokens, "attention": kind, "seconds": seconds[kind]}
+        row["vs_full"] = round(seconds["full"] / seconds[kind], 3)
+        if "memory_gb" in own[kind][0]:
+            row["memory_gb"] = max(step["memory_gb"] for step in own[kind])
+        if own[kind][0].get("mfu"):
+            row["mfu"] = statistics.median(step["mfu"] for step in own[kind])
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -165,24 +167,23 @@ def main() -> None:
     trainer = Trainer(settings, model, sources, draws, spread)
     trained = sum(weight.numel() for weight in trainer.weights)
     planned = plan_of(settings, 0, bucket, config, shapes, total, trained, count)
-    rows = measure(trainer, spread)
+    steps = measure(trainer, spread)
     if is_first():
         launcher = ("torchrun", "--nproc-per-node", str(count)) if count > 1 else ("python",)
         about = heading(__spec__.name, spread.device, launcher)
         about["versions"]["diffusers"] = diffusers.__version__
         facts = {
-            "trains": options.trains,
             "rank": options.rank,
             "blocks": config.num_layers,
-            "tokens": planned.tokens,
             "trained": trained,
+            "offload": options.offload,
         }
         facts |= {"gpus": count, "planned_gb": round(planned.total, 2), "planned_host_gb": round(planned.host, 2)}
-        result = about | facts | {"summary": summary(rows), "rows": rows}
-        print(json.dumps(facts | result["summary"]), flush=True)
+        result = about | facts | {"rows": summary(steps, options.trains, planned.tokens), "steps": steps}
+        print(*map(json.dumps, (facts, *result["rows"])), sep="\n", flush=True)
         if not options.no_store:
             name = gpu_slug(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"
-            path = options.out or result_file(f"training-{options.trains}-{name}")
+            path = options.out or result_file("-".join(["training-step", options.trains, *options.offload, name]))
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     processes.leave()
 

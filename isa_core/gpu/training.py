@@ -1,6 +1,9 @@
 """ISA on the Triton kernels with gradients: our backward for sparse query blocks, the library's own for dense ones.
 
 Routing is constant: no gradient flows through which blocks meet.
+
+Tensors are kept for the backward pass by `save_for_backward` alone, which gradient checkpointing and offload to main memory see. A graph of the
+library's would escape both, so dense query blocks are attended once more in the backward pass.
 """
 
 from __future__ import annotations
@@ -49,9 +52,13 @@ class _Attention(torch.autograd.Function):
             q, k, v, *tail_means(plan, pooled_k, pooled_v, blocks, k.dtype), plan.routing.dense_queries,
             plan.routing.exact_blocks, plan.full, plan.counts, plan.taken, blocks.starts, blocks.lengths, out, block_size=blocks.size, log_sum=log_sum,
         )  # fmt: skip
-        ctx.turns = list(_dense_turns(q, k, v, (pooled_k, pooled_v), out, plan, rows(), table, config, blocks, dense))
+        count = rows()
+        ctx.turns = [_DenseTurn(heads, plan, count, table, config, blocks, dense) for heads in turns(q, plan, table, count)]
+        means = pooled_k.to(k.dtype), pooled_v.to(k.dtype)
+        for turn in ctx.turns:
+            turn.attend(q, k, v, means, out)
         ctx.plan, ctx.blocks = plan, blocks
-        ctx.save_for_backward(q, k, v, out, log_sum, pooled_k.to(k.dtype), pooled_v.to(k.dtype))
+        ctx.save_for_backward(q, k, v, out, log_sum, *means)
         routings.append(plan.routing)
         return out, pooled_q, pooled_k, pooled_v
 
@@ -70,7 +77,7 @@ class _Attention(torch.autograd.Function):
         )  # fmt: skip
         d_means = [None, d_mean_k, d_mean_v]
         for turn in ctx.turns:
-            turn.add_gradients(d_out, d_tokens, d_means, blocks)
+            turn.add_gradients(q, k, v, (mean_k, mean_v), d_out, d_tokens, d_means)
         for d_x, d_mean, d_pool in zip(d_tokens, d_means, d_pooled):
             total = d_pool if d_mean is None else d_mean if d_pool is None else d_mean + d_pool
             if total is not None:
@@ -79,44 +86,52 @@ class _Attention(torch.autograd.Function):
 
 
 class _DenseTurn:
-    """The dense query blocks of a few heads, with PyTorch's autograd graph of their attention."""
+    """The dense query blocks of a few heads."""
 
-    def __init__(self, q, k, v, means, heads, dense_rows, tokens, plan: KernelPlan, table, config, blocks: Blocks, dense):
-        self.number, self.heads, self.dense_rows = heads.int(), heads, dense_rows
-        *inputs, self.listed, self.offsets = gathered(q, k, v, heads, dense_rows, plan.routing, tokens, blocks, blocks)
-        if config.context_tail == "taylor":
-            inputs += [x[heads].to(k.dtype) for x in means]
-        with torch.enable_grad():
-            self.inputs = [x.detach().requires_grad_() for x in inputs]
-            query, key, value = (x[None] for x in self.inputs[:3])
-            if config.context_tail == "taylor":
-                mean_k, mean_v = self.inputs[3:]
-                result = dense_with_tail(query, key, value, mean_k, mean_v, self.listed.long(), table)
-            else:
-                result = dense(query, key, value)
-            self.result = result[0]
+    def __init__(
+        self, heads, plan: KernelPlan, rows: int, table: BlockTable, config: ISAConfig, blocks: Blocks, dense: DenseAttention
+    ):
+        self.heads, self.number, self.plan = heads, heads.int(), plan
+        self.dense_rows = plan.dense_rows[heads, :rows].contiguous()
+        self.table, self.config, self.blocks, self.dense = table, config, blocks, dense
 
-    def add_gradients(self, d_out, d_tokens, d_means, blocks: Blocks):
+    def attend(self, q, k, v, means, out) -> None:
+        """Fill these rows of out."""
+        from ...kernels.compact import scatter_blocks
+
+        inputs, listed, _ = self._inputs(q, k, v, means)
+        scatter_blocks(self._attended(listed, *inputs), out, self.number, self.dense_rows, *self.blocks)
+
+    def add_gradients(self, q, k, v, means, d_out, d_tokens, d_means) -> None:
         from ...kernels.compact import gather_blocks, scatter_blocks
 
-        rows = self.dense_rows.shape[1] * blocks.size
-        d_result = gather_blocks(d_out, self.number, self.dense_rows, None, rows, *blocks)
-        d_query, d_key, d_value, *d_tail = torch.autograd.grad(self.result, self.inputs, d_result.to(self.result.dtype))
+        inputs, listed, offsets = self._inputs(q, k, v, means)
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in inputs]
+            result = self._attended(listed, *inputs)
+        rows = self.dense_rows.shape[1] * self.blocks.size
+        d_result = gather_blocks(d_out, self.number, self.dense_rows, None, rows, *self.blocks)
+        d_query, d_key, d_value, *d_tail = torch.autograd.grad(result, inputs, d_result.to(result.dtype))
         # Rows of dense query blocks are zero so far. The gradients of keys and values already contain the sparse group's part.
-        scatter_blocks(d_query, d_tokens[0], self.number, self.dense_rows, *blocks)
+        scatter_blocks(d_query, d_tokens[0], self.number, self.dense_rows, *self.blocks)
         for d_compact, d_x in zip((d_key, d_value), d_tokens[1:]):
-            scatter_blocks(d_compact, d_x, self.number, self.listed, *blocks, offsets=self.offsets, add=True)
+            scatter_blocks(d_compact, d_x, self.number, listed, *self.blocks, offsets=offsets, add=True)
         for d_mean, d_part in zip(d_means[1:], d_tail):
             d_mean.index_add_(0, self.heads, d_part.to(d_mean.dtype))
-        del self.result, self.inputs
 
+    def _inputs(self, q, k, v, means):
+        """([query, key, value, and the means of keys and values where they count], listed, offsets), as `gathered` has them."""
+        tokens = self.table.listed_tokens(self.config.keep_ratio)
+        *inputs, listed, offsets = gathered(
+            q, k, v, self.heads, self.dense_rows, self.plan.routing, tokens, self.blocks, self.blocks
+        )  # fmt: skip
+        if self.config.context_tail == "taylor":
+            inputs += [x[self.heads] for x in means]
+        return inputs, listed, offsets
 
-def _dense_turns(q, k, v, means, out, plan, rows, table, config, blocks, dense):
-    from ...kernels.compact import scatter_blocks
-
-    tokens = table.listed_tokens(config.keep_ratio)
-    for heads in turns(q, plan, table, rows):
-        dense_rows = plan.dense_rows[heads, :rows].contiguous()
-        turn = _DenseTurn(q, k, v, means, heads, dense_rows, tokens, plan, table, config, blocks, dense)
-        scatter_blocks(turn.result.detach(), out, turn.number, dense_rows, *blocks)
-        yield turn
+    def _attended(self, listed, query, key, value, *means) -> torch.Tensor:
+        """[rows * block_size, heads, D]."""
+        query, key, value = (x[None] for x in (query, key, value))
+        if means:
+            return dense_with_tail(query, key, value, *means, listed.long(), self.table)[0]
+        return self.dense(query, key, value)[0]

@@ -1,5 +1,6 @@
 """The sparse group's backward kernels against fp64 autograd of the same attention as one masked matrix per head."""
 
+import gc
 import math
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from liveditor_isa.isa_core import ISAConfig, RoutingMasks, TokenLayout, in_cont
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.kernels.backward import _listed_by, _sparse_rows, sparse_attention_backward, spread_means
 from sweeps import pairs, sweep
+from torch.utils.checkpoint import checkpoint
 
 WORST = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
 GRADIENTS = "dq", "dk", "dv", "d_mean_k", "d_mean_v"
@@ -317,3 +319,27 @@ def test_gradients_of_what_was_asked_for_alone(monkeypatch):
     assert v.grad.isfinite().all() and q.grad is None
     # Weights of a softmax add up to one, so the sum over all outputs depends on the sum of values, whatever the weights.
     torch.testing.assert_close(v.grad.sum((0, 1)), torch.full_like(v.grad[0, 0], layout.total), rtol=1e-4, atol=1e-3)
+
+
+def test_checkpointing_keeps_nothing_and_computes_once_more(monkeypatch):
+    """Whatever is kept past `save_for_backward` stays for all blocks of a network; with LIVEditor-14B that filled a whole H200."""
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda *_: None)
+    layout, runs = TokenLayout(136, (130,)), []
+    tokens = torch.randn(1, layout.total, 2, 32, device=DEVICE, requires_grad=True)
+
+    def block(x):
+        runs.append(1)
+        return in_context_sparse_attention(
+            2 * x, 3 * x, x + 1, layout=layout, config=ISAConfig(0.4, 0.6, 0.3), backend="triton"
+        )
+
+    def alive():
+        gc.collect()
+        found = [each for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.is_floating_point()]
+        return {id(each) for each in found if each.numel() >= 64 * 32}
+
+    before = alive()
+    out = checkpoint(block, tokens, use_reentrant=False)
+    assert alive() - before == {id(out)}
+    out.sum().backward()
+    assert len(runs) == 2 and tokens.grad.isfinite().all()
