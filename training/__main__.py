@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", metavar="D", help="cuda or cpu (default: a GPU if there is one)")
     parser.add_argument(
         "--pictures", type=Path, metavar="FOLDER",
-        help="photographs, cut-outs (transparent pictures) and folders of a film's frames, for the VAE to learn from besides",
+        help="photographs, cut-outs (transparent pictures) and folders of a film's frames, for all parts to learn from besides",
     )  # fmt: skip
     parser.add_argument(
         "--vgg", type=Path, metavar="FILE",

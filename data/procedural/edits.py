@@ -8,10 +8,13 @@ from itertools import product
 from random import Random
 from typing import NamedTuple
 
-from . import photos, phrases
+from . import film_phrases, photos, phrases
 from .scenes import COLOURS, LOOKS, PLACES, SHAPES, SLOTS, Thing
-from .styles import STYLES
+from .styles import GRADES, STYLES
 from .textures import NAMED, NAMELESS, PLAIN
+
+FILM = "film"
+"""The background that `data.procedural.footage` draws."""
 
 TASKS = ("add", "remove", "swap", "recolour", "stylise_object", "style", "background")
 
@@ -50,7 +53,7 @@ class Plan:
     """SLOTS objects from back to front, None where there is none."""
     after: tuple[Thing | None, ...]
     background: str
-    """A painter's name, "photo", or "photo, not dark"."""
+    """A painter's name, "photo", "photo, not dark", or FILM."""
     instruction: str
     place: str | None = None
     """Where the added object is: in the centre, if the instruction does not say it."""
@@ -64,19 +67,21 @@ class Plan:
         return changed[0] if changed else None
 
 
-def plan(rng: Random, split: str, tasks: tuple[str, ...] = TASKS) -> Plan:
+def plan(rng: Random, split: str, tasks: tuple[str, ...] = TASKS, filmed: bool = False) -> Plan:
     """A random clip and a random one of the tasks.
 
     split: "train" never draws pairs of colour and shape that are held out; in "held-out", the object that an edit makes,
     or else the one that it changes, is such a pair.
+    filmed: about half of the backgrounds are films, in "held-out" all; grades and the words of `film_phrases` come in.
     """
     task = rng.choice(tasks)
-    background = _background(rng, split, bright=task == "style")
+    share = (1.0 if split == "held-out" else 0.8 if task == "style" else 0.5) if filmed else 0.0
+    background = FILM if share and rng.random() < share else _background(rng, split, bright=task == "style")
     if task == "style":
-        return _plan_style(rng, split, background)
+        return _plan_style(rng, split, background, filmed)
     if task == "background":
-        return _plan_background(rng, split, background)
-    return _plan_object(rng, split, task, background)
+        return _plan_background(rng, split, background, filmed)
+    return _plan_object(rng, split, task, background, filmed)
 
 
 def _background(rng: Random, split: str, bright: bool) -> str:
@@ -107,18 +112,26 @@ class _Cast:
         return replace(thing, look=self._rng.choice(distinct))
 
 
-def _plan_style(rng: Random, split: str, background: str) -> Plan:
-    cast, count = _Cast(rng, background), rng.randint(0 if background.startswith("photo") else 1, SLOTS)
+def _plan_style(rng: Random, split: str, background: str, filmed: bool) -> Plan:
+    cast = _Cast(rng, background)
+    if background == FILM:
+        count = rng.choices((0, 1, 2), (6, 2, 1))[0]
+    else:
+        count = rng.randint(0 if background.startswith("photo") else 1, SLOTS)
     slots = _in_slots(rng, [cast.pick(split == "held-out" and rank == 0) for rank in range(count)])
-    style = rng.choice(list(STYLES))
-    made, becomes, effect = (rng.choice(words) for words in phrases.STYLE_WORDS[style])
+    styles, words, commands = STYLES, phrases.STYLE_WORDS, phrases.STYLE_COMMANDS
+    if filmed:
+        styles, words = styles | GRADES, words | film_phrases.STYLE_WORDS
+        commands = commands | film_phrases.STYLE_COMMANDS
+    style = rng.choice(list(styles))
+    made, becomes, effect = (rng.choice(choices) for choices in words[style])
     fields = {"video": rng.choice(phrases.VIDEO), "made": made, "becomes": becomes, "effect": effect}
     fields["an effect"] = phrases.indefinite(effect)
-    instruction = phrases.phrase(rng, split, "style", fields, phrases.STYLE_COMMANDS[style])
+    instruction = phrases.phrase(rng, split, "style", fields, commands[style], filmed)
     return Plan("style", slots, slots, background, instruction, style=style)
 
 
-def _plan_background(rng: Random, split: str, background: str) -> Plan:
+def _plan_background(rng: Random, split: str, background: str, filmed: bool) -> Plan:
     new = rng.choice([name for name in NAMED if name != background])
     cast = _Cast(rng, background, new)
     things = [cast.pick(split == "held-out" and rank == 0) for rank in range(_count(rng))]
@@ -126,7 +139,7 @@ def _plan_background(rng: Random, split: str, background: str) -> Plan:
     them = ["it", f"the {phrases.refer(rng, things[0], [])}"] if len(things) == 1 else ["them", "the objects"]
     fields = {"scene": scene, "there": there, "them": rng.choice(them)}
     slots = _in_slots(rng, things)
-    instruction = phrases.phrase(rng, split, "background", fields)
+    instruction = phrases.phrase(rng, split, "background", fields, filmed=filmed)
     return Plan("background", slots, slots, background, instruction, new_background=new)
 
 
@@ -142,7 +155,7 @@ class _ObjectEdit(NamedTuple):
     place: str | None = None
 
 
-def _plan_object(rng: Random, split: str, task: str, background: str) -> Plan:
+def _plan_object(rng: Random, split: str, task: str, background: str, filmed: bool) -> Plan:
     cast = _Cast(rng, background)
     others = [cast.pick() for _ in range(_count(rng) - 1)]
     edit = OBJECT_EDITS[task](rng, cast, split == "held-out")
@@ -150,7 +163,7 @@ def _plan_object(rng: Random, split: str, task: str, background: str) -> Plan:
     if edit.old:
         words = phrases.refer(rng, edit.old, others)
         fields |= {"ref": f"the {words}", "bare": words}
-    instruction = phrases.phrase(rng, split, task, fields, edit.commands)
+    instruction = phrases.phrase(rng, split, task, fields, edit.commands, filmed)
     pairs = [(thing, thing) for thing in others] + [(edit.old, edit.new)]
     before, after = zip(*_in_slots(rng, pairs, absent=(None, None)))
     return Plan(task, before, after, background, instruction, place=edit.place)
@@ -202,8 +215,8 @@ def _in_slots(rng: Random, entries: list, absent=None) -> tuple:
     return tuple(slots)
 
 
-def all_instructions(count: int, seed: int = 0) -> Iterator[str]:
-    """Instructions of the train split, all tasks alike: the text to make a vocabulary from."""
+def all_instructions(count: int, seed: int = 0, filmed: bool = False) -> Iterator[str]:
+    """Instructions of the train split, all tasks alike: the text to make a vocabulary from. filmed: as for `plan`."""
     rng = Random(f"instructions {seed}")
     for _ in range(count):
-        yield plan(rng, "train").instruction
+        yield plan(rng, "train", filmed=filmed).instruction

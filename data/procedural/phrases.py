@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from random import Random
 
+from . import film_phrases
 from .scenes import COLOURS, LOOKS, PLACES, SHAPES, Thing
 from .styles import STYLES
 from .textures import NAMED
@@ -253,7 +254,7 @@ UNCHANGED = (
 UNCHANGED_TOO = (", everything else should stay the same", ", nothing else should change")
 """What may follow a statement."""
 
-STATEMENTS = ("I ", "the ", "there ")
+STATEMENTS = ("I ", "I'd ", "the ", "there ", "this ")
 
 VIDEO = ("it", "the video", "the video", "the clip", "the scene", "the whole video")
 
@@ -293,13 +294,18 @@ def refer(rng: Random, thing: Thing, others: list[Thing]) -> str:
     return rng.choice(choices)
 
 
-def phrase(rng: Random, split: str, task: str, fields: dict[str, str], commands: tuple[str, ...] = ()) -> str:
+def phrase(
+    rng: Random, split: str, task: str, fields: dict[str, str], commands: tuple[str, ...] = (), filmed: bool = False
+) -> str:
     """One instruction.
 
     fields: a phrase for each {name} that the task's templates use; without a "place", no place is said.
     commands: templates for this very look or style; the train split uses them as well.
+    filmed: the train split uses the templates of `film_phrases` too.
     """
     templates = HELD_OUT_TEMPLATES[task] if split == "held-out" else TEMPLATES[task]
+    if split == "train" and filmed:
+        templates += film_phrases.TEMPLATES[task]
     if split == "train" and commands and rng.random() < 0.25:
         templates = commands
     if task == "add" and "place" not in fields:

@@ -101,6 +101,39 @@ def underwater(frames: torch.Tensor) -> torch.Tensor:
     return torch.lerp(_tone(frames, 0.35, 0.85, 1.0), teal, 0.38) * depth
 
 
+def warm(frames: torch.Tensor) -> torch.Tensor:
+    return _tone(frames, 1.14, 1.0, 0.68)
+
+
+def cool(frames: torch.Tensor) -> torch.Tensor:
+    return _tone(frames, 0.72, 0.98, 1.16)
+
+
+def faded(frames: torch.Tensor) -> torch.Tensor:
+    """Lifted blacks, low contrast, pale colours."""
+    return 0.22 + 0.60 * _vivid(frames, 0.55)
+
+
+def vivid(frames: torch.Tensor) -> torch.Tensor:
+    return _vivid(frames, 2.0)
+
+
+def high_contrast(frames: torch.Tensor) -> torch.Tensor:
+    """A steep curve that ends gently in black and in white."""
+    for _ in range(2):
+        frames = frames.square() * (3 - 2 * frames)
+    return frames
+
+
+def teal_and_orange(frames: torch.Tensor) -> torch.Tensor:
+    """Shadows turn to teal, highlights to orange."""
+    teal, orange = colour(frames.device, 0.0, 0.55, 0.68), colour(frames.device, 1.0, 0.74, 0.34)
+    light = rgb_to_grayscale(frames)
+    # A steep change between the two, or else all that is neither dark nor light is grey.
+    tone = torch.lerp(teal, orange, high_contrast(light)) * (0.4 + 0.8 * light)
+    return torch.lerp(frames, tone, 0.65)
+
+
 STYLES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "black and white": black_and_white,
     "sepia": old_photograph,
@@ -117,13 +150,23 @@ STYLES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "underwater": underwater,
 }
 
+GRADES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "warm": warm,
+    "cool": cool,
+    "faded": faded,
+    "vivid": vivid,
+    "high contrast": high_contrast,
+    "teal and orange": teal_and_orange,
+}
+"""Grades of colour, drawn only where backgrounds are filmed."""
+
 
 def apply_styles(clips: torch.Tensor, styles: list[str | None]) -> torch.Tensor:
-    """[B, 3, T, H, W] -> a copy in which each clip has its style; None leaves it as it is."""
-    styled = clips.clone()
+    """[B, 3, T, H, W] -> a copy in which each clip has its style or grade; None leaves it as it is."""
+    styled, looks = clips.clone(), STYLES | GRADES
     for style in sorted({name for name in styles if name}):
         chosen = upload([clip for clip, name in enumerate(styles) if name == style], clips.device)
         part = clips[chosen].transpose(1, 2)
-        frames = STYLES[style](part.flatten(0, 1)).clamp(0, 1)
+        frames = looks[style](part.flatten(0, 1)).clamp(0, 1)
         styled[chosen] = frames.unflatten(0, part.shape[:2]).transpose(1, 2)
     return styled

@@ -39,7 +39,7 @@ class Chance:
         one = cls.draw(1, torch.Generator().manual_seed(1))
         return cls(*(part.expand(batch, *part.shape[1:]) for part in (one.lattice, one.knobs)))
 
-    def of(self, clips: list[int], device: torch.device) -> Chance:
+    def of(self, clips: list[int], device: torch.device | str) -> Chance:
         return Chance(upload(self.lattice[clips], device), upload(self.knobs[clips], device))
 
 

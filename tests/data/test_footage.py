@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from liveditor_isa.data.footage import FootageStream, Library, read_library
+from liveditor_isa.data.procedural.footage import FootageStream, Library, read_library
 from PIL import Image
 
 NOISE = torch.Generator().manual_seed(0)

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from ...data.footage import FootageStream, read_library
+from ...data.procedural.footage import FootageStream, read_library
 from ...data.procedural.stream import EditStream
 from ..processes import own_seed
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What VAE and decoder learn from besides procedural clips; both may be missing."""
+    """What the parts learn from besides procedural clips; both may be missing."""
 
     pictures: Path | None = None
-    """A folder for `data.footage`."""
+    """A folder for `data.procedural.footage`: for all parts."""
     vgg: Path | None = None
-    """Weights for `Perceptual`."""
+    """Weights for `Perceptual`: for VAE and decoder."""
 
 
 class Clips:

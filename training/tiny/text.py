@@ -42,7 +42,7 @@ def vocabulary() -> bytes:
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=all_instructions(SENTENCES), model_writer=model, vocab_size=CONFIG["vocab_size"],
+        sentence_iterator=all_instructions(SENTENCES, filmed=True), model_writer=model, vocab_size=CONFIG["vocab_size"],
         hard_vocab_limit=False, normalization_rule_name="nmt_nfkc_cf", character_coverage=1.0, byte_fallback=False, pad_id=PAD, eos_id=END,
         unk_id=UNKNOWN, bos_id=-1, num_threads=1, minloglevel=2,
     )  # fmt: skip
@@ -97,7 +97,7 @@ def encode_text(encoder: T5, tokens: torch.Tensor, dtype: torch.dtype = torch.fl
 
 def save_encoder(weights: dict[str, torch.Tensor], model: bytes, path: Path):
     """A file that *Load LIVEditor* takes as its text encoder: weights in bf16, the vocabulary; sizes and words as metadata."""
-    known = sorted({word for instruction in all_instructions(SENTENCES) for word in words(instruction)})
+    known = sorted({word for instruction in all_instructions(SENTENCES, filmed=True) for word in words(instruction)})
     config = CONFIG | {"vocab_size": weights["shared.weight"].shape[0], "min_length": LENGTH, "words": known}
     tensors = {name: weight.detach().bfloat16().cpu().contiguous() for name, weight in weights.items()}
     tensors[VOCABULARY] = torch.frombuffer(bytearray(model), dtype=torch.uint8)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from ...data.procedural.footage import read_library
 from ...data.procedural.stream import EditStream
 from ...isa_core import ISAConfig
 from ...runtime.core_attention import with_isa
@@ -76,18 +77,19 @@ def train(
         decoder.train_decoder(folder, left(), device, decoder_settings, sources)
         processes.wait()
     if vae.is_finished(folder, vae_settings) and left() > 0:
-        train_editor(folder, left(), device, settings)
+        train_editor(folder, left(), device, settings, sources)
 
 
-def train_editor(folder: Path, minutes: float, device: str, settings: EditorSettings):
+def train_editor(folder: Path, minutes: float, device: str, settings: EditorSettings, sources: Sources = Sources()):
     autoencoder = vae.load_export(folder / vae.EXPORT, device)
+    library = read_library(sources.pictures).to(device)
     pools: dict[tuple, LatentPool] = {}
 
     def batches(step: int, size: tuple):
         if size not in pools:
             frames, height, width, edits = size
             # Drawing twice as many takes the CPU little longer.
-            stream = EditStream(processes.own_seed(settings.seed), 2 * edits, frames, height, width, device)
+            stream = EditStream(processes.own_seed(settings.seed), 2 * edits, frames, height, width, device, library=library)
             pools[size] = LatentPool(autoencoder, stream, tokenizer, edits)
         return pools[size].draw(step)
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
-from .procedural import photos
-from .procedural.tensors import upload
+from . import photos
+from .tensors import upload
 
 LONGEST = 1280
 """Pixels of a photograph's longer side; larger ones are made smaller when they are read."""
@@ -37,6 +37,10 @@ class Library(NamedTuple):
     """[4, h, w] uint8: colour and opacity."""
     films: list[torch.Tensor]
     """[T, 3, h, w] uint8."""
+
+    def to(self, device: torch.device | str) -> Library:
+        """A copy there; itself where it is there already, so that many streams can share one."""
+        return Library(*([picture.to(device) for picture in kind] for kind in self))
 
 
 def read_library(folder: Path | None) -> Library:
@@ -85,19 +89,22 @@ class FootageStream:
     def __init__(self, seed: int, clips: int, frames: int, size: int, device: torch.device | str, library: Library):
         self.seed, self.clips, self.frames, self.size = seed, clips, frames, size
         self.device = torch.device(device)
-        # One upload: a clip takes a window out of each.
-        self.library = Library(*([picture.to(self.device) for picture in kind] for kind in library))
+        self.library = library.to(self.device)
         self.filmed = [film for film in self.library.films if len(film) >= frames and min(film.shape[2:]) >= size]
 
-    @torch.no_grad()
     def __getitem__(self, index: int) -> torch.Tensor:
         """[clips, 3, T, size, size] in 0..1."""
+        return self.draw(index, self.clips)
+
+    @torch.no_grad()
+    def draw(self, index: int, count: int) -> torch.Tensor:
+        """[count, 3, T, size, size] in 0..1: as many as asked for; of one index, another count gives other clips."""
         rng = Random(f"{self.seed} footage {index}")
         generator = torch.Generator(self.device).manual_seed(rng.getrandbits(60))
-        real = sum(rng.random() < 0.25 for _ in range(self.clips)) if self.filmed else 0
+        real = sum(rng.random() < 0.25 for _ in range(count)) if self.filmed else 0
         clips = [self._cut(rng, rng.choice(self.filmed)) for _ in range(real)]
-        if real < self.clips:
-            clips += self._drawn(rng, self.clips - real)
+        if real < count:
+            clips += self._drawn(rng, count - real)
         return torch.stack([_developed(clip, rng, generator) for clip in clips])
 
     def _drawn(self, rng: Random, clips: int) -> torch.Tensor:
