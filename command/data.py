@@ -10,7 +10,7 @@ from pathlib import Path
 from ..batch.job import Summary
 from ..curation import demo, planning
 from ..curation.flow import CHEAP, HERE, NONE, STAGES, Flow, Where
-from ..curation.formats import FORMATS, export
+from ..curation.formats import FORMATS, collect, export
 from ..curation.funnel import counts, pairs
 from ..curation.gates import GATES, Gate, moved, parsed, read_changes
 from ..curation.records import ACCEPTED
@@ -29,6 +29,7 @@ steps:
   plan       what a number of clips would cost and how many pairs would survive, before anything is made
   report     the funnel, reasons, and samples of kept and rejected pairs side by side, as a page
   export     the accepted pairs for a trainer
+  import     pairs of a trainer or a public data set, as a list that liveditor train takes
   demo       a small run from clips that a Python package ships, with LIVEditor-tiny, in minutes
   gates      list the gates with their bounds and who published them
 
@@ -39,6 +40,7 @@ examples:
   liveditor data run clips.jsonl --out pairs
   liveditor data report pairs --gate flicker.most=2          other bounds, nothing is run again
   liveditor data export pairs musubi pairs_musubi
+  liveditor data import reco ReCo-Data reco.jsonl
   liveditor data plan pairs --clips 1700000
 
 Killed or stopped, the same command goes on where it was. Scores of rejected clips and pairs are kept.
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         steps.add_parser("demo", description="A small run from clips that a package ships, with LIVEditor-tiny on the CPU.")
     )
     _add_export(steps.add_parser("export", description="Write a run's accepted pairs for a trainer."))
+    _add_import(steps.add_parser("import", description="List the pairs of a folder in another format; its videos stay there."))
     gates = steps.add_parser("gates", description="List the gates.")
     _add_gates(gates)
     gates.set_defaults(act=_gates)
@@ -195,9 +198,13 @@ def _report(options: argparse.Namespace) -> Outcome:
     return Outcome(Status.DONE, {"report": str(path), "funnel": [asdict(count) for count in counts(flow)]})
 
 
-def _add_export(parser: argparse.ArgumentParser):
+def _list_formats(parser: argparse.ArgumentParser):
     listed = "\n".join(f"  {name:<12}{module.ABOUT}" for name, module in FORMATS.items())
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, f"formats:\n{listed}"
+
+
+def _add_export(parser: argparse.ArgumentParser):
+    _list_formats(parser)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("format", choices=list(FORMATS), metavar="FORMAT", help="see below")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new folder for the export")
@@ -209,6 +216,22 @@ def _export(options: argparse.Namespace) -> Outcome:
     count = export(pairs(_flow_of(options)), options.format, options.folder)
     print(f"{count} pairs are in {options.folder}.")
     return Outcome(Status.DONE, {"pairs": count, "folder": str(options.folder)})
+
+
+def _add_import(parser: argparse.ArgumentParser):
+    _list_formats(parser)
+    parser.add_argument("format", choices=list(FORMATS), metavar="FORMAT", help="see below")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="what was downloaded or exported, all of it or a part")
+    parser.add_argument("file", type=Path, metavar="PAIRS", help="new list of its pairs, .jsonl")
+    parser.add_argument("--licence", default="", metavar="NAME", help="of these pairs, for their records")
+    parser.set_defaults(act=_import)
+
+
+def _import(options: argparse.Namespace) -> Outcome:
+    count, missing = collect(options.folder, options.format, options.file, options.licence)
+    without = f"; {missing} more lack a video, and are left out" if missing else ""
+    print(f"{count} pairs are listed in {options.file}{without}.")
+    return Outcome(Status.DONE, {"pairs": count, "missing": missing, "file": str(options.file)})
 
 
 def _gates(options: argparse.Namespace) -> Outcome:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,29 @@ def id_of(target: str) -> str:
     """The pair's id, by the name that `placed` gave its target; another file's name without its ending."""
     name = Path(target).name
     return name.removesuffix(".target.mp4") if name.endswith(".target.mp4") else Path(name).stem
+
+
+def distinct(files: Sequence[str]) -> list[str]:
+    """An id for each: by its name as `id_of` has it, with its folders in front where names are the same, and a number where paths are."""
+    names, found = [*map(id_of, files)], []
+    often, seen = Counter(names), Counter()
+    for file, name in zip(files, names):
+        if often[name] > 1:
+            name = "-".join((*Path(file).parts[:-1], name))
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return found
+
+
+def rows_of(content, file: Path, *columns: str) -> list[dict[str, str]]:
+    """A JSON list of objects with these texts. Raises ValueError for anything else."""
+    if not isinstance(content, list):
+        raise ValueError(f"{file} is no list of rows: name a folder of this format.")
+    for number, row in enumerate(content, 1):
+        lacking = [name for name in columns if not (isinstance(row, dict) and isinstance(row.get(name), str))]
+        if lacking:
+            raise ValueError(f"Row {number} of {file} lacks {lacking[0]}: name a folder of this format.")
+    return content
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:

@@ -70,6 +70,8 @@ def test_from_raw_clips_to_an_export(place, capsys):
     assert [count["waiting"] for count in lenient["funnel"]] == [0, 0, 0, 0, 0, 1]
 
     assert told(capsys, "export", "pairs", "native", "out")["pairs"] == 2
+    listed = told(capsys, "import", "native", "out", "list.jsonl")
+    assert (listed["pairs"], listed["missing"]) == (2, 0) and (place / "list.jsonl").is_file()
     pairs = [pair for pair in native.read(place / "out") if pair.status == "accepted"]
     assert [pair.instruction for pair in pairs] == ["undo style sepia", "undo box blue"]
     assert pairs[0].source["licence"] == "CC0" and pairs[0].models == {"frames": "fake@1", "videos": "fake@1"}
@@ -108,6 +110,8 @@ def test_other_settings_change_nothing_of_a_run(place, capsys):
 @pytest.mark.parametrize("arguments, words", [
     (("report", "nowhere"), "holds no data run"),
     (("export", "nowhere", "kiwi", "out"), "holds no data run"),
+    (("import", "reco", "nowhere", "list.jsonl"), "no folder nowhere"),
+    (("import", "reco", ".", "list.jsonl"), "has no TASK/TASK_data_configs.json"),
     (("run", "none.jsonl", "--out", "x"), "cannot be read"),
     (("run", "clips.jsonl", "--out", "x", "--gate", "flicker.most=two"), "name.most=NUMBER"),
     (("run", "clips.jsonl", "--out", "x", "--gate", "flikker=off"), "no gate 'flikker'"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from liveditor_isa.curation.formats import FORMATS, export, native
+from liveditor_isa.curation.formats import FORMATS, collect, export, native
 from liveditor_isa.curation.records import Pair, read_pairs, write_pairs
 from liveditor_isa.data import shards
 from liveditor_isa.video.mp4 import write_mp4
@@ -204,3 +204,76 @@ def test_columns_are_those_that_the_trainers_read(pairs, tmp_path):
     with tarfile.open(tmp_path / "webdataset/00000.tar") as tar:
         names = tar.getnames()
     assert [name.split(".", 1)[1] for name in names[:3]] == ["context.mp4", "target.mp4", "json"]
+
+
+def laid(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def test_ditto_as_it_is_published_each_edit_once_though_lists_overlap(tmp_path):
+    laid(tmp_path / "videos", "source/a.mp4", "global_style1/a.mp4", "local/a.mp4")
+    (tmp_path / "training_metadata").mkdir()
+    rows = [
+        {"source_path": "source/a.mp4", "edited_path": f"{group}/a.mp4", "instruction": words}
+        for group, words in (("global_style1", "Make it a painting"), ("local", "Remove the dog"), ("local", "Add a cat"))
+    ]
+    for name, listed in (("global", rows[:1]), ("global+local", rows)):
+        (tmp_path / f"training_metadata/{name}.json").write_text(json.dumps(listed), encoding="utf-8")
+    found = FORMATS["ditto"].read(tmp_path)
+    assert [pair.id for pair in found] == ["global_style1-a", "local-a", "local-a-2"]
+    assert [pair.instruction for pair in found] == [row["instruction"] for row in rows]
+    assert Path(found[0].context).read_text(encoding="utf-8") == "source/a.mp4"
+    assert Path(found[1].target).read_text(encoding="utf-8") == "local/a.mp4"
+
+
+def test_reco_as_it_is_published_a_style_named_in_its_targets(tmp_path):
+    laid(
+        tmp_path,
+        "add/src_videos/v.mp4",
+        "add/tar_videos/v.mp4",
+        "style/src_videos/v.mp4",
+        "style/tar_videos/v-a_Van_Gogh_style.mp4",
+    )
+    for task, target in (("add", "v.mp4"), ("style", "v-a_Van_Gogh_style.mp4")):
+        row = {
+            "src_video": f"{task}/src_videos/v.mp4",
+            "tar_video": f"{task}/tar_videos/{target}",
+            "instruction_final_refine": task,
+            "video_id": 3,
+        }
+        (tmp_path / f"{task}/{task}_data_configs.json").write_text(json.dumps([row]), encoding="utf-8")
+    assert [(pair.id, pair.task) for pair in FORMATS["reco"].read(tmp_path)] == [("v", "add"), ("v-a_Van_Gogh_style", "style")]
+
+
+@pytest.mark.parametrize("name", ["native", "diffsynth", "musubi", "videox_fun", "kiwi", "ditto", "reco"])
+def test_a_collected_list_is_a_source_of_training(pairs, tmp_path, name):
+    from liveditor_isa.training.editor.pairs import read_raw
+
+    export(pairs, name, tmp_path / "out")
+    assert collect(tmp_path / "out", name, tmp_path / "list.jsonl", "CC0") == (2, 0)
+    listed = [*read_pairs(tmp_path / "list.jsonl")]
+    assert [(pair.id, pair.source["licence"]) for pair in listed] == [(pair.id, "CC0") for pair in pairs[:2]]
+    assert [row.instruction for row in read_raw(tmp_path / "list.jsonl")] == [pair.instruction for pair in pairs[:2]]
+    with pytest.raises(FileExistsError, match="there already"):
+        collect(tmp_path / "out", name, tmp_path / "list.jsonl")
+
+
+def test_pairs_whose_videos_were_not_downloaded_are_left_out_and_counted(pairs, tmp_path):
+    export(pairs, "kiwi", tmp_path / "out")
+    (tmp_path / f"out/videos/{pairs[0].id}.target.mp4").unlink()
+    assert collect(tmp_path / "out", "kiwi", tmp_path / "list.jsonl") == (1, 1)
+    assert [pair.id for pair in read_pairs(tmp_path / "list.jsonl")] == [pairs[1].id]
+    (tmp_path / f"out/videos/{pairs[1].id}.context.mp4").unlink()
+    with pytest.raises(ValueError, match="None of the 2 pairs"):
+        collect(tmp_path / "out", "kiwi", tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[3]", '[{"source_path": "a", "edited_path": "b"}]', "[", '[{"source_path": 1}]'])
+def test_a_list_of_something_else_is_one_sentence(tmp_path, content):
+    laid(tmp_path, "training_metadata/x.json")
+    (tmp_path / "training_metadata/x.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"name a folder of this format\.$"):
+        FORMATS["ditto"].read(tmp_path)
