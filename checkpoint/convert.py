@@ -19,6 +19,7 @@ from .dtypes import DTYPES
 from .files import partial_name, partials_of, publish_new
 from .keys import CheckpointError, check_keys, core_metadata, is_dead_weight, is_quantisation
 from .opening import files_of, is_safetensors, open_checkpoint
+from .scaled import Unscaled
 
 NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -90,6 +91,8 @@ def convert_checkpoint(
     wanted = None if dtype == "keep" else DTYPES[dtype]
     size, content = _size(source), fingerprint(source)
     checkpoint = open_checkpoint(source)
+    if names:  # for diffusers, which knows no fp8 weights with a scale
+        checkpoint = Unscaled(checkpoint)
     check_keys(checkpoint.shapes)
     dropped = [name for name in checkpoint.sources if is_dead_weight(name)]
     plan = {name: _target_dtype(name, checkpoint, wanted) for name in checkpoint.sources if name not in set(dropped)}

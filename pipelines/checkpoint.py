@@ -7,21 +7,20 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.keys import CheckpointError, block_count, check_keys, is_quantisation, official_names
+from ..checkpoint.keys import block_count, check_keys, official_names
 from ..checkpoint.opening import Checkpoint, open_checkpoint
+from ..checkpoint.scaled import Unscaled
 
 HEAD_DIM = 128
 
 
 def open_liveditor(path: str | Path) -> Checkpoint:
-    """A checked checkpoint that diffusers can represent. Raises CheckpointError, or OSError where there is none."""
-    checkpoint = open_checkpoint(path)
+    """A checked checkpoint that diffusers can represent: fp8 weights with a scale are read as plain numbers.
+
+    Raises CheckpointError, or OSError where there is none.
+    """
+    checkpoint = Unscaled(open_checkpoint(path))
     check_keys(checkpoint.shapes)
-    if any(is_quantisation(name) for name in checkpoint.shapes):
-        raise CheckpointError(
-            f"{checkpoint.path.name} is quantised for ComfyUI: take the .bin or a bf16 conversion of it, and let diffusers "
-            "keep the weights in 8 bits (storage 'fp8')."
-        )
     return checkpoint
 
 

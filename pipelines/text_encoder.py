@@ -11,8 +11,9 @@ from tokenizers import normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
 
-from ..checkpoint.keys import CheckpointError, is_quantisation
+from ..checkpoint.keys import CheckpointError
 from ..checkpoint.opening import Checkpoint, open_checkpoint
+from ..checkpoint.scaled import Unscaled
 from ..checkpoint.vocabulary import LONGEST_TEXT, check_texts, unknown_words
 from ..errors import is_out_of_memory
 from ..optional import needed
@@ -27,8 +28,8 @@ TEXT_LENGTH = 512
 TOKENIZER = "spiece_model"
 """Key of the bytes of a sentencepiece model in ComfyUI's files."""
 
-SCALES = ("scale_weight", "weight_scale")
-"""Names of the scale of an fp8 weight, in older and newer files."""
+CURE = "pick umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors"
+"""For the end of a sentence about another file."""
 
 
 def load_text_encoder(
@@ -44,7 +45,7 @@ def load_text_encoder(
     """
     path = Path(path)
     if not path.is_dir():
-        return _from_file(open_checkpoint(path), dtype)
+        return _from_file(Unscaled(open_checkpoint(path), CURE), dtype)
     encoder = load_part(UMT5EncoderModel, path, "text_encoder", dtype)
     place = part_folder(path, "tokenizer")
     with said_of(place, "tokenizer"):
@@ -90,10 +91,7 @@ def unknown_to(encoder: UMT5EncoderModel, text: str) -> list[str]:
 def _from_file(checkpoint: Checkpoint, dtype: torch.dtype | None) -> tuple[PreTrainedTokenizerFast, UMT5EncoderModel]:
     name = checkpoint.path.name
     if not {"shared.weight", "encoder.final_layer_norm.weight", TOKENIZER} <= set(checkpoint.shapes):
-        raise CheckpointError(
-            f"{name} is not a UMT5 text encoder with its tokenizer inside: pick umt5_xxl_fp8_e4m3fn_scaled.safetensors or "
-            "umt5_xxl_fp16.safetensors."
-        )
+        raise CheckpointError(f"{name} is not a UMT5 text encoder with its tokenizer inside: {CURE}.")
     for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
         needed(module, package, EXTRA)  # to read the tokenizer
     try:
@@ -161,11 +159,7 @@ def _empty_encoder(shapes: dict[str, tuple[int, ...]], words: list[str]) -> UMT5
     with torch.device("meta"):
         encoder = UMT5EncoderModel(config)
     expected = _expected(encoder)
-    given = {
-        name: shape
-        for name, shape in shapes.items()
-        if not is_quantisation(name) and name not in (TOKENIZER, "encoder.embed_tokens.weight")
-    }
+    given = {name: shape for name, shape in shapes.items() if name not in (TOKENIZER, "encoder.embed_tokens.weight")}
     if wrong := [name for name in {**expected, **given} if given.get(name) != expected.get(name)]:
         raise ValueError(f"{len(wrong)} weights are missing, unknown or misshapen, {wrong[0]} for one")
     return encoder
@@ -177,16 +171,8 @@ def _expected(encoder: UMT5EncoderModel) -> dict[str, tuple[int, ...]]:
 
 
 def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None) -> torch.Tensor:
-    """A weight, read on access and multiplied by its scale if it is stored in fp8."""
     weight = checkpoint.tensor(name)
-    stem = name.removesuffix("weight")
-    scale = next((checkpoint.tensor(stem + ending) for ending in SCALES if stem + ending in checkpoint.shapes), None)
-    if not weight.is_floating_point() or scale is not None and scale.numel() != 1:
-        raise CheckpointError(
-            f"{checkpoint.path.name} is quantised in a way that only ComfyUI reads: pick "
-            "umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors."
-        )
     # These overflow in fp16; transformers keeps them in fp32 too.
     if dtype == torch.float16 and set(name.split(".")) & set(UMT5EncoderModel._keep_in_fp32_modules):
         dtype = torch.float32
-    return weight.to(dtype) if scale is None else (weight.float() * scale.float()).to(dtype)
+    return weight.to(dtype)

@@ -420,13 +420,13 @@ def test_a_damaged_weight_leaves_no_folder(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["nan.safetensors"]
 
 
-def test_comfyuis_quantised_files_are_not_for_diffusers(tmp_path, capsys):
+def test_files_that_comfyui_alone_reads_are_not_for_diffusers(tmp_path, capsys):
     weights = load_file(path_of("diffusion_model"))
-    weights["blocks.0.ffn.0.scale_weight"] = torch.ones(1)
-    save_file(weights, tmp_path / "scaled.safetensors")
-    assert "scaled.safetensors is quantised for ComfyUI" in refused(
-        ["convert", tmp_path / "scaled.safetensors", tmp_path / "f"], capsys
-    )
+    weights["blocks.0.ffn.0.weight_scale"] = torch.ones(len(weights["blocks.0.ffn.0.weight"]), 1)
+    save_file(weights, tmp_path / "rows.safetensors")
+    words = "rows.safetensors is quantised in a way that only ComfyUI reads: take its fp8_scaled, bf16 or fp16 file"
+    assert words in refused(["convert", tmp_path / "rows.safetensors", tmp_path / "f"], capsys)
+    assert not (tmp_path / "f").exists()
 
 
 # Benchmark.

@@ -19,10 +19,16 @@ from liveditor_isa.checkpoint.keys import CheckpointError
 from liveditor_isa.checkpoint.opening import Checkpoint
 from liveditor_isa.comfyui import loaders
 from liveditor_isa.pipelines import text_encoder
+from liveditor_isa.pipelines.checkpoint import diffusers_names
 from liveditor_isa.pipelines.text_encoder import load_text_encoder, text_length, unknown_to
+from liveditor_isa.pipelines.transformer import LIVEditorTransformer3DModel
 from liveditor_isa.pipelines.vae import decode_video, encode_video, load_vae
+from liveditor_isa.pipelines.weights import save_for_diffusers
+from liveditor_isa.training.editor import start
+from liveditor_isa.training.editor.settings import Model
 from liveditor_isa.video.geometry import latent_groups
 from make_tiny_model import ENCODER, INSTRUCTIONS, VAE, random_like, tokenizer
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from setup import MODELS
 
@@ -314,6 +320,30 @@ def test_fp8_weights_are_put_back_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoint, "tensor", tensor)
     _, encoder = load_text_encoder(tmp_path / "umt5_xxl.safetensors", torch.bfloat16)
     assert len(read) > 300 and {weight.dtype for weight in encoder.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("ending", ["scale_weight", "weight_scale"])
+def test_a_network_in_comfyuis_scaled_fp8_is_read_converted_and_trained_as_its_plain_numbers(tmp_path, ending):
+    plain, stored = load_file(ROOT / "weights/liveditor_tiny.safetensors"), {}
+    for name, weight in plain.items():
+        stored[name] = weight
+        if weight.ndim == 2 and name.startswith("blocks.") and "alpha" not in name:
+            scale = weight.float().abs().max() / torch.finfo(torch.float8_e4m3fn).max
+            stored[name] = (weight.float() / scale).to(torch.float8_e4m3fn)
+            stored[name.removesuffix("weight") + ending] = scale
+            plain[name] = stored[name].float() * scale
+    if ending == "scale_weight":
+        stored["scaled_fp8"] = torch.empty(2, dtype=torch.float8_e4m3fn)
+    with safe_open(ROOT / "weights/liveditor_tiny.safetensors", "pt") as file:
+        save_file(stored, tmp_path / "scaled.safetensors", file.metadata())
+    network = LIVEditorTransformer3DModel.from_single_file(tmp_path / "scaled.safetensors", torch.float32)
+    names = diffusers_names(network)
+    assert all(torch.equal(network.state_dict()[name], plain[official].float()) for official, name in names.items())
+    save_for_diffusers(tmp_path / "scaled.safetensors", tmp_path / "folder", "fp32")
+    again = LIVEditorTransformer3DModel.from_pretrained(tmp_path / "folder")
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in network.state_dict().items())
+    trained = start.load(Model(str(tmp_path / "scaled.safetensors"), trains="lora"), torch.float32)
+    assert all(torch.equal(weight, trained.state_dict()[name]) for name, weight in network.state_dict().items())
 
 
 def test_half_precision_keeps_in_fp32_what_transformers_keeps():

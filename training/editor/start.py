@@ -11,8 +11,9 @@ import torch
 from accelerate import init_empty_weights
 
 from ...checkpoint.included import path_of
-from ...checkpoint.keys import MEMORY, CheckpointError, check_keys, is_dead_weight, is_quantisation
+from ...checkpoint.keys import MEMORY, CheckpointError, check_keys, is_dead_weight
 from ...checkpoint.opening import Checkpoint, open_checkpoint
+from ...checkpoint.scaled import Unscaled
 from ...optional import needed
 from ...pipelines import EXTRA
 from ...pipelines.checkpoint import configuration, diffusers_names
@@ -33,12 +34,8 @@ def file_of(model: Model) -> Path:
 
 def opened(model: Model) -> tuple[Checkpoint, bool]:
     """The checked checkpoint, and whether it is plain Wan's, which lacks what LIVEditor adds. Raises CheckpointError, or OSError where there is none."""
-    checkpoint = open_checkpoint(file_of(model))
+    checkpoint = Unscaled(open_checkpoint(file_of(model)))
     shapes = {name: shape for name, shape in checkpoint.shapes.items() if not is_dead_weight(name)}
-    if any(map(is_quantisation, shapes)):
-        raise CheckpointError(
-            f"{checkpoint.path.name} is quantised, and such weights cannot be trained: take the bf16 or fp16 file."
-        )
     plain = "head.modulation" in shapes and f"{MEMORY}.weight" not in shapes
     if plain:
         if shapes.get("patch_embedding.weight", (0, 16))[1] != 16:
