@@ -19,7 +19,7 @@ from .dtypes import DTYPES
 from .files import partial_name, partials_of, publish_new
 from .keys import CheckpointError, check_keys, core_metadata, is_dead_weight, is_quantisation
 from .opening import files_of, is_safetensors, open_checkpoint
-from .scaled import Unscaled
+from .scaled import FP8, Scaled, Unscaled
 
 NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -76,6 +76,7 @@ def convert_checkpoint(
     """Write checkpoint `source` as safetensors to `destination`.
 
     dtype: type of the weights, "keep", "bf16", "fp16" or "fp32"; entries that accompany quantised weights keep theirs.
+        "fp8": the matrices of transformer blocks in fp8, each with a scale, as ComfyUI reads them; all else in bf16.
     progress: called with (bytes done, bytes in all).
     names: {official name: the one to write it under}.
 
@@ -88,12 +89,16 @@ def convert_checkpoint(
         raise CheckpointError(f"{destination.name} would be a safetensors file: give it the ending .safetensors.")
     if destination.exists() and not overwrite:
         raise _exists(destination)
-    wanted = None if dtype == "keep" else DTYPES[dtype]
+    if dtype == FP8 and names:
+        raise CheckpointError("fp8 with scales is ComfyUI's alone: name a .safetensors file, or another type.")
+    wanted = None if dtype == "keep" else DTYPES["bf16" if dtype == FP8 else dtype]
     size, content = _size(source), fingerprint(source)
     checkpoint = open_checkpoint(source)
     if names:  # for diffusers, which knows no fp8 weights with a scale
         checkpoint = Unscaled(checkpoint)
     check_keys(checkpoint.shapes)
+    if dtype == FP8:
+        checkpoint = Scaled(checkpoint)
     dropped = [name for name in checkpoint.sources if is_dead_weight(name)]
     plan = {name: _target_dtype(name, checkpoint, wanted) for name in checkpoint.sources if name not in set(dropped)}
     # Widest types first, so that every weight starts at a multiple of its type's size.
@@ -166,7 +171,7 @@ def _remove_abandoned(destination: Path):
 
 
 def _target_dtype(name, checkpoint, wanted) -> torch.dtype:
-    own = checkpoint.tensor(name).dtype
+    own = checkpoint.dtype(name)
     if own not in NAMES:
         raise CheckpointError(
             f"The weight {name} is of type {own}, which no model uses: the checkpoint is damaged, download it again."

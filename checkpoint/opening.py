@@ -80,6 +80,9 @@ class Checkpoint:
     def tensor(self, name: str) -> torch.Tensor:
         return self._raw[self.sources[name]]
 
+    def dtype(self, name: str) -> torch.dtype:
+        return self.tensor(name).dtype
+
     def tensors(self) -> dict[str, torch.Tensor]:
         return {name: self.tensor(name) for name in self.sources}
 

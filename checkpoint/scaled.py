@@ -1,4 +1,4 @@
-"""ComfyUI's fp8_scaled files, for libraries that know plain numbers alone: each fp8 weight is multiplied by its scale as it is read."""
+"""ComfyUI's fp8_scaled files: the matrices of transformer blocks in fp8, each with a number to multiply it by."""
 
 from __future__ import annotations
 
@@ -11,8 +11,55 @@ SCALES = ("scale_weight", "weight_scale")
 """Names of the scale of an fp8 weight, in older and newer files."""
 
 
+FP8 = "fp8"
+"""The name of this form among types of weights."""
+
+E4M3 = torch.float8_e4m3fn
+MARK = "scaled_fp8"
+"""Entry by which core knows such a file; with two elements it multiplies in full precision."""
+
+
+class Scaled(Checkpoint):
+    """Of plain weights, computed one by one as they are read."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        """Raises CheckpointError for weights that are quantised already."""
+        if any(map(is_quantisation, checkpoint.shapes)):
+            raise CheckpointError(f"{checkpoint.path.name} is quantised already: take the .bin, or its bf16 or fp16 file.")
+        self.path, self.metadata, self.notes = checkpoint.path, checkpoint.metadata, checkpoint.notes
+        self._plain, self._scales = checkpoint, dict[str, torch.Tensor]()
+        matrices = [
+            name
+            for name, shape in checkpoint.shapes.items()
+            if name.startswith("blocks.") and len(shape) == 2 and ".alpha_" not in name
+        ]
+        self._weights = {name.removesuffix("weight") + SCALES[0]: name for name in matrices}
+        added = {name: () for name in self._weights} | {MARK: (2,)}
+        self.shapes = {**checkpoint.shapes, **added}
+        self.sources = {**checkpoint.sources, **{name: name for name in added}}
+
+    def dtype(self, name: str) -> torch.dtype:
+        if name == MARK or name.removesuffix("weight") + SCALES[0] in self._weights:
+            return E4M3
+        return torch.float32 if name in self._weights else self._plain.dtype(name)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        if name == MARK:
+            return torch.zeros(2, dtype=E4M3)
+        if name in self._weights:
+            return self._scale(name)
+        weight, scale = self._plain.tensor(name), name.removesuffix("weight") + SCALES[0]
+        return (weight.float() / self._scale(scale)).to(E4M3) if scale in self._weights else weight
+
+    def _scale(self, name: str) -> torch.Tensor:
+        if name not in self._scales:
+            largest = self._plain.tensor(self._weights[name]).float().abs().amax() / torch.finfo(E4M3).max
+            self._scales[name] = largest if largest else torch.ones(())  # of a weight that is all zeros
+        return self._scales[name]
+
+
 class Unscaled(Checkpoint):
-    """Without the entries that accompany quantised weights; those weights are fp32."""
+    """Of such a file plain weights, fp32 where they were fp8: for libraries that know no others."""
 
     def __init__(self, checkpoint: Checkpoint, cure: str = "take its fp8_scaled, bf16 or fp16 file"):
         """cure: the end of the sentence about weights that are quantised in another way."""

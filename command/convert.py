@@ -11,6 +11,7 @@ from pathlib import Path
 from ..checkpoint.convert import Conversion, convert_checkpoint
 from ..checkpoint.dtypes import DTYPES
 from ..checkpoint.opening import is_safetensors
+from ..checkpoint.scaled import FP8
 from ..pipelines import require
 from ..pipelines.request import check_there
 from .outcome import Outcome, Status
@@ -20,6 +21,7 @@ examples:
   liveditor convert liveditor_ckpt.bin --dtype bf16                       liveditor_ckpt.safetensors, for ComfyUI
   liveditor convert liveditor_ckpt.bin liveditor/transformer --dtype bf16     a folder, for diffusers
   liveditor convert liveditor/transformer back.safetensors                and back
+  liveditor convert liveditor_ckpt.bin small.safetensors --dtype fp8      half the size, for ComfyUI and these commands
   liveditor convert liveditor_ckpt.bin --text-encoder umt5_xxl_fp16.safetensors --vae wan_2.1_vae.safetensors \\
       --to-folder liveditor                                               a whole model, for diffusers
 
@@ -36,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser):
         help="NAME.safetensors for ComfyUI, any other name is a folder for diffusers (default: the source, .safetensors)",
     )  # fmt: skip
     parser.add_argument(
-        "--dtype", choices=("keep", *DTYPES), default="keep", help="type of the weights (default: as in the source)"
+        "--dtype",
+        choices=("keep", *DTYPES, FP8),
+        default="keep",
+        help="type of the weights (default: as in the source); fp8: half of bf16's size, with scales, for ComfyUI's files",
     )
     parser.add_argument(
         "--to-folder", type=Path, metavar="FOLDER",
@@ -72,6 +77,10 @@ def run(options: argparse.Namespace) -> Outcome:
 def _writer(options: argparse.Namespace) -> tuple[Path, Callable[..., Conversion]]:
     """Where to, and what writes, given `progress`. Raises ValueError for options that do not go together."""
     source, parts = options.source, (options.text_encoder, options.vae)
+    if options.dtype == FP8 and (options.to_folder or options.destination and not is_safetensors(options.destination)):
+        raise ValueError(
+            "fp8 with scales is for a .safetensors file: of a folder, diffusers keeps the weights in 8 bits (--storage fp8)."
+        )
     if options.to_folder:
         if options.destination or options.overwrite:
             raise ValueError("--to-folder names the destination, which must be new: leave out --overwrite and any other one.")

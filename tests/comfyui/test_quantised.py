@@ -8,7 +8,10 @@ import comfy.sample
 import comfy.sd
 import pytest
 import torch
-from liveditor_isa.checkpoint.keys import core_metadata
+from liveditor_isa.checkpoint.convert import convert_checkpoint
+from liveditor_isa.checkpoint.keys import CheckpointError, core_metadata
+from liveditor_isa.checkpoint.opening import open_checkpoint
+from liveditor_isa.checkpoint.scaled import Unscaled
 from liveditor_isa.comfyui.architecture import register
 from liveditor_isa.comfyui.attach import attach_isa
 from liveditor_isa.comfyui.loaders import load_diffusion_model
@@ -215,3 +218,32 @@ def test_a_model_that_is_only_partly_loaded(plain, tmp_path, share):
     finally:
         patched.unpatch_model(CPU)
     assert torch.equal(network_output(model), before)
+
+
+def test_a_conversion_to_scaled_fp8_is_half_as_large_and_near(plain, tmp_path):
+    half = {name: weight.bfloat16().contiguous() for name, weight in plain.items()}
+    half["blocks.0.ffn.0.weight"] = torch.zeros_like(half["blocks.0.ffn.0.weight"])
+    save_file(half, tmp_path / "plain.safetensors", core_metadata({name: weight.shape for name, weight in half.items()}))
+    convert_checkpoint(tmp_path / "plain.safetensors", tmp_path / "small.safetensors", "fp8")
+    stored = load_file(tmp_path / "small.safetensors")
+    small = {name for name, weight in stored.items() if weight.dtype == E4M3 and weight.numel() > 2}
+    assert small == {name for name in matrices(half) if name.startswith("blocks.") and "alpha" not in name}
+    assert all(stored[name.removesuffix("weight") + "scale_weight"].dtype == torch.float32 for name in small)
+    reference = load_diffusion_model(str(tmp_path / "plain.safetensors"), "default")
+    model = load_diffusion_model(str(tmp_path / "small.safetensors"), "default")
+    assert 0 < error(sample(model), sample(reference)) < 0.05
+    assert_same_with_isa_as_without(model)
+    read = Unscaled(open_checkpoint(tmp_path / "small.safetensors"))
+    assert {*read.shapes} == {*half}
+    for name in small:
+        assert error(read.tensor(name), half[name].float()) < 0.04 or not half[name].any() and not read.tensor(name).any()
+    with pytest.raises(CheckpointError, match="quantised already"):
+        convert_checkpoint(tmp_path / "small.safetensors", tmp_path / "again.safetensors", "fp8")
+    with pytest.raises(CheckpointError, match="ComfyUI's alone"):
+        convert_checkpoint(tmp_path / "plain.safetensors", tmp_path / "x.safetensors", "fp8", names={"head.head.bias": "b"})
+    assert {path.name for path in tmp_path.iterdir()} == {"plain.safetensors", "small.safetensors"}
+
+
+def assert_same_with_isa_as_without(model):
+    whole, _ = attached(model, ISAConfig(keep_ratio=1, dense_query_ratio=1))
+    assert error(sample(whole), sample(model)) < 1e-5
