@@ -490,7 +490,7 @@ def test_the_command_line_explains_itself(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    assert all(word in text for word in ("source", "destination", "--overwrite", "--dtype {keep,bf16,fp16,fp32}"))
+    assert all(word in text for word in ("source", "destination", "--overwrite", "--dtype {keep,bf16,fp16,fp32,fp8}"))
 
 
 def test_the_command_line_converts_beside_the_source(source, capsys):
