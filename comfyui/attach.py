@@ -25,7 +25,7 @@ from ..runtime.schedule import Schedule
 from . import memory
 from .compiled import apart_when_compiled
 from .context_reuse import sequence_of, with_context_reuse
-from .hosts import host_of, is_in_context
+from .hosts import host_of, is_in_context, layout_of
 from .model_call import Arguments, give_blocks_their_numbers
 from .network import name_of
 from .sampling_run import SamplingRun, Watcher, going, run_of
@@ -187,7 +187,7 @@ class ISAOverride:
             run.called(tensors_of(given["x"])[0].shape[0], None if front is None or front is self else name_of(front))
         options, layout, host = dict(transformer_options), None, host_of(network)
         if host is not None:
-            layout = host.layout(network, given)
+            layout = layout_of(host, network, given)
             if not isinstance(layout, TokenLayout):
                 if run is not None:
                     run.left_out(layout)

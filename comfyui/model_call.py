@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 from functools import lru_cache
 
+import torch
+
 from ..runtime.in_context import BLOCK
 
 
+@torch.compiler.disable
 @lru_cache
 def _names(kind: type) -> tuple[str, ...]:
     return tuple(inspect.signature(kind._forward).parameters)[1:]

@@ -62,6 +62,12 @@ def host_of(network) -> Host | None:
     return BERNINI if bernini.serves(network) else HOSTS.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
+@torch.compiler.disable
+def layout_of(host: Host, network, arguments: dict) -> TokenLayout | str:
+    """Of the self-attention of a call with these arguments, or a sentence why ISA cannot act."""
+    return host.layout(network, arguments)
+
+
 def is_in_context(network) -> bool:
     """Whether ISA can act in the network."""
     return isinstance(network, InContextNetwork) or host_of(network) is not None

@@ -225,3 +225,17 @@ def test_any_order_in_a_compiled_graph():
         return in_context_sparse_attention(q * 2, k, v, layout=H3, config=POLICIES["isa"], coarse_gate=gate)
 
     assert torch.equal(torch.compile(block, fullgraph=True, backend="aot_eager")(q), block(q))
+
+
+def test_the_target_alone_decides_which_context_is_kept():
+    """Tokens of one context block are what every target query seeks, those of another what all other queries seek."""
+    layout = TokenLayout.of(("context", 64), ("exact", 16), ("context", 64), ("target", 48))
+    q, k, v, _ = tensors(layout, heads=3)
+    targets, others = rows_of(layout, "target"), rows_of(layout, "context", "exact")
+    q[..., 0], q[:, targets, :, 1], q[:, others, :, 1] = 3, 3, -3
+    k[:, 96:112, :, 1], k[:, 16:32, :, 1] = 20, -20
+    config = ISAConfig(keep_ratio=0.125, block_size=16)
+    _, stats = in_context_sparse_attention(q, k, v, layout=layout, config=config, backend="torch", return_stats=True)
+    table = block_table(layout, 16)
+    assert {table.starts[number] for number in stats.kept_context.flatten().tolist()} == {96}
+    assert set(range(table.count)[table.context_columns]) >= set(stats.kept_context.flatten().tolist())
