@@ -176,18 +176,18 @@ class ISAOverride:
     def around_model(self, executor, *args, **kwargs):
         """DIFFUSION_MODEL: once per model call, not per block, decide by sigma; publish the layout where core does not."""
         network, arguments = executor.class_obj, Arguments(executor.class_obj, args, kwargs)
-        given = arguments.by_name
-        transformer_options = given.setdefault("transformer_options", {})
+        inputs = arguments.by_name
+        transformer_options = inputs.setdefault("transformer_options", {})
         outer = transformer_options.get(CALL)
         if outer is not None and outer.owner is self:  # of two models whose wrappers were put together
             return executor(*args, **kwargs)
         run = run_of(self, transformer_options)
         if run is not None:
             front = transformer_options.get(OVERRIDE)
-            run.called(tensors_of(given["x"])[0].shape[0], None if front is None or front is self else name_of(front))
+            run.called(tensors_of(inputs["x"])[0].shape[0], None if front is None or front is self else name_of(front))
         options, layout, host = dict(transformer_options), None, host_of(network)
         if host is not None:
-            layout = layout_of(host, network, given)
+            layout = layout_of(host, network, inputs)
             if not isinstance(layout, TokenLayout):
                 if run is not None:
                     run.left_out(layout)
@@ -212,14 +212,14 @@ class ISAOverride:
             return out
 
         guard = run.guard if run else FiniteGuard()
-        sequence = run and self._sequence(run, network, layout, given)
+        sequence = run and self._sequence(run, network, layout, inputs)
         if sequence is None:
-            return guard.run(call, network, given["x"])
+            return guard.run(call, network, inputs["x"])
         return with_context_reuse(run, *sequence, transformer_options["sigmas"], lambda contexts: guard.run(
-            lambda careful: call(careful, contexts), network, given["x"]
+            lambda careful: call(careful, contexts), network, inputs["x"]
         ))  # fmt: skip
 
-    def _sequence(self, run: SamplingRun, network, layout, given: dict):
+    def _sequence(self, run: SamplingRun, network, layout, inputs: dict):
         """What identifies the sequence of a model call whose context may be kept or reused; None for another call."""
         if not run.settings.reuses_context:
             run.contexts.clear()  # it may have been switched off in the middle of the run
@@ -229,10 +229,10 @@ class ISAOverride:
             if layout is not None:
                 run.recomputed(decisions.NO_REUSE)
             return None
-        if not given.get(CONTEXT_LATENTS):
+        if not inputs.get(CONTEXT_LATENTS):
             return None
-        text, options = given["context"], given["transformer_options"]
-        sequence = run.contexts.given_up or sequence_of(run, network, given["x"], text, layout, options, given)
+        text, options = inputs["context"], inputs["transformer_options"]
+        sequence = run.contexts.given_up or sequence_of(run, network, inputs["x"], text, layout, options, inputs)
         if isinstance(sequence, str):
             run.recomputed(sequence)
             return None

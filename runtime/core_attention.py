@@ -28,7 +28,7 @@ def reason_not_to_touch(call: InContextCall, q: torch.Tensor, k: torch.Tensor, m
     split = bool(options.get("skip_reshape"))
     if q.ndim != 3 + split or q.shape != k.shape or q.shape[1 + split] != call.layout.total:
         return ""
-    if options.get("scale") is not None:
+    if options.get("scale") is not None or options.get("enable_gqa"):
         return decisions.NOT_PLAIN
     return None if mask is None else decisions.MASKED
 

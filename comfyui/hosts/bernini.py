@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import comfy.ldm.wan.model
+from comfy.ldm.wan.model import WanModel
 
 from ...isa_core import TokenLayout
 from ...runtime import decisions
@@ -17,8 +17,8 @@ FRAMES = "liveditor_isa_frames"
 
 def serves(network) -> bool:
     """Wan variants with a forward pass of their own (VACE, camera, ...) append other tokens and are left alone."""
-    wan, kind = comfy.ldm.wan.model.WanModel, type(network)
-    return isinstance(network, wan) and kind.forward_orig is wan.forward_orig and kind.forward is wan.forward
+    kind = type(network)
+    return isinstance(network, WanModel) and kind.forward_orig is WanModel.forward_orig and kind.forward is WanModel.forward
 
 
 def layout(network, inputs: dict) -> TokenLayout | str:
