@@ -26,8 +26,10 @@ def reason_not_to_touch(call: InContextCall, q: torch.Tensor, k: torch.Tensor, m
     """Why an attention of core's is none that ISA knows: "" for one that is no self-attention of all tokens, a sentence for
     a self-attention in another form, None for one that it knows. options: core's keywords."""
     split = bool(options.get("skip_reshape"))
-    if q.ndim != 3 + split or q.shape != k.shape or q.shape[1 + split] != call.layout.total:
+    if q.ndim != 3 + split or q.shape != k.shape or q.shape[1 + split] < call.layout.total:
         return ""
+    if q.shape[1 + split] > call.layout.total:  # text and sound are shorter: something added tokens to the sequence
+        return decisions.other_tokens(q.shape[1 + split], call.layout)
     if options.get("scale") is not None or options.get("enable_gqa"):
         return decisions.NOT_PLAIN
     return None if mask is None else decisions.MASKED

@@ -179,6 +179,19 @@ def test_a_masked_text_stays_full():
     assert f"calls with full attention: {decisions.MASKED}" in shown[0]
 
 
+def test_tokens_that_another_node_adds_are_said():
+    case = CASES["flux"]()
+    model = case.model()
+
+    def more(args):
+        return {**args, "txt": args["txt"].repeat(1, 2, 1), "txt_ids": args["txt_ids"].repeat(1, 2, 1)}
+
+    model.set_model_patch(more, "post_input")
+    isa, shown = attached(model, SPARSE)
+    assert torch.equal(flat(run(isa, case)), flat(run(model, case)))
+    assert "calls with full attention: its 138 tokens are not the 129 of the layout (exact 9 + target 48 +" in shown[0]
+
+
 def test_arguments_keep_their_places():
     class Network:
         def _forward(self, x, timestep, context, transformer_options={}, extra=None, **kwargs): ...
