@@ -20,14 +20,14 @@ class Arguments:
     """Of one call. by_name: {"x", "context", "transformer_options", ...}, of which core calls `timesteps` what others call `timestep`."""
 
     def __init__(self, network, args: tuple, kwargs: dict):
-        self._names, self._kwargs = _names(type(network))[: len(args)], kwargs
+        self._names = _names(type(network))[: len(args)]
         self.by_name = dict(zip(self._names, args)) | kwargs
 
     def passed(self, executor, **changed):
         """`executor` called as core calls it, with some arguments changed, or left out where they are None and were no positional ones."""
         given = self.by_name | changed
-        names = dict.fromkeys((*self._kwargs, *changed)).keys() - set(self._names)
-        others = {name: given[name] for name in given if name in names and (name not in changed or changed[name] is not None)}
+        left_out = {name for name, value in changed.items() if value is None}
+        others = {name: value for name, value in given.items() if name not in self._names and name not in left_out}
         return executor(*(given[name] for name in self._names), **others)
 
 
