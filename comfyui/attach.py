@@ -9,7 +9,6 @@ import comfy.model_management
 import comfy.patcher_extension
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
-from comfy.ldm.wan.model import WanModel
 from comfy_execution.utils import get_executing_context
 
 from ..isa_core import ISAConfig, TokenLayout, add_coarse_residual, in_context_sparse_attention, resolve_backend, resolve_dense
@@ -18,15 +17,16 @@ from ..runtime.call import ModelCall
 from ..runtime.context_reuse import ContextStore
 from ..runtime.core_attention import OVERRIDE, in_context_override
 from ..runtime.decisions import Decisions
-from ..runtime.finite import FiniteGuard
-from ..runtime.in_context import CALL, CONTEXT_LATENTS, IN_CONTEXT, InContextCall, InContextNetwork
+from ..runtime.finite import FiniteGuard, tensors_of
+from ..runtime.in_context import BLOCK, CALL, CONTEXT_LATENTS, IN_CONTEXT, InContextCall
 from ..runtime.kept_context import Keeping, Refresh, Reuse
 from ..runtime.live import LiveSettings
 from ..runtime.schedule import Schedule
 from . import memory
 from .compiled import apart_when_compiled
-from .context_reuse import sequence_of, with_context_reuse, without_context
-from .native_context import native_layout
+from .context_reuse import sequence_of, with_context_reuse
+from .hosts import host_of, is_in_context, layout_of
+from .model_call import Arguments, give_blocks_their_numbers
 from .network import name_of
 from .sampling_run import SamplingRun, Watcher, going, run_of
 from .scene import scene
@@ -46,16 +46,8 @@ PYTORCH = getattr(attention_pytorch, "__wrapped__", attention_pytorch)
 
 
 def can_attach(model) -> bool:
-    """Whether the model's diffusion network has in-context attention: LIVEditor, or core's Wan with `context_latents`.
-
-    Wan variants with a forward pass of their own (VACE, camera, ...) append other tokens and are left alone.
-    """
-    network = model.model.diffusion_model
-    return isinstance(network, InContextNetwork) or (
-        isinstance(network, WanModel)
-        and type(network).forward_orig is WanModel.forward_orig
-        and type(network).forward is WanModel.forward
-    )
+    """Whether the model's diffusion network has in-context attention: LIVEditor, or a network of `hosts`."""
+    return is_in_context(model.model.diffusion_model)
 
 
 def implementation(backend: str, device: torch.device, config: ISAConfig) -> tuple[str, str]:
@@ -130,7 +122,8 @@ class ISAOverride:
         run = run_of(self, (model_options or {}).get("transformer_options", {}))
         contexts = run.contexts if run else ContextStore()
         reuses = any(each.reuses_context and contexts.serves(each.context_refresh) for each in self.live.planned())
-        keeping = self.keeping if reuses else None
+        host = host_of(model.model.diffusion_model)
+        keeping = self.keeping if reuses and (host is None or host.reuses) else None
         with memory.shape_to_estimate(model, noise_shape, conds, model_options, keeping) as shape:
             return executor(model, shape, conds, *args, model_options=model_options, **kwargs)
 
@@ -142,11 +135,11 @@ class ISAOverride:
             return executor(*args, **kwargs)  # of two models whose wrappers were put together
         patcher = guider.model_patcher
         running = get_executing_context()
-        noise, sigmas = _noise_and_sigmas(*args, **kwargs)
+        noise, sigmas, shapes = _noise_and_sigmas(*args, **kwargs)
         self.live.begin(running and running.prompt_id, running.node_id if running else "")
         run = SamplingRun(
             self, guider, self.live, self.watcher, sigmas,
-            self.acting_between(patcher.get_model_object("model_sampling")), scene(guider, noise),
+            self.acting_between(patcher.get_model_object("model_sampling")), scene(guider, noise, shapes),
         )  # fmt: skip
         whole = False
         try:
@@ -180,60 +173,66 @@ class ISAOverride:
             return executor(x, timestep, *args, **kwargs)
 
     @apart_when_compiled
-    def around_model(
-        self, executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options={}, **kwargs
-    ):
+    def around_model(self, executor, *args, **kwargs):
         """DIFFUSION_MODEL: once per model call, not per block, decide by sigma; publish the layout where core does not."""
-        network, outer = executor.class_obj, transformer_options.get(CALL)
+        network, arguments = executor.class_obj, Arguments(executor.class_obj, args, kwargs)
+        inputs = arguments.by_name
+        transformer_options = inputs.setdefault("transformer_options", {})
+        outer = transformer_options.get(CALL)
         if outer is not None and outer.owner is self:  # of two models whose wrappers were put together
-            return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+            return executor(*args, **kwargs)
         run = run_of(self, transformer_options)
         if run is not None:
             front = transformer_options.get(OVERRIDE)
-            run.called(x.shape[0], None if front is None or front is self else name_of(front))
-        options, layout = dict(transformer_options), None
-        if not isinstance(network, InContextNetwork):
-            layout = native_layout(network, x, context, time_dim_concat=time_dim_concat, **kwargs)
+            run.called(tensors_of(inputs["x"])[0].shape[0], None if front is None or front is self else name_of(front))
+        options, layout, host = dict(transformer_options), None, host_of(network)
+        if host is not None:
+            layout = layout_of(host, network, inputs)
             if not isinstance(layout, TokenLayout):
                 if run is not None:
                     run.left_out(layout)
                 layout = None
             options[IN_CONTEXT] = layout and InContextCall(layout)
-            if torch.is_grad_enabled():
-                _give_blocks_their_numbers(options, len(network.blocks))
+            if layout and (torch.is_grad_enabled() or not host.numbered):
+                give_blocks_their_numbers(options, host.blocks(network))
 
         def call(careful: bool, contexts: Refresh | Reuse | None = None):
             decided = self._decisions(run, transformer_options, careful)
             called = {**options, CALL: ModelCall(layout, decided, run, owner=self, context=contexts)}
             called.pop(NETWORK_RAN, None)
-            inputs = kwargs
+            changed = {"transformer_options": called}
             if isinstance(contexts, Reuse):
-                inputs = without_context(kwargs)
+                changed[CONTEXT_LATENTS] = None
                 if layout is not None:
                     called[IN_CONTEXT] = InContextCall(TokenLayout(layout.target))
-            out = executor(x, timestep, context, clip_fea, time_dim_concat, called, **inputs)
+            out = arguments.passed(executor, **changed)
             if contexts is not None:
                 # A wrapper that copies the options keeps the network's word from us, but not the attention's.
                 contexts.skipped = NETWORK_RAN not in called and not contexts.met
             return out
 
         guard = run.guard if run else FiniteGuard()
-        inputs = {**kwargs, "clip_fea": clip_fea}
-        sequence = run and self._sequence(run, network, x, context, layout, transformer_options, inputs)
+        sequence = run and self._sequence(run, network, layout, inputs)
         if sequence is None:
-            return guard.run(call, network, x)
+            return guard.run(call, network, inputs["x"])
         return with_context_reuse(run, *sequence, transformer_options["sigmas"], lambda contexts: guard.run(
-            lambda careful: call(careful, contexts), network, x
+            lambda careful: call(careful, contexts), network, inputs["x"]
         ))  # fmt: skip
 
-    def _sequence(self, run: SamplingRun, network, x, text, layout, options: dict, inputs: dict):
+    def _sequence(self, run: SamplingRun, network, layout, inputs: dict):
         """What identifies the sequence of a model call whose context may be kept or reused; None for another call."""
         if not run.settings.reuses_context:
             run.contexts.clear()  # it may have been switched off in the middle of the run
             return None
+        host = host_of(network)
+        if host is not None and not host.reuses:
+            if layout is not None:
+                run.recomputed(decisions.NO_REUSE)
+            return None
         if not inputs.get(CONTEXT_LATENTS):
             return None
-        sequence = run.contexts.given_up or sequence_of(run, network, x, text, layout, options, inputs)
+        text, options = inputs["context"], inputs["transformer_options"]
+        sequence = run.contexts.given_up or sequence_of(run, network, inputs["x"], text, layout, options, inputs)
         if isinstance(sequence, str):
             run.recomputed(sequence)
             return None
@@ -277,7 +276,7 @@ class ISAOverride:
     def _attend(self, call: InContextCall, q, k, v, options, full, core) -> torch.Tensor | None:
         model_call = self._call_of(options)
         decided, record, contexts = model_call.decisions, model_call.record, model_call.context
-        block, of_blocks = options.get("block_index", 0), options.get("total_blocks", 1)
+        block, of_blocks = options.get(BLOCK) or (options.get("block_index", 0), options.get("total_blocks", 1))
         layout, reused = call.layout, isinstance(contexts, Reuse)
         if contexts is not None:
             k, v, layout = contexts.attended(block, of_blocks, k, v, layout)
@@ -321,23 +320,8 @@ class ISAOverride:
         return out
 
 
-def _give_blocks_their_numbers(options: dict, blocks: int):
-    """Core writes a block's number into one dict for all: where gradient checkpointing runs a block again, in backward, it
-    would find the last one's. So each gets a dict of its own, by core's way of putting something in a block's place."""
-
-    def numbered(number: int, earlier):
-        def block(args, extra):
-            args = {**args, "transformer_options": {**args["transformer_options"], "block_index": number}}
-            return earlier(args, extra) if earlier else extra["original_block"](args)
-
-        return block
-
-    replacements = options.get("patches_replace", {})
-    earlier = replacements.get("dit", {})
-    own = {("double_block", number): numbered(number, earlier.get(("double_block", number))) for number in range(blocks)}
-    options["patches_replace"] = {**replacements, "dit": {**earlier, **own}}
-
-
-def _noise_and_sigmas(noise, latent_image, sampler, sigmas, *args, **kwargs) -> tuple[torch.Tensor, list[float]]:
-    """Of an OUTER_SAMPLE call."""
-    return noise, sigmas.tolist()
+def _noise_and_sigmas(
+    noise, latent_image, sampler, sigmas, *args, latent_shapes=None, **kwargs
+) -> tuple[torch.Tensor, list[float], list | None]:
+    """Of an OUTER_SAMPLE call: also the shapes of several latents that core packed into one."""
+    return noise, sigmas.tolist(), latent_shapes

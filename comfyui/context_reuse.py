@@ -80,11 +80,6 @@ def _fingerprint(latents: Sequence[torch.Tensor], batch: int, passes: int) -> in
     return found.pop() if len(found) == 1 else None
 
 
-def without_context(inputs: dict) -> dict:
-    """A model call's keywords for the target alone."""
-    return {name: value for name, value in inputs.items() if name != CONTEXT_LATENTS}
-
-
 def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sigmas: torch.Tensor, call) -> torch.Tensor:
     """`call(contexts)`, the result of a model call: with a kept context where it is recent enough, else with one to keep.
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 import torch
 
 from ..isa_core import ISAStats, TokenLayout
-from ..isa_core.layout import block_table
+from ..isa_core.layout import CONTEXT, TARGET, block_table
 from ..runtime import decisions
 from ..runtime.call import in_backward
 from ..runtime.context_reuse import ContextStore
@@ -126,8 +126,10 @@ class SamplingRun:
             if self.monitor.settings is not None:
                 self.monitor.sparse(stats, layout)
             # A context window cuts another sequence out of the same frames; a reused context has no queries.
-            whole = stats.sharpness.shape[2] == block_table(layout, self.settings.config.block_size).count
-            if whole and layout.segments == tuple(part.tokens for part in self.parts):
+            table = block_table(layout, self.settings.config.block_size)
+            whole = stats.sharpness.shape[2] == table.of_queries(layout.total).count
+            shown = tuple(tokens for _, tokens in layout.spans(TARGET, CONTEXT))
+            if whole and shown == tuple(part.tokens for part in self.parts):
                 self.maps.add(stats, block, of_blocks)
 
     def full(self, reason: str, layout: TokenLayout):

@@ -19,11 +19,11 @@ class BackendUnavailable(RuntimeError):
 
 def resolve_backend(
     requested: str, device: torch.device, dtype: torch.dtype | None = None, dim: int | None = None,
-    config: ISAConfig = ISAConfig(), needs_grad: bool = False,
+    config: ISAConfig = ISAConfig(), needs_grad: bool = False, exact_segments: bool = False,
 ) -> tuple[str, str]:  # fmt: skip
     """(backend, reason) for a requested one: "auto" may fall back; an explicit choice raises an error instead.
 
-    dtype, dim: None where the call is not known yet.
+    dtype, dim: None where the call is not known yet. exact_segments: whether its layout has some.
 
     Raises ValueError for an unknown name, BackendUnavailable when an explicit choice cannot run.
     """
@@ -34,6 +34,8 @@ def resolve_backend(
     missing = kernels.unavailable_reason(device, dtype, dim, config.block_size)
     if not missing and needs_grad and config.tail_order:
         missing = f"the kernels have no gradient of tail_order {config.tail_order}"
+    if not missing and needs_grad and exact_segments:
+        missing = "the kernels have no gradient where a layout has exact segments"
     if requested == "triton" and missing:
         raise BackendUnavailable(f"The Triton backend cannot run: {missing}. Choose backend 'auto' or 'torch'.")
     return ("torch", missing) if missing else ("triton", "chosen" if requested == "triton" else "fastest available")

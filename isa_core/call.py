@@ -9,6 +9,7 @@ import torch
 from .attend import DenseAttention, attend_blocks, dense_attention
 from .backend import resolve_backend, resolve_dense
 from .config import ERROR_AWARE, SEGMENT_TOP_K, ISAConfig
+from .exact_rows import with_exact_rows
 from .gpu.attend import attention_on_gpu
 from .gpu.training import attention_with_gradients
 from .layout import BlockTable, TokenLayout, block_table
@@ -32,13 +33,14 @@ def run_call(
     _check(q, k, v, layout, coarse_gate)
     if masks is not None:  # which list all blocks, have no dense queries, and say themselves what is met by means
         config = ISAConfig(1, 0, 1, block_size=config.block_size, tail_order=config.tail_order)
-    name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config, needs_grad)
+    name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config, needs_grad, bool(layout.exact))
     dense_name, dense_reason = resolve_dense(dense, name, q.device, config, needs_grad)
     if dense_name != "caller":
         dense = dense_attention if dense_name == "sdpa" else dense_name
     table = block_table(layout, config.block_size)
     if masks is not None:
         _check_masks(masks, q, table)
+        masks = masks.with_exact(table)
     # Triton launches on the current GPU, even if the tensors are on another.
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
         if name == "triton" and not needs_grad:
@@ -53,6 +55,11 @@ def run_call(
         else:
             assert callable(dense), "our kernels need the other backend, which resolve_dense knows"
             out, plans = _attention_on_torch(q, k, v, table, config, coarse_gate, dense, return_stats, masks)
+    if layout.exact and q.shape[1] == layout.total:
+        # What attends for dense query blocks in 8 bits, say, is not exact.
+        out = with_exact_rows(
+            out, q, k, v, layout, coarse_gate, dense if callable(dense) else dense_attention, config.block_size
+        )
     if not return_stats:
         return out
     return out, _collect_stats(plans, q, table, config, (name, reason), (dense_name, dense_reason))
@@ -90,9 +97,8 @@ def _threshold(q, k, table: BlockTable, config: ISAConfig) -> torch.Tensor:
     for heads in head_chunks(k[None], table):
         part_q, part_k = (x[:, heads].transpose(0, 1) for x in (q, k))
         coarse, *_ = _coarse(part_q, part_k, table, config)
-        listed, error = error_aware.listed_error(coarse, table, config)
-        errors.append(error)
-    return error_aware.threshold(torch.cat(errors), config.exact_ratio, listed.shape[1])
+        errors.append(error_aware.listed_error(coarse, table, config)[1])
+    return error_aware.threshold(torch.cat(errors), table, config)
 
 
 def _coarse(q, k, table: BlockTable, config: ISAConfig) -> tuple[Coarse, torch.Tensor, torch.Tensor | None]:
@@ -143,13 +149,14 @@ def _collect_stats(plans, q, table, config, backend, dense) -> ISAStats:
     def joined(field):
         return torch.cat([field(plan) for plan in plans]).unflatten(0, batch_and_heads)
 
-    density, flop_ratio = torch.cat([measure(plan, table, config) for plan in plans]).mean(0)
+    exact_rows = table.layout.exact if q.shape[1] == table.layout.total else 0
+    density, flop_ratio = torch.cat([measure(plan, table, config, exact_rows) for plan in plans]).mean(0)
     return ISAStats(
         backend=backend[0],
         backend_reason=backend[1],
         dense_backend=dense[0],
         dense_reason=dense[1],
-        kept_context=joined(lambda plan: plan.kv_blocks[:, table.target_blocks :]),
+        kept_context=joined(lambda plan: plan.kv_blocks[:, table.target_blocks : plan.kv_blocks.shape[1] - table.exact_blocks]),
         dense_queries=joined(lambda plan: plan.dense_queries),
         sharpness=joined(lambda plan: plan.sharpness),
         mean_density=density,
@@ -170,7 +177,7 @@ def _check(q, k, v, layout, gate):
         )
     if k.shape[1] != layout.total or q.shape[1] not in (layout.total, layout.target):
         held = f"q, k and v hold {q.shape[1]}" if q.shape[1] == k.shape[1] else f"q holds {q.shape[1]}, k and v {k.shape[1]}"
-        raise ValueError(f"the layout describes {layout.total} tokens ({' + '.join(map(str, layout.segments))}), but {held}.")
+        raise ValueError(f"the layout describes {layout.total} tokens ({layout}), but {held}.")
     if gate is not None and gate.shape != (q.shape[0], q.shape[1], 1, 1):
         raise ValueError(f"coarse_gate must be [B, S, 1, 1] = {[q.shape[0], q.shape[1], 1, 1]}; got {[*gate.shape]}.")
 

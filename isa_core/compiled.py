@@ -17,12 +17,22 @@ def compiled_attention(
 ) -> torch.Tensor:  # fmt: skip
     """`in_context_sparse_attention` without gradients and statistics, in a graph under compilation."""
     chosen = [getattr(config, name) for name in FIELDS]
-    return _attention(q, k, v, coarse_gate, list(layout.segments), *chosen, backend, dense)
+    return _attention(
+        q,
+        k,
+        v,
+        coarse_gate,
+        [segment.tokens for segment in layout.in_memory],
+        " ".join(segment.kind for segment in layout.in_memory),
+        *chosen,
+        backend,
+        dense,
+    )
 
 
 @torch.library.custom_op("liveditor_isa::attention", mutates_args=())
 def _attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, coarse_gate: torch.Tensor | None, segments: list[int],
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, coarse_gate: torch.Tensor | None, segments: list[int], kinds: str,
     keep_ratio: float, dense_query_ratio: float, exact_ratio: float, sharpness: str, sharpness_threshold: float | None,
     context_tail: str, block_size: int, tail_order: int, policy: str, error_threshold: float | None, backend: str, dense: str,
 ) -> torch.Tensor:  # fmt: skip
@@ -38,7 +48,7 @@ def _attention(
         policy,
         error_threshold,
     )
-    layout = TokenLayout(segments[0], tuple(segments[1:]))
+    layout = TokenLayout.of(*zip(kinds.split(), segments))
     out = run_call(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad=False, return_stats=False)
     assert isinstance(out, torch.Tensor)
     return out

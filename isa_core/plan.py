@@ -12,9 +12,9 @@ from .pool import pool_composites
 
 @dataclass(frozen=True)
 class RoutingPlan:
-    """The decisions for G heads, R blocks of queries and N of keys: R = N, or R are the target's, the first of N.
+    """The decisions for G heads, R blocks of queries and N of keys: the first R of N, all but the exact ones or the target's.
 
-    kv_blocks: [G, L] int64, ascending: all target blocks and the kept context blocks. Every query sees only these.
+    kv_blocks: [G, L] int64, ascending: all target blocks, the kept context blocks and the exact ones. Every query sees only these.
     dense_queries: [G, R] bool: query blocks that attend their whole KV list exactly.
     exact_blocks: [G, R, E] int64, ascending: KV blocks that a sparse query block attends exactly; N where it has fewer than others.
     sharpness: [G, R] of each query block.
@@ -42,6 +42,14 @@ class RoutingMasks:
 
     exact: torch.Tensor
     by_mean: torch.Tensor
+
+    def with_exact(self, table: BlockTable) -> RoutingMasks:
+        """The same decisions, but every query block attends exactly to the exact segments of a layout that has some."""
+        if not table.exact_blocks:
+            return self
+        exact = self.exact.clone()
+        exact[:, :, table.exact_columns] = True
+        return RoutingMasks(exact, self.by_mean)
 
     def of(self, heads: slice) -> RoutingMasks:
         return RoutingMasks(self.exact[heads], self.by_mean[heads])

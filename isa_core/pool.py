@@ -15,7 +15,7 @@ def pool_blocks(x: torch.Tensor, table: BlockTable) -> torch.Tensor:
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     parts = []
-    for segment in x.split(table.layout.segments, dim=1):
+    for segment in table.parts(x):
         full = segment.shape[1] // table.block_size
         whole, ragged = segment.split([full * table.block_size, segment.shape[1] % table.block_size], dim=1)
         if full:

@@ -38,15 +38,18 @@ def reference_attention(
 ) -> tuple[torch.Tensor, Routing]:  # fmt: skip
     """k, v [B, S, H, D], q like them or its target's tokens alone, gate [B, tokens of q, 1, 1] or None -> (out like q in fp64, lists).
 
+    Tokens stay where the layout has them: a block is a slice of the sequence. Blocks are numbered targets first, then contexts,
+    then exact ones; a list holds numbers.
     lists: pass them in to fix the routing and compare only the arithmetic.
     """
     q, k, v = (x.double() for x in (q, k, v))
-    blocks, is_target = cut_into_blocks(layout, config.block_size)
-    queries = blocks if q.shape[1] == layout.total else blocks[: sum(is_target)]
+    blocks, kinds = cut_into_blocks(layout, config.block_size)
+    alone = q.shape[1] != layout.total
+    queries = moved_together(blocks[: kinds.count("target")]) if alone else blocks[: len(kinds) - kinds.count("exact")]
     out = torch.zeros_like(q)
     used: Routing = {}
     for b in range(q.shape[0]):
-        budget = error_budget(q[b], k[b], queries, blocks, is_target, config) if config.policy == ERROR_AWARE else None
+        budget = error_budget(q[b], k[b], queries, blocks, kinds, config) if config.policy == ERROR_AWARE else None
         for h in range(q.shape[2]):
             head_q, head_k, head_v = q[b, :, h], k[b, :, h], v[b, :, h]
             mean_q = torch.stack([head_q[block].mean(0) for block in queries])
@@ -54,7 +57,7 @@ def reference_attention(
             variance_k = torch.stack([((head_k[block] - head_k[block].mean(0)) ** 2).mean(0) for block in blocks])
             scores = mean_q @ mean_k.T / math.sqrt(q.shape[-1])
             probabilities = torch.softmax(scores, dim=1)
-            routing = lists[b, h] if lists else route_head(scores, probabilities, blocks, is_target, config)
+            routing = lists[b, h] if lists else route_head(scores, probabilities, blocks, kinds, config)
             if budget is not None and not lists:
                 routing = {"kv": routing["kv"], "dense": set(), "exact": budget[h]}
             if config.policy == SEGMENT_TOP_K and not lists:
@@ -62,9 +65,15 @@ def reference_attention(
                 routing = {
                     "kv": every,
                     "dense": set(),
-                    "exact": top_of_segments(head_q, head_k, queries, blocks, layout, config),
+                    "exact": top_of_segments(head_q, head_k, queries, blocks, kinds, layout, config),
                 }
             used[b, h] = routing
+            for block in () if alone else blocks[len(queries) :]:
+                row = torch.softmax(head_q[block] @ head_k.T / math.sqrt(q.shape[-1]), dim=1)
+                out[b, block, h] = row @ head_v
+                if coarse_gate is not None:
+                    coarse = torch.softmax(head_q[block].mean(0) @ mean_k.T / math.sqrt(q.shape[-1]), dim=0) @ mean_v
+                    out[b, block, h] += coarse_gate.double()[b, block, 0] * coarse
             for i, block in enumerate(queries):
                 exact = routing["kv"] if i in routing["dense"] else routing["exact"][i]
                 tail = set(range(len(blocks))) if config.context_tail == "taylor" else set(routing["kv"])
@@ -81,29 +90,42 @@ def reference_attention(
     return out, used
 
 
-def cut_into_blocks(layout: TokenLayout, size: int) -> tuple[list[slice], list[bool]]:
-    """Token ranges of all blocks, segment by segment, and whether each belongs to the target."""
-    blocks, is_target, start = [], [], 0
-    for index, length in enumerate(layout.segments):
+def cut_into_blocks(layout: TokenLayout, size: int) -> tuple[list[slice], list[str]]:
+    """Token ranges of all blocks, segment by segment, and the kind of each; targets first, then contexts, then exact ones."""
+    found, start = [], 0
+    for kind, length in layout.in_memory:
         for offset in range(0, length, size):
-            blocks.append(slice(start + offset, start + min(offset + size, length)))
-            is_target.append(index == 0)
+            found.append(
+                (("target", "context", "exact").index(kind), slice(start + offset, start + min(offset + size, length)), kind)
+            )
         start += length
-    return blocks, is_target
+    found.sort(key=lambda block: block[0])
+    return [block for _, block, _ in found], [kind for *_, kind in found]
+
+
+def moved_together(blocks: list[slice]) -> list[slice]:
+    """Where these blocks lie in a tensor that holds their tokens alone, in memory order."""
+    places: dict[int, slice] = {}
+    end = 0
+    for start, stop in sorted((block.start, block.stop) for block in blocks):
+        places[start] = slice(end, end + stop - start)
+        end += stop - start
+    return [places[block.start] for block in blocks]
 
 
 def route_head(
-    scores: torch.Tensor, probabilities: torch.Tensor, blocks: list[slice], is_target: list[bool], config: ISAConfig
+    scores: torch.Tensor, probabilities: torch.Tensor, blocks: list[slice], kinds: list[str], config: ISAConfig
 ) -> HeadLists:
     """One head's decisions from its coarse logits and their softmax, [R, N] each."""
-    target = [j for j, yes in enumerate(is_target) if yes]
-    context = [j for j, yes in enumerate(is_target) if not yes]
+    target, context, always = (
+        [j for j, kind in enumerate(kinds) if kind == wanted] for wanted in ("target", "context", "exact")
+    )
     saliency = probabilities[target].sum(0)
     # Every head keeps the ragged end of a context, so that all lists have the same number of tokens.
     ragged = [j for j in context if blocks[j].stop - blocks[j].start < config.block_size]
     whole = sorted((j for j in context if j not in ragged), key=lambda j: -saliency[j])
     wanted = max(blocks_for(config.keep_ratio, len(context)), len(ragged)) if config.keep_ratio > 0 else 0
-    kv = target + sorted((ragged + whole)[:wanted])
+    chosen = target + sorted((ragged + whole)[:wanted])
 
     sharpness = []
     for row in probabilities[:, target]:
@@ -117,13 +139,13 @@ def route_head(
     else:
         dense = set(sorted(queries, key=lambda i: -sharpness[i])[: blocks_for(config.dense_query_ratio, len(scores))])
 
-    count = blocks_for(config.exact_ratio, len(kv))
-    exact = {i: sorted(sorted(kv, key=lambda j: -scores[i, j])[:count]) for i in queries}
-    return {"kv": kv, "dense": dense, "exact": exact}
+    count = blocks_for(config.exact_ratio, len(chosen))
+    exact = {i: sorted(sorted(chosen, key=lambda j: -scores[i, j])[:count]) + always for i in queries}
+    return {"kv": chosen + always, "dense": dense, "exact": exact}
 
 
 def error_budget(
-    q: torch.Tensor, k: torch.Tensor, queries: list[slice], blocks: list[slice], is_target: list[bool], config: ISAConfig
+    q: torch.Tensor, k: torch.Tensor, queries: list[slice], blocks: list[slice], kinds: list[str], config: ISAConfig
 ) -> list[dict[int, list[int]]]:  # fmt: skip
     """The exact lists of every head under one budget, q, k [S, H, D]: the pairs of largest expected error, of all heads together."""
     pairs: list[tuple[float, int, int, int]] = []
@@ -132,7 +154,9 @@ def error_budget(
         scores = mean_q @ mean_k.T / math.sqrt(q.shape[-1])
         probabilities = torch.softmax(scores, dim=1)
         for i, query in enumerate(queries):
-            for j in route_head(scores, probabilities, blocks, is_target, config)["kv"]:
+            for j in route_head(scores, probabilities, blocks, kinds, config)["kv"]:
+                if kinds[j] == "exact":
+                    continue
                 variance_k = ((k[blocks[j], h] - mean_k[j]) ** 2).mean(0)
                 spread = ((q[query, h] ** 2).mean(0) * variance_k).sum() / q.shape[-1]
                 tokens = blocks[j].stop - blocks[j].start
@@ -144,11 +168,14 @@ def error_budget(
     lists: list[dict[int, list[int]]] = [{i: [] for i in range(len(queries))} for _ in range(q.shape[1])]
     for _, h, i, j in sorted(exact, key=lambda pair: pair[3]):
         lists[h][i].append(j)
+    for each in lists:
+        for exact_blocks in each.values():
+            exact_blocks += [j for j, kind in enumerate(kinds) if kind == "exact"]
     return lists
 
 
 def top_of_segments(
-    q: torch.Tensor, k: torch.Tensor, queries: list[slice], blocks: list[slice], layout: TokenLayout, config: ISAConfig
+    q: torch.Tensor, k: torch.Tensor, queries: list[slice], blocks: list[slice], kinds: list[str], layout: TokenLayout, config: ISAConfig
 ) -> dict[int, list[int]]:  # fmt: skip
     """One head's exact lists, q, k [S, D]: of each segment the blocks that get most attention, among halves of blocks as tokens."""
     half = math.ceil(config.block_size / 2)
@@ -166,9 +193,12 @@ def top_of_segments(
             row = weight * torch.exp(q[part].mean(0) @ mean_k.T / math.sqrt(q.shape[1]))
             attention.index_add_(0, torch.tensor([j for j, _ in keys]), row / row.sum())
         exact[i], first = [], 0
-        for length in layout.segments:
+        for length in (
+            tokens for wanted in ("target", "context", "exact") for kind, tokens in layout.in_memory if kind == wanted
+        ):
             segment = range(first, first + math.ceil(length / config.block_size))
-            best = sorted(segment, key=lambda j: -attention[j])[: blocks_for(config.exact_ratio, len(segment))]
+            share = 1 if kinds[first] == "exact" else config.exact_ratio
+            best = sorted(segment, key=lambda j: -attention[j])[: blocks_for(share, len(segment))]
             exact[i] += sorted(best)
             first = segment.stop
     return exact

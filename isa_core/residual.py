@@ -39,8 +39,16 @@ def add_coarse_residual(
     """The residual for a model that ran full attention: k, v [B, S, H, D]; out, q like them, or of the target's tokens
     alone; gate [B, T, 1, 1] for the T tokens of q -> like out."""
     table = block_table(layout, block_size)
+    return with_residual_of(
+        out, q, k, v, gate, table if out.shape[1] == layout.total else table.of_queries(out.shape[1]), table
+    )
+
+
+def with_residual_of(
+    out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, gate: torch.Tensor, queries: BlockTable, table: BlockTable
+) -> torch.Tensor:  # fmt: skip
+    """`add_coarse_residual` to the rows of `queries`, which out, q and gate hold."""
     batch, tokens, heads, dim = out.shape
-    queries = table.of_queries(tokens)
     pooled = (
         pool_blocks(x.flatten(2), blocks).unflatten(2, (heads, dim)).transpose(1, 2)
         for x, blocks in ((q, queries), (k, table), (v, table))

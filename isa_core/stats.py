@@ -21,6 +21,7 @@ class ISAStats:
     kept_context: [B, H, K] block numbers of the context blocks each head kept.
     dense_queries: [B, H, R] bool, True where a query block attended its KV list exactly.
     sharpness: [B, H, R].
+    Blocks are numbered targets first, then contexts, in any layout. Query blocks of exact segments are not among the R.
 
     Nothing is read back from the device until `density` or `flop_ratio` is asked for.
     """
@@ -46,8 +47,8 @@ class ISAStats:
         return float(self.mean_flop_ratio)
 
 
-def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Tensor:
-    """[G, 2]: each head's (density, flop_ratio) under a plan, from the true block lengths."""
+def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig, exact_rows: int = 0) -> torch.Tensor:
+    """[G, 2]: each head's (density, flop_ratio) under a plan, from the true block lengths. exact_rows: queries of exact segments."""
     lengths = table.lengths_on(plan.kv_blocks.device).float()
     listed = lengths[plan.kv_blocks].sum(1, keepdim=True)
     rows = plan.dense_queries.shape[1]
@@ -60,7 +61,7 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig) -> torch.Te
     if plan.by_mean is not None:
         seen = _products(config) * plan.by_mean.sum(2)
     full = table.layout.total**2
-    density = (exact * queries).sum(1) / full
+    density = ((exact * queries).sum(1) + exact_rows * table.layout.total) / full
     flop_ratio = density + (seen * queries).sum(1) / full + _coarse_pass(config) * rows * table.count / full
     return torch.stack([density, flop_ratio], dim=1)
 
@@ -73,21 +74,22 @@ def estimate_cost(layout: TokenLayout, config: ISAConfig, of_target: bool = Fals
     table = block_table(layout, config.block_size)
     queries = table.of_queries(layout.target if of_target else layout.total)
     keep_ratio = 1 if config.policy == SEGMENT_TOP_K else config.keep_ratio
-    listed_blocks = table.target_blocks + table.kept_blocks(keep_ratio)
+    chosen = table.target_blocks + table.kept_blocks(keep_ratio)
     if config.policy == SEGMENT_TOP_K:
-        dense, exact_blocks = 0.0, float(sum(table.exact_per_segment(config.exact_ratio)))
+        dense, exact_blocks = 0.0, float(sum(table.exact_per_segment(config.exact_ratio)) - table.exact_blocks)
     elif config.policy == ERROR_AWARE:
-        dense, exact_blocks = 0.0, config.exact_ratio * listed_blocks
+        dense, exact_blocks = 0.0, config.exact_ratio * chosen
     else:
         dense = blocks_for(config.dense_query_ratio, queries.count) / queries.count
-        exact_blocks = float(blocks_for(config.exact_ratio, listed_blocks))
-    listed = table.listed_tokens(keep_ratio)
-    means = _means_seen(table, config, listed_blocks, exact_blocks)
-    density = (dense * listed + (1 - dense) * listed * exact_blocks / listed_blocks) / layout.total
+        exact_blocks = float(blocks_for(config.exact_ratio, chosen))
+    listed = table.listed_tokens(keep_ratio) - layout.exact
+    means = _means_seen(table, config, chosen + table.exact_blocks, exact_blocks + table.exact_blocks)
+    density = (dense * listed + (1 - dense) * listed * exact_blocks / chosen + layout.exact) / layout.total
     pooled = (dense * means[0] + (1 - dense) * means[1]) / layout.total
-    share = queries.layout.total / layout.total
+    share = sum(queries.lengths) / layout.total
     coarse = _coarse_pass(config) * queries.count * table.count / layout.total**2
-    return share * density, share * (density + pooled) + coarse
+    exact_rows = 0 if of_target else layout.exact / layout.total
+    return exact_rows + share * density, exact_rows + share * (density + pooled) + coarse
 
 
 def _coarse_pass(config: ISAConfig) -> float:

@@ -16,13 +16,14 @@ def sparse_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mean_k: torch.Tensor, mean_v: torch.Tensor, log_lengths: torch.Tensor,
     dense: torch.Tensor, lists: torch.Tensor, full: torch.Tensor, counts: torch.Tensor, taken: torch.Tensor, starts: torch.Tensor,
     lengths: torch.Tensor, out: torch.Tensor, gate: torch.Tensor | None = None, coarse: torch.Tensor | None = None,
-    block_size: int = 64, log_sum: torch.Tensor | None = None, variance_k: torch.Tensor | None = None,
+    block_size: int = 64, log_sum: torch.Tensor | None = None, variance_k: torch.Tensor | None = None, row_starts: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
     """Fill `out` for the query blocks that are not `dense` (step 6 of section 3, and its residual).
 
     k, v [B, S, H, D], q, out like them or with the tokens of the first R blocks alone, of any strides; mean_k, mean_v [G, T, D] in q's dtype, G = B*H, the means of the tail's
     blocks; log_lengths [G, T] fp32, log2 of their tokens; dense [G, R] bool; lists [G, R, E] int16 or int32 with full blocks
-    first, full [G, R] int32 of them, counts [G, R] int32 of all of the list; taken [G, R, T] uint8; starts, lengths [N] int32;
+    first, full [G, R] int32 of them, counts [G, R] int32 of all of the list; taken [G, R, T] uint8; starts, lengths [N] int32; row_starts like starts, where the
+    blocks start in q and out if it is elsewhere than in k and v;
     gate [B, T, 1, 1] of q's tokens with coarse [G, R, D], or neither; log_sum [G, T] fp32, when given, receives log2 of the softmax's
     denominator, for the backward pass; variance_k like mean_k, when given, makes the expansion one of second order.
     """
@@ -35,7 +36,7 @@ def sparse_attention(
     keys, values = (bulk_copied(x, [1, block_size, 1, dim]) if tma else x for x in (k, v))
     means = (bulk_copied(x, [1, TAIL_TILE, dim]) if tma else x for x in pooled)
     _sparse[(rows, batch * heads)](
-        q, keys, values, *means, log_lengths, dense, lists, full, counts, taken, starts, lengths, out,
+        q, keys, values, *means, log_lengths, dense, lists, full, counts, taken, starts if row_starts is None else row_starts, starts, lengths, out,
         gate if gate is not None else q, coarse if gate is not None else q, log_sum if log_sum is not None else q,
         *strides, 0 if gate is None else gate.stride(0), 0 if gate is None else gate.stride(1),
         dim**-0.5 * LOG2E.value, heads, tokens, rows, longest, tails,
@@ -110,7 +111,7 @@ def gated_residual(gate, coarse, row, token, inside, channel, real, gate_stride,
 
 @triton.jit(do_not_specialize=["gb", "tokens", "row_count", "longest", "tails"])
 def _sparse(
-    q, k, v, mean_k, mean_v, variance_k, log_lengths, dense, lists, full, counts, taken, starts, lengths, out, gate, coarse, log_sum,
+    q, k, v, mean_k, mean_v, variance_k, log_lengths, dense, lists, full, counts, taken, row_starts, starts, lengths, out, gate, coarse, log_sum,
     qb, qs, qh, qd, kb, ks, kh, kd, vb, vs, vh, vd, ob, os, oh, od, gb, gs,
     scale, heads, tokens, row_count, longest, tails,
     TMA: tl.constexpr, GATED: tl.constexpr, SUMS: tl.constexpr, SECOND_ORDER: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr,
@@ -121,7 +122,7 @@ def _sparse(
         b, h = group // heads, group % heads
         slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
         real = channel < DIM
-        start, length = tl.load(starts + row).to(tl.int64), tl.load(lengths + row)
+        start, length = tl.load(row_starts + row).to(tl.int64), tl.load(lengths + row)
         rows = (slot < length)[:, None] & real[None]
         token = start + slot
         query = tl.load(q + b * qb + h * qh + token[:, None] * qs + channel[None] * qd, mask=rows, other=0.0)

@@ -17,7 +17,7 @@ from .sparse import TAIL_TILE, gated_residual, over_means
 def sparse_attention_8bit(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_scale: torch.Tensor, v_scale: torch.Tensor, v_centre: torch.Tensor,
     mean_k: torch.Tensor, mean_v: torch.Tensor, log_lengths: torch.Tensor, first: int, lists: torch.Tensor, full: torch.Tensor,
-    counts: torch.Tensor, taken: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, out: torch.Tensor,
+    counts: torch.Tensor, taken: torch.Tensor, row_starts: torch.Tensor, lengths: torch.Tensor, out: torch.Tensor,
     gate: torch.Tensor | None = None, coarse: torch.Tensor | None = None, variance_k: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
     """As `sparse.sparse_attention`, for the C heads from `first` on, of which no query block is dense.
@@ -35,7 +35,7 @@ def sparse_attention_8bit(
     keys, values = (bulk_copied(x, shape) if tma else x for x, shape in ((k, [BLOCK, 1, dim]), (v, [1, dim, BLOCK])))
     means = (bulk_copied(x, [1, TAIL_TILE, dim]) if tma else x for x in pooled)
     _sparse_8bit[(rows, some)](
-        q, keys, values, k_scale, weight_scale, largest, v_centre, *means, log_lengths, lists, full, counts, taken, starts, lengths, out,
+        q, keys, values, k_scale, weight_scale, largest, v_centre, *means, log_lengths, lists, full, counts, taken, row_starts, lengths, out,
         gate if gate is not None else q, coarse if gate is not None else q,
         *q.stride(), *out.stride(), 0 if gate is None else gate.stride(0), 0 if gate is None else gate.stride(1),
         dim**-0.5 * LOG2E.value, first, heads, some, k.shape[0], rows, longest, tails,
@@ -83,7 +83,7 @@ def _weights(score, scale, offset, SLOTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["gb", "first_head", "total_keys", "row_count", "longest", "tails"])
 def _sparse_8bit(
-    q, k, v, k_scale, weight_scale, largest, v_centre, mean_k, mean_v, variance_k, log_lengths, lists, full, counts, taken, starts,
+    q, k, v, k_scale, weight_scale, largest, v_centre, mean_k, mean_v, variance_k, log_lengths, lists, full, counts, taken, row_starts,
     lengths, out, gate, coarse, qb, qs, qh, qd, ob, os, oh, od, gb, gs,
     scale, first_head, heads, some, total_keys, row_count, longest, tails,
     TMA: tl.constexpr, GATED: tl.constexpr, SECOND_ORDER: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr,
@@ -94,7 +94,7 @@ def _sparse_8bit(
     b, h = group // heads, group % heads
     slot, channel = tl.arange(0, SLOTS), tl.arange(0, DIM_PAD)
     real = channel < DIM
-    start, length = tl.load(starts + row).to(tl.int64), tl.load(lengths + row)
+    start, length = tl.load(row_starts + row).to(tl.int64), tl.load(lengths + row)
     rows = (slot < length)[:, None] & real[None]
     token = start + slot
     query = tl.load(q + b * qb + h * qh + token[:, None] * qs + channel[None] * qd, mask=rows, other=0.0)

@@ -41,12 +41,12 @@ class AttachISA(io.ComfyNode):
             category="LIVEditor",
             description=(
                 "Reduces the cost of in-context editing with In-context Sparse Attention: each head keeps the context blocks that "
-                "receive most attention; dense query blocks attend exactly, sparse query blocks approximate. Works on LIVEditor "
-                "and on Wan with Bernini Conditioning; other models pass through unchanged."
+                "receive most attention; dense query blocks attend exactly, sparse query blocks approximate. Works on LIVEditor, "
+                "Bernini, SCAIL-2, MiniMax H3, LTX, FLUX Kontext, Qwen-Image-Edit; other models pass through unchanged."
             ),
             search_aliases=["ISA", "sparse", "in-context sparse attention", "sparse attention", "speed up video editing", "edit video", "LIVEditor"],
             inputs=[
-                io.Model.Input("model", tooltip="LIVEditor, or a Wan model used with Bernini Conditioning."),
+                io.Model.Input("model", tooltip="A model with context: LIVEditor, Bernini, SCAIL-2, MiniMax H3, LTX, FLUX Kontext, Qwen-Image-Edit."),
                 io.Boolean.Input(
                     "enabled", default=True, label_on="on", label_off="off",
                     tooltip="Off: full attention. Like the settings below, it can be switched during a run.",

@@ -63,18 +63,20 @@ def change_run(body: dict) -> dict:
 
 
 def estimate(body: dict) -> dict:
-    """{"values", "tokens": [target, context ...]} -> {"density", "flop_ratio"}, as ratios have it; with a context_refresh also "reused",
-    the flop_ratio of a step that reuses the context."""
-    values, tokens = body.get("values"), body.get("tokens")
+    """{"values", "tokens": [target, context ...], "exact"} -> {"density", "flop_ratio"}, as ratios have it; with a context_refresh also
+    "reused", the flop_ratio of a step that reuses the context. exact: tokens of text and sound that stay exact, 0 where it is missing."""
+    values, tokens, exact = body.get("values"), body.get("tokens"), body.get("exact", 0)
     whole = isinstance(tokens, list) and 0 < len(tokens) < 20 and all(type(count) is int and count > 0 for count in tokens)
-    if not whole or sum(tokens) > MOST_TOKENS or not isinstance(values, dict):
+    whole = whole and type(exact) is int and exact >= 0
+    if not whole or sum(tokens) + exact > MOST_TOKENS or not isinstance(values, dict):
         raise Refused(
             400, f'Expected {{"values": {{name: value}}, "tokens": [target, context ...]}}, {MOST_TOKENS:,} tokens at most.'
         )
     settings = Settings(ISAConfig()).changed(values)
     if not settings.enabled or len(tokens) == 1:
         return {"density": 1.0, "flop_ratio": 1.0}
-    layout = TokenLayout(tokens[0], tuple(tokens[1:]))
+    context = (("context", count) for count in tokens[1:])
+    layout = TokenLayout.of(("target", tokens[0]), *context, *[("exact", exact)] * (exact > 0))
     density, flop_ratio = estimate_cost(layout, settings.config)
     found = {"density": density, "flop_ratio": flop_ratio}
     if settings.context_refresh:

@@ -190,9 +190,9 @@ def attach_isa(
 ) -> AttachedISA:
     """ISA (arXiv 2605.04569, section 3) in the in-context self-attention of a diffusers transformer; replaces an earlier one.
 
-    layout: the token groups, [target | contexts], in the order of the attention's sequence, or a function of the forward
-        call's arguments by name that tells them. LIVEditor's transformer and the kinds in `layouts.KNOWN` tell them themselves.
-        What comes before the target, text for example, counts as the target's.
+    layout: the token groups in the order of the attention's sequence, [target | contexts] or any other (`TokenLayout.of`), or a
+        function of the forward call's arguments by name that tells them. LIVEditor's transformer and the kinds in `layouts.KNOWN` tell them themselves.
+        There, what comes before the target, text for example, counts as the target's.
     backend, dense_blocks, min_tokens: as on the Attach ISA node.
     context_refresh: as there, but 0 by default: contexts are kept within a `sampling_run` only, of LIVEditor's transformer and of
         the kinds in `layouts.KNOWN`, as `keeping` says.

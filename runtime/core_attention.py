@@ -14,6 +14,9 @@ from .in_context import IN_CONTEXT, InContextCall
 OVERRIDE = "optimized_attention_override"
 """Core's key in `transformer_options`, which holds one override: a new one calls the one before it."""
 
+SPLIT_HEADS = "skip_reshape", "skip_output_reshape"
+"""Core's keywords for queries, keys and values that come as [B, H, S, D], and for output that goes so; else [B, S, H·D]."""
+
 Attend = Callable[..., torch.Tensor | None]
 """(InContextCall, q, k, v [B, S, H, D], transformer_options, full, core) -> [B, S, H, D], or None for full attention.
 full: attention over such q, k, v as it would run without this override. core: core's function, if there was no override before."""
@@ -22,10 +25,13 @@ full: attention over such q, k, v as it would run without this override. core: c
 def reason_not_to_touch(call: InContextCall, q: torch.Tensor, k: torch.Tensor, mask: object, options: dict) -> str | None:
     """Why an attention of core's is none that ISA knows: "" for one that is no self-attention of all tokens, a sentence for
     a self-attention in another form, None for one that it knows. options: core's keywords."""
-    if options.get("skip_reshape") or options.get("skip_output_reshape"):
-        return decisions.SPLIT_HEADS if q.shape == k.shape and call.layout.total in q.shape[1:3] else ""
-    if q.ndim != 3 or not q.shape[1] == k.shape[1] == call.layout.total:
+    split = bool(options.get("skip_reshape"))
+    if q.ndim != 3 + split or q.shape != k.shape or q.shape[1 + split] < call.layout.total:
         return ""
+    if q.shape[1 + split] > call.layout.total:  # text and sound are shorter: something added tokens to the sequence
+        return decisions.other_tokens(q.shape[1 + split], call.layout)
+    if options.get("scale") is not None or options.get("enable_gqa"):
+        return decisions.NOT_PLAIN
     return None if mask is None else decisions.MASKED
 
 
@@ -44,24 +50,27 @@ def in_context_override(
             # An ISA further inside, behind somebody else's override, must not take what this one decided on.
             kwargs["transformer_options"] = {**options, IN_CONTEXT: None}
 
-        def chosen(q, k, v, heads, mask=None):
-            if previous is not None:
-                return previous(func, q, k, v, heads, mask=mask, **kwargs)
-            return func(q, k, v, heads, mask=mask, **kwargs)
-
+        attention = func if previous is None else partial(previous, func)
         reason = "" if call is None else reason_not_to_touch(call, q, k, mask, kwargs)
         if reason is not None:
             if reason and refused is not None:
                 refused(reason, options)
-            return chosen(q, k, v, heads, mask)
+            return attention(q, k, v, heads, mask=mask, **kwargs)
+
+        split, keeps_split = (bool(kwargs.get(name)) for name in SPLIT_HEADS)
+        joined = {name: value for name, value in kwargs.items() if name not in SPLIT_HEADS}
 
         def full(q, k, v):
             heads = q.shape[2]
-            return chosen(q.flatten(2), k.flatten(2), v.flatten(2), heads).unflatten(2, (heads, -1))
+            return attention(*(x.flatten(2) for x in (q, k, v)), heads, mask=None, **joined).unflatten(2, (heads, -1))
 
         core = func if previous is None else None
-        out = attend(call, *(x.unflatten(2, (heads, -1)) for x in (q, k, v)), options, full, core)
-        return chosen(q, k, v, heads, mask) if out is None else out.flatten(2)
+        out = attend(
+            call, *(x.transpose(1, 2) if split else x.unflatten(2, (heads, -1)) for x in (q, k, v)), options, full, core
+        )
+        if out is None:
+            return attention(q, k, v, heads, mask=mask, **kwargs)
+        return out.transpose(1, 2) if keeps_split else out.flatten(2)
 
     return override
 

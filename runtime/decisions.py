@@ -13,7 +13,6 @@ OUTSIDE_SCHEDULE = "outside start_percent to end_percent"
 SWITCHED_OFF = "switched off"
 MASKED = "it has a mask, which ISA does not know"
 NOT_PLAIN = "it is causal, scaled by a factor of its own or with dropout, which ISA does not know"
-SPLIT_HEADS = "its queries come with their heads split, which ISA does not know"
 NO_NOISE_LEVEL = "the model was called without its noise level, so start_percent and end_percent cannot be told"
 
 FROM_NODES = "connect In-Context References to the sampler"
@@ -39,6 +38,19 @@ def text_as_long_as_target(tokens: int) -> str:
     )
 
 
+GUIDES_MASKED = (
+    "its guides have a strength other than 1 or a mask, for which the model masks its attention, which ISA does not know: set "
+    "the strength to 1 and remove the mask"
+)
+
+
+def other_as_long(tokens: int) -> str:
+    return (
+        f"text or sound have {tokens} tokens, as many as target and context, so the video's self-attention cannot be told from "
+        "theirs: choose another size or number of frames"
+    )
+
+
 HOOKED_WEIGHTS = "a hook changes the model's weights, and with them what the context becomes: load LoRAs without hooks"
 
 GRADIENTS = "gradients are recorded, for which all tokens must run"
@@ -52,6 +64,8 @@ NO_ROOM = (
     "neither the GPU nor main memory would have 15 % free beside it: keep it in 8 bits (context_dtype int8) or in one copy "
     "for all passes (context_copies one), edit fewer frames or a smaller size, or set context_refresh to 0"
 )
+
+NO_REUSE = "ISA cannot keep the context of this model yet: context_refresh has no part in it"
 
 NO_RUN = "nobody said where the sampling run begins and ends: call the pipeline within `with sampling_run():`"
 
@@ -82,7 +96,7 @@ REFERENCE_LATENT = (
 
 def other_tokens(found: int, layout: TokenLayout) -> str:
     """found: tokens of a self-attention that is not over the layout's."""
-    return f"its {found} tokens are not the {layout.total} of the layout ({' + '.join(map(str, layout.segments))})"
+    return f"its {found} tokens are not the {layout.total} of the layout ({layout})"
 
 
 def taken_over(by: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -11,14 +12,23 @@ from ..errors import NotFiniteError
 
 logger = logging.getLogger(__name__)
 
+Output = TypeVar("Output", torch.Tensor, Sequence[torch.Tensor])
+
 
 @torch.compiler.disable
-def is_finite(x: torch.Tensor) -> bool:
-    """Waits for the device: a model's output is looked at once per call, not every attention's."""
-    return bool(torch.isfinite(x).all())
+def is_finite(x: torch.Tensor | Sequence[torch.Tensor]) -> bool:
+    """Waits for the device: a model's output is looked at once per call, not every attention's. Some models have several."""
+    return all(bool(torch.isfinite(each).all()) for each in tensors_of(x))
 
 
-def require_finite(out: torch.Tensor, network: torch.nn.Module, x: torch.Tensor | None = None) -> None:
+def tensors_of(x: torch.Tensor | Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """What a network takes or gives: one tensor, or several, video and sound say."""
+    return [x] if isinstance(x, torch.Tensor) else x
+
+
+def require_finite(
+    out: torch.Tensor | Sequence[torch.Tensor], network: torch.nn.Module, x: torch.Tensor | Sequence[torch.Tensor] | None = None
+) -> None:
     """Stop a run that would end in black frames. x: what the network was given.
 
     Raises NotFiniteError naming the damaged weight, or what else it must be when the weights are sound.
@@ -35,7 +45,7 @@ def require_finite(out: torch.Tensor, network: torch.nn.Module, x: torch.Tensor 
                 f"The model's weight {name} holds NaN or infinity: the checkpoint is damaged. Download or convert it again."
             )
     raise NotFiniteError(
-        f"The model's output is not finite although its weights are, in {out.dtype}: most likely an overflow. "
+        f"The model's output is not finite although its weights are, in {tensors_of(out)[0].dtype}: most likely an overflow. "
         "Load the model in bf16, or remove LoRAs and other model patches one by one."
     )
 
@@ -51,13 +61,15 @@ class FiniteGuard:
         self.blocks: dict[int, int] = {}
         """{transformer block: evaluation of the model in which it was found}."""
 
-    def run(self, call: Callable[[bool], torch.Tensor], network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def run(self, call: Callable[[bool], Output], network: torch.nn.Module, x: torch.Tensor | Sequence[torch.Tensor]) -> Output:
         """`call(False)`, or when that is not finite `call(True)`, which is to pass its attentions through `checked`.
 
         Raises NotFiniteError where full attention does not help.
         """
         out = call(False)
-        if out.requires_grad:  # a training loop watches its own loss, and need not wait for the GPU here
+        if any(
+            each.requires_grad for each in tensors_of(out)
+        ):  # a training loop watches its own loss, and need not wait for the GPU here
             return out
         if not is_finite(out):
             out = call(True)

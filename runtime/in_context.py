@@ -14,6 +14,9 @@ CONTEXT_LATENTS = "context_latents"
 CALL = "liveditor_isa.call"
 """Key in ComfyUI's `transformer_options`: the ModelCall of the whole model call."""
 
+BLOCK = "liveditor_isa.block"
+"""Key in `transformer_options`: (number of the transformer block, how many there are), for networks that core leaves without."""
+
 IN_CONTEXT = "liveditor_isa.in_context"
 """Key in `transformer_options`: the InContextCall of the attention it was passed to."""
 

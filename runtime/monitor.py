@@ -41,6 +41,7 @@ class StepMonitor:
         self.shares: list[torch.Tensor] = []
         self.reasons: dict[str, int] = defaultdict(int)
         self.tokens: tuple[int, ...] = ()
+        self.exact = 0
         self.sequences = 0
         self.kept: float | None = None
         self.reused: bool | None = None
@@ -61,14 +62,15 @@ class StepMonitor:
 
     def sparse(self, stats: ISAStats, layout: TokenLayout) -> None:
         assert self.settings is not None, "begin was called"
-        self.tokens, self.backend = (layout.target, *layout.context), (stats.backend, stats.backend_reason)
+        self.tokens, self.exact = (layout.target, *layout.context), layout.exact
+        self.backend = stats.backend, stats.backend_reason
         blocks = sum(-(-tokens // self.settings.config.block_size) for tokens in layout.context)
         self.kept = stats.kept_context.shape[2] / blocks
         dense = stats.dense_queries.float().mean()
         self.shares.append(torch.stack([stats.mean_density, stats.mean_flop_ratio, dense]))
 
     def full(self, reason: str, layout: TokenLayout) -> None:
-        self.tokens = (layout.target, *layout.context)
+        self.tokens, self.exact = (layout.target, *layout.context), layout.exact
         self.reasons[reason] += 1
 
     def begin(self, at: int, settings: Settings, sigma: torch.Tensor) -> None:
@@ -87,6 +89,8 @@ class StepMonitor:
             "full": dict(self.reasons),
             "backend": self.backend,
         }
+        if self.exact:
+            row["exact"] = self.exact
         if self.kept is not None:
             row["kept"] = round(self.kept, 4)
         if self.reused is not None:

@@ -56,7 +56,7 @@ export function control(node, name) {
     return hosts.length === 1 && outer ? control(hosts[0], outer.widget?.name ?? outer.name) : null;
 }
 
-// Before any run: {tokens: [target, context ...], about: whether some of it is only usual}. Of the In-Context References
+// Before any run: {tokens: [target, context ...], exact: those that stay exact, about: whether some of it is only usual}. Of the In-Context References
 // beside the node; a connected reference counts as an image of the edit's size.
 export function tokensAhead(node) {
     const beside = node.graph?.nodes?.find((other) => other.type === REFERENCES);
@@ -67,7 +67,7 @@ export function tokensAhead(node) {
     const video = Math.ceil((frames + 3) / 4) * frame;
     const references = beside?.inputs?.filter((input) => input.name.startsWith("references") && input.link != null) ?? [];
     const known = value("size.width") && value("length") && !references.length;
-    return { tokens: [video, video, ...references.map(() => frame)], about: !known };
+    return { tokens: [video, video, ...references.map(() => frame)], exact: 0, about: !known };
 }
 
 // The page's store of a node's outputs.

@@ -13,10 +13,10 @@ export function differing(mine, theirs) {
 export const byThreshold = (values) => "sharpness_threshold" in values || values.error_threshold > 0;
 
 // The bar and its words, {share, text, title, idle: whether ISA does not act}; without a text if the server has to estimate the share.
-// tokens: [target, context ...]; about: estimated; least, from, to, dense: the schedule; measured: the last step in which
+// tokens: [target, context ...]; exact: those of text and sound that stay exact; about: estimated; least, from, to, dense: the schedule; measured: the last step in which
 // ISA acted.
-export function costOf({ values, tokens, about, measured, least, from, to, dense }) {
-    const count = tokens.reduce((sum, part) => sum + part);
+export function costOf({ values, tokens, exact = 0, about, measured, least, from, to, dense }) {
+    const count = tokens.reduce((sum, part) => sum + part) + exact;
     const total = about ? t("about {total}", { total: count.toLocaleString("en") }) : count.toLocaleString("en");
     if (!values.enabled) return { share: 1, idle: true, text: t("Full attention: ISA is switched off"), title: "" };
     if (count < least) {

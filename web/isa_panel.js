@@ -98,7 +98,7 @@ export class Panel {
 
     async drawCost(values = read(this.node)) {
         if (!values) return; // the page is still creating the node
-        const { tokens, about, measured } = this;
+        const { tokens, exact, about, measured } = this;
         const asked = (this.asked = {});
         const show = ({ share, text, title, idle }) => {
             const [bar, label] = this.cost.children;
@@ -108,9 +108,9 @@ export class Panel {
             label.textContent = text;
             this.cost.title = [text, title].filter(Boolean).join("\n");
         };
-        const cost = costOf({ values, tokens, about, measured, ...schedule(this.node) });
+        const cost = costOf({ values, tokens, exact, about, measured, ...schedule(this.node) });
         if (cost.text) return show(cost);
-        const found = await post("estimate", { values, tokens });
+        const found = await post("estimate", { values, tokens, exact });
         if (asked === this.asked) show(estimatedCost(found, cost)); // unless the settings changed meanwhile
     }
 
@@ -195,8 +195,8 @@ export class Panel {
     onStep(event) {
         this.row = event;
         if (this.toldAt !== undefined && event.at >= this.toldAt) this.said = this.toldAt = undefined;
-        if (event.tokens.length && (this.about || String(event.tokens) !== String(this.tokens))) {
-            Object.assign(this, { tokens: event.tokens, about: false });
+        if (event.tokens.length && (this.about || String([event.tokens, event.exact ?? 0]) !== String([this.tokens, this.exact]))) {
+            Object.assign(this, { tokens: event.tokens, exact: event.exact ?? 0, about: false });
             this.drawCost();
         }
         if (event.flop_ratio === undefined) return;

@@ -68,9 +68,9 @@ export function variant(output, enabled, blank) {
 
 // What to do where ISA is slower.
 export function adviceFor(steps) {
-    const { backend, tokens } = steps.findLast((step) => step.density !== undefined) ?? {};
+    const { backend, tokens, exact = 0 } = steps.findLast((step) => step.density !== undefined) ?? {};
     if (!backend) return t("Set context_refresh to 0: its reuse gains nothing here.");
-    const count = tokens.reduce((sum, part) => sum + part).toLocaleString("en");
+    const count = (tokens.reduce((sum, part) => sum + part) + exact).toLocaleString("en");
     return backend[0] === "torch" ? t("Install Triton, or bypass Attach ISA: on PyTorch alone it can be slower.")
         : t("{count} tokens are too few for ISA to gain: raise min_tokens above that, or edit a longer or larger video.", { count });
 }

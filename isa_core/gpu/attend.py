@@ -20,7 +20,7 @@ def attention_on_gpu(
     dense: DenseAttention | str, masks: RoutingMasks | None = None,
 ) -> tuple[torch.Tensor, RoutingPlan]:  # fmt: skip
     """q [B, T, H, D], k, v [B, S, H, D] of any strides, T the tokens of all blocks or of the target's, gate [B, T, 1, 1] or
-    None -> (out like q, contiguous; the decisions of B*H heads).
+    None -> (out like q, contiguous, whose rows of exact segments are not written; the decisions of B*H heads).
 
     dense: what attends for dense query blocks: a function, or "triton" or "8bit" for our kernels.
     masks: decisions of the caller.
@@ -43,12 +43,12 @@ def attention_on_gpu(
     routing = plan.routing
     variance_k = of_tail(plan, of_k.variance, k.dtype) if second and of_k.variance is not None else None
     if dense == "8bit" and config.no_dense_queries:
-        attend_8bit(q, k, v, pooled_k, pooled_v, variance_k, plan, blocks, out, gate, coarse)
+        attend_8bit(q, k, v, pooled_k, pooled_v, variance_k, plan, queries, blocks, out, gate, coarse)
         return out, routing
     sparse_attention(
         q, k, v, *tail_means(plan, pooled_k, pooled_v, blocks, k.dtype), routing.dense_queries, routing.exact_blocks,
         plan.full, plan.counts, plan.taken, blocks.starts, blocks.lengths, out, gate, coarse, blocks.size,
-        variance_k=variance_k,
+        variance_k=variance_k, row_starts=queries.starts,
     )  # fmt: skip
     attend_dense_group(q, k, v, (pooled_k, pooled_v), out, plan, rows(), table, config, gate, coarse, dense)
     return out, routing

@@ -13,7 +13,7 @@ COPIES_BYTES = 256 * 2**20
 
 def attend_8bit(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pooled_k: torch.Tensor, pooled_v: torch.Tensor, variance_k: torch.Tensor | None,
-    plan: KernelPlan, blocks: Blocks, out: torch.Tensor, gate: torch.Tensor | None, coarse: torch.Tensor | None,
+    plan: KernelPlan, queries: Blocks, blocks: Blocks, out: torch.Tensor, gate: torch.Tensor | None, coarse: torch.Tensor | None,
 ) -> None:  # fmt: skip
     """Fill `out` [B, T, H, D], the gated residual included: `kernels.sparse_8bit` over all query blocks.
 
@@ -36,5 +36,5 @@ def attend_8bit(
         value, v_scale = quantize_values(v, centre_v[some].contiguous(), number, listed, *blocks)
         sparse_attention_8bit(
             q, key, value, k_scale, v_scale, centre_v[some], mean_k, mean_v, log_lengths, first, plan.routing.exact_blocks,
-            plan.full, plan.counts, plan.taken, blocks.starts, blocks.lengths, out, gate, coarse, variance_k,
+            plan.full, plan.counts, plan.taken, queries.starts, blocks.lengths, out, gate, coarse, variance_k,
         )  # fmt: skip

@@ -81,7 +81,7 @@ def _by_ratios(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable
 
     lengths = blocks_on(table, pooled_q.device).lengths
     rows, every = pooled_q.shape[1], torch.arange(table.count, device=pooled_q.device, dtype=torch.int32)
-    count = blocks_for(config.exact_ratio, table.target_blocks + table.kept_blocks(config.keep_ratio))
+    count = blocks_for(config.exact_ratio, table.target_blocks + table.kept_blocks(config.keep_ratio)) + table.exact_blocks
     parts = []
     step = heads_at_once(len(pooled_q), 4 * rows * table.count)
     for part_q, part_k in zip(pooled_q.split(step), pooled_k.split(step)):
@@ -92,6 +92,7 @@ def _by_ratios(pooled_q: torch.Tensor, pooled_k: torch.Tensor, table: BlockTable
         else:
             dense = sharpness > config.sharpness_threshold
             dense_rows = torch.where(dense, every[:rows], rows).sort(1).values
+        logits[:, :, table.exact_columns] = torch.inf  # which is the highest of every row
         tails = len(listed[0]) if config.context_tail == "drop" else table.count
         lists = exact_lists(logits, listed, dense, lengths, table.block_size, count, tails)
         parts.append((listed, dense, sharpness, dense_rows, *lists))
@@ -116,7 +117,8 @@ def _by_budget(queries: Pooled, keys: Pooled, batch: int, table: BlockTable, con
     is_listed = torch.zeros(heads, table.count, device=device, dtype=torch.bool).scatter_(1, listed.long(), True)
     square_q = queries.variance + queries.mean.square()
     errors = expected_errors(errors, norm, square_q, keys.variance, is_listed, lengths / table.block_size)
-    count = pairs_for(config.exact_ratio, heads // batch, rows, listed.shape[1])
+    errors[:, :, table.exact_columns] = torch.inf
+    count = pairs_for(config, heads // batch, rows, table)
     if config.error_threshold is not None:
         threshold = torch.full([batch], config.error_threshold, device=device, dtype=torch.float32)
     elif count:
@@ -184,9 +186,10 @@ def _listed(logits: torch.Tensor, every: torch.Tensor, table: BlockTable, config
 
     top = top_mass_blocks(table, config) if config.sharpness == "top_mass" else None
     saliency, sharpness, norm = coarse_statistics(logits, table.target_blocks, top)
+    saliency = saliency[:, : table.context_blocks]
     kept_context = top_blocks(saliency + table.ragged_first(logits.device), table.kept_blocks(config.keep_ratio))[1]
-    target = every[: table.target_blocks].expand(len(logits), -1)
-    return torch.cat([target, kept_context + table.target_blocks], dim=1), sharpness, norm
+    target, exact = (every[part].expand(len(logits), -1) for part in (slice(table.target_blocks), table.exact_columns))
+    return torch.cat([target, kept_context + table.target_blocks, exact], dim=1), sharpness, norm
 
 
 def tail_means(

@@ -30,30 +30,34 @@ def route(coarse: Coarse, table: BlockTable, config: ISAConfig, threshold: torch
     )
 
 
-def threshold(error: torch.Tensor, exact_ratio: float, listed_blocks: int) -> torch.Tensor:
-    """The least expected error that is exact, a scalar: `exact_ratio` of all listed pairs reach it.
+def threshold(error: torch.Tensor, table: BlockTable, config: ISAConfig) -> torch.Tensor:
+    """The least expected error that is exact, a scalar: `exact_ratio` of all listed pairs reach it, and those with exact segments.
 
     error: [H, R, N] of all heads that share the budget, from `listed_error`.
     """
     heads, rows, _ = error.shape
-    count = pairs_for(exact_ratio, heads, rows, listed_blocks)
+    count = pairs_for(config, heads, rows, table)
     if count == 0:
         return error.new_tensor(torch.inf)
     values = error.flatten()
     return values.kthvalue(len(values) - count + 1).values
 
 
-def pairs_for(exact_ratio: float, heads: int, rows: int, listed_blocks: int) -> int:
+def pairs_for(config: ISAConfig, heads: int, rows: int, table: BlockTable) -> int:
     """How many pairs of blocks all heads together attend exactly."""
-    return blocks_for(exact_ratio, heads * rows * listed_blocks)
+    chosen = table.target_blocks + table.kept_blocks(config.keep_ratio)
+    return blocks_for(config.exact_ratio, heads * rows * chosen) + heads * rows * table.exact_blocks
 
 
 @torch.no_grad()
 def listed_error(coarse: Coarse, table: BlockTable, config: ISAConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """([G, L] KV blocks as the paper lists them, [G, R, N] expected error of every pair; -1 where a block is not listed)."""
+    """([G, L] KV blocks as the paper lists them, [G, R, N] expected error of every pair; -1 where a block is not listed, infinite
+    where it is exact)."""
     assert coarse.spread is not None
     kv_blocks = list_blocks(saliency(coarse, table), table, config.keep_ratio)
     tokens = table.lengths_on(kv_blocks.device) / table.block_size
     error = coarse.probabilities * tokens * coarse.spread.sqrt()
     listed = torch.zeros(len(kv_blocks), table.count, dtype=torch.bool, device=kv_blocks.device).scatter_(1, kv_blocks, True)
-    return kv_blocks, error.masked_fill(~listed[:, None], -1.0)
+    error = error.masked_fill(~listed[:, None], -1.0)
+    error[:, :, table.exact_columns] = torch.inf
+    return kv_blocks, error

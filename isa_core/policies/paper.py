@@ -17,18 +17,18 @@ def route(coarse: Coarse, table: BlockTable, config: ISAConfig) -> RoutingPlan:
     return RoutingPlan(
         kv_blocks=kv_blocks,
         dense_queries=group_queries(sharpness, config),
-        exact_blocks=exact_lists(coarse.logits, kv_blocks, config.exact_ratio),
+        exact_blocks=exact_lists(coarse.logits, kv_blocks, table, config.exact_ratio),
         sharpness=sharpness,
     )
 
 
 def saliency(coarse: Coarse, table: BlockTable) -> torch.Tensor:
     """[G, context blocks]: how much of the target's attention each context block receives."""
-    return coarse.probabilities[:, : table.target_blocks, table.target_blocks :].sum(1)
+    return coarse.probabilities[:, : table.target_blocks, table.context_columns].sum(1)
 
 
 def list_blocks(saliency: torch.Tensor, table: BlockTable, keep_ratio: float) -> torch.Tensor:
-    """[G, L] KV blocks, ascending: every target block, and the context blocks that receive most of the target's attention.
+    """[G, L] KV blocks, ascending: every target block, the context blocks that receive most of the target's attention, every exact one.
 
     Ragged context blocks are kept first (`BlockTable.kept_blocks`).
 
@@ -36,8 +36,8 @@ def list_blocks(saliency: torch.Tensor, table: BlockTable, keep_ratio: float) ->
     """
     kept = _highest(saliency + table.ragged_first(saliency.device), table.kept_blocks(keep_ratio))
     kept = kept.sort(dim=1).values + table.target_blocks
-    target = torch.arange(table.target_blocks, device=kept.device).expand(kept.shape[0], -1)
-    return torch.cat([target, kept], dim=1)
+    every = torch.arange(table.count, device=kept.device).expand(kept.shape[0], -1)
+    return torch.cat([every[:, : table.target_blocks], kept, every[:, table.exact_columns]], dim=1)
 
 
 def query_sharpness(probabilities: torch.Tensor, table: BlockTable, config: ISAConfig) -> torch.Tensor:
@@ -64,12 +64,13 @@ def group_queries(sharpness: torch.Tensor, config: ISAConfig) -> torch.Tensor:
     return torch.zeros_like(sharpness, dtype=torch.bool).scatter_(1, sharpest, True)
 
 
-def exact_lists(scores: torch.Tensor, kv_blocks: torch.Tensor, exact_ratio: float) -> torch.Tensor:
-    """[G, R, E] the KV blocks of each head's list with the highest coarse logit, per query block."""
+def exact_lists(scores: torch.Tensor, kv_blocks: torch.Tensor, table: BlockTable, exact_ratio: float) -> torch.Tensor:
+    """[G, R, E] the KV blocks of each head's list with the highest coarse logit, per query block, and every exact one."""
     heads, queries, _ = scores.shape
-    listed = kv_blocks[:, None].expand(heads, queries, -1)
-    best = scores.gather(2, listed).topk(blocks_for(exact_ratio, kv_blocks.shape[1]), dim=2).indices
-    return listed.gather(2, best).sort(dim=2).values
+    chosen = kv_blocks.shape[1] - table.exact_blocks
+    listed, always = kv_blocks[:, None].expand(heads, queries, -1).split([chosen, table.exact_blocks], dim=2)
+    best = scores.gather(2, listed).topk(blocks_for(exact_ratio, chosen), dim=2).indices
+    return torch.cat([listed.gather(2, best).sort(dim=2).values, always], dim=2)
 
 
 def _highest(values: torch.Tensor, count: int) -> torch.Tensor:

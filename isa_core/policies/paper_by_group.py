@@ -24,7 +24,8 @@ def masks(q: torch.Tensor, k: torch.Tensor, layout: TokenLayout, config: ISAConf
         listed = _listed(coarse.probabilities, table, config, group)
         dense = group_queries(query_sharpness(coarse.probabilities, table, config), config)
         count = blocks_for(config.exact_ratio, table.target_blocks + table.kept_blocks(config.keep_ratio))
-        best = logits.masked_fill(~listed, -torch.inf).topk(count, dim=2).indices
+        chosen = logits.masked_fill(~listed, -torch.inf)[:, :, : table.count - table.exact_blocks]
+        best = chosen.topk(count, dim=2).indices
         exact = torch.zeros_like(listed).scatter_(2, best, True)
         return torch.where(dense[..., None], listed, exact), listed & ~dense[..., None]
 
@@ -32,15 +33,16 @@ def masks(q: torch.Tensor, k: torch.Tensor, layout: TokenLayout, config: ISAConf
 
 
 def _listed(probabilities: torch.Tensor, table: BlockTable, config: ISAConfig, group: int) -> torch.Tensor:
-    """[G, R, N] bool: every target block, and the context blocks that receive most of the attention of the row's group."""
+    """[G, R, N] bool: every target block, every exact one, and the context blocks that receive most of the attention of the row's group."""
     number = _groups(table, probabilities.shape[1], group).to(probabilities.device)
     saliency = probabilities.new_zeros(len(probabilities), int(number.max()) + 1, table.context_blocks)
-    saliency.index_add_(1, number, probabilities[:, :, table.target_blocks :])
+    saliency.index_add_(1, number, probabilities[:, :, table.context_columns])
     saliency += table.ragged_first(saliency.device)
     best = saliency.sort(dim=2, descending=True, stable=True).indices[:, :, : table.kept_blocks(config.keep_ratio)]
     kept = torch.zeros_like(saliency, dtype=torch.bool).scatter_(2, best, True)
-    target = kept.new_ones(len(kept), probabilities.shape[1], table.target_blocks)
-    return torch.cat([target, kept[:, number]], dim=2)
+    listed = torch.ones_like(probabilities, dtype=torch.bool)
+    listed[:, :, table.context_columns] = kept[:, number]
+    return listed
 
 
 def _groups(table: BlockTable, rows: int, group: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from in_context import BLOCKS, FULL, STEPS, TEXT, attached, latent, relative_error, sample
 from liveditor_isa.comfyui.attach import OVERRIDE, can_attach
-from liveditor_isa.comfyui.native_context import native_layout
+from liveditor_isa.comfyui.hosts.bernini import native_layout
 from liveditor_isa.isa_core import BackendUnavailable, ISAConfig
 from liveditor_isa.runtime.report import RunReport
 from liveditor_isa.runtime.schedule import Schedule

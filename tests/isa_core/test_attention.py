@@ -378,6 +378,7 @@ def test_one_operator_in_a_compiled_graph():
         v,
         gate,
         list(layout.segments),
+        "target context",
         0.4,
         0.5,
         0.1,

@@ -45,6 +45,20 @@ def test_it_stands_in_for_full_attention_and_leaves_no_trace(case):
     assert not hasattr(model, "attached_isa")
 
 
+@pytest.mark.parametrize("make", [flux, qwen])
+def test_a_text_may_be_exact(make):
+    """A layout of the caller's, in the order that the sequence has."""
+    model, arguments, blocks = make()
+    plain = run(model, arguments)
+    layout = TokenLayout.of(("exact", 9), ("target", 64), ("context", 64), ("context", 24))
+    isa = attach_isa(model, FULL, layout=layout, min_tokens=0)
+    assert difference(plain, run(model, arguments)) < 1e-5 and f"{blocks} attention calls at 100.0% density" in isa.report()
+    isa.config = SPARSE
+    with_exact = difference(plain, run(model, arguments))
+    attach_isa(model, SPARSE, layout=LAYOUT, min_tokens=0)
+    assert 1e-4 < with_exact < difference(plain, run(model, arguments)) < 0.5
+
+
 MASKS = {
     "nothing hidden": [[1] * 9, [1] * 9],
     "a batch of unlike texts": [[1] * 6 + [0] * 3, [1] * 8 + [0]],

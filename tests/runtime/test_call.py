@@ -133,7 +133,11 @@ def test_a_block_that_was_not_finite_stays_full():
         ((1, 64, 32), {}, None, None),
         ((1, 63, 32), {}, None, ""),
         ((1, 64, 32), {}, True, decisions.MASKED),
-        ((1, 2, 64, 16), {"skip_reshape": True}, None, decisions.SPLIT_HEADS),
+        ((1, 2, 64, 16), {"skip_reshape": True}, None, None),
+        ((1, 2, 64, 16), {"skip_reshape": True}, True, decisions.MASKED),
+        ((1, 64, 32), {"scale": 0.3}, None, decisions.NOT_PLAIN),
+        ((1, 2, 65, 16), {"skip_reshape": True}, None, decisions.other_tokens(65, LAYOUT)),
+        ((1, 64, 32), {"skip_reshape": True}, None, ""),
         ((1, 2, 63, 16), {"skip_reshape": True}, None, ""),
     ],
 )

@@ -402,6 +402,10 @@ def test_the_estimate_is_what_a_run_measures(server, liveditor):
     assert ask(server, "estimate", {"values": {"enabled": False}, "tokens": [64, 64]}) == (200, {"density": 1, "flop_ratio": 1})
     for tokens in ([], [0, 1], [1.5], "3", [10**9, 1], [True, 64]):
         assert ask(server, "estimate", {"values": {}, "tokens": tokens})[0] == 400
+    with_text = ask(server, "estimate", {"values": PAPER.values(), "tokens": [288, 288], "exact": 64})[1]
+    assert with_text["flop_ratio"] > found["flop_ratio"]
+    for exact in (-1, 1.5, "3", True, 10**9):
+        assert ask(server, "estimate", {"values": {}, "tokens": [64, 64], "exact": exact})[0] == 400
     status, answer = ask(server, "estimate", {"values": {"keep_ratio": 7}, "tokens": [64, 64]})
     assert status == 400 and "keep_ratio must be a number from 0 to 1; got 7" in answer["error"]
 

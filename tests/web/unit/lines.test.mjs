@@ -34,6 +34,7 @@ test("fewer tokens than min_tokens attend in full", () => {
 test("ratios are for the server to estimate", () => {
     const asked = cost({ tokens: [32760, 32760] });
     assert.deepEqual(asked, { total: "65,520", title: "" });
+    assert.equal(cost({ tokens: [32760, 32760], exact: 80 }).total, "65,600", "text and sound count too");
     assert.deepEqual(estimatedCost({ flop_ratio: 0.234 }, asked), {
         share: 0.234, text: "23 % of full attention's arithmetic, 65,520 tokens", title: "",
     });

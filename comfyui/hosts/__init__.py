@@ -1,0 +1,73 @@
+"""In-context networks of ComfyUI's own, one file each: how this model's tokens lie, read off the call that runs.
+
+Networks are told by the name of their class, so that a core without one, or with it elsewhere, is no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from ...isa_core import TokenLayout
+from ...runtime.in_context import InContextNetwork
+from . import bernini, flux, ltx, minimax, qwen, scail
+from .parts import Part
+
+Key = tuple[str, int]
+
+
+class Host(NamedTuple):
+    """How ISA sees one kind of network.
+
+    layout: (network, the call's arguments by name) -> the layout of its self-attention, or a sentence why ISA cannot act.
+    parts: (core's model, a conditioning, shapes of the latents that are sampled) -> the targets and contexts in the order of their
+        blocks, for heat maps; [] where there is no picture of them.
+    blocks: the network's transformer blocks by core's names, in order.
+    numbered: whether core tells its attention which block it is.
+    reuses: whether its context can be kept.
+    """
+
+    layout: Callable[[torch.nn.Module, dict], TokenLayout | str]
+    parts: Callable[[object, dict, Sequence], list[Part]]
+    blocks: Callable[[torch.nn.Module], list[Key]]
+    numbered: bool = True
+    reuses: bool = False
+
+
+def _double(network) -> list[Key]:
+    return [("double_block", number) for number in range(len(network.blocks))]
+
+
+BERNINI = Host(bernini.layout, bernini.parts, _double, reuses=True)
+
+HOSTS = {
+    "comfy.ldm.wan.model.SCAIL2WanModel": Host(scail.layout, scail.parts, _double),
+    "comfy.ldm.wan.model.SCAILWanModel": Host(scail.layout, scail.parts, _double),
+    "comfy.ldm.minimax.model.MiniMaxH3Model": Host(minimax.layout, minimax.parts, _double, numbered=False),
+    "comfy.ldm.lightricks.model.LTXVModel": Host(ltx.layout, ltx.parts, ltx.blocks, numbered=False),
+    "comfy.ldm.lightricks.av_model.LTXAVModel": Host(ltx.layout, ltx.parts, ltx.blocks, numbered=False),
+    "comfy.ldm.flux.model.Flux": Host(flux.layout, flux.parts, flux.blocks, numbered=False),
+    "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": Host(qwen.layout, qwen.parts, qwen.blocks),
+}
+"""By the network's class."""
+
+
+def host_of(network) -> Host | None:
+    """None for a network without in-context attention that ISA knows, and for one that publishes its layout itself."""
+    if isinstance(network, InContextNetwork):
+        return None
+    kind = type(network)
+    return BERNINI if bernini.serves(network) else HOSTS.get(f"{kind.__module__}.{kind.__qualname__}")
+
+
+@torch.compiler.disable
+def layout_of(host: Host, network, arguments: dict) -> TokenLayout | str:
+    """Of the self-attention of a call with these arguments, or a sentence why ISA cannot act."""
+    return host.layout(network, arguments)
+
+
+def is_in_context(network) -> bool:
+    """Whether ISA can act in the network."""
+    return isinstance(network, InContextNetwork) or host_of(network) is not None

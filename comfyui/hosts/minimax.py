@@ -1,0 +1,42 @@
+"""MiniMax H3: [text | keyframes or references | target sound | target video]. A video reference has its sound's tokens, then its own.
+
+Text, sound and keyframes stay exact: they are few, and speech breaks without.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ...isa_core import TokenLayout
+from ...runtime import decisions
+from .parts import Part, frames_of, grid_of, over_first
+
+KINDS = {"text": "exact", "cond": "exact", "ref_img": "context", "ref_audio": "exact", "audio": "exact", "video": "target"}
+"""Core's kinds of segments, and ISA's."""
+
+
+def layout(network, inputs: dict) -> TokenLayout | str:
+    found = TokenLayout.of(
+        *((KINDS[kind], stop - start) for start, stop, kind in _packed(network, inputs).segments if stop > start)
+    )
+    return found if found.context else decisions.no_context("give the model a reference image or video")
+
+
+def _packed(network, inputs: dict):
+    """Core's PackedLayout of the call, as the network takes or makes it."""
+    (video, sound), payload = inputs["x"], inputs.get("minimax_payload") or {}
+    _, height, width = grid_of(video.shape, network.patch_size)
+    signature = (inputs["context"].shape[1], video.shape[2], 2 * height, 2 * width, sound.shape[-1])
+    found = payload.get("layout")
+    if found is not None and found.signature == signature:
+        return found
+    packed = sys.modules[type(network).__module__].PackedLayout
+    return packed(*signature, **{name: payload.get(name) for name in ("keyframes", "refs", "frame_count")})
+
+
+def parts(base, cond: dict, shapes: Sequence) -> list[Part]:
+    latents = [block["latent"] for block in cond.get("minimax_refs") or () if "latent" in block]
+    patch = base.diffusion_model.patch_size
+    contexts = [Part(grid_of(latent.shape, patch), frames_of(latent, base.latent_format)) for latent in latents]
+    return over_first(grid_of(shapes[0], patch), contexts) if contexts else []

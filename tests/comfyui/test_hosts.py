@@ -1,0 +1,202 @@
+"""Core's in-context networks with ISA: their layouts as they run, what stays exact, what is declined, and their heat maps."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from core_models import CASES, drawn, flat, run
+from in_context import attached, relative_error
+from liveditor_isa.comfyui import attach
+from liveditor_isa.comfyui.attach import Watcher, attach_isa, can_attach
+from liveditor_isa.comfyui.hosts import ltx
+from liveditor_isa.comfyui.hosts.parts import frames_of
+from liveditor_isa.comfyui.model_call import Arguments
+from liveditor_isa.isa_core import ISAConfig, TokenLayout, dense_attention
+from liveditor_isa.runtime import decisions
+from liveditor_isa.runtime.heatmap import EVERY_BLOCK
+from liveditor_isa.runtime.live import LiveSettings, Settings
+from liveditor_isa.runtime.schedule import Schedule
+
+STEPS = 2
+FULL, SPARSE = ISAConfig(1, 1, 1, block_size=16), ISAConfig(0.3, 0.3, 0.2, block_size=16)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    """A run, its model, and its sample without ISA."""
+    found = CASES[request.param]()
+    model = found.model()
+    return SimpleNamespace(run=found, model=model, plain=flat(run(model, found)))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """(layout, q, k, v, output) of every sparse attention."""
+    seen, real = [], attach.in_context_sparse_attention
+
+    def watched(q, k, v, *, layout, **options):
+        out, stats = real(q, k, v, layout=layout, **options)
+        seen.append((layout, q, k, v, out))
+        return out, stats
+
+    monkeypatch.setattr(attach, "in_context_sparse_attention", watched)
+    return seen
+
+
+def test_ratios_of_one_are_full_attention(case):
+    assert can_attach(case.model)
+    model, shown = attached(case.model, FULL)
+    assert relative_error(flat(run(model, case.run)), case.plain) < 1e-5
+    assert shown[0].startswith(f"ISA: {STEPS * case.run.attentions} attention calls at 100.0% density"), shown[0]
+
+
+def test_the_layout_is_the_calls_own_and_exact_rows_are_exact(case, calls):
+    model, _ = attached(case.model, SPARSE)
+    assert 1e-3 < relative_error(flat(run(model, case.run)), case.plain) < 0.5
+    assert len(calls) == STEPS * case.run.attentions
+    for layout, q, k, v, out in calls:
+        assert layout == TokenLayout.of(*case.run.layout) and q.shape[1] == layout.total
+        full = dense_attention(q, k, v)
+        for start, tokens in layout.spans("exact"):
+            torch.testing.assert_close(out[:, start : start + tokens], full[:, start : start + tokens])
+        (start, tokens), *_ = layout.spans("target")
+        assert relative_error(out[:, start : start + tokens], full[:, start : start + tokens]) > 1e-3
+
+
+def test_without_the_node_and_switched_off_nothing_changes(case):
+    model, shown = attached(case.model, SPARSE, Schedule(dense_blocks="0-99"))
+    assert torch.equal(flat(run(model, case.run)), case.plain) and "dense_blocks" in shown[0]
+    attached(case.model, SPARSE)
+    assert torch.equal(flat(run(case.model, case.run)), case.plain)
+
+
+def test_dense_blocks_count_all_blocks_of_a_network(case):
+    model, shown = attached(case.model, SPARSE, Schedule(dense_blocks="-1"))
+    run(model, case.run)
+    assert shown[0].startswith(f"ISA: {STEPS * (case.run.attentions - 1)} attention calls")
+    assert f"{STEPS} calls with full attention: dense_blocks -1" in shown[0]
+
+
+def test_heat_maps_lie_over_the_right_frames(case):
+    class Watching(Watcher):
+        def started(self, live, steps, parts):
+            self.parts, self.maps = parts, []
+            return EVERY_BLOCK
+
+        def mapped(self, at, blocks, maps):
+            self.maps.append((blocks, maps.tensor()))
+
+    watcher = Watching()
+    model = attach_isa(case.model, LiveSettings(Settings(SPARSE)), Schedule(), "torch", lambda _: None, watcher)
+    run(model, case.run)
+    assert [part.grid for part in watcher.parts] == case.run.parts
+    assert len(watcher.maps) == STEPS
+    blocks = [-(-part.tokens // 16) for part in watcher.parts]
+    for numbers, maps in watcher.maps:
+        assert numbers == [-1, *range(case.run.attentions)] and maps.shape[2] == sum(blocks)
+        assert not maps[:, 0, : blocks[0]].any() and maps[:, 0, blocks[0] :].any()
+    for part, latent in zip(watcher.parts[1:], case.run.latents, strict=True):
+        if latent is None:
+            assert part.frames is None
+        else:
+            assert (
+                torch.equal(part.frames, frames_of(latent, case.model.model.latent_format)) and len(part.frames) == part.grid[0]
+            )
+
+
+def test_a_context_that_cannot_be_kept_is_said(case):
+    shown = []
+    settings = Settings(FULL, context_refresh=1.0)
+    model = attach_isa(case.model, LiveSettings(settings), Schedule(), "torch", shown.append)
+    assert relative_error(flat(run(model, case.run)), case.plain) < 1e-5
+    assert f"{STEPS} model calls could not reuse the context: {decisions.NO_REUSE}" in shown[0]
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if not name.startswith("ltx")], indirect=True)
+def test_without_context_the_user_is_told_what_brings_it(case):
+    gone = {"reference_latents", "pose_video_latent", "minimax_refs"}
+    condition = {name: value for name, value in case.run.condition.items() if name not in gone}
+    model, shown = attached(case.model, SPARSE)
+    out = flat(run(model, case.run, condition=condition))
+    assert torch.equal(out, flat(run(case.model, case.run, condition=condition)))
+    assert shown[0].startswith("ISA saw no in-context attention: no context tokens: ")
+
+
+# One model's own
+
+
+@pytest.mark.parametrize("change", [{"strength": 0.5}, {"pixel_mask": torch.rand(1, 1, 9, 64, 64)}], ids=["strength", "mask"])
+def test_guides_with_a_mask_are_declined(change):
+    case = CASES["ltx"]()
+    entry = case.condition["guide_attention_entries"][0] | change
+    case.condition["guide_attention_entries"] = [entry]
+    model = case.model()
+    isa, shown = attached(model, SPARSE)
+    assert torch.equal(flat(run(isa, case)), flat(run(model, case)))
+    assert shown[0] == f"ISA saw no in-context attention: {decisions.GUIDES_MASKED}"
+
+
+def test_a_text_as_long_as_the_video_is_declined():
+    case = CASES["ltx"]()
+    case.text, case.condition["attention_mask"] = drawn(1, 120, 48), torch.ones(1, 120)
+    isa, shown = attached(case.model(), SPARSE)
+    run(isa, case)
+    assert "text or sound have 120 tokens" in shown[0]
+
+
+def test_guides_of_several_pictures_are_several_contexts():
+    network = SimpleNamespace(patchifier=SimpleNamespace(patchify=lambda mask: (mask.flatten(2).transpose(1, 2), None)))
+    mask = torch.ones(1, 1, 4, 2, 3)
+    mask[:, :, 2, 0] = -1  # half of the first guide
+    inputs = {
+        "x": drawn(1, 16, 4, 2, 3), "context": drawn(1, 5, 8), "denoise_mask": mask, "keyframe_idxs": torch.zeros(1, 3, 12, 2),
+        "guide_attention_entries": [{"pre_filter_count": 6, "strength": 1.0}] * 2,
+    }  # fmt: skip
+    assert ltx.layout(network, inputs) == TokenLayout(12, (3, 6))
+    mask[:, :, 2] = -1
+    assert ltx.layout(network, inputs) == TokenLayout(12, (6,))
+    mask[:, :, 3] = -1
+    assert ltx.layout(network, inputs).startswith("no context tokens")
+
+
+def test_texts_of_unlike_length_have_layouts_of_their_own(calls):
+    """H3 runs one sequence at a time, and core prepares the layout of each."""
+    import comfy.sample
+
+    case = CASES["minimax"]()
+    model, _ = attached(case.model(), FULL)
+    words = [[[text, dict(case.condition)]] for text in (case.text, case.text[:, :4])]
+    comfy.sample.sample(model, case.noise, 1, 2.0, "euler", "simple", *words, case.noise * 0, seed=1)
+    assert {layout.in_memory[0].tokens for layout, *_ in calls} == {9, 4}
+
+
+def test_a_masked_text_stays_full():
+    case = CASES["qwen"]()
+    case.condition["attention_mask"] = torch.tensor([[1] * 7 + [0] * 2])
+    model = case.model()
+    isa, shown = attached(model, SPARSE)
+    assert torch.equal(flat(run(isa, case)), flat(run(model, case)))
+    assert f"calls with full attention: {decisions.MASKED}" in shown[0]
+
+
+def test_tokens_that_another_node_adds_are_said():
+    case = CASES["flux"]()
+    model = case.model()
+
+    def more(args):
+        return {**args, "txt": args["txt"].repeat(1, 2, 1), "txt_ids": args["txt_ids"].repeat(1, 2, 1)}
+
+    model.set_model_patch(more, "post_input")
+    isa, shown = attached(model, SPARSE)
+    assert torch.equal(flat(run(isa, case)), flat(run(model, case)))
+    assert "calls with full attention: its 138 tokens are not the 129 of the layout (exact 9 + target 48 +" in shown[0]
+
+
+def test_arguments_keep_their_places():
+    class Network:
+        def _forward(self, x, timestep, context, transformer_options={}, extra=None, **kwargs): ...
+
+    arguments = Arguments(Network(), (1, 2, 3), {"transformer_options": 4, "extra": 5, "more": 6})
+    assert arguments.by_name == {"x": 1, "timestep": 2, "context": 3, "transformer_options": 4, "extra": 5, "more": 6}
+    passed = arguments.passed(lambda *args, **kwargs: (args, kwargs), context=30, extra=None, transformer_options=40)
+    assert passed == ((1, 2, 30), {"transformer_options": 40, "more": 6})
