@@ -26,6 +26,7 @@ from ..runtime.schedule import Schedule
 from . import memory
 from .compiled import apart_when_compiled
 from .context_reuse import sequence_of, with_context_reuse, without_context
+from .core_nodes import in_front, node_of, taken_beneath
 from .native_context import native_layout
 from .network import name_of
 from .sampling_run import SamplingRun, Watcher, going, run_of
@@ -116,7 +117,6 @@ class ISAOverride:
         self.previous, self.notify, self.watcher = previous, notify, watcher or Watcher()
         self.acting: tuple[float, float] | None = None
         """(highest, lowest) sigma at which ISA acts as the model was attached; None for all."""
-        self._override = in_context_override(self._attend, previous, self._refused)
 
     def __deepcopy__(self, memo):
         return self
@@ -190,7 +190,7 @@ class ISAOverride:
         run = run_of(self, transformer_options)
         if run is not None:
             front = transformer_options.get(OVERRIDE)
-            run.called(x.shape[0], None if front is None or front is self else name_of(front))
+            run.called(x.shape[0], None if front is None or front is self else node_of(front) or name_of(front))
         options, layout = dict(transformer_options), None
         if not isinstance(network, InContextNetwork):
             layout = native_layout(network, x, context, time_dim_concat=time_dim_concat, **kwargs)
@@ -201,6 +201,10 @@ class ISAOverride:
             options[IN_CONTEXT] = layout and InContextCall(layout)
             if torch.is_grad_enabled():
                 _give_blocks_their_numbers(options, len(network.blocks))
+
+        given = layout is not None or (isinstance(network, InContextNetwork) and kwargs.get(CONTEXT_LATENTS))
+        acts = lambda: given and self._decisions(run, transformer_options).reason_for_call() is None  # noqa: E731
+        options = in_front(options, self, acts, run and run.set_aside)
 
         def call(careful: bool, contexts: Refresh | Reuse | None = None):
             decided = self._decisions(run, transformer_options, careful)
@@ -260,7 +264,8 @@ class ISAOverride:
         if CALL not in options and q.shape == k.shape and options.get("block_index") == 0:
             if run := run_of(self, options):
                 run.left_out(decisions.WITHOUT_WRAPPERS)
-        return self._override(func, q, k, v, heads, mask=mask, **kwargs)
+        previous, kwargs = taken_beneath(self, kwargs)
+        return in_context_override(self._attend, previous, self._refused)(func, q, k, v, heads, mask=mask, **kwargs)
 
     def _call_of(self, options: dict) -> ModelCall:
         """The model call, also for an attention that was called without `around_model`."""

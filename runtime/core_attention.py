@@ -26,6 +26,8 @@ def reason_not_to_touch(call: InContextCall, q: torch.Tensor, k: torch.Tensor, m
         return decisions.SPLIT_HEADS if q.shape == k.shape and call.layout.total in q.shape[1:3] else ""
     if q.ndim != 3 or not q.shape[1] == k.shape[1] == call.layout.total:
         return ""
+    if options.get("scale") is not None or options.get("enable_gqa"):
+        return decisions.NOT_PLAIN
     return None if mask is None else decisions.MASKED
 
 
