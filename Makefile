@@ -1,13 +1,14 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup bench-mini demo test test-fast long data-demo fuzz fuzz-videos sweep matrix same-numbers ui api check lint layers types clean
+.PHONY: help setup bench-mini demo test test-fast long smoke data-demo fuzz fuzz-videos sweep matrix same-numbers ui api check lint layers types clean
 
 help:
 	@echo "make demo         edit a real video end to end, headless, through the real ComfyUI server"
 	@echo "make test         run the tests, all but the long ones"
 	@echo "make test-fast    only those without a server, a browser and what takes long"
 	@echo "make long         run the few tests of whole commands and jobs that take minutes each"
+	@echo "make smoke        run what a newer ComfyUI would break first: COMFYUI_PATH=/path/to/ComfyUI make smoke"
 	@echo "make fuzz         try random requests, settings and files for long (EXAMPLES=5000 of each)"
 	@echo "make sweep        read COMBINATIONS=600 kinds of video, compare them with ffmpeg's own reading, edit each on a real server"
 	@echo "make fuzz-videos  damage FILES=2000 videos and have a real ComfyUI server edit each"
@@ -38,6 +39,12 @@ test-fast: setup
 long:
 	@python3 scripts/setup.py --browser
 	@$(PYTHON) -m pytest -m long
+
+SMOKE := comfyui/test_core.py comfyui/test_core_nodes.py comfyui/test_attach.py comfyui/test_loaders.py nodes/test_server.py web/test_page.py \
+	web/test_templates.py
+smoke:
+	@python3 scripts/setup.py --browser
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(SMOKE:%=tests/%)
 
 EXAMPLES := 5000
 fuzz: setup

@@ -3,13 +3,19 @@
 ComfyUI imports this folder as a custom node; installed with pip it is `liveditor_isa`, whose `isa_core` needs no ComfyUI.
 """
 
+from .comfyui.core import lacking
 from .version import __version__ as __version__
 
 WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    """Called by ComfyUI. Anything that needs ComfyUI, or may be missing, is imported here and not above."""
+    """Called by ComfyUI. Anything that needs ComfyUI, or may be missing, is imported here and not above.
+
+    Raises RuntimeError with one sentence, which ComfyUI logs, where ComfyUI lacks something that the pack needs.
+    """
+    if sentence := lacking():
+        raise RuntimeError(sentence)
     try:
         from .nodes import LIVEditorExtension
     except Exception:

@@ -25,6 +25,7 @@ from ..runtime.schedule import Schedule
 from . import memory
 from .compiled import apart_when_compiled
 from .context_reuse import sequence_of, with_context_reuse
+from .core_nodes import in_front, node_of, taken_beneath
 from .hosts import host_of, is_in_context, layout_of
 from .model_call import Arguments, give_blocks_their_numbers
 from .network import name_of
@@ -108,7 +109,6 @@ class ISAOverride:
         self.previous, self.notify, self.watcher = previous, notify, watcher or Watcher()
         self.acting: tuple[float, float] | None = None
         """(highest, lowest) sigma at which ISA acts as the model was attached; None for all."""
-        self._override = in_context_override(self._attend, previous, self._refused)
 
     def __deepcopy__(self, memo):
         return self
@@ -184,7 +184,8 @@ class ISAOverride:
         run = run_of(self, transformer_options)
         if run is not None:
             front = transformer_options.get(OVERRIDE)
-            run.called(tensors_of(inputs["x"])[0].shape[0], None if front is None or front is self else name_of(front))
+            in_front_of = None if front is None or front is self else node_of(front) or name_of(front)
+            run.called(tensors_of(inputs["x"])[0].shape[0], in_front_of)
         options, layout, host = dict(transformer_options), None, host_of(network)
         if host is not None:
             layout = layout_of(host, network, inputs)
@@ -195,6 +196,10 @@ class ISAOverride:
             options[IN_CONTEXT] = layout and InContextCall(layout)
             if layout and (torch.is_grad_enabled() or not host.numbered):
                 give_blocks_their_numbers(options, host.blocks(network))
+
+        given = layout is not None if host else inputs.get(CONTEXT_LATENTS)
+        acts = lambda: given and self._decisions(run, transformer_options).reason_for_call() is None  # noqa: E731
+        options = in_front(options, self, acts, run and run.set_aside)
 
         def call(careful: bool, contexts: Refresh | Reuse | None = None):
             decided = self._decisions(run, transformer_options, careful)
@@ -259,7 +264,8 @@ class ISAOverride:
         if CALL not in options and q.shape == k.shape and options.get("block_index") == 0:
             if run := run_of(self, options):
                 run.left_out(decisions.WITHOUT_WRAPPERS)
-        return self._override(func, q, k, v, heads, mask=mask, **kwargs)
+        previous, kwargs = taken_beneath(self, kwargs)
+        return in_context_override(self._attend, previous, self._refused)(func, q, k, v, heads, mask=mask, **kwargs)
 
     def _call_of(self, options: dict) -> ModelCall:
         """The model call, also for an attention that was called without `around_model`."""

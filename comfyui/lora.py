@@ -43,8 +43,8 @@ def wrap_core():
         setattr(module, name, functools.update_wrapper(functools.partial(wrapper, function), function))
 
 
-def _names(core, model, key_map=None):
-    names = core(model, {} if key_map is None else key_map)
+def _names(core, model, key_map=None, *args, **kwargs):
+    names = core(model, {} if key_map is None else key_map, *args, **kwargs)
     if not isinstance(model.diffusion_model, LIVEditorModel):
         return names
     network = model.diffusion_model

@@ -62,11 +62,15 @@ class LIVEditorSelfAttention(WanSelfAttention):
         self.register_forward_pre_hook(_publish, with_kwargs=True)
         self.register_forward_hook(_require_residual, with_kwargs=True)
 
-    def forward(self, x, freqs, transformer_options={}):
-        """x [B, S, dim], freqs over all S tokens -> [B, S, dim]. The layout is that of `transformer_options[CALL]`."""
+    def forward(self, x, freqs, transformer_options={}, **kwargs):
+        """x [B, S, dim], freqs over all S tokens -> [B, S, dim]. The layout is that of `transformer_options[CALL]`.
+
+        kwargs: what a newer core gives its attention, unseen.
+        """
         options = published(self, x, transformer_options)
         q, k, v = self.heads(x, freqs)
-        out = optimized_attention(q.flatten(2), k.flatten(2), v.flatten(2), heads=self.num_heads, transformer_options=options)
+        flat = (each.flatten(2) for each in (q, k, v))
+        out = optimized_attention(*flat, heads=self.num_heads, transformer_options=options, **kwargs)
         for patch in transformer_options.get("patches", {}).get("attn1_patch", []):
             out = patch({"x": out, "q": q, "k": k, "transformer_options": transformer_options})
         return self.o(out)
@@ -95,8 +99,8 @@ def published(attention: LIVEditorSelfAttention, x: torch.Tensor, options: dict)
 
 def _publish(attention, args, kwargs):
     """Called before `forward`, also before one that another node has replaced."""
-    (x, freqs), options = _arguments(*args, **kwargs)
-    return (x, freqs), {"transformer_options": published(attention, x, options)}
+    (x, freqs), options, others = _arguments(*args, **kwargs)
+    return (x, freqs), {"transformer_options": published(attention, x, options), **others}
 
 
 def _require_residual(attention, args, kwargs, out):
@@ -114,8 +118,8 @@ def _require_residual(attention, args, kwargs, out):
     return out + attention.residual_alone(*args, call)
 
 
-def _arguments(x, freqs, transformer_options={}):
-    return (x, freqs), transformer_options
+def _arguments(x, freqs, transformer_options={}, **others):
+    return (x, freqs), transformer_options, others
 
 
 def name_of(function) -> str:
@@ -140,15 +144,10 @@ def _warn_once(by: str):
 class LIVEditorBlock(WanAttentionBlock):
     """A Wan block with LIVEditor's self-attention."""
 
-    def __init__(
-        self, cross_attn_type, dim, ffn_dim, num_heads, window_size, qk_norm, cross_attn_norm, eps, operation_settings
-    ):
-        super().__init__(
-            cross_attn_type, dim, ffn_dim, num_heads, window_size, qk_norm, cross_attn_norm, eps,
-            operation_settings=operation_settings,
-        )  # fmt: skip
+    def __init__(self, *args, operation_settings, **kwargs):
+        super().__init__(*args, operation_settings=operation_settings, **kwargs)
         self.self_attn = LIVEditorSelfAttention(
-            dim, num_heads, window_size, qk_norm, eps, operation_settings=operation_settings
+            self.dim, self.num_heads, self.window_size, self.qk_norm, self.eps, operation_settings=operation_settings
         )
 
 

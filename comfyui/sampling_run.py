@@ -151,6 +151,11 @@ class SamplingRun:
         with self._lock:
             self.report.recomputed[reason] += 1
 
+    def set_aside(self, node: str):
+        """ISA took a model call from another node of this name, which makes attention sparse too."""
+        with self._lock:
+            self.report.set_aside[node] += 1
+
     def left_out(self, reason: str):
         with self._lock:
             self.report.add_left_out(reason)

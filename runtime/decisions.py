@@ -12,7 +12,9 @@ from .schedule import Schedule
 OUTSIDE_SCHEDULE = "outside start_percent to end_percent"
 SWITCHED_OFF = "switched off"
 MASKED = "it has a mask, which ISA does not know"
-NOT_PLAIN = "it is causal, scaled by a factor of its own or with dropout, which ISA does not know"
+NOT_PLAIN = (
+    "it is causal, with keys for groups of heads, scaled by a factor of its own or with dropout, which ISA does not know"
+)
 NO_NOISE_LEVEL = "the model was called without its noise level, so start_percent and end_percent cannot be told"
 
 FROM_NODES = "connect In-Context References to the sampler"
@@ -104,6 +106,14 @@ def taken_over(by: str) -> str:
     return f"{by} took the attention and passed none on: place Attach ISA after other nodes that replace the attention"
 
 
+def set_aside(node: str, calls: int) -> str:
+    """node: another one that makes attention sparse. calls: of the model, in which it had no part."""
+    return (
+        f"{node}, which is on this model too, had no part in {calls} model calls, in which ISA acts; in others it does, by its own "
+        "settings: remove it to have full attention there"
+    )
+
+
 WITHOUT_WRAPPERS = (
     "the model was called without the wrappers of Attach ISA, by a guider with two models say, so target and context could "
     "not be told apart"
@@ -136,12 +146,14 @@ class Decisions:
         """Why the self-attention of transformer block `block` stays full; None where ISA acts."""
         if not layout.context:
             return no_context(cure)
-        if not self.settings.enabled:
-            return SWITCHED_OFF
-        if self.whole:
-            return self.whole
+        if reason := self.reason_for_call():
+            return reason
         if layout.total < self.schedule.min_tokens:
             return f"{layout.total} tokens are fewer than min_tokens {self.schedule.min_tokens}"
         if self.schedule.is_dense_block(block, of_blocks):
             return f"dense_blocks {self.schedule.dense_blocks}"
         return self.guard.reason(block) if self.guard else None
+
+    def reason_for_call(self) -> str | None:
+        """Why all self-attentions of the call stay full, whatever their layout; None where each is looked at."""
+        return self.whole if self.settings.enabled else SWITCHED_OFF

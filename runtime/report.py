@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import torch
 
 from ..isa_core import ISAConfig, ISAStats, TokenLayout
+from . import decisions
 from .call import in_backward
 from .live import Change
 
@@ -30,6 +31,8 @@ class RunReport:
         """Number of attention calls, by the reason for full attention."""
         self.left_out: Counter[str] = Counter()
         """Number of model calls without any ISA decision, by the reason."""
+        self.set_aside: Counter[str] = Counter()
+        """Number of model calls in which another node that makes attention sparse had no part, by its name."""
         self.model_calls = 0
         self.backend: tuple[str, str] | None = None
         self.dense: tuple[str, str] | None = None
@@ -103,6 +106,7 @@ class RunReport:
         lines += [f"{count} calls with full attention: {reason}" for reason, count in self.full.items()]
         if self.sparse_calls or self.full:
             lines += [f"ISA left out {count} model calls: {reason}" for reason, count in self.left_out.items()]
+        lines += [decisions.set_aside(node, count) for node, count in self.set_aside.items()]
         if self.refreshed or self.reused:
             lines.append(self._of_context())
         lines += [f"{count} model calls could not reuse the context: {reason}" for reason, count in self.recomputed.items()]

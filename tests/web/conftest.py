@@ -24,6 +24,9 @@ def browser():
 def page(browser, server, request):
     with opened_page(browser, server, request.param) as page:
         yield page
+    # The next test's runs do not wait for what is left of this one's.
+    server.post("/queue", {"clear": True})
+    server.post("/interrupt", {})
 
 
 @pytest.fixture(params=WAYS, scope="module")

@@ -16,9 +16,10 @@ FRAME = 1 / 25
 """Seconds; the sample video's."""
 
 
-@pytest.fixture
-def compared(page):
-    """The comparison after a run of the stand-in, whose edit is noise, so that it differs from its source everywhere."""
+@pytest.fixture(scope="module")
+def edited(page_of_many):
+    """A page after a run of the stand-in, whose edit is noise, so that it differs from its source everywhere."""
+    page = page_of_many
     drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
     set_widgets(page, fresh())
     page.evaluate(PRESS)
@@ -26,11 +27,20 @@ def compared(page):
     page.evaluate("() => { window.done = []; window.app.api.addEventListener('executed', e => window.done.push(e.detail)) }")
     page.get_by_test_id("queue-button").dispatch_event("click")
     page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=120_000)
+    return page
+
+
+@pytest.fixture
+def compared(edited):
+    """The comparison of its edit, at the beginning."""
+    page = edited
     page.evaluate(PRESS)
     page.wait_for_function(f"() => {VIDEOS}.length === 2 && {VIDEOS}.every(video => video.readyState >= 2)", timeout=30_000)
     page.wait_for_function(f"() => {VIDEOS}.every(video => !video.paused)", timeout=30_000)  # at once, without a click
     page.evaluate(f"() => {VIDEOS}.forEach(video => {{ video.pause(); video.currentTime = 0 }})")
-    return page
+    yield page
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => !document.querySelector('.isa-compare')")
 
 
 def picture(page) -> np.ndarray:
@@ -98,7 +108,7 @@ def open_again(page, path: str):
     page.wait_for_function("path => window.app.extensionManager.workflow.activeWorkflow.path === path", arg=path)
 
 
-@one_way
+@pytest.mark.parametrize("page_of_many", ["canvas nodes"], indirect=True, scope="module")
 def test_the_result_is_there_after_the_workflow_was_left_and_opened_again(compared):
     compared.keyboard.press("Escape")
     mine = compared.evaluate("() => window.app.extensionManager.workflow.activeWorkflow.path")

@@ -10,7 +10,9 @@ from comfy_headless import ComfyServer
 from examples import EXAMPLES, fresh
 
 ISA = "window.app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA')"
-STEPS = 24
+STEPS = 16
+LONGER = 24
+"""Steps where a page or a workflow is opened in the middle of a run."""
 LONG = 60_000
 """Milliseconds in which a busy machine has drawn what was asked for."""
 
@@ -42,8 +44,10 @@ def graph(page):
     return page
 
 
-def queue(page):
+def queue(page, steps: int = STEPS):
     """Run, and come back at its third step."""
+    if steps != STEPS:
+        set_widgets(page, {"KSampler": {"steps": steps}})
     page.evaluate("() => { window.seen.length = 0 }")
     page.get_by_test_id("queue-button").dispatch_event("click")
     page.wait_for_function("() => window.seen.filter(e => e.type === 'step').length >= 3", timeout=120_000)
@@ -91,17 +95,20 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     assert graph.evaluate(idle) == []
 
 
-@pytest.mark.parametrize("routing", ["ratio", "threshold", "error_aware", "segment_top_k"])
-def test_every_way_to_route_opens_as_it_was_saved(graph, routing):
+def test_every_way_to_route_opens_as_it_was_saved(graph):
     """One of them has no input of its own, so that the values behind it stand elsewhere."""
-    set_widgets(graph, {"LIVEditorAttachISA": {"routing": routing}})
-    set_widgets(graph, {"LIVEditorAttachISA": {"exact_ratio": 0.11, "min_tokens": 640, "context_refresh": 0.35}})
     values = f"() => {ISA}.widgets.filter(widget => widget.serialize !== false).map(widget => [widget.name, widget.value])"
-    before = graph.evaluate(values)
-    assert dict(before)["routing"] == routing
-    graph.evaluate("async () => await window.app.loadGraphData(JSON.parse(JSON.stringify(window.app.graph.serialize())))")
-    graph.wait_for_function(f"() => {ISA}?.widgets.some(widget => widget.name === 'context_refresh' && widget.value === 0.35)")
-    assert graph.evaluate(values) == before
+    for refresh, routing in enumerate(("ratio", "threshold", "error_aware", "segment_top_k"), 1):
+        set_widgets(graph, {"LIVEditorAttachISA": {"routing": routing}})
+        set_widgets(graph, {"LIVEditorAttachISA": {"exact_ratio": 0.11, "min_tokens": 640, "context_refresh": refresh / 4}})
+        before = graph.evaluate(values)
+        assert dict(before)["routing"] == routing
+        graph.evaluate("async () => await window.app.loadGraphData(JSON.parse(JSON.stringify(window.app.graph.serialize())))")
+        graph.wait_for_function(
+            f"value => {ISA}?.widgets.some(widget => widget.name === 'context_refresh' && widget.value === value)",
+            arg=refresh / 4,
+        )
+        assert graph.evaluate(values) == before
 
 
 @one_way
@@ -356,9 +363,8 @@ def files_of(server) -> list[str]:
 
 @one_way
 def test_the_speed_test_keeps_the_shown_edit_and_writes_nothing(graph, server):
-    set_widgets(graph, {"KSampler": {"steps": 4}})
     graph.evaluate("() => { window.done = []; window.app.api.addEventListener('executed', e => window.done.push(e.detail)) }")
-    queue(graph)
+    queue(graph, 4)
     graph.wait_for_function("() => window.done.some(output => output.output?.liveditor_video)", timeout=120_000)
     shown = "() => JSON.stringify(Object.values(app.nodeOutputs).filter(output => output.animated))"
     before, edit, files = graph.evaluate(WIDGETS), graph.evaluate(shown), files_of(server)
@@ -488,7 +494,7 @@ def test_the_heat_map_shows_what_was_kept(graph):
 
         thumbnail.dispatch_event("click")
         dialog = graph.locator("dialog.isa-maps")
-        graph.wait_for_function("() => document.querySelector('.isa-maps input[data-of=call]').max === '23'", timeout=LONG)
+        graph.wait_for_function("() => document.querySelector('.isa-maps input[data-of=call]').max === '15'", timeout=LONG)
         show = "([name, value]) => { const control = document.querySelector(`.isa-maps [data-of=${name}]`); control.value = value; control.dispatchEvent(new Event(control.type === 'range' ? 'input' : 'change')) }"
         picture = dialog.locator("canvas")
         for call, holds in ((0, is_kept), (STEPS - 1, is_partly_left_out)):
@@ -573,7 +579,7 @@ def test_the_switch_turns_isa_off_and_on_in_mid_run(graph):
 
 @one_way
 def test_a_page_reloaded_in_mid_run_goes_on_showing_and_changing_it(graph, server):
-    queue(graph)
+    queue(graph, LONGER)
     graph.reload()
     graph.wait_for_function("window.app?.graph?.nodes?.length === 12 && window.app.extensionManager", timeout=60_000)
     graph.evaluate(
@@ -582,7 +588,7 @@ def test_a_page_reloaded_in_mid_run_goes_on_showing_and_changing_it(graph, serve
     graph.wait_for_function("() => document.querySelector('.isa-now')?.textContent.includes('kept context')", timeout=60_000)
     set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0.7}})
     last = [event for event in ended(graph) if event["type"] == "step"][-1]
-    assert last["step"] == STEPS - 1 and last["values"]["keep_ratio"] == 0.7
+    assert last["step"] == LONGER - 1 and last["values"]["keep_ratio"] == 0.7
     graph.wait_for_function(f"() => {ISA}.widgets.find(widget => widget.name === 'live_changes').value !== ''")
 
 
@@ -652,7 +658,7 @@ KEPT = """value => {
 
 def change_a_run(page):
     """Start a run, and change it live; the page has kept the change."""
-    queue(page)
+    queue(page, LONGER)
     set_widgets(page, {"LIVEditorAttachISA": {"keep_ratio": 0.75}})
     page.wait_for_function("() => window.seen.at(-1).values?.keep_ratio === 0.75", timeout=60_000)
     page.wait_for_function(KEPT, arg=0.75, timeout=LONG)

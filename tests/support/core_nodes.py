@@ -1,0 +1,60 @@
+"""Core's nodes for attention as cores after 0.30 register them, for a core that lacks them. Needs ComfyUI."""
+
+import comfy.patcher_extension
+import torch
+from liveditor_isa.runtime.core_attention import OVERRIDE
+
+
+def sparse_override(log: list, previous):
+    """Takes every self-attention without a mask, which it answers with the mean of all values; appends its number of tokens."""
+
+    def override(func, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **kwargs):
+        if mask is None and q.shape == k.shape:
+            log.append(q.shape[1])
+            return v.mean(1, keepdim=True).expand_as(v)
+        keywords = {"mask": mask, "attn_precision": attn_precision, "skip_reshape": skip_reshape, **kwargs}
+        keywords["skip_output_reshape"] = skip_output_reshape
+        return func(q, k, v, heads, **keywords) if previous is None else previous(func, q, k, v, heads, **keywords)
+
+    override.__module__ = "comfy_extras.nodes_sparse_attention"
+    return override
+
+
+def model_sparse_attention(model, log: list):
+    """As *Model Sparse Attention*: in front when it is patched in, and again at every step."""
+    clone, own = model.clone(), set()
+
+    def install(options: dict):
+        current = options.get(OVERRIDE)
+        if current not in own:
+            options[OVERRIDE] = sparse_override(log, current)
+            own.add(options[OVERRIDE])
+
+    install(clone.model_options["transformer_options"])
+    clone.add_callback_with_key(
+        comfy.patcher_extension.CallbacksMP.ON_PREPARE_STATE,
+        "block_sparse_attention",
+        lambda patcher, timestep, model_options: install(model_options["transformer_options"]),
+    )
+    return clone
+
+
+def model_attention_backend(model, log: list):
+    """As *Model Attention Backend*: in the place of any override. Exact attention, which appends (queries, keys)."""
+    clone = model.clone()
+
+    def attention(q, k, v, heads, mask=None, **kwargs):
+        log.append((q.shape[1], k.shape[1]))
+        q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+    if hasattr(clone, "set_model_optimized_attention"):
+        clone.set_model_optimized_attention(attention)
+        return clone
+
+    def override(_, *args, **kwargs):
+        return attention(*args, **kwargs)
+
+    override.__module__ = "comfy.model_patcher"
+    clone.model_options["transformer_options"][OVERRIDE] = override
+    return clone
