@@ -69,7 +69,7 @@ def dotted(node, named: dict[str, str]) -> str | None:
 def taken() -> dict[str, set[str]]:
     """What the pack's ComfyUI side takes from core, by dotted name, with keywords."""
     found: dict[str, set[str]] = {name: set() for name in PATCHED}
-    for path in sorted([*(ROOT / "comfyui").glob("*.py"), *(ROOT / "nodes").glob("*.py")]):
+    for path in sorted([*(ROOT / "comfyui").rglob("*.py"), *(ROOT / "nodes").glob("*.py")]):
         for name, keywords in names_in(path.read_text(encoding="utf-8")).items():
             if name not in DONE_WITHOUT and (name := in_the_table(name)):
                 found.setdefault(name, set()).update(keywords)
