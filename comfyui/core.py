@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 OLDEST = "0.30.0"
 """The oldest ComfyUI that has all of it."""
@@ -105,7 +106,7 @@ def _found(module: str, name: str) -> tuple[object] | None:
     return (found,)
 
 
-def _takes(function: Callable, keyword: str) -> bool:
+def _takes(function: Any, keyword: str) -> bool:
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # one that is not written in Python

@@ -40,11 +40,11 @@ def main() -> int:
 
 
 def link_folders(to: Path):
-    """Links in `to` to this package's folders and modules, without those of removed files."""
+    """Links in `to` to this package's folders and modules, without those of removed files and of another checkout."""
     to.mkdir(parents=True, exist_ok=True)
     wanted = {path.name: path for path in [*ROOT.glob("*.py"), *(init.parent for init in ROOT.glob("*/__init__.py"))]}
     for link in to.iterdir():
-        if link.name not in wanted or not link.exists():
+        if link.name not in wanted or link.resolve() != wanted[link.name]:
             link.unlink()
     for name, path in wanted.items():
         if not (to / name).is_symlink():

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0, 2 with one line on stderr that names the error, or 128 and the number of the signal that stopped it."""
     parser = argparse.ArgumentParser(
         prog="python -m liveditor_isa.training",
-        usage="%(prog)s --out FOLDER [--minutes M] [--pictures FOLDER] [--vgg FILE] [--small] [--device D]",
+        usage="%(prog)s --out FOLDER [--minutes M] [--pictures FOLDER] [--vgg FILE] [--edition FOLDER] [--small] [--device D]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,6 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--vgg", type=Path, metavar="FILE",
         help="safetensors of torchvision's VGG16: the VAE learns by its features too, and draws sharper",
+    )  # fmt: skip
+    parser.add_argument(
+        "--edition", type=Path, metavar="FOLDER",
+        help="three files of an earlier run: its editor, turned to the latents of this run's VAE, is where the editor begins",
     )  # fmt: skip
     options = parser.parse_args(arguments)
 
@@ -77,7 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
         from .tiny.whole_run import SMALL, train
 
         settings = SMALL if options.small else (None, None, None)
-        train(options.out, options.minutes, processes.join(device), *settings, Sources(options.pictures, options.vgg))
+        train(
+            options.out,
+            options.minutes,
+            processes.join(device),
+            *settings,
+            Sources(options.pictures, options.vgg, options.edition),
+        )
     except Stopped as stopped:
         return ended("stopped; the same command goes on from what is saved.", 128 + stopped.signal)
     except (ValueError, OSError) as error:

@@ -143,6 +143,7 @@ class EditStream:
 
     def _filmed(self, count: int, index: int) -> torch.Tensor:
         """[count, 3, T, H, W]: the middle of square clips."""
+        assert self.footage is not None, "plans name films only where there are some"
         starts = range(0, count, TOGETHER)
         clips = torch.cat([self.footage.draw(index * self.batch + start, min(TOGETHER, count - start)) for start in starts])
         top, left = ((self.footage.size - side) // 2 for side in (self.height, self.width))

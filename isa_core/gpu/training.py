@@ -133,5 +133,6 @@ class _DenseTurn:
         """[rows * block_size, heads, D]."""
         query, key, value = (x[None] for x in (query, key, value))
         if means:
-            return dense_with_tail(query, key, value, *means, listed.long(), self.table)[0]
+            mean_k, mean_v = means
+            return dense_with_tail(query, key, value, mean_k, mean_v, listed.long(), self.table)[0]
         return self.dense(query, key, value)[0]

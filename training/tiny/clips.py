@@ -14,12 +14,14 @@ from ..processes import own_seed
 
 @dataclass(frozen=True)
 class Sources:
-    """What the parts learn from besides procedural clips; both may be missing."""
+    """What the parts have besides procedural clips; all may be missing."""
 
     pictures: Path | None = None
     """A folder for `data.procedural.footage`: for all parts."""
     vgg: Path | None = None
     """Weights for `Perceptual`: for VAE and decoder."""
+    edition: Path | None = None
+    """A folder with the three files of an earlier run, whose editor goes on with this run's VAE."""
 
 
 class Clips:

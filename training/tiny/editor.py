@@ -244,15 +244,26 @@ class EditorTrainer:
 
     @torch.no_grad()
     def load_export(self, editor: Path, encoder: Path):
-        """Continue from the exported files alone, with their averaged weights and a new optimiser."""
+        """Continue from the exported files alone, with their averaged weights and a new optimiser.
+
+        Raises ValueError for a network of other sizes.
+        """
         export = open_export(editor, encoder)
-        self.done = self.started = export.steps
-        self.vocabulary = export.vocabulary
         tensors = [export.network[name] for name, _ in self.network.named_parameters()]
         tensors += [export.encoder[name] for name, _ in self.encoder.named_parameters()]
-        for weight, averaged, saved in zip(self.weights, self.averaged, tensors):
+        if [x.shape for x in tensors] != [x.shape for x in self.weights]:
+            raise ValueError(f"{editor} is a network of other sizes than these settings: name another.")
+        self.done = self.started = export.steps
+        self.vocabulary = export.vocabulary
+        for weight, saved in zip(self.weights, tensors):
             weight.copy_(saved)
-            averaged.copy_(saved)
+        self.average_anew()
+
+    @torch.no_grad()
+    def average_anew(self):
+        """Begin the average with the weights as they are."""
+        for weight, averaged in zip(self.weights, self.averaged):
+            averaged.copy_(weight)
 
     @torch.no_grad()
     def use_average(self):

@@ -15,7 +15,8 @@ from ...runtime.core_attention import with_isa
 from .. import processes
 from ..run import run_until
 from . import decoder, vae
-from .clips import Sources
+from .adopt import adopt
+from .clips import Sources, both
 from .editor import EditorSettings, EditorTrainer, Phase
 from .evaluate import by_task, scores
 from .exports import EDITOR, ENCODER
@@ -35,6 +36,9 @@ SMALL = (
     ),
 )  # fmt: skip
 """Settings of all parts with which they run from start to end in minutes on two cores of a CPU, and learn little."""
+
+ADOPTED, ADOPTED_BATCHES = (9, 144, 208), 8
+"""Frames, height and width of the clips by which an editor is turned to another VAE, and batches of them."""
 
 CHECKPOINT, LOG, SCORES = "editor_checkpoint.pt", "editor_log.jsonl", "scores.json"
 
@@ -98,6 +102,8 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
         trainer.load(folder / CHECKPOINT)
     elif (folder / EDITOR).exists():
         trainer.load_export(folder / EDITOR, folder / ENCODER)
+    elif sources.edition:
+        begin_with(trainer, sources.edition, autoencoder)
     tokenizer = Tokenizer(trainer.vocabulary)
     end, stage_one, first = time.monotonic() + 60 * minutes, settings.full_attention_steps, processes.rank() == 0
 
@@ -120,6 +126,16 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     loss_plot(logs, folder / "loss.png")
     if trainer.done >= settings.steps:
         judge(trainer, tokenizer, autoencoder, folder, end)
+
+
+def begin_with(trainer: EditorTrainer, edition: Path, autoencoder):
+    """The editor of an earlier edition, for latents of the VAE `autoencoder`, at the first step of its training."""
+    trainer.load_export(edition / EDITOR, edition / ENCODER)
+    trainer.done = trainer.started = 0
+    stream = EditStream(trainer.settings.seed, 16, *ADOPTED, trainer.device)
+    earlier = vae.load_export(edition / vae.EXPORT, trainer.device)
+    adopt(trainer.network, earlier, autoencoder, (both(stream[number]) for number in range(ADOPTED_BATCHES)))
+    trainer.average_anew()
 
 
 def judge(trainer: EditorTrainer, tokenizer: Tokenizer, autoencoder, folder: Path, end: float = float("inf")):
