@@ -18,6 +18,9 @@ OFFICIAL_BLOCKS: dict[tuple[int, ...], int] = {(5120,): 40}
 QUANTISATION = (".scale_weight", ".scale_input", ".weight_scale", ".weight_scale_2", ".input_scale", ".comfy_quant")
 """Endings of entries that accompany a quantised weight."""
 
+SCALED_FP8 = "scaled_fp8"
+"""Entry by which core knows a file of fp8 weights with scales; with two elements, core multiplies in full precision."""
+
 FROM_DIFFUSERS = [
     (r"^condition_embedder\.text_embedder\.linear_1\.", "text_embedding.0."),
     (r"^condition_embedder\.text_embedder\.linear_2\.", "text_embedding.2."),
@@ -85,7 +88,7 @@ def is_dead_weight(name: str) -> bool:
 
 
 def is_quantisation(name: str) -> bool:
-    return name.endswith(QUANTISATION) or name == "scaled_fp8"
+    return name.endswith(QUANTISATION) or name == SCALED_FP8
 
 
 def expected_shapes(dim: int, ffn_dim: int, text_dim: int, blocks: int, channels: int = 16) -> dict[str, tuple[int, ...]]:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from .keys import CheckpointError, is_quantisation
+from .keys import SCALED_FP8, CheckpointError, is_quantisation
 from .opening import Checkpoint
 
 SCALES = ("scale_weight", "weight_scale")
 """Names of the scale of an fp8 weight, in older and newer files."""
 
-
 FP8 = "fp8"
 """The name of this form among types of weights."""
 
 E4M3 = torch.float8_e4m3fn
-MARK = "scaled_fp8"
-"""Entry by which core knows such a file; with two elements it multiplies in full precision."""
 
 
 class Scaled(Checkpoint):
-    """Of plain weights, computed one by one as they are read."""
+    """Plain weights as such a file holds them. Each is computed when it is read."""
 
     def __init__(self, checkpoint: Checkpoint):
         """Raises CheckpointError for weights that are quantised already."""
@@ -33,33 +30,38 @@ class Scaled(Checkpoint):
             for name, shape in checkpoint.shapes.items()
             if name.startswith("blocks.") and len(shape) == 2 and ".alpha_" not in name
         ]
-        self._weights = {name.removesuffix("weight") + SCALES[0]: name for name in matrices}
-        added = {name: () for name in self._weights} | {MARK: (2,)}
+        self._weights = {_scale_of(name): name for name in matrices}
+        added = {name: () for name in self._weights} | {SCALED_FP8: (2,)}
         self.shapes = {**checkpoint.shapes, **added}
         self.sources = {**checkpoint.sources, **{name: name for name in added}}
 
     def dtype(self, name: str) -> torch.dtype:
-        if name == MARK or name.removesuffix("weight") + SCALES[0] in self._weights:
+        if name == SCALED_FP8 or _scale_of(name) in self._weights:
             return E4M3
         return torch.float32 if name in self._weights else self._plain.dtype(name)
 
     def tensor(self, name: str) -> torch.Tensor:
-        if name == MARK:
+        if name == SCALED_FP8:
             return torch.zeros(2, dtype=E4M3)
         if name in self._weights:
             return self._scale(name)
-        weight, scale = self._plain.tensor(name), name.removesuffix("weight") + SCALES[0]
+        weight, scale = self._plain.tensor(name), _scale_of(name)
         return (weight.float() / self._scale(scale)).to(E4M3) if scale in self._weights else weight
 
     def _scale(self, name: str) -> torch.Tensor:
         if name not in self._scales:
-            largest = self._plain.tensor(self._weights[name]).float().abs().amax() / torch.finfo(E4M3).max
-            self._scales[name] = largest if largest else torch.ones(())  # of a weight that is all zeros
+            scale = self._plain.tensor(self._weights[name]).float().abs().amax() / torch.finfo(E4M3).max
+            self._scales[name] = scale if scale else torch.ones(())  # of a weight that is all zeros
         return self._scales[name]
 
 
+def _scale_of(weight: str) -> str:
+    """The name of a weight's scale."""
+    return weight.removesuffix("weight") + SCALES[0]
+
+
 class Unscaled(Checkpoint):
-    """Of such a file plain weights, fp32 where they were fp8: for libraries that know no others."""
+    """The plain weights of such a file, fp32 where they were fp8, for libraries that know no scales."""
 
     def __init__(self, checkpoint: Checkpoint, cure: str = "take its fp8_scaled, bf16 or fp16 file"):
         """cure: the end of the sentence about weights that are quantised in another way."""

@@ -198,7 +198,10 @@ class ISAOverride:
                 give_blocks_their_numbers(options, host.blocks(network))
 
         given = layout is not None if host else inputs.get(CONTEXT_LATENTS)
-        acts = lambda: given and self._decisions(run, transformer_options).reason_for_call() is None  # noqa: E731
+
+        def acts():
+            return given and self._decisions(run, transformer_options).reason_for_call() is None
+
         options = in_front(options, self, acts, run and run.set_aside)
 
         def call(careful: bool, contexts: Refresh | Reuse | None = None):

@@ -18,7 +18,7 @@ Output = TypeVar("Output", torch.Tensor, Sequence[torch.Tensor])
 @torch.compiler.disable
 def is_finite(x: torch.Tensor | Sequence[torch.Tensor]) -> bool:
     """Waits for the device: a model's output is looked at once per call, not every attention's. Some models have several."""
-    return all(bool(torch.isfinite(each).all()) for each in tensors_of(x))
+    return bool(torch.stack([torch.isfinite(each).all() for each in tensors_of(x)]).all())
 
 
 def tensors_of(x: torch.Tensor | Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -67,9 +67,8 @@ class FiniteGuard:
         Raises NotFiniteError where full attention does not help.
         """
         out = call(False)
-        if any(
-            each.requires_grad for each in tensors_of(out)
-        ):  # a training loop watches its own loss, and need not wait for the GPU here
+        # A training loop watches its own loss, and need not wait for the GPU here.
+        if any(each.requires_grad for each in tensors_of(out)):
             return out
         if not is_finite(out):
             out = call(True)

@@ -511,6 +511,8 @@ def test_the_command_line_as_a_command(source, target):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and str(target) in done.stdout
     assert load_file(target).keys() == SMALL.keys()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 2 and "exists already" in again.stderr.splitlines()[-1] and "Traceback" not in again.stderr
 
 
 @pytest.mark.parametrize(

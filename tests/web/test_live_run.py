@@ -72,7 +72,7 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     # The bar may still say what it said before, without reuse.
     graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('in reuses), 360 tokens')")
     paper = cost(graph)
-    assert "of full attention's arithmetic (" in paper
+    assert "of full attention's arithmetic (" in paper and "in reuses), 360 tokens" in paper
     press(graph, "Exact")
     graph.wait_for_function("before => document.querySelector('.isa-cost span').textContent !== before", arg=paper)
     assert (widget(graph, "keep_ratio"), widget(graph, "routing.dense_query_ratio"), widget(graph, "exact_ratio")) == (1, 1, 1)
