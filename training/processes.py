@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 
@@ -45,6 +47,14 @@ def average(gradient: torch.Tensor):
     if dist.is_initialized():
         dist.all_reduce(gradient)
         gradient /= count()
+
+
+@torch.no_grad()
+def share(weights: Iterable[torch.Tensor]):
+    """Give all processes the first one's, in place."""
+    if dist.is_initialized():
+        for weight in weights:
+            dist.broadcast(weight, 0)
 
 
 def largest(number: int) -> int:

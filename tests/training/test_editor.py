@@ -19,6 +19,7 @@ from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.training.run import run_until
 from liveditor_isa.training.tiny import decoder, text, vae
 from liveditor_isa.training.tiny.editor import EditorSettings, EditorTrainer, Phase, new_editor
+from liveditor_isa.training.tiny.exports import open_export
 from liveditor_isa.training.tiny.latents import LatentPool, encode_edits
 from liveditor_isa.training.tiny.preview import edit, loss_plot, sheet
 from liveditor_isa.training.tiny.whole_run import EDITOR, ENCODER, STAGE_ONE, train
@@ -71,6 +72,19 @@ def test_the_vocabulary_knows_every_instruction_in_any_case(tokenizer):
     assert torch.equal(tokens, tokenizer([sentence.upper() for sentence in sentences]))
     assert tokenizer([""])[0].tolist() == [text.END] + [text.PAD] * (text.LENGTH - 1)
     assert tokens.max() < text.CONFIG["vocab_size"]
+
+
+def test_the_included_vocabulary_learns_the_words_of_filmed_clips_and_keeps_its_own():
+    folder = Path(vae.__file__).parents[2] / "weights"
+    model = open_export(folder / EDITOR, folder / ENCODER).vocabulary
+    before, after = text.Tokenizer(model).pieces, text.Tokenizer(text.with_filmed_words(model)).pieces
+    usual, filmed = (list(all_instructions(2000, seed=9, filmed=filmed)) for filmed in (False, True))
+    kept = [before.encode(sentence) for sentence in usual]
+    assert all(after.encode(sentence) == cut for sentence, cut in zip(usual, kept) if text.UNKNOWN not in cut)
+    assert not any(text.UNKNOWN in after.encode(sentence) for sentence in usual + filmed)
+    assert "▁teal" in after.encode("in teal and orange", out_type=str)
+    assert after.get_piece_size() <= text.CONFIG["vocab_size"]
+    assert text.with_filmed_words(text.with_filmed_words(model)) == text.with_filmed_words(model)
 
 
 def test_the_encoder_gives_what_core_gives(tokenizer, tmp_path):

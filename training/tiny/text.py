@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +25,9 @@ LENGTH = 32
 SENTENCES = 20_000
 """Number of instructions from which the vocabulary is made."""
 
+SCORE = -10.0
+"""Log-probability of a word that is added to a vocabulary: below the usual words', above that of any way to spell it."""
+
 VOCABULARY = "spiece_model"
 """Key under which core reads the vocabulary from a text encoder's file."""
 
@@ -42,11 +46,35 @@ def vocabulary() -> bytes:
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=all_instructions(SENTENCES, filmed=True), model_writer=model, vocab_size=CONFIG["vocab_size"],
+        sentence_iterator=all_instructions(SENTENCES), model_writer=model, vocab_size=CONFIG["vocab_size"],
         hard_vocab_limit=False, normalization_rule_name="nmt_nfkc_cf", character_coverage=1.0, byte_fallback=False, pad_id=PAD, eos_id=END,
         unk_id=UNKNOWN, bos_id=-1, num_threads=1, minloglevel=2,
     )  # fmt: skip
-    return model.getvalue()
+    return with_filmed_words(model.getvalue())
+
+
+@lru_cache
+def with_filmed_words(model: bytes) -> bytes:
+    """A vocabulary, and after it, each a piece of its own, the words that are said of filmed clips alone and those that it cannot spell.
+
+    All other text is cut as before, so an encoder that was trained with it keeps what it knows.
+    """
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    usual = known_words(filmed=False)
+    new = [f"▁{word}" for word in sorted(known_words()) if word not in usual or UNKNOWN in pieces.encode(word)]
+    added = [piece for piece in new if pieces.piece_to_id(piece) == UNKNOWN]
+    return model + b"".join(_as_field(_as_field(piece.encode()) + struct.pack("<Bf", 0x15, SCORE)) for piece in added)
+
+
+def _as_field(content: bytes) -> bytes:
+    """Field 1 of a protocol buffer: `pieces` of sentencepiece's ModelProto, and `piece` of each; its `score` is field 2."""
+    return bytes([0x0A, len(content)]) + content
+
+
+@lru_cache
+def known_words(filmed: bool = True) -> frozenset[str]:
+    """Of the instructions; filmed: with those of filmed clips."""
+    return frozenset(word for instruction in all_instructions(SENTENCES, filmed=filmed) for word in words(instruction))
 
 
 class Tokenizer:
@@ -97,8 +125,7 @@ def encode_text(encoder: T5, tokens: torch.Tensor, dtype: torch.dtype = torch.fl
 
 def save_encoder(weights: dict[str, torch.Tensor], model: bytes, path: Path):
     """A file that *Load LIVEditor* takes as its text encoder: weights in bf16, the vocabulary; sizes and words as metadata."""
-    known = sorted({word for instruction in all_instructions(SENTENCES, filmed=True) for word in words(instruction)})
-    config = CONFIG | {"vocab_size": weights["shared.weight"].shape[0], "min_length": LENGTH, "words": known}
+    config = CONFIG | {"vocab_size": weights["shared.weight"].shape[0], "min_length": LENGTH, "words": sorted(known_words())}
     tensors = {name: weight.detach().bfloat16().cpu().contiguous() for name, weight in weights.items()}
     tensors[VOCABULARY] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
     save_file(tensors, path, {"format": "pt", "config": json.dumps({"text_encoder": config})})

@@ -22,7 +22,7 @@ from .evaluate import by_task, scores
 from .exports import EDITOR, ENCODER
 from .latents import LatentPool
 from .preview import edit, loss_plot, sheet
-from .text import CONFIG, Tokenizer
+from .text import CONFIG, Tokenizer, with_filmed_words
 
 SETTINGS = "config.json"
 STAGE_ONE = "stage-one"
@@ -123,7 +123,7 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
         return
     trainer.export(folder / EDITOR, folder / ENCODER)
     logs = {"VAE": folder / vae.LOG, "its decoder": folder / decoder.LOG, "editor": folder / LOG}
-    loss_plot(logs, folder / "loss.png")
+    loss_plot({name: file for name, file in logs.items() if file.exists()}, folder / "loss.png")
     if trainer.done >= settings.steps:
         judge(trainer, tokenizer, autoencoder, folder, end)
 
@@ -132,9 +132,12 @@ def begin_with(trainer: EditorTrainer, edition: Path, autoencoder):
     """The editor of an earlier edition, for latents of the VAE `autoencoder`, at the first step of its training."""
     trainer.load_export(edition / EDITOR, edition / ENCODER)
     trainer.done = trainer.started = 0
+    trainer.vocabulary = with_filmed_words(trainer.vocabulary)
     stream = EditStream(trainer.settings.seed, 16, *ADOPTED, trainer.device)
     earlier = vae.load_export(edition / vae.EXPORT, trainer.device)
     adopt(trainer.network, earlier, autoencoder, (both(stream[number]) for number in range(ADOPTED_BATCHES)))
+    # Two GPUs need not round alike.
+    processes.share(trainer.weights)
     trainer.average_anew()
 
 
