@@ -36,6 +36,9 @@ class Settings:
     vlm_url, vlm_model: an OpenAI-compatible server's address, up to /v1, and model, which planner "vlm" asks and the verdicts on frames
         and videos; None for neither. Its key is read from `VLM_KEY` of the environment.
     planner, frame_editor, video_editor: names of modules in `planners` and `editors`, or a module's full name.
+    frame_model, video_model: of the editors `pipeline` (a folder or repository of a pipeline of diffusers) and `workflow` (a ComfyUI workflow's
+        file). depth_model: a folder or repository of transformers' depth models, which a VACE pipeline follows; None: the clip's grey frames.
+    comfyui_url: of the server that runs workflows.
     frame_candidates, video_candidates: edits made of one proposal, of which the best is taken. steps, guidance: the editor's;
         None for the model's own. variants: instructions written of one pair. direction: one of DIRECTIONS.
 
@@ -53,6 +56,10 @@ class Settings:
     planner: str = "rules"
     frame_editor: str = "liveditor"
     video_editor: str = "liveditor"
+    frame_model: str | None = None
+    video_model: str | None = None
+    depth_model: str | None = None
+    comfyui_url: str = "http://127.0.0.1:8188"
     frame_candidates: int = 1
     video_candidates: int = 2
     steps: int | None = None

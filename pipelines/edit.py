@@ -49,12 +49,7 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
     """
     choice.check_files()
     check_processes()
-    device = _device(choice.device)
-    if choice.offload != "none" and device.type == "cpu":
-        raise ValueError(
-            f"offload '{choice.offload}' moves weights between GPU and memory, but the device is the CPU: leave it out."
-        )
-    dtype = (torch.float32 if device.type == "cpu" else torch.bfloat16) if choice.dtype == "auto" else DTYPES[choice.dtype]
+    device, dtype = device_and_dtype(choice)
     pipe = pipeline_of(choice, dtype)
     for number, lora in enumerate(choice.loras):
         with said_of(Path(lora), "LoRA for this model"):
@@ -67,12 +62,7 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
         config = choice.isa or EVERYTHING
         keeping = Keeping(choice.context_device, choice.context_dtype, choice.context_copies)
         attach_isa(pipe.transformer, config, min_tokens=choice.min_tokens, context_refresh=choice.refresh, keeping=keeping)
-    if choice.offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    elif choice.offload == "layers":
-        pipe.enable_sequential_cpu_offload(device=device)
-    else:
-        pipe.to(device)
+    place(pipe, choice, device)
     share_gpus(pipe.transformer)
     pipe.model_choice = choice
     return pipe
@@ -161,6 +151,28 @@ def _from_folder(folder: Path, dtype: torch.dtype, transformer=None) -> LIVEdito
         return LIVEditorPipeline.from_pretrained(
             str(folder), tokenizer=tokenizer, text_encoder=encoder, vae=vae, transformer=transformer, local_files_only=True
         )
+
+
+def device_and_dtype(choice: ModelChoice) -> tuple[torch.device, torch.dtype]:
+    """Raises ValueError in one sentence for a device that cannot be used, or an offload that there is not for it."""
+    device = _device(choice.device)
+    if choice.offload != "none" and device.type == "cpu":
+        raise ValueError(
+            f"offload '{choice.offload}' moves weights between GPU and memory, but the device is the CPU: leave it out."
+        )
+    if choice.dtype == "auto":
+        return device, torch.float32 if device.type == "cpu" else torch.bfloat16
+    return device, DTYPES[choice.dtype]
+
+
+def place(pipe, choice: ModelChoice, device: torch.device) -> None:
+    """Put a pipeline of diffusers where the choice has its weights."""
+    if choice.offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif choice.offload == "layers":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.to(device)
 
 
 def _device(name: str) -> torch.device:

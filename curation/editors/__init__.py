@@ -1,6 +1,7 @@
 """Editors of target frames and target videos, one file each: what makes a candidate. The best of several is chosen here.
 
-A module has `load(choice)`, and `edit(tools, request)`, which writes `request.output` and returns {"model": name@revision}.
+A module has `load(choice, model, frames)`, and `edit(tools, request)`, which writes `request.output` and returns {"model": name@revision}.
+model: the setting `frame_model` or `video_model`. frames: 1 where target frames are made, else a clip's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ..outcomes import Work
 from ..plugins import module_of
 from ..settings import Settings, StageChoice
 
-OWN = ("liveditor",)
+OWN = ("liveditor", "pipeline", "workflow")
 """Modules of this folder."""
 
 
@@ -44,10 +45,10 @@ class Editor(NamedTuple):
     tools: Any
 
 
-def editor_of(name: str, choice: StageChoice) -> Editor:
-    """name: of a module in this folder, or a module's full name."""
+def editor_of(name: str, choice: StageChoice, model: str | None, frames: int) -> Editor:
+    """name: of a module in this folder, or a module's full name; the others as in its `load`."""
     module = module_of(name, "editors", OWN)
-    return Editor(module, module.load(choice))
+    return Editor(module, module.load(choice, model, frames))
 
 
 def best_edit(editor: Editor, settings: Settings, work: Work, output: Path, frames: int, candidates: int) -> tuple[Path, dict]:

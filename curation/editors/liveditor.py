@@ -8,7 +8,9 @@ from ..settings import StageChoice
 from . import Request
 
 
-def load(choice: StageChoice):
+def load(choice: StageChoice, model: str | None, frames: int):
+    if model:
+        raise ValueError("The editor liveditor takes its model from --model: leave frame_model and video_model out.")
     return headless.load(choice.model), choice.model.model
 
 

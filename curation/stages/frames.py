@@ -11,7 +11,7 @@ from ..settings import Settings, StageChoice
 
 TITLE, DEPENDS, USES_MODEL = (
     "target frames",
-    ("seed", "frame_editor", "frame_candidates", "width", "height", "steps", "guidance", "cut"),
+    ("seed", "frame_editor", "frame_model", "comfyui_url", "frame_candidates", "width", "height", "steps", "guidance", "cut"),
     True,
 )
 
@@ -24,7 +24,8 @@ def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
 
 
 def load(choice: StageChoice):
-    return choice.settings, editor_of(choice.settings.frame_editor, choice)
+    settings = choice.settings
+    return settings, editor_of(settings.frame_editor, choice, settings.frame_model, 1)
 
 
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:

@@ -11,7 +11,20 @@ from ..settings import Settings, StageChoice
 
 TITLE, DEPENDS, USES_MODEL = (
     "target videos",
-    ("seed", "frames", "video_editor", "video_candidates", "width", "height", "steps", "guidance", "cut"),
+    (
+        "seed",
+        "frames",
+        "video_editor",
+        "video_model",
+        "depth_model",
+        "comfyui_url",
+        "video_candidates",
+        "width",
+        "height",
+        "steps",
+        "guidance",
+        "cut",
+    ),
     True,
 )
 
@@ -23,7 +36,8 @@ def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
 
 
 def load(choice: StageChoice):
-    return choice.settings, editor_of(choice.settings.video_editor, choice)
+    settings = choice.settings
+    return settings, editor_of(settings.video_editor, choice, settings.video_model, settings.frames)
 
 
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:

@@ -42,7 +42,7 @@ def _proposal(text):
     }
 
 
-def load(choice):
+def load(choice, model=None, frames=1):
     return None
 
 

@@ -1,0 +1,242 @@
+"""Editors of pairs besides LIVEditor: pipelines of diffusers with small random weights, and workflows on a real ComfyUI server."""
+
+import itertools
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+
+pytest.importorskip("cv2", reason="the data extra is not installed")
+pytest.importorskip("diffusers", reason="the diffusers extra is not installed")
+
+import diffusers  # noqa: E402
+from liveditor_isa.checkpoint.keys import CheckpointError  # noqa: E402
+from liveditor_isa.curation.editors import Request, editor_of, pipeline  # noqa: E402
+from liveditor_isa.curation.settings import Settings, StageChoice  # noqa: E402
+from liveditor_isa.evaluation.frames import read_video, to_unit  # noqa: E402
+from liveditor_isa.pipelines.pipeline import LIVEditorPipeline  # noqa: E402
+from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
+from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
+
+FRAMES, SIZE = 5, (96, 64)
+SAVED = {
+    "class_type": "SaveVideo",
+    "inputs": {"video": ["4", 0], "filename_prefix": "pairs", "format": "auto", "codec": "auto"},
+}
+NEGATIVE_VIDEO = {
+    "1": {"class_type": "LoadVideo", "inputs": {"file": "%video%"}},
+    "2": {"class_type": "GetVideoComponents", "inputs": {"video": ["1", 0]}},
+    "3": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
+    "4": {"class_type": "CreateVideo", "inputs": {"images": ["3", 0], "fps": 8.0}},
+    "5": SAVED,
+    "6": {"class_type": "PreviewAny", "inputs": {"source": "%instruction%, %seed%"}},
+}
+NEGATIVE_PICTURE = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "%frame%"}},
+    "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+    "3": {"class_type": "ImageScale", "inputs": {"image": ["2", 0], "upscale_method": "bilinear", "width": "%width%", "height": "%height%", "crop": "disabled"}},
+    "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "%instruction%"}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def request_of(tmp_path):
+    """A clip and an edited first frame of it."""
+    coarse = torch.rand(1, 3, 4, 6, generator=torch.Generator().manual_seed(3))
+    picture = torch.nn.functional.interpolate(coarse, (64, 128), mode="bicubic")[0].clamp(0, 1).movedim(0, -1)
+    frames = torch.stack([picture.roll(index, 1)[:, 16:112] for index in range(FRAMES)])
+    clip = write_mp4(tmp_path / "clip.mp4", [frames], Fraction(8), crf=10)
+    target = write_mp4(tmp_path / "target.mp4", [1 - frames[:1]], Fraction(8), crf=10)
+
+    number = itertools.count()
+
+    def made(frames: int, seed: int = 0, steps: int = 2) -> Request:
+        known, output = str(target) if frames > 1 else None, tmp_path / f"edit{next(number)}.mp4"
+        return Request(str(clip), "make it a negative", frames, seed, steps, None, SIZE, known, output)
+
+    return made
+
+
+def choice(**settings) -> StageChoice:
+    settings = Settings(frames=FRAMES, fps=8, width=SIZE[0], height=SIZE[1], **settings)
+    return StageChoice(settings, ModelChoice(device="cpu"), (), True)
+
+
+def made_by(editor, request) -> torch.Tensor:
+    """[T, 3, H, W] in 0..1."""
+    facts = editor.module.edit(editor.tools, request)
+    assert facts["model"] and facts["edit_seconds"] >= 0
+    assert not [*request.output.parent.glob("saved*")]
+    return to_unit(read_video(str(request.output)).frames)
+
+
+# Pipelines ------------------------------------------------------------------------------------------------------------
+
+WAN = {
+    "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 16, "text_dim": 256, "freq_dim": 32, "ffn_dim": 32,
+    "num_layers": 2, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 32,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """{name: a folder of the pipeline with random weights}, with LIVEditor-tiny's VAE and text encoder."""
+    place = tmp_path_factory.mktemp("pipelines")
+    tiny = LIVEditorPipeline.included(torch.float32)
+    parts = {name: getattr(tiny, name) for name in ("tokenizer", "text_encoder", "vae")}
+    parts["scheduler"] = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    torch.manual_seed(0)
+    vace = diffusers.WanVACETransformer3DModel(in_channels=16, out_channels=16, vace_layers=[0], vace_in_channels=96, **WAN)
+    after = diffusers.WanTransformer3DModel(in_channels=36, out_channels=16, **WAN)
+    made = {
+        "vace": diffusers.WanVACEPipeline(transformer=vace, **parts),
+        "image to video": diffusers.WanImageToVideoPipeline(
+            transformer=after, image_encoder=None, image_processor=None, **parts
+        ),
+        "kontext": _kontext(place),
+    }
+    for name, pipe in made.items():
+        pipe.save_pretrained(str(place / name))
+    return {name: str(place / name) for name in made}
+
+
+def _kontext(place):
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
+
+    words = {
+        word: number
+        for number, word in enumerate(["<|startoftext|>", "<|endoftext|>", *"abcdefghiklmnorstv", "a</w>", "e</w>"])
+    }
+    (place / "vocab.json").write_text(json.dumps(words), encoding="utf-8")
+    (place / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    clip = CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"), model_max_length=77)
+    text = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    t5 = T5Config(vocab_size=512, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2, latent_channels=4, shift_factor=0.0, scaling_factor=1.0,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, mid_block_add_attention=False,
+        use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+    network = diffusers.FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=1, joint_attention_dim=16,
+        pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
+    )  # fmt: skip
+    return diffusers.FluxKontextPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=CLIPTextModel(text), tokenizer=clip,
+        text_encoder_2=T5EncoderModel(t5), tokenizer_2=LIVEditorPipeline.included(torch.float32).tokenizer, transformer=network,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["vace", "image to video"])
+def test_a_pipeline_makes_the_clip_from_its_target_frame(folders, request_of, name):
+    editor = editor_of("pipeline", choice(), folders[name], FRAMES)
+    one, other, again = (made_by(editor, request_of(FRAMES, seed)) for seed in (0, 1, 0))
+    assert one.shape == (FRAMES, 3, SIZE[1], SIZE[0])
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_vace_keeps_the_target_frame_and_follows_the_clip(request_of):
+    request = request_of(FRAMES)
+    given = pipeline.controlled(request, pipeline.grey)
+    assert len(given["video"]) == len(given["mask"]) == FRAMES
+    assert [mask.getextrema() for mask in given["mask"]] == [(0, 0)] + [(255, 255)] * (FRAMES - 1)
+    first, clip = read_video(request.target_frame).frames[0], list(pipeline.pictures(request.video, FRAMES))
+    assert torch.equal(torch.tensor(list(given["video"][0].getdata())).view(first.shape), first.int())
+    assert given["reference_images"] == [given["video"][0]]
+    assert [frame.tobytes() for frame in given["video"][1:]] == [pipeline.grey(frame).tobytes() for frame in clip[1:]]
+
+
+def test_a_depth_model_says_what_is_followed(folders, request_of, tmp_path):
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
+
+    config = DPTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16, is_hybrid=False,
+        backbone_out_indices=[0, 1], neck_hidden_sizes=[8, 8], reassemble_factors=[1, 0.5], fusion_hidden_size=8, neck_ignore_stages=[],
+    )  # fmt: skip
+    torch.manual_seed(1)
+    DPTForDepthEstimation(config).save_pretrained(tmp_path / "depth")
+    DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "depth")
+    plain, deep = (
+        made_by(editor_of("pipeline", choice(depth_model=depth), folders["vace"], FRAMES), request_of(FRAMES))
+        for depth in (None, str(tmp_path / "depth"))
+    )
+    assert plain.shape == deep.shape and not torch.equal(plain, deep)
+
+
+def test_a_pipeline_that_edits_pictures_makes_target_frames(folders, request_of):
+    editor = editor_of("pipeline", choice(), folders["kontext"], 1)
+    assert made_by(editor, request_of(1, steps=1)).shape == (1, 3, SIZE[1], SIZE[0])
+
+
+def test_what_a_pipeline_cannot_do_is_said_before_anything_is_made(folders, tmp_path):
+    for name, frames in (("kontext", FRAMES), ("vace", 1), ("image to video", 1)):
+        with pytest.raises(ValueError, match="makes no"):
+            editor_of("pipeline", choice(), folders[name], frames)
+    with pytest.raises(ValueError, match="needs the setting frame_model or video_model"):
+        editor_of("pipeline", choice(), None, 1)
+    with pytest.raises(CheckpointError, match="holds no pipeline of diffusers"):
+        editor_of("pipeline", choice(), str(tmp_path), 1)
+
+
+# Workflows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workflow_of(tmp_path):
+    def written(workflow: dict) -> str:
+        path = tmp_path / "workflow.json"
+        path.write_text(json.dumps(workflow), encoding="utf-8")
+        return str(path)
+
+    return written
+
+
+def test_a_workflow_edits_clips_and_frames_on_the_server(server, request_of, workflow_of):
+    for workflow, frames in ((NEGATIVE_VIDEO, FRAMES), (NEGATIVE_PICTURE, 1)):
+        editor = editor_of("workflow", choice(comfyui_url=server.url), workflow_of(workflow), frames)
+        request = request_of(frames)
+        edited = made_by(editor, request)
+        source = to_unit(read_video(request.video).frames[:frames])
+        assert edited.shape == source.shape
+        assert (edited - (1 - source)).abs().mean() < 0.02
+
+
+def test_what_a_server_says_of_a_workflow_is_one_sentence(server, request_of, workflow_of):
+    def failing(**changed) -> str:
+        workflow = {name: node for name, node in {**NEGATIVE_PICTURE, **changed}.items() if node}
+        editor = editor_of("workflow", choice(comfyui_url=server.url), workflow_of(workflow), 1)
+        with pytest.raises(ValueError) as error:
+            editor.module.edit(editor.tools, request_of(1))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    unknown = {"class_type": "NoSuchNode", "inputs": {"image": ["1", 0]}}
+    assert "NoSuchNode" in failing(**{"2": unknown})
+    scaled = {**NEGATIVE_PICTURE["3"], "inputs": {**NEGATIVE_PICTURE["3"]["inputs"], "upscale_method": "magic"}}
+    assert "ImageScale" in failing(**{"3": scaled})
+    shown = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
+    text = {"class_type": "PreviewAny", "inputs": {"source": "%instruction%"}}
+    assert "saved nothing" in failing(**{"4": shown, "5": text})
+
+
+def test_what_is_no_workflow_is_said_before_anything_is_made(server, workflow_of, tmp_path):
+    def refused(workflow, frames=1, url=server.url) -> str:
+        with pytest.raises(ValueError) as error:
+            editor_of("workflow", choice(comfyui_url=url), workflow, frames)
+        return str(error.value)
+
+    assert "needs the setting" in refused(None)
+    assert "cannot be read" in refused(str(tmp_path / "none.json"))
+    assert "Export (API)" in refused(workflow_of({"nodes": [], "links": []}))
+    assert "%colour%" in refused(
+        workflow_of({**NEGATIVE_PICTURE, "5": {"class_type": "PreviewAny", "inputs": {"source": "%colour%"}}})
+    )
+    assert "must take %instruction%" in refused(workflow_of({"1": NEGATIVE_PICTURE["1"]}))
+    after = {**NEGATIVE_PICTURE, "5": {"class_type": "LoadImage", "inputs": {"image": "%target_frame%"}}}
+    assert "a workflow of target frames makes" in refused(workflow_of(after))
+    assert "does not answer" in refused(workflow_of(NEGATIVE_PICTURE), url="http://127.0.0.1:9")
