@@ -51,14 +51,15 @@ def main():
     with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder), None) as server:
         server.add_input(CLIP)
         for name in edited:
-            videos = videos_of(server, json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")))
+            saved_workflow = json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+            videos = videos_of(server, Workflow(saved_workflow, server.get("/object_info")))
             pictures = [frame_of(video) for video in videos]
             saved(name, *(pictures if name == AB else [source, pictures[0]]))
 
 
-def videos_of(server: ComfyServer, workflow: dict) -> list[Path]:
-    """The files that a workflow saves, in the order of its nodes."""
-    run = server.run(Workflow(workflow, server.get("/object_info")).prompt(), workflow)
+def videos_of(server: ComfyServer, workflow: Workflow, changes: dict[str, dict] | None = None) -> list[Path]:
+    """The files that a workflow saves, with changed values of its inputs, in the order of its nodes."""
+    run = server.run(workflow.prompt(changes), workflow.saved)
     if run.error:
         raise SystemExit(f"The run failed: {run.error}")
     shown = [run.outputs[node]["images"][0] for node in sorted(run.outputs, key=int) if "images" in run.outputs[node]]
