@@ -7,7 +7,7 @@
     report/               pages and tables
 
 A score is {"version", "values": {column: number}, "seconds"}, or {"version", "missing": reason} where there is none: a metric that
-fails leaves a gap with its reason, never a number.
+fails leaves a gap with its reason, never a number. Metrics of sets have "features" besides: {role: [a row of numbers as text]}.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ..checkpoint.files import replacing
 from .items import Item, ItemSet, read_items
@@ -106,6 +108,16 @@ def edit_of(item: Item, folder: Path | None) -> str | None:
             if path.is_file() or (not suffix and path.is_dir() and any(path.iterdir())):
                 return str(path)
     return None
+
+
+def packed(features: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    """As a score holds them: a line of text for each row."""
+    return {role: [" ".join(f"{value:.7g}" for value in row) for row in rows] for role, rows in features.items()}
+
+
+def unpacked(features: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """The inverse of `packed`, float64."""
+    return {role: np.array([row.split() for row in rows], dtype=np.float64) for role, rows in features.items()}
 
 
 def file_states(files: dict[str, str]) -> dict[str, list[int]]:

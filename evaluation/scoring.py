@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ..errors import is_out_of_memory, sentence
 from .frames import Inputs
 from .items import Item, ItemSet
-from .metrics.metric import Judged, Metric
-from .records import Run
+from .metrics.metric import Judged, Metric, Noted
+from .records import Run, packed
 
 logger = logging.getLogger(__name__)
 
@@ -118,5 +118,9 @@ def _scored(metric: Metric, inputs: Inputs) -> dict:
     wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
     if wrong:
         return {"version": metric.stamp, "missing": f"{', '.join(wrong)} is not finite."}
-    more = {"words": values.words, **values.facts} if isinstance(values, Judged) else {}
+    more = dict(values.facts) if isinstance(values, Noted) else {}
+    if isinstance(values, Judged):
+        more["words"] = values.words
+    if isinstance(values, Noted) and values.features:
+        more["features"] = packed(values.features)
     return {"version": metric.stamp, "values": dict(values), "seconds": round(time.perf_counter() - began, 3), **more}

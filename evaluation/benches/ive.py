@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..frames import Inputs, to_unit
+from ..frames import Inputs
 from ..items import Item
-from ..metrics.features import IMAGES_AT_A_TIME, HubModel, image_features, load
+from ..metrics.features import IMAGES_AT_A_TIME, HubModel, image_features, load, squashed
 from ..metrics.metric import Metric, NothingToMeasure
 from ..records import REFERENCE
 from ..results import Scored
@@ -74,13 +74,6 @@ def anchored(features: torch.Tensor) -> float:
     before = (unit[1:] * unit[:-1]).sum(-1).clamp(min=0)
     first = (unit[1:] * unit[:1]).sum(-1).clamp(min=0)
     return float((before + first).mean() / 2)
-
-
-def squashed(frames: torch.Tensor) -> torch.Tensor:
-    """[T, 3, 224, 224]: stretched to 224×224 (bilinear, antialiased), ImageNet's mean and deviation."""
-    small = F.interpolate(to_unit(frames), (224, 224), mode="bilinear", antialias=True)
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return (small - mean[:, None, None]) / deviation[:, None, None]
 
 
 @torch.no_grad()

@@ -69,8 +69,8 @@ def _written(folder: Path, clip: Drawn) -> Item:
     source.unlink(missing_ok=True)
     write_mp4(source, [clip.source], RATE, LEAST_LOSS)
     seen = read_video(str(source)).frames
-    _save(reference, torch.where(clip.region[..., None], to_bytes(clip.edited), seen))
-    _save(mask, clip.region[..., None].expand(-1, -1, -1, 3).to(torch.uint8) * 255)
+    save_frames(reference, torch.where(clip.region[..., None], to_bytes(clip.edited), seen))
+    save_frames(mask, clip.region[..., None].expand(-1, -1, -1, 3).to(torch.uint8) * 255)
     return item
 
 
@@ -78,10 +78,10 @@ def _pictures(folder: Path) -> list[Path]:
     return [*folder.glob("*.png")]
 
 
-def _save(folder: Path, frames: torch.Tensor) -> None:
+def save_frames(folder: Path, frames: torch.Tensor) -> None:
     from PIL import Image
 
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for at, frame in enumerate(frames):
         Image.fromarray(frame.contiguous().numpy()).save(folder / f"{at:05d}.png")
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from ..frames import Inputs
 from ..items import Item
 
@@ -55,11 +57,18 @@ class About(NamedTuple):
     higher: bool | None
 
 
-class Judged(dict):
-    """Values of a metric that say more. words: of a judge, for people. facts: for the record."""
+class Noted(dict):
+    """Values of a metric that has more for the record. facts: as JSON takes them. features: {role of a video: [N, C], a row for each of
+    its clips}, of metrics that compare sets of items."""
+
+    facts: dict = {}
+    features: dict[str, np.ndarray] = {}
+
+
+class Judged(Noted):
+    """words: of a judge, for people."""
 
     words: str = ""
-    facts: dict = {}
 
 
 class NothingToMeasure(ValueError):
