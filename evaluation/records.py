@@ -3,6 +3,7 @@
     run.json              the items, where their edits lie, how they are compared
     scores/<id>.json      of one item: {"inputs": what its files were, "scores": {metric: score}}
     edits/                what `liveditor evaluate generate` made: a batch job's folder
+    job/                  that of scoring with several workers
     judge/<key>.json      answers of a judge, by the content of the question
     report/               pages and tables
 
@@ -49,6 +50,14 @@ class Run:
         return self.folder / "edits"
 
     @property
+    def record(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def job(self) -> Path:
+        return self.folder / "job"
+
+    @property
     def judge_cache(self) -> Path:
         return self.folder / "judge"
 
@@ -61,7 +70,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"{self.folder} is a file: name a folder for the run.")
         new = {**asdict(settings), **items.described}
-        old = _read(self.folder / "run.json")
+        old = _read(self.record)
         if old and any((self.folder / "scores").glob("*.json")):
             other = [name for name in ("sha256", "edits", "mode", "alignment") if old.get(name) != new[name]]
             if other:
@@ -69,11 +78,11 @@ class Run:
                 raise ValueError(f"{self.folder} holds the scores of another evaluation ({names}): name another folder.")
         (self.folder / "scores").mkdir(parents=True, exist_ok=True)
         if new != old:
-            _write(self.folder / "run.json", new)
+            _write(self.record, new)
 
     def settings(self) -> Settings:
         """Raises ValueError for a folder that no `score` has begun."""
-        stored = _read(self.folder / "run.json")
+        stored = _read(self.record)
         try:
             return Settings(**{name: stored[name] for name in Settings.__dataclass_fields__})
         except (KeyError, TypeError):

@@ -43,6 +43,10 @@ class Metric:
         """Scores with another one are computed again. Asks `model`, so that `ready` has to hold."""
         return ", ".join(filter(None, (self.version, self.model())))
 
+    def missing(self, reason: str) -> dict:
+        """The score of an item that has none; reason: a sentence."""
+        return {"version": self.stamp, "missing": reason}
+
     @property
     def names(self) -> tuple[str, ...]:
         """Columns that it fills."""
