@@ -120,9 +120,7 @@ def _add_export(parser: argparse.ArgumentParser):
 
 
 def _export(options: argparse.Namespace) -> Outcome:
-    items, bench = read_items(options.items), catalogue.BENCHES[options.bench]
-    if missing := missing_files(items.items):
-        raise ValueError(f"{missing[0]} {len(missing)} files are missing: run liveditor evaluate prepare to list them.")
+    items, bench = _whole(options.items), catalogue.BENCHES[options.bench]
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
         raise ValueError(f"{options.folder} holds something already: name a new or an empty folder.")
     assert bench.export
@@ -132,9 +130,17 @@ def _export(options: argparse.Namespace) -> Outcome:
         shutil.rmtree(options.folder, ignore_errors=True)  # so that the mended items can be written
         raise
     print(
-        f"{_described(items)}, are in {options.folder} as {bench.title} has its own; liveditor evaluate prepare {bench.name} reads them."
+        f"{_described(items)}, in {bench.title}'s layout: liveditor evaluate prepare {bench.name} {options.folder} reads them."
     )
     return Outcome(Status.DONE, {"folder": str(options.folder), **items.described})
+
+
+def _whole(path: Path) -> ItemSet:
+    """Items all of whose files are there."""
+    items = read_items(path)
+    if missing := missing_files(items.items):
+        raise ValueError(f"{missing[0]} {len(missing)} files are missing: run liveditor evaluate prepare to list them.")
+    return items
 
 
 def _add_generate(parser: argparse.ArgumentParser):
@@ -154,10 +160,9 @@ def _add_generate(parser: argparse.ArgumentParser):
 
 
 def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> Outcome:
-    items, choice = read_items(options.items), model_choice(options)
+    choice = model_choice(options)
     choice.check_files()
-    if missing := missing_files(items.items):
-        raise ValueError(f"{missing[0]} {len(missing)} files are missing: run liveditor evaluate prepare to list them.")
+    items = _whole(options.items)
     options.run.mkdir(parents=True, exist_ok=True)
     manifest = options.run / "clips.jsonl"
     with replacing(manifest) as partial:
@@ -225,12 +230,8 @@ def _add_score(parser: argparse.ArgumentParser):
         "--judge-timeout", type=float, default=Endpoint.timeout, metavar="S", help="of an answer (default: %(default)s)"
     )
     judge.add_argument(
-        "--judge-attempts",
-        type=whole_number,
-        default=Endpoint.attempts,
-        metavar="N",
-        help="for one answer (default: %(default)s)",
-    )
+        "--judge-attempts", type=whole_number, default=Endpoint.attempts, metavar="N", help="for one answer (default: %(default)s)",
+    )  # fmt: skip
     parser.set_defaults(act=_score)
 
 
@@ -310,14 +311,8 @@ def _report(options: argparse.Namespace) -> Outcome:
     against = collect(Run(options.against)) if options.against else None
     with tqdm(total=len(results.scored), desc="pages") as bar:
         index = write_report(
-            results,
-            catalogue.all_metrics(),
-            catalogue.BENCHES,
-            against,
-            not options.no_videos,
-            inputs_of(results.settings),
-            bar.update,
-        )
+            results, catalogue.all_metrics(), catalogue.BENCHES, against, not options.no_videos, inputs_of(results.settings), bar.update,
+        )  # fmt: skip
     print(f"{index}, and report.md beside it")
     return Outcome(Status.DONE, {"report": str(index)})
 

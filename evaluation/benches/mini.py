@@ -114,7 +114,11 @@ def _drawn(each: int) -> Iterator[Drawn]:
 def _described(things: Iterable[Thing | None], background: str, style: str | None = None) -> str:
     from ...data.procedural.phrases import indefinite
 
-    words = [" ".join(filter(None, (thing.look.replace("plain", ""), thing.colour, thing.shape))) for thing in things if thing]
+    words = []
+    for thing in filter(None, things):
+        look = "" if thing.look == "plain" else thing.look
+        colour = "" if look == "golden" else thing.colour  # golden things have no other
+        words.append(" ".join(filter(None, (look, colour, thing.shape))))
     parts = [
         ", ".join(map(indefinite, words)),
         f"background: {background.partition(',')[0]}",
