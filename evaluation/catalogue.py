@@ -23,6 +23,7 @@ OFFLINE = (
     *(name for name in METRICS if name.split("_")[0] in ("psnr", "ssim", "mse")),
     *(name for name in METRICS if name.startswith(("lpips_alex", "lpips_vgg"))),
     "temporal_flickering", "flicker_added", "vmaf_neg_source", "vmaf_neg_reference", "mobilenet",
+    "content_similarity", "structure_distance_s", "niqe", "fvd",
 )  # fmt: skip
 """Those whose models are no hub's."""
 

@@ -3,11 +3,12 @@
     run.json              the items, where their edits lie, how they are compared
     scores/<id>.json      of one item: {"inputs": what its files were, "scores": {metric: score}}
     edits/                what `liveditor evaluate generate` made: a batch job's folder
+    job/                  that of scoring with several workers
     judge/<key>.json      answers of a judge, by the content of the question
     report/               pages and tables
 
 A score is {"version", "values": {column: number}, "seconds"}, or {"version", "missing": reason} where there is none: a metric that
-fails leaves a gap with its reason, never a number.
+fails leaves a gap with its reason, never a number. Metrics of sets have "features" besides: {role: [a row of numbers as text]}.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ..checkpoint.files import replacing
 from .items import Item, ItemSet, read_items
@@ -47,6 +50,14 @@ class Run:
         return self.folder / "edits"
 
     @property
+    def record(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def job(self) -> Path:
+        return self.folder / "job"
+
+    @property
     def judge_cache(self) -> Path:
         return self.folder / "judge"
 
@@ -59,7 +70,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"{self.folder} is a file: name a folder for the run.")
         new = {**asdict(settings), **items.described}
-        old = _read(self.folder / "run.json")
+        old = _read(self.record)
         if old and any((self.folder / "scores").glob("*.json")):
             other = [name for name in ("sha256", "edits", "mode", "alignment") if old.get(name) != new[name]]
             if other:
@@ -67,11 +78,11 @@ class Run:
                 raise ValueError(f"{self.folder} holds the scores of another evaluation ({names}): name another folder.")
         (self.folder / "scores").mkdir(parents=True, exist_ok=True)
         if new != old:
-            _write(self.folder / "run.json", new)
+            _write(self.record, new)
 
     def settings(self) -> Settings:
         """Raises ValueError for a folder that no `score` has begun."""
-        stored = _read(self.folder / "run.json")
+        stored = _read(self.record)
         try:
             return Settings(**{name: stored[name] for name in Settings.__dataclass_fields__})
         except (KeyError, TypeError):
@@ -106,6 +117,16 @@ def edit_of(item: Item, folder: Path | None) -> str | None:
             if path.is_file() or (not suffix and path.is_dir() and any(path.iterdir())):
                 return str(path)
     return None
+
+
+def packed(features: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    """As a score holds them: a line of text for each row."""
+    return {role: [" ".join(f"{value:.7g}" for value in row) for row in rows] for role, rows in features.items()}
+
+
+def unpacked(features: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """The inverse of `packed`, float64."""
+    return {role: np.array([row.split() for row in rows], dtype=np.float64) for role, rows in features.items()}
 
 
 def file_states(files: dict[str, str]) -> dict[str, list[int]]:

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from .items import Item, ItemSet
-from .records import Run, Settings, edit_of
+from .records import Run, Settings, edit_of, unpacked
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,12 @@ class Scored:
     missing: dict[str, str] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     """{metric: what its judge said}."""
+    features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    """{metric of sets: {role: [clips, C]}}."""
+
+    @property
+    def has_scores(self) -> bool:
+        return bool(self.values or self.features)
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,11 @@ class Results:
     def of(self, column: str, task: str | None = None) -> dict[str, float]:
         """{id: value} of the items that have it; task: of that kind alone."""
         return {one.item.id: one.values[column] for one in self.of_task(task) if column in one.values}
+
+    def features(self, metric: str, role: str) -> np.ndarray | None:
+        """[clips, C] of all items; None where there is none."""
+        rows = [one.features[metric][role] for one in self.scored if role in one.features.get(metric, {})]
+        return np.concatenate(rows) if rows else None
 
     def of_task(self, task: str | None) -> list[Scored]:
         return [one for one in self.scored if task is None or one.item.task == task]
@@ -68,7 +81,8 @@ def _scored(run: Run, item: Item, edit: str | None) -> Scored:
     scores = run.scores(item, files) if edit else {}
     missing = {name: score["missing"] for name, score in scores.items() if "missing" in score}
     words = {name: score["words"] for name, score in scores.items() if "words" in score}
-    return Scored(item, edit, _values(scores.values()), missing, words)
+    features = {name: unpacked(score["features"]) for name, score in scores.items() if "features" in score}
+    return Scored(item, edit, _values(scores.values()), missing, words, features)
 
 
 def _values(scores: Iterable[dict]) -> dict[str, float]:

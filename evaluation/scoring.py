@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ..errors import is_out_of_memory, sentence
 from .frames import Inputs
 from .items import Item, ItemSet
-from .metrics.metric import Judged, Metric
-from .records import Run
+from .metrics.metric import Judged, Metric, Noted
+from .records import REFERENCE, Run, Settings, packed
 
 logger = logging.getLogger(__name__)
 
@@ -62,30 +63,41 @@ def planned(
 
 def score(
     run: Run,
-    works: Iterable[Work],
-    inputs_of: Callable[[Item, str], Inputs] = Inputs,
+    works: Sequence[Work],
+    open_inputs: Callable[[Item, str], Inputs] = Inputs,
     each: Callable[[Work], object] = lambda work: None,
 ) -> Summary:
     """Compute what is left. A metric that fails is stored as missing, with its reason.
 
     each: called when an item is done.
     """
-    computed, stored, missing, no_edit = 0, 0, 0, []
     for work in works:
-        if work.edit is None:
-            no_edit.append(work.item.id)
-            each(work)
-            continue
-        scores = dict(run.scores(work.item, work.files))
-        computed += len(work.metrics)
-        stored += len(scores.keys() - {metric.name for metric in work.metrics})
-        inputs = inputs_of(work.item, work.edit)
-        for metric in work.metrics:
-            scores[metric.name] = _scored(metric, inputs)
-            run.store(work.item, work.files, scores)
-        missing += sum("missing" in score for score in scores.values())
+        if work.edit is not None:
+            scores = dict(run.scores(work.item, work.files))
+            inputs = open_inputs(work.item, work.edit)
+            for metric in work.metrics:
+                scores[metric.name] = _scored(metric, inputs)
+                run.store(work.item, work.files, scores)
         each(work)
-    return Summary(computed, stored, missing, tuple(no_edit))
+    return summarised(run, works)
+
+
+def summarised(run: Run, works: Sequence[Work]) -> Summary:
+    """Of planned work that is done."""
+    computed, stored, missing = 0, 0, 0
+    for work in works:
+        scores = run.scores(work.item, work.files) if work.edit is not None else {}
+        asked = {metric.name for metric in work.metrics}
+        computed += len(asked & scores.keys())
+        stored += len(scores.keys() - asked)
+        missing += sum("missing" in score for score in scores.values())
+    return Summary(computed, stored, missing, tuple(work.item.id for work in works if work.edit is None))
+
+
+def inputs_of(settings: Settings) -> Callable[[Item, str], Inputs]:
+    """How a run reads its videos."""
+    # FiVE-Bench's code takes everything above 0 of its masks, which are JPEG.
+    return partial(Inputs, alignment=settings.alignment, mask_above=0.0 if settings.mode == REFERENCE else 0.5)
 
 
 def runnable(metrics: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
@@ -114,9 +126,13 @@ def _scored(metric: Metric, inputs: Inputs) -> dict:
     except Exception as error:  # whatever a model's library raises: the other scores go on
         level = logging.WARNING if is_out_of_memory(error) else logging.INFO
         logger.log(level, "%s of %s failed", metric.name, inputs.item.id, exc_info=error)
-        return {"version": metric.stamp, "missing": sentence(error)}
+        return metric.missing(sentence(error))
     wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
     if wrong:
-        return {"version": metric.stamp, "missing": f"{', '.join(wrong)} is not finite."}
-    more = {"words": values.words, **values.facts} if isinstance(values, Judged) else {}
+        return metric.missing(f"{', '.join(wrong)} is not finite.")
+    more = dict(values.facts) if isinstance(values, Noted) else {}
+    if isinstance(values, Judged):
+        more["words"] = values.words
+    if isinstance(values, Noted) and values.features:
+        more["features"] = packed(values.features)
     return {"version": metric.stamp, "values": dict(values), "seconds": round(time.perf_counter() - began, 3), **more}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Bench:
     prepare: (the bench's folder, subset or None for all) -> items; raises LayoutError.
     subsets: names of parts of the bench. metrics: names of metrics that it consists of.
     own: metrics of this bench alone. aggregate: (items, mode) -> {column: number}, in the bench's units.
+    export: (a new folder, items): writes them in the bench's layout, so that `prepare` reads them; raises LayoutError.
     notes: sentences for reports. reference_alignment: how its published code lays source and edit over each other.
     """
 
@@ -40,6 +42,7 @@ class Bench:
     subsets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reference_alignment: str = CROP
+    export: Callable[[Path, Sequence[Item]], None] | None = None
 
     def published(self) -> list[dict]:
         """Tables of published numbers: {"set", "items", "source", "columns", "rows": [{"method", "values"}]}."""
@@ -55,6 +58,28 @@ def read_json(path: Path, what: str):
         raise LayoutError(f"There is no {path}: {what}.") from None
     except (OSError, ValueError) as error:
         raise LayoutError(f"{path} cannot be read ({error}): {what}.") from None
+
+
+def write_json(path: Path, content) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def exported(item: Item, folder: Path) -> Path:
+    """A copy of an item's source, named by its id. Raises LayoutError for one that is a folder of frames."""
+    source = Path(item.source)
+    if not source.is_file():
+        raise LayoutError(f"{item.id}: {source} is no video file, which the bench's layout asks for.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(source, folder / f"{item.id}{source.suffix}"))
+
+
+def described(item: Item) -> dict[str, str]:
+    """{"source_prompt", "target_prompt"}. Raises LayoutError where one is empty."""
+    found = {"source_prompt": item.source_prompt, "target_prompt": item.target_prompt}
+    if lacking := [name for name, text in found.items() if not text]:
+        raise LayoutError(f"{item.id} has no {lacking[0]}, which the bench's layout asks for.")
+    return found
 
 
 def mean_of(scored: Sequence[Scored], column: str) -> float | None:

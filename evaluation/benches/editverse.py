@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..frames import read_video
 from ..items import Item
 from ..results import Scored
-from .bench import Bench, LayoutError, mean_of, read_json
+from .bench import Bench, LayoutError, described, exported, mean_of, read_json, write_json
 
 FILES = ("test.json", "EditVerseBench.json")
 """Both names are in use."""
@@ -68,6 +69,25 @@ def _item(root: Path, key: str, row: dict) -> Item:
     )  # fmt: skip
 
 
+KINDS = {
+    "add": "add object", "remove": "remove object", "swap": "change object", "recolour": "change color", "stylise_object": "change material",
+    "style": "stylization", "background": "change background",
+}  # fmt: skip
+"""{kind of edit of LIVEditor-Bench-mini: the bench's}. Others keep their names."""
+
+
+def export(folder: Path, items: Sequence[Item]) -> None:
+    root, rows = folder / "EditVerseBench", {}
+    for item in items:
+        video = exported(item, root / "videos")
+        height, width = read_video(str(video), 1).frames.shape[1:3]
+        rows[item.id] = {
+            "<text>": item.facts.get("text") or f"<video1> {item.instruction}", "<video1>": video.relative_to(root).as_posix(),
+            "direction": "vertical" if height > width else "horizontal", "type": KINDS.get(item.task, item.task), **described(item),
+        }  # fmt: skip
+    write_json(root / FILES[0], rows)
+
+
 def without_tags(text: str) -> str:
     return " ".join(re.sub(r"<(?:video|image)\d+>", " ", text).split())
 
@@ -90,5 +110,6 @@ BENCH = Bench(
     aggregate,
     metrics=tuple(COLUMNS),
     subsets=tuple(SUBSETS),
+    export=export,
     notes=("Not computed here: video-text alignment (ViCLIP) and the score of its GPT-4o judge.",),
 )

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 
 from ...batch.manifest import all_ids
-from ..frames import STRETCH, Inputs
+from ..frames import STRETCH, Inputs, read_video
 from ..items import Item
 from ..metrics import lpips, pixels
 from ..metrics.features import CLIP_L, HubModel, load, text_alignment
 from ..metrics.metric import Metric
 from ..records import REFERENCE
 from ..results import Scored
-from .bench import Bench, LayoutError, mean_of, read_json, safe_id
+from .bench import Bench, LayoutError, described, exported, mean_of, read_json, safe_id, write_json
 
 TYPES = {1: "rigid", 2: "non-rigid", 3: "colour", 4: "material", 5: "addition", 6: "removal"}
 EVERY = 8
@@ -62,6 +62,45 @@ def _item(root: Path, path: Path, number: int, at: int, row: dict) -> Item:
         source_prompt=without_brackets(row["source_prompt"]), target_prompt=target,
         result=f"{name}/{number}_{target[: len(row['save_dir']) - 2]}", facts=facts,
     )  # fmt: skip
+
+
+KINDS = {"swap": 1, "background": 1, "recolour": 3, "stylise_object": 4, "style": 4, "add": 5, "remove": 6}
+"""{kind of edit of LIVEditor-Bench-mini: the bench's number}. It has none for backgrounds and styles: they are with what else takes
+something's place, and with what else changes how things look."""
+
+RESULT_LETTERS = 60
+"""Of the target prompt, in the name of an edit."""
+
+
+def export(folder: Path, items: Sequence[Item]) -> None:
+    """Videos, frames and masks; of an item's instruction nothing is left, for the bench has prompts alone."""
+    root, rows = folder / "data", {number: [] for number in TYPES}
+    numbers = {kind: number for number, kind in TYPES.items()} | KINDS
+    for item in items:
+        if item.task not in numbers:
+            raise LayoutError(f"{item.id} is of the kind {item.task!r}: FiVE-Bench has {', '.join(TYPES.values())}.")
+        if not item.mask:
+            raise LayoutError(f"{item.id} has no mask, which the bench's layout asks for.")
+        number, prompts = numbers[item.task], described(item)
+        video = exported(item, root / "videos")
+        _save(root / "images" / item.id, read_video(str(video)).frames)
+        _save(root / "bmasks" / item.id, Inputs(item, str(video)).mask.to(torch.uint8) * 255)
+        save_dir = f"{number}_{prompts['target_prompt'][:RESULT_LETTERS]}"
+        questions = {key: item.facts[key] for key in QUESTIONS if key in item.facts}
+        rows[number].append(
+            {"editing_type_id": str(number), "video_name": item.id, **prompts, "save_dir": save_dir, **questions}
+        )
+    for number, of_kind in rows.items():
+        write_json(root / "edit_prompt" / f"edit{number}_FiVE.json", of_kind)
+
+
+def _save(folder: Path, frames: torch.Tensor) -> None:
+    """00001.jpg, …; [T, H, W, 3] or [T, H, W] uint8."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for at, frame in enumerate(frames, 1):
+        Image.fromarray(frame.contiguous().numpy()).save(folder / f"{at:05d}.jpg", quality=95, subsampling=0)
 
 
 def without_brackets(prompt: str) -> str:
@@ -215,6 +254,7 @@ BENCH = Bench(
     metrics=(*(metric.name for metric in OWN), *CORRECTED),
     own=OWN,
     subsets=tuple(TYPES.values()),
+    export=export,
     notes=(
         "Means over the six kinds of edit, each counting alike. Not computed here: NIQE, and motion fidelity (CoTracker3).",
     ),

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..frames import Inputs, to_unit
+from ..frames import Inputs
 from ..items import Item
-from ..metrics.features import IMAGES_AT_A_TIME, HubModel, image_features, load
+from ..metrics.features import IMAGES_AT_A_TIME, HubModel, image_features, load, squashed
 from ..metrics.metric import Metric, NothingToMeasure
 from ..records import REFERENCE
 from ..results import Scored
-from .bench import Bench, LayoutError, mean_of, read_json
+from .bench import Bench, LayoutError, described, exported, mean_of, read_json, write_json
 
 LISTS = {"short": "ivebenchdb_prompt_short.json", "long": "ivebenchdb_prompt_long.json"}
 NEEDED = ("src_video_name", "category", "subcategory", "source_prompt", "edit_prompt", "target_prompt")
@@ -66,6 +66,29 @@ def _item(folder: Path, there: dict[str, Path], row: dict) -> Item:
     )  # fmt: skip
 
 
+KINDS = {
+    "add": ("subject_editing", "add new subject"), "remove": ("subject_editing", "remove existing subject"),
+    "swap": ("subject_editing", "replace existing subject"), "recolour": ("attribute_editing", "color"),
+    "stylise_object": ("attribute_editing", "material"), "style": ("style_editing", "style"),
+    "background": ("attribute_editing", "background"),
+}  # fmt: skip
+"""{kind of edit of LIVEditor-Bench-mini: category and subcategory}. Others keep their names, as the category."""
+
+
+def export(folder: Path, items: Sequence[Item]) -> None:
+    """As the short subset."""
+    rows = []
+    for number, item in enumerate(items, 1):
+        exported(item, folder / "videos")
+        category, subcategory = KINDS.get(item.task, (item.task, ""))
+        rows.append({
+            "id": number, "src_video_name": item.id, "category": category, "subcategory": item.facts.get("subcategory", subcategory),
+            "edit_prompt": item.instruction, **described(item), "target_phrase": item.facts.get("target_phrase", ""),
+            "target_span": item.facts.get("target_span", ""),
+        })  # fmt: skip
+    write_json(folder / LISTS["short"], rows)
+
+
 def anchored(features: torch.Tensor) -> float:
     """Mean over frames but the first of the cosines with the frame before and with the first one, negative ones taken for 0. [T, C]."""
     if len(features) < 2:
@@ -74,13 +97,6 @@ def anchored(features: torch.Tensor) -> float:
     before = (unit[1:] * unit[:-1]).sum(-1).clamp(min=0)
     first = (unit[1:] * unit[:1]).sum(-1).clamp(min=0)
     return float((before + first).mean() / 2)
-
-
-def squashed(frames: torch.Tensor) -> torch.Tensor:
-    """[T, 3, 224, 224]: stretched to 224×224 (bilinear, antialiased), ImageNet's mean and deviation."""
-    small = F.interpolate(to_unit(frames), (224, 224), mode="bilinear", antialias=True)
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return (small - mean[:, None, None]) / deviation[:, None, None]
 
 
 @torch.no_grad()
@@ -144,6 +160,7 @@ BENCH = Bench(
     metrics=("subject_consistency", "background_consistency", "temporal_flickering"),
     own=OWN,
     subsets=tuple(LISTS),
+    export=export,
     notes=(
         "Not computed here: motion smoothness (AMT), VTSS, the three measures by VideoCLIP-XL, quantity accuracy, motion fidelity, and "
         "the judgements of Qwen2.5-VL-72B. A group's total needs all of its parts.",

@@ -3,16 +3,18 @@
 Drawn clips are of `data.procedural`'s held-out split, which the included editor was never trained on. Real clips are the sample that
 comes with the pack, with edits by rule: styles, a recoloured region, something pasted or erased.
 
+The benches of others export its items in their layouts (`liveditor evaluate export`), so that the whole way through each can be tried.
+
 Sources are written as video first and read again; the right edit, frames as PNG, is made of what was read. So it is the source, bit by bit,
 outside of the mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -24,11 +26,16 @@ from ..metrics.metric import Metric
 from ..results import Scored
 from .bench import Bench, LayoutError, mean_of
 
+if TYPE_CHECKING:
+    from ...data.procedural.scenes import Thing
+
 FRAMES, SIDE = 9, 128
 DRAWN = {"quick": 1, "usual": 3}
 """{subset: drawn clips of each task}."""
 STYLES = ("black and white", "night", "sunset", "pencil sketch")
 SAMPLE = Path(__file__).resolve().parents[2] / "web/liveditor_sample.mp4"
+SHOWN = "a big grey rabbit in its burrow in a green meadow"
+"""In the sample."""
 RATE = Fraction(16)
 LEAST_LOSS = 1
 """crf of the sources."""
@@ -40,7 +47,7 @@ COLUMNS = {
 
 
 class Drawn(NamedTuple):
-    """source, edited: [T, H, W, 3] in 0..1. region: [T, H, W] bool."""
+    """source, edited: [T, H, W, 3] in 0..1. region: [T, H, W] bool. before, after: descriptions."""
 
     name: str
     task: str
@@ -48,6 +55,8 @@ class Drawn(NamedTuple):
     source: torch.Tensor
     edited: torch.Tensor
     region: torch.Tensor
+    before: str
+    after: str
 
 
 def prepare(folder: Path, subset: str | None) -> list[Item]:
@@ -62,15 +71,16 @@ def prepare(folder: Path, subset: str | None) -> list[Item]:
 def _written(folder: Path, clip: Drawn) -> Item:
     source, reference, mask = folder / f"{clip.name}.mp4", folder / f"{clip.name}-right", folder / f"{clip.name}-mask"
     item = Item(
-        clip.name, str(source), clip.instruction, reference=str(reference), mask=str(mask), task=clip.task, bench="mini"
-    )
+        clip.name, str(source), clip.instruction, reference=str(reference), mask=str(mask), task=clip.task, bench="mini",
+        source_prompt=clip.before, target_prompt=clip.after,
+    )  # fmt: skip
     if len(_pictures(mask)) == FRAMES:  # the last that is written
         return item
     source.unlink(missing_ok=True)
     write_mp4(source, [clip.source], RATE, LEAST_LOSS)
     seen = read_video(str(source)).frames
-    _save(reference, torch.where(clip.region[..., None], to_bytes(clip.edited), seen))
-    _save(mask, clip.region[..., None].expand(-1, -1, -1, 3).to(torch.uint8) * 255)
+    save_frames(reference, torch.where(clip.region[..., None], to_bytes(clip.edited), seen))
+    save_frames(mask, clip.region[..., None].expand(-1, -1, -1, 3).to(torch.uint8) * 255)
     return item
 
 
@@ -78,10 +88,10 @@ def _pictures(folder: Path) -> list[Path]:
     return [*folder.glob("*.png")]
 
 
-def _save(folder: Path, frames: torch.Tensor) -> None:
+def save_frames(folder: Path, frames: torch.Tensor) -> None:
     from PIL import Image
 
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for at, frame in enumerate(frames):
         Image.fromarray(frame.contiguous().numpy()).save(folder / f"{at:05d}.png")
 
@@ -95,7 +105,26 @@ def _drawn(each: int) -> Iterator[Drawn]:
         for number in range(each):
             batch = stream[number * len(TASKS) + at]  # the same index for all tasks would choose alike in them
             source, target, region = (part[0].movedim(0, -1) for part in (batch.source, batch.target, batch.region))
-            yield Drawn(f"{task}-{number}", task, batch.instructions[0], source, target, region[..., 0])
+            (plan,) = stream.plans(number * len(TASKS) + at)
+            before = _described(plan.before, plan.background)
+            after = _described(plan.after, plan.new_background or plan.background, plan.style)
+            yield Drawn(f"{task}-{number}", task, batch.instructions[0], source, target, region[..., 0], before, after)
+
+
+def _described(things: Iterable[Thing | None], background: str, style: str | None = None) -> str:
+    from ...data.procedural.phrases import indefinite
+
+    words = []
+    for thing in filter(None, things):
+        look = "" if thing.look == "plain" else thing.look
+        colour = "" if look == "golden" else thing.colour  # golden things have no other
+        words.append(" ".join(filter(None, (look, colour, thing.shape))))
+    parts = [
+        ", ".join(map(indefinite, words)),
+        f"background: {background.partition(',')[0]}",
+        f"style: {style}" if style else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def _real() -> Iterator[Drawn]:
@@ -106,14 +135,16 @@ def _real() -> Iterator[Drawn]:
     everywhere = torch.ones(frames.shape[:3], dtype=torch.bool)
     for style in STYLES:
         edited = RULES[style](frames.movedim(-1, 1)).clamp(0, 1).movedim(1, -1)
-        yield Drawn(f"real-{style.replace(' ', '-')}", "style", f"turn the video into {style}", frames, edited, everywhere)
+        name, instruction = f"real-{style.replace(' ', '-')}", f"turn the video into {style}"
+        yield Drawn(name, "style", instruction, frames, edited, everywhere, SHOWN, f"{SHOWN}; style: {style}")
     y, x = torch.meshgrid(torch.linspace(-1, 1, SIDE), torch.linspace(-1, 1, SIDE), indexing="ij")
     ball = (((x - 0.4) ** 2 + (y - 0.4) ** 2) < 0.06).expand(FRAMES, -1, -1)
     with_ball = torch.where(ball[..., None], torch.tensor([0.87, 0.10, 0.11]), frames)
     with_blue = torch.where(ball[..., None], torch.tensor([0.10, 0.27, 0.90]), frames)
-    yield Drawn("real-add", "add", "add a red ball at the bottom right", frames, with_ball, ball)
-    yield Drawn("real-remove", "remove", "remove the red ball", with_ball, frames, ball)
-    yield Drawn("real-recolour", "recolour", "make the red ball blue", with_ball, with_blue, ball)
+    red, blue = (f"{SHOWN}; a {colour} ball at the bottom right" for colour in ("red", "blue"))
+    yield Drawn("real-add", "add", "add a red ball at the bottom right", frames, with_ball, ball, SHOWN, red)
+    yield Drawn("real-remove", "remove", "remove the red ball", with_ball, frames, ball, red, SHOWN)
+    yield Drawn("real-recolour", "recolour", "make the red ball blue", with_ball, with_blue, ball, red, blue)
 
 
 def progress(inputs: Inputs) -> dict[str, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...batch.manifest import all_ids
 from ..items import Item
 from ..results import Scored
-from .bench import Bench, LayoutError, mean_of, safe_id
+from .bench import Bench, LayoutError, exported, mean_of, safe_id, write_json
 
 NAMES = {
     "source": ("video", "source", "video_path", "source_video", "src_video", "input_video", "original_video", "path"),
@@ -94,6 +95,27 @@ def _file(folder: Path, listed_in: Path, name: str) -> Path:
     return next((file for file in folder.rglob(Path(name).name or "*") if file.is_file()), folder / name)
 
 
+KINDS = {
+    "add": "object add", "remove": "object remove", "swap": "object swap", "recolour": "color change", "stylise_object": "change",
+    "style": "style", "background": "change",
+}  # fmt: skip
+"""{kind of edit of LIVEditor-Bench-mini: the bench's}. Others keep their names."""
+
+
+def export(folder: Path, items: Sequence[Item]) -> None:
+    """The list is cases.json, with the likeliest names of columns."""
+    rows = []
+    for item in items:
+        video = exported(item, folder / "videos").relative_to(folder).as_posix()
+        rows.append({"video": video, "instruction": item.instruction, "task": KINDS.get(item.task, item.task)})
+        if item.pictures:
+            picture = Path(item.pictures[0])
+            (folder / "images").mkdir(exist_ok=True)
+            copied = shutil.copyfile(picture, folder / "images" / f"{item.id}{picture.suffix}")
+            rows[-1]["reference"] = Path(copied).relative_to(folder).as_posix()
+    write_json(folder / "cases.json", rows)
+
+
 def group_of(task: str) -> str | None:
     plain = " ".join(task.lower().replace("_", " ").replace("-", " ").replace("/", " ").split())
     return next((group for group, kinds in GROUPS.items() if plain in kinds), None)
@@ -127,5 +149,6 @@ BENCH = Bench(
     prepare,
     aggregate,
     subsets=("text",),
+    export=export,
     notes=("The paper states neither its judge's version nor the frames that it saw: rows of papers are not controlled.",),
 )

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from ...optional import needed
 from .. import EXTRA
 from ..frames import Inputs, to_unit
-from ..weights import TORCHVISION, trunk, trunk_file
+from ..weights import TORCHVISION, file_of, tensors_of
 from .metric import Metric, NothingToMeasure
 
 IMAGES_AT_A_TIME = 16
@@ -89,6 +89,13 @@ def text_alignment(model, processor, frames: torch.Tensor, text: str) -> float:
     return float(torch.cat(scores).mean())
 
 
+def squashed(frames: torch.Tensor) -> torch.Tensor:
+    """[T, 3, 224, 224]: stretched to 224×224 (bilinear, antialiased), ImageNet's mean and deviation."""
+    small = F.interpolate(to_unit(frames), (224, 224), mode="bilinear", antialias=True)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (small - mean[:, None, None]) / deviation[:, None, None]
+
+
 def _pixels(processor, frames: torch.Tensor) -> dict:
     return {"pixel_values": processor(images=_images(frames), return_tensors="pt")["pixel_values"]}
 
@@ -152,7 +159,7 @@ def mobilenet_features(frames: torch.Tensor) -> torch.Tensor:
 @lru_cache
 def _mobilenet() -> torch.nn.Module:
     network = needed("torchvision.models", "torchvision").mobilenet_v2(weights=None)
-    network.load_state_dict(trunk("mobilenet_v2"))
+    network.load_state_dict(tensors_of("mobilenet_v2"))
     return network.eval()
 
 
@@ -183,7 +190,7 @@ METRICS = [
         "latter less the source's own.",
         columns=("mobilenet_similarity", "mobilenet_consistency", "mobilenet_consistency_added"),
         model=lambda: TORCHVISION["mobilenet_v2"],
-        ready=partial(trunk_file, "mobilenet_v2"),
+        ready=partial(file_of, "mobilenet_v2"),
     ),
     _temporal_metric(
         "clip_temporal_consistency", CLIP_L_VISION, "Cosine of neighbouring frames' CLIP ViT-L/14 features (EditVerseBench)."

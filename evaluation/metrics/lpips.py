@@ -9,7 +9,7 @@ import torch
 
 from ...optional import needed
 from .. import EXTRA
-from ..weights import TORCHVISION, trunk, trunk_file
+from ..weights import TORCHVISION, file_of, tensors_of
 
 NETWORKS = ("alex", "vgg", "squeeze")
 
@@ -21,7 +21,7 @@ def model_of(network: str) -> str:
 def weights_of(network: str):
     """Path of the trunk's weights. Raises RuntimeError, which says how to get them."""
     needed("torchmetrics", "torchmetrics", EXTRA)
-    return trunk_file(network)
+    return file_of(network)
 
 
 def distance(network: str, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -35,7 +35,7 @@ def distance(network: str, one: torch.Tensor, other: torch.Tensor) -> torch.Tens
 
 @lru_cache
 def _network(network: str) -> torch.nn.Module:
-    return build(network, trunk(network))
+    return build(network, tensors_of(network))
 
 
 def build(network: str, weights: dict[str, torch.Tensor]) -> torch.nn.Module:

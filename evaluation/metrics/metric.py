@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from ..frames import Inputs
 from ..items import Item
 
@@ -41,6 +43,10 @@ class Metric:
         """Scores with another one are computed again. Asks `model`, so that `ready` has to hold."""
         return ", ".join(filter(None, (self.version, self.model())))
 
+    def missing(self, reason: str) -> dict:
+        """The score of an item that has none; reason: a sentence."""
+        return {"version": self.stamp, "missing": reason}
+
     @property
     def names(self) -> tuple[str, ...]:
         """Columns that it fills."""
@@ -55,11 +61,18 @@ class About(NamedTuple):
     higher: bool | None
 
 
-class Judged(dict):
-    """Values of a metric that say more. words: of a judge, for people. facts: for the record."""
+class Noted(dict):
+    """Values of a metric that has more for the record. facts: as JSON takes them. features: {role of a video: [N, C], a row for each of
+    its clips}, of metrics that compare sets of items."""
+
+    facts: dict = {}
+    features: dict[str, np.ndarray] = {}
+
+
+class Judged(Noted):
+    """words: of a judge, for people."""
 
     words: str = ""
-    facts: dict = {}
 
 
 class NothingToMeasure(ValueError):

@@ -47,7 +47,7 @@ def write_report(
     shown = _tables(results, metrics, benches, against)
     title = f"{results.settings.label}: {results.items.name}"
     _write(folder / "report.md", f"# {title}\n\n{_facts(results)}\n\n{markdown(shown)}")
-    _write(folder / "report.json", json.dumps(numbers(results), indent=1) + "\n")
+    _write(folder / "report.json", json.dumps(numbers(results, against), indent=1) + "\n")
     for index, one in enumerate(results.scored):
         video = _video(one, folder, inputs_of) if videos and one.edit else None
         _write(folder / "items" / f"{one.item.id}.html", _item_page(results, index, video))
@@ -59,23 +59,30 @@ def write_report(
     return folder / "index.html"
 
 
-def numbers(results: Results) -> dict:
-    """What report.json holds: {"run", "items", "means": {task or "all": {column: estimate}}}."""
+def numbers(results: Results, against: Results | None = None) -> dict:
+    """What report.json holds: {"run", "items", "means": {task or "all": {column: estimate}}, "fvd": distances of sets}."""
     found = {}
     for task in [None, *results.tasks]:
         values = {column: results.of(column, task) for column in results.columns}
         found[task or tables.ALL] = {name: asdict(estimate([*one.values()])) for name, one in values.items() if one}
     settings = asdict(results.settings)
     kept = {name: settings[name] for name in ("label", "mode", "alignment")}
-    return {"run": kept, "items": results.items.described, "means": found}
+    return {
+        "run": kept,
+        "items": results.items.described,
+        "means": found,
+        "fvd": [one._asdict() for one in tables.distances(results, against)],
+    }
 
 
 def _tables(results: Results, metrics: dict[str, About], benches: dict[str, Bench], against: Results | None):
     bench = benches.get(results.items.bench)
-    about = tuple((name, metric.about) for name, metric in metrics.items() if set(metric.names) & set(results.columns))
+    shown = {*results.columns, *(name for one in results.scored for name in one.features)}
+    about = tuple((name, metric.about) for name, metric in metrics.items() if set(metric.names) & shown)
     return [
         *(tables.of_bench(results, bench) if bench else []),
         *([tables.comparison(against, results, metrics)] if against else []),
+        *tables.of_sets(results, against),
         *tables.means(results),
         tables.coverage(results),
         tables.Table("What the columns are", ("metric", "reason"), about),

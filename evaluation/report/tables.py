@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..benches.bench import Bench
+from ..metrics import i3d
 from ..metrics.metric import About
 from ..results import Results
 from .statistics import LEVEL, Estimate, estimate, paired
@@ -83,11 +85,47 @@ def coverage(results: Results) -> Table:
         for metric, reason in one.missing.items():
             reasons[metric, reason] += 1
     rows = tuple((metric, str(count), reason) for (metric, reason), count in reasons.most_common())
-    scored = sum(1 for one in results.scored if one.values)
+    scored = sum(one.has_scores for one in results.scored)
     note = (
         f"{scored} of {len(results.scored)} items have scores. What is missing is left out of every mean; it never counts as 0."
     )
     return Table("Coverage", ("metric", "items", "reason"), rows, (note,))
+
+
+class Distance(NamedTuple):
+    """FVD of two sets of clips, with the number of clips in each."""
+
+    first: str
+    second: str
+    value: float
+    clips: tuple[int, int]
+
+
+def distances(results: Results, against: Results | None = None) -> list[Distance]:
+    """Of the run's edits from sources, right edits and the other run's edits, where two clips or more have features."""
+    edits = results.features(i3d.NAME, "edit")
+    sets = [("sources", results, "source"), ("right edits", results, "reference")]
+    sets += [(f"edits of {against.settings.label}", against, "edit")] if against else []
+    found = []
+    for name, run, role in sets:
+        other = run.features(i3d.NAME, role)
+        if edits is not None and other is not None and min(len(edits), len(other)) > 1:
+            found.append(Distance("edits", name, i3d.frechet(edits, other), (len(edits), len(other))))
+    return found
+
+
+def of_sets(results: Results, against: Results | None) -> list[Table]:
+    """No table where nothing is computed."""
+    found = distances(results, against)
+    if not found:
+        return []
+    rows = tuple((one.first, one.second, number(one.value), f"{one.clips[0]} and {one.clips[1]}") for one in found)
+    notes = [
+        f"Fréchet distance of I3D's logits, clips of {i3d.FRAMES} frames: 0 for equal sets. Compare values of like counts alone."
+    ]
+    if min(clips for one in found for clips in one.clips) < i3d.ENOUGH:
+        notes.append(f"Fewer than {i3d.ENOUGH} clips in a set: two halves of one set would be far from 0 as well.")
+    return [Table("FVD", ("set", "from", "FVD", "clips"), rows, tuple(notes))]
 
 
 def of_bench(results: Results, bench: Bench) -> list[Table]:
@@ -100,7 +138,7 @@ def of_bench(results: Results, bench: Bench) -> list[Table]:
         f"Mode {results.settings.mode}. Items: {described['set']}, {described['items']}, "
         f"sha256 of the list {described['sha256'][:12]}."
     ]
-    if not all(one.values for one in results.scored):
+    if not all(one.has_scores for one in results.scored):
         notes.append("Items without scores are left out: these are not numbers of the whole set.")
     rows = tuple((name, number(value)) for name, value in found.items())
     return [Table(f"{bench.title}: {results.settings.label}", ("column", "value"), rows, (*notes, *bench.notes))]

@@ -122,7 +122,7 @@ def test_weights_that_are_not_here_are_one_sentence(monkeypatch, tmp_path):
     assert "psnr_source" in {metric.name for metric in able}
     (tmp_path / "checkpoints").mkdir()
     torch.save(random_trunk(), tmp_path / "checkpoints" / weights.TORCHVISION["alex"])
-    assert weights.trunk("alex").keys() == random_trunk().keys()
+    assert weights.tensors_of("alex").keys() == random_trunk().keys()
 
 
 def test_offline_means_no_model_of_a_hub():

@@ -3,19 +3,21 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from comfy_headless import ROOT
-from evaluated import noisy, save
+from evaluated import noisy, save, scene, write_rows
 from liveditor_isa.benchmarks.evaluation import mini as benchmark
 from liveditor_isa.command import main
-from liveditor_isa.evaluation.benches import mini
+from liveditor_isa.evaluation.benches import editverse, five, ive, mini, vie
 from liveditor_isa.evaluation.catalogue import all_metrics
 from liveditor_isa.evaluation.frames import Inputs, read_video
 from liveditor_isa.evaluation.items import missing_files, read_items
 from liveditor_isa.evaluation.records import Run, edit_of
 from liveditor_isa.isa_core import ISAConfig
+from liveditor_isa.video.mp4 import write_mp4
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,67 @@ def test_a_second_preparation_draws_nothing_anew_and_mends_what_is_broken_off(dr
     (copy / "real-add-mask/00008.png").unlink()
     mini.prepare(copy, "quick")
     assert len(read_video(str(copy / "real-add-mask")).frames) == mini.FRAMES
+
+
+WORDS = ("source_prompt", "target_prompt")
+
+KIND_OF = {
+    "editverse": lambda task: editverse.KINDS[task],
+    "ive": lambda task: ive.KINDS[task][0],
+    "vie": lambda task: vie.KINDS[task] if vie.group_of(vie.KINDS[task]) else None,
+    "five": lambda task: five.TYPES[five.KINDS[task]],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["editverse", "ive", "vie", "five"])
+def test_its_items_in_another_benchs_layout_are_the_same_items(drawn, tmp_path, name):
+    """Written by `export`, read by that bench's `prepare`: videos, words, kinds, and masks where the bench has them; results are found."""
+    folder, file = tmp_path / "layout", tmp_path / "read.jsonl"
+    assert main(["evaluate", "export", str(drawn), name, str(folder)]) == 0
+    assert main(["evaluate", "prepare", name, str(folder), "--out", str(file)]) == 0
+    items, read = read_items(drawn).items, read_items(file).items
+    ours = {Path(item.source).name: item for item in items}
+    assert len(read) == len(items) == len({Path(item.source).name for item in read})
+    for item in read:
+        own = ours[Path(item.source).name]
+        assert Path(item.source).read_bytes() == Path(own.source).read_bytes() and item.bench == name
+        assert item.task == KIND_OF[name](own.task)
+        if name != "vie":
+            assert [getattr(item, word) for word in WORDS] == [getattr(own, word) for word in WORDS] and own.target_prompt
+        if name == "five":
+            assert torch.equal(Inputs(item, item.source).mask, Inputs(own, own.source).mask)
+        else:
+            assert item.instruction == own.instruction and item.id == own.id
+        result = tmp_path / "results" / f"{item.result or item.id}.mp4"
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.touch()
+        assert edit_of(item, tmp_path / "results") == str(result)
+    assert main(["evaluate", "export", str(drawn), name, str(folder)]) == 2
+
+
+def test_descriptions_say_what_changes(drawn):
+    items = {item.id: item for item in read_items(drawn).items}
+    assert all(item.source_prompt != item.target_prompt for item in items.values())
+    assert items["add-0"].target_prompt.startswith(items["add-0"].source_prompt.partition(";")[0] + ", a ")
+    assert items["background-0"].target_prompt.partition(";")[0] == items["background-0"].source_prompt.partition(";")[0]
+
+
+def test_what_a_layout_lacks_is_one_sentence(tmp_path, capsys):
+    video, _ = scene()
+    save(tmp_path / "frames", video)
+    write_mp4(tmp_path / "clip.mp4", [video / 255], 10)
+    for row, name, words in (
+        ({"source": "frames", "instruction": "x"}, "vie", "is no video file"),
+        ({"source": "clip.mp4", "instruction": "x"}, "ive", "has no source_prompt"),
+        ({"source": "clip.mp4", "source_prompt": "a", "target_prompt": "b", "task": "colour"}, "five", "has no mask"),
+        ({"source": "clip.mp4", "source_prompt": "a", "target_prompt": "b", "task": "dance"}, "five", "FiVE-Bench has rigid"),
+        ({"source": "gone.mp4", "instruction": "x"}, "editverse", "there is no source"),
+    ):
+        items = write_rows(tmp_path / "items.jsonl", row)
+        assert main(["evaluate", "export", str(items), name, str(tmp_path / "to")]) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 1 and words in error[0] and not (tmp_path / "to").exists()
 
 
 @pytest.mark.long
