@@ -10,8 +10,14 @@ import { t } from "./isa_text.js";
 import { disableIdle, read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 210;
+const WIDTH = 400; // of a new node: the presets are in one line, and core cuts no label
 const CORES_TEXT = "$$node-text-preview"; // core's widget for a node's text, which breaks words and lengthens the node: the panel shows it
 const CREATED_AFTER = 10; // looks after which a page that has opened a workflow has given all widgets their values
+
+function hide(widget) {
+    widget.hidden = true;
+    widget.options = { ...widget.options, hidden: true }; // for Vue nodes
+}
 
 export class Panel {
     // moved: called when the widgets were moved and no run took it.
@@ -46,11 +52,14 @@ export class Panel {
             getMaxHeight: () => HEIGHT,
         });
         widget.serialize = false;
-        const changes = this.changes; // drawReplay shows it as text
-        if (changes) {
-            changes.hidden = true;
-            changes.options = { ...changes.options, hidden: true }; // for Vue nodes
-        }
+        node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
+        if (this.changes) hide(this.changes); // drawReplay shows it as text
+        const add = node.addCustomWidget;
+        // Vue nodes read whether a widget is hidden when it is added, and never again.
+        node.addCustomWidget = function (added) {
+            if (added.name === CORES_TEXT) hide(added);
+            return add.call(this, added);
+        };
         this.drawPresets();
     }
 
@@ -229,7 +238,7 @@ export class Panel {
         Object.assign(this, { seen: null, opening: CREATED_AFTER });
     }
 
-    // The server's sentences about the node's run; core's own widget for them stays out of the way.
+    // The server's sentences about the node's run.
     onReport(text) {
         this.report = text;
         this.drawNow();
@@ -249,19 +258,11 @@ export class Panel {
         this.drawNow();
     }
 
-    hideCoresText() {
-        const widget = this.node.widgets?.find((each) => each.name === CORES_TEXT);
-        if (!widget || widget.hidden) return;
-        widget.hidden = true;
-        widget.options = { ...widget.options, hidden: true }; // for Vue nodes
-    }
-
     // Called at intervals: the callbacks of the two node renderers differ.
     look(live) {
         const values = read(this.node);
         if (!values) return;
         const opening = this.opening > 0 && this.opening--;
-        this.hideCoresText();
         const ahead = tokensAhead(this.node);
         if (JSON.stringify(ahead) !== this.ahead) {
             // Until a run reports the real number.
