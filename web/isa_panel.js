@@ -80,7 +80,8 @@ export class Panel {
         };
         const own = ownPresets(this.node);
         const use = ([name, values]) => {
-            const element = button(name, PRESETS[name]?.title() ?? t("Your own, stored with the workflow"), () => write(this.node, values));
+            const preset = PRESETS[name];
+            const element = button(preset ? t(name) : name, preset?.title() ?? t("Your own, stored with the workflow"), () => write(this.node, values));
             element.classList.toggle("isa-chosen", matches(values, now));
             return element;
         };
@@ -95,7 +96,7 @@ export class Panel {
             const name = await app.extensionManager.dialog.prompt({ title: "Attach ISA", message: t("Name of the preset") });
             const short = name?.trim().slice(0, 24);
             if (!short) return;
-            if (!Object.hasOwn(PRESETS, short)) return keepOwn({ ...ownPresets(this.node), [short]: read(this.node) });
+            if (!Object.keys(PRESETS).some((name) => [name, t(name)].includes(short))) return keepOwn({ ...ownPresets(this.node), [short]: read(this.node) });
             const detail = t("{name} is a preset that comes with the node: take another name.", { name: short });
             app.extensionManager.toast.add({ severity: "warn", summary: "Attach ISA", detail, life: 6000 });
         });

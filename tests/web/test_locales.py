@@ -19,6 +19,11 @@ SAID = {text for script in SCRIPTS.values() for text in re.findall(r'\bt\("([^"]
 # Those that reach t() through a variable.
 SAID |= set(re.findall(r'slider\("\w+", "([^"]+)"\)', SCRIPTS["isa_heatmap.js"]))
 SAID |= set(re.findall(r': "([^"]+)"', re.search(r"LAYERS = \{(.*?)\}", SCRIPTS["isa_heatmap.js"])[1]))
+PRESETS = re.findall(r"^    (\w+): \{$", SCRIPTS["isa_presets.js"], re.M)
+SAID |= set(PRESETS)
+UNTRANSLATED = "VAE"
+FILES = ("| [", "|---")
+"""How the rows of a note begin that names the files."""
 
 
 def locale(language: str, name: str) -> dict:
@@ -86,7 +91,40 @@ def test_the_panels_words(language):
     for english, found in words.items():
         assert set(re.findall(r"\{\w+\}", found)) == set(re.findall(r"\{\w+\}", english))
         assert found != english
-    assert shape(locale(language, "main")).keys() == {"LIVEditor", *locale("en", "main")}
+    assert shape(locale(language, "main")).keys() == {"LIVEditor", "LIVEditorTemplates", *locale("en", "main")}
+
+
+def words_of_templates() -> set[str]:
+    """Titles, and the lines of notes."""
+    found = set()
+    for path in EXAMPLES.glob("*.json"):
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            note = node["widgets_values"][0] if node["type"] == "MarkdownNote" else ""
+            found |= {node.get("title"), *(line for line in note.split("\n") if not line.startswith(FILES))}
+    return found - {None, "", UNTRANSLATED}
+
+
+@translated
+def test_the_templates_words(language):
+    """To change a line of a note, change it in each language as well."""
+    words = locale(language, "main")["LIVEditorTemplates"]
+    assert words.keys() == words_of_templates()
+    for english, found in words.items():
+        assert found != english
+        assert Counter(re.findall(r"`[^`]+`|\d+×\d+", found)) == Counter(re.findall(r"`[^`]+`|\d+×\d+", english)), english
+        assert {*re.findall(r"\*\*([a-z]+_[a-z_]+)\*\*", found)} == {*re.findall(r"\*\*([a-z]+_[a-z_]+)\*\*", english)}
+        assert re.match(r"#*|\d\.|-", found)[0] == re.match(r"#*|\d\.|-", english)[0]
+
+
+@translated
+def test_sentences_and_help_name_presets_as_their_buttons_do(language):
+    words = locale(language, "main")["LIVEditor"]
+    names = [words[preset] for preset in PRESETS]
+    assert len(PRESETS) == len({*names}) == 5
+    page = (HELP / f"LIVEditorAttachISA/{language}.md").read_text(encoding="utf-8")
+    assert [name for name in re.findall(r"^\| \*\*([^*]+)\*\* \|", page, re.M) if name in names] == names
+    for text in [page, *words.values(), *locale(language, "main")["LIVEditorTemplates"].values()]:
+        assert not {*re.findall(r"[A-Za-z]+", text)} & {*PRESETS} - {*names, "Exact"}, text
 
 
 def outline(page: str) -> dict:
@@ -151,6 +189,10 @@ def test_the_page_in_japanese(browser, server):
         drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
         page.get_by_text("全注意の計算量の").first.wait_for(timeout=60_000)
         assert page.evaluate("() => app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA').title") == "ISA を付加"
+        page.get_by_role("button", name="バランス").wait_for(state="attached")
+        note = page.evaluate("() => app.graph.nodes.find(node => node.type === 'MarkdownNote').widgets[0].value")
+        assert note.startswith("## LIVEditor-14B で動画を編集\n") and "this project" not in note
+        assert "3 · 何を変えるか" in page.evaluate("() => app.graph.nodes.map(node => node.title)")
         page.evaluate("() => app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA'))")
         # Not a real click: messages about models that are missing here may lie over it.
         page.get_by_test_id("info-button").dispatch_event("click")
