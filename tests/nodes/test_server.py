@@ -205,6 +205,20 @@ def test_references_become_context(server, workflow):
     assert not torch.equal(latent_of(server, prompt, "referenced"), plain)
 
 
+def test_encoding_shows_its_progress(server, workflow):
+    """One bar over the frames of the video and of its references; 6 frames are encoded as 9."""
+    inputs = {**SMALL["LIVEditorInContextReferences"], "length": 6, "start_frame": 1}  # not cached by other tests
+    prompt = workflow.prompt(changed(LIVEditorInContextReferences=inputs))
+    prompt["image"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0xFF00}}
+    references = str(workflow.find("In-Context References")["id"])
+    prompt[references]["inputs"]["references.reference_0"] = ["image", 0]
+    seen = []
+    run = server.run(prompt, on_progress=lambda node, value, most: seen.append((value, most)) if node == references else None)
+    assert run.error is None, run.error
+    assert seen == sorted(seen) and {most for _, most in seen} == {8}
+    assert seen[0][0] == 1 and seen[-1][0] == 8, "from the first frame on, and not at the end alone"
+
+
 @pytest.mark.parametrize(
     "fps, length, frames", [(0.0, 6, 6), (10.0, 0, 53), (0.0, 1, 1)], ids=["not 4n+1", "all frames at 10 fps", "one frame"]
 )
