@@ -78,6 +78,28 @@ def test_the_other_examples_run(server, info, name, tmp_path):
     assert len(videos) == sum(node["type"] == "LIVEditorDecodeVideo" for node in saved["nodes"])
 
 
+def test_a_folder_of_clips_is_edited(server, info):
+    """One edit of each clip, in the order of their names, each with its own length."""
+    folder = server.base / "input/liveditor_clips"
+    folder.mkdir(exist_ok=True)
+    for name, frames in (("first.mp4", 5), ("second.mp4", 9)):
+        with av.open(str(folder / name), "w") as container:
+            stream = container.add_stream("libx264", rate=16)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            for value in range(frames):
+                frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 20 * value, np.uint8))
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    saved = json.loads((EXAMPLES / "10 A folder of clips.json").read_text(encoding="utf-8"))
+    small = {kind: values for kind, values in SMALL.items() if kind != "LoadVideo"}
+    changes = {node.get("title") or node["type"]: small[node["type"]] for node in saved["nodes"] if node["type"] in small}
+    run = server.run(Workflow(saved, info).prompt(changes), saved)
+    assert run.error is None, run.error
+    [videos] = [output["liveditor_video"] for output in run.outputs.values() if "liveditor_video" in output]
+    assert [(video["source"]["filename"], video["frames"]) for video in videos] == [("first.mp4", 5), ("second.mp4", 9)]
+    assert len({video["filename"] for video in videos}) == 2
+
+
 def test_bernini_workflow_runs_with_isa_on_both_models(server, info):
     saved = json.loads((EXAMPLES / "9 Bernini with ISA.json").read_text(encoding="utf-8"))
     workflow = Workflow(saved, info)
