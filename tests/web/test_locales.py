@@ -6,9 +6,17 @@ import urllib.request
 from collections import Counter
 
 import pytest
+import torch
 from browser_page import drop, open_page
 from comfy_headless import ROOT
 from examples import EXAMPLES
+from liveditor_isa.isa_core import ISAConfig, TokenLayout, resolve_backend
+from liveditor_isa.kernels import unavailable_reason
+from liveditor_isa.runtime import decisions
+from liveditor_isa.runtime.decisions import Decisions
+from liveditor_isa.runtime.live import Settings
+from liveditor_isa.runtime.report import RunReport
+from liveditor_isa.runtime.schedule import Schedule
 
 LANGUAGES = ("en", "zh", "ja", "ko", "fr", "es")
 translated = pytest.mark.parametrize("language", LANGUAGES[1:])
@@ -21,6 +29,10 @@ SAID |= set(re.findall(r'slider\("\w+", "([^"]+)"\)', SCRIPTS["isa_heatmap.js"])
 SAID |= set(re.findall(r': "([^"]+)"', re.search(r"LAYERS = \{(.*?)\}", SCRIPTS["isa_heatmap.js"])[1]))
 PRESETS = re.findall(r"^    (\w+): \{$", SCRIPTS["isa_presets.js"], re.M)
 SAID |= set(PRESETS)
+SERVERS = re.findall(r'^    "(.*)",$', SCRIPTS["isa_server_words.js"], re.M)
+SAID |= set(SERVERS)
+GPUS = "fastest available"
+"""The one that takes a GPU."""
 UNTRANSLATED = "VAE"
 FILES = ("| [", "|---")
 """How the rows of a note begin that names the files."""
@@ -92,6 +104,29 @@ def test_the_panels_words(language):
         assert set(re.findall(r"\{\w+\}", found)) == set(re.findall(r"\{\w+\}", english))
         assert found != english
     assert shape(locale(language, "main")).keys() == {"LIVEditor", "LIVEditorTemplates", *locale("en", "main")}
+
+
+def test_the_servers_sentences_are_those_that_the_page_knows():
+    """What a run says, and why attention stays full."""
+    cpu, most = torch.device("cpu"), 10**9
+    reason, plain = unavailable_reason(cpu), Decisions(Settings(ISAConfig()), Schedule(min_tokens=1000))
+    few = plain.reason_for_full(TokenLayout(8, (8,)), 0, 2)
+    lines = [reason, few, decisions.SWITCHED_OFF, decisions.no_context(), resolve_backend("torch", cpu)[1]]
+    lines += [f"Where ISA acts, it runs on torch ({reason})", RunReport().summary(ISAConfig(), nothing=decisions.no_context())]
+    for refreshed, reused, held in ((6, 6, (most, 0)), (6, 6, (0, most)), (6, 6, (most, most)), (6, 0, (0, 0)), (1, 0, (0, 0))):
+        report = RunReport()
+        report.backend, report.dense, report.sparse_calls = ("torch", reason), ("caller", ""), 8
+        report._sums = {cpu: torch.tensor([3.2, 2.8, 1.6])}
+        report.refreshed, report.reused, report.most_held = refreshed, reused, held
+        report.full[decisions.OUTSIDE_SCHEDULE] = 4
+        lines += [*report.full, *report.summary(ISAConfig()).split("\n")]
+        lines += [lines[-1].partition("kept: ")[2]] * bool(reused)
+    patterns = {each: re.sub(r"\\\{\w+\\\}", ".+?", re.escape(each)) for each in SERVERS}
+    found = {line: next((each for each, pattern in patterns.items() if re.fullmatch(pattern, line)), None) for line in lines}
+    assert None not in found.values(), found
+    assert {*SERVERS} - {*found.values()} == {GPUS} and f'"{GPUS}"' in (ROOT / "isa_core/backend.py").read_text(
+        encoding="utf-8"
+    )
 
 
 def words_of_templates() -> set[str]:

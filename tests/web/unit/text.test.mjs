@@ -6,6 +6,7 @@ import { api, app } from "./comfyui_app.mjs";
 
 const { loadWords, t } = await web("isa_text.js");
 const { setWords, translate } = await web("isa_words.js");
+const { said } = await web("isa_server_words.js");
 
 afterEach(() => {
     Object.assign(api, { locales: {} });
@@ -76,4 +77,16 @@ test("another workflow stays as it is, and so does everything in English", async
         assert.deepEqual(opened, workflow(note));
     }
     translate(null, TEMPLATES);
+});
+
+test("the server's sentences, and what stands in them", () => {
+    const text = "2 calls with full attention: outside start_percent to end_percent\nsomething new\nThe context was computed in 1 of 4 model calls, and reused in the others; kept: 1 GB on the GPU";
+    assert.equal(said(text), text);
+    setWords({
+        "{count} calls with full attention: {reason}": "{reason} : {count} appels",
+        "outside start_percent to end_percent": "hors plage",
+        "The context was computed in {count} of {calls} model calls, and reused in the others; kept: {kept}": "{kept}, {count}/{calls}",
+        "{size} GB on the GPU": "{size} Go",
+    });
+    assert.equal(said(text), "hors plage : 2 appels\nsomething new\n1 Go, 1/4");
 });
