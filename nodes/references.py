@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 
 import comfy.model_management
+import comfy.utils
 import node_helpers
 import torch
 from comfy_api.latest import io
@@ -97,27 +99,46 @@ class InContextReferences(io.ComfyNode):
             width, height = size["width"], size["height"]
         else:
             width, height = closest_bucket(*clip.shown_size)
-        videos = [(clip.chunks, (width, height, clip.pixel_aspect))]
+        videos = [(clip.chunks, clip.frames, (width, height, clip.pixel_aspect))]
         for _, images in sorted((references or {}).items()):
             if images is not None:
-                videos.append((images[..., :3].split, size_within(images.shape[2], images.shape[1], max(width, height))))
-        context, frames = zip(*(_encode(vae, read, *shape) for read, shape in videos))
-        values = {CONTEXT_LATENTS: list(context), FRAMES: list(frames)}
+                shape = size_within(images.shape[2], images.shape[1], max(width, height))
+                videos.append((images[..., :3].split, len(images), shape))
+        context, shown = zip(*_encoded(vae, videos))
+        values = {CONTEXT_LATENTS: list(context), FRAMES: list(shown)}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         samples = torch.zeros_like(context[0], device=comfy.model_management.intermediate_device())
         source = SourceClip(clip, crop_box(clip.size, width, height, clip.pixel_aspect))
         return io.NodeOutput(positive, negative, {"samples": samples, SOURCE_CLIP: source})
 
 
-def _encode(vae, read, width: int, height: int, pixel_aspect=Fraction(1)) -> tuple[torch.Tensor, torch.Tensor]:
-    """The latent of the frames from `read(frames at a time)`, resized and cropped, and a small picture per latent frame."""
+def _encoded(vae, videos):
+    """`_encode` of each (read, frames, shape), with the node's progress bar over the frames of all."""
+    bar, before = comfy.utils.ProgressBar(sum(frames for _, frames, _ in videos)), 0
+
+    def tell(before: int, frames: int, done: int):
+        bar.update_absolute(before + min(done, frames))  # the last group may hold repeated frames
+
+    for read, frames, shape in videos:
+        yield _encode(vae, read, partial(tell, before, frames), *shape)
+        before += frames
+
+
+def _encode(vae, read, tell, width: int, height: int, pixel_aspect=Fraction(1)) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latent of the frames from `read(frames at a time)`, resized and cropped, and a small picture per latent frame.
+
+    tell: called with the number of frames that are encoded; it starts anew where encoding does.
+    """
     shown = []
 
     def groups():
         shown.clear()
+        done = 0
         for group in latent_groups(fit_frames(chunk, width, height, pixel_aspect)[0] for chunk in read(READ_AT_A_TIME)):
             shown.append(shown_frames(group[-1:]))
             yield group
+            done += len(group)
+            tell(done)
 
     latent = encode_groups(vae, groups)
     return latent, torch.cat(shown)

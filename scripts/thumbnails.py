@@ -29,6 +29,7 @@ WORDS = {
     "4 LIVEditor-14B in less memory": ["LIVEditor-14B", "fp8 weights", "no kept context"],
     "6 With a reference image": ["LIVEditor-14B", "a video and", "a reference image"],
     "9 Bernini with ISA": ["Bernini", "Wan 2.2 with ISA", "two models"],
+    "10 A folder of clips": ["A folder", "each clip edited", "without a GPU"],
 }
 """By template: lines of which the first is the largest."""
 AB = "8 ISA beside full attention"

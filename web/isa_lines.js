@@ -1,4 +1,5 @@
 // The panel's text about settings and steps.
+import { said } from "./isa_server_words.js";
 import { t } from "./isa_words.js";
 
 export const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
@@ -76,7 +77,8 @@ export function timing({ step, so_far: [first, total] }, steps) {
 // the server's sentences about the whole run stand below, so that the last step's are not needed.
 export function stepLines(row, run, reported) {
     const times = timing(row, run?.steps ?? 0);
-    const full = Object.keys(row.full)[0];
+    const reason = Object.keys(row.full)[0];
+    const full = reason && said(reason);
     const shares = () => ({ kept: percent(row.kept), cost: percent(row.flop_ratio), backend: row.backend?.[0] ?? "" });
     const context = { reused: `, ${t("context reused")}`, refreshed: `, ${t("context computed anew")}` }[row.context] ?? "";
     const kind = row.density !== undefined ? t("ISA on {backend}: arithmetic {cost}, kept context {kept}", shares())

@@ -6,12 +6,19 @@ import { byThreshold, costOf, differing, estimatedCost, listed, stepLines } from
 import { PRESETS, matches, ownPresets, qualityOf } from "./isa_presets.js";
 import { fateOf, isRemembered, remember } from "./isa_record.js";
 import { post } from "./isa_requests.js";
+import { said } from "./isa_server_words.js";
 import { t } from "./isa_text.js";
 import { disableIdle, read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 210;
+const WIDTH = 400; // of a new node: the presets are in one line, and core cuts no label
 const CORES_TEXT = "$$node-text-preview"; // core's widget for a node's text, which breaks words and lengthens the node: the panel shows it
 const CREATED_AFTER = 10; // looks after which a page that has opened a workflow has given all widgets their values
+
+function hide(widget) {
+    widget.hidden = true;
+    widget.options = { ...widget.options, hidden: true }; // for Vue nodes
+}
 
 export class Panel {
     // moved: called when the widgets were moved and no run took it.
@@ -46,11 +53,14 @@ export class Panel {
             getMaxHeight: () => HEIGHT,
         });
         widget.serialize = false;
-        const changes = this.changes; // drawReplay shows it as text
-        if (changes) {
-            changes.hidden = true;
-            changes.options = { ...changes.options, hidden: true }; // for Vue nodes
-        }
+        node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
+        if (this.changes) hide(this.changes); // drawReplay shows it as text
+        const add = node.addCustomWidget;
+        // Vue nodes read whether a widget is hidden when it is added, and never again.
+        node.addCustomWidget = function (added) {
+            if (added.name === CORES_TEXT) hide(added);
+            return add.call(this, added);
+        };
         this.drawPresets();
     }
 
@@ -71,7 +81,8 @@ export class Panel {
         };
         const own = ownPresets(this.node);
         const use = ([name, values]) => {
-            const element = button(name, PRESETS[name]?.title() ?? t("Your own, stored with the workflow"), () => write(this.node, values));
+            const preset = PRESETS[name];
+            const element = button(preset ? t(name) : name, preset?.title() ?? t("Your own, stored with the workflow"), () => write(this.node, values));
             element.classList.toggle("isa-chosen", matches(values, now));
             return element;
         };
@@ -86,7 +97,7 @@ export class Panel {
             const name = await app.extensionManager.dialog.prompt({ title: "Attach ISA", message: t("Name of the preset") });
             const short = name?.trim().slice(0, 24);
             if (!short) return;
-            if (!Object.hasOwn(PRESETS, short)) return keepOwn({ ...ownPresets(this.node), [short]: read(this.node) });
+            if (!Object.keys(PRESETS).some((name) => [name, t(name)].includes(short))) return keepOwn({ ...ownPresets(this.node), [short]: read(this.node) });
             const detail = t("{name} is a preset that comes with the node: take another name.", { name: short });
             app.extensionManager.toast.add({ severity: "warn", summary: "Attach ISA", detail, life: 6000 });
         });
@@ -229,9 +240,9 @@ export class Panel {
         Object.assign(this, { seen: null, opening: CREATED_AFTER });
     }
 
-    // The server's sentences about the node's run; core's own widget for them stays out of the way.
+    // The server's sentences about the node's run.
     onReport(text) {
-        this.report = text;
+        this.report = said(text);
         this.drawNow();
     }
 
@@ -249,19 +260,11 @@ export class Panel {
         this.drawNow();
     }
 
-    hideCoresText() {
-        const widget = this.node.widgets?.find((each) => each.name === CORES_TEXT);
-        if (!widget || widget.hidden) return;
-        widget.hidden = true;
-        widget.options = { ...widget.options, hidden: true }; // for Vue nodes
-    }
-
     // Called at intervals: the callbacks of the two node renderers differ.
     look(live) {
         const values = read(this.node);
         if (!values) return;
         const opening = this.opening > 0 && this.opening--;
-        this.hideCoresText();
         const ahead = tokensAhead(this.node);
         if (JSON.stringify(ahead) !== this.ahead) {
             // Until a run reports the real number.

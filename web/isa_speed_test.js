@@ -2,6 +2,7 @@
 // and saves nothing, so the shown edit stays.
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
+import { said } from "./isa_server_words.js";
 import { t } from "./isa_text.js";
 
 const NODE = "LIVEditorAttachISA";
@@ -119,5 +120,5 @@ export function whyNone(steps) {
     if (!reason) return t("No model call went through Attach ISA.");
     const cure = reason.includes("min_tokens") ? t("Lower min_tokens on Attach ISA, or take a longer or larger video.")
         : t("Change that on Attach ISA.");
-    return `${t("ISA acted in no model call, so there is nothing to compare: full attention ({reason}).", { reason })} ${cure}`;
+    return `${t("ISA acted in no model call, so there is nothing to compare: full attention ({reason}).", { reason: said(reason) })} ${cure}`;
 }

@@ -9,3 +9,15 @@ export function setWords(translated) {
 export function t(text, values = {}) {
     return (words[text] ?? text).replace(/\{(\w+)\}/g, (braced, name) => values[name] ?? braced);
 }
+
+const NOTE = "MarkdownNote";
+
+// Gives a workflow that is being opened the words of another language, if it is a template: its note's heading is known. Whatever a
+// user wrote stays, line by line.
+export function translate(workflow, templates) {
+    const nodes = workflow?.nodes ?? [];
+    const notes = nodes.filter(({ type, widgets_values }) => type === NOTE && typeof widgets_values?.[0] === "string");
+    if (!notes.some((note) => note.widgets_values[0].split("\n")[0] in templates)) return;
+    for (const note of notes) note.widgets_values[0] = note.widgets_values[0].split("\n").map((line) => templates[line] ?? line).join("\n");
+    for (const node of nodes) if (node.title in templates) node.title = templates[node.title];
+}

@@ -78,6 +78,28 @@ def test_the_other_examples_run(server, info, name, tmp_path):
     assert len(videos) == sum(node["type"] == "LIVEditorDecodeVideo" for node in saved["nodes"])
 
 
+def test_a_folder_of_clips_is_edited(server, info):
+    """One edit of each clip, in the order of their names, each with its own length."""
+    folder = server.base / "input/liveditor_clips"
+    folder.mkdir(exist_ok=True)
+    for name, frames in (("first.mp4", 5), ("second.mp4", 9)):
+        with av.open(str(folder / name), "w") as container:
+            stream = container.add_stream("libx264", rate=16)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            for value in range(frames):
+                frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 20 * value, np.uint8))
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    saved = json.loads((EXAMPLES / "10 A folder of clips.json").read_text(encoding="utf-8"))
+    small = {kind: values for kind, values in SMALL.items() if kind != "LoadVideo"}
+    changes = {node.get("title") or node["type"]: small[node["type"]] for node in saved["nodes"] if node["type"] in small}
+    run = server.run(Workflow(saved, info).prompt(changes), saved)
+    assert run.error is None, run.error
+    [videos] = [output["liveditor_video"] for output in run.outputs.values() if "liveditor_video" in output]
+    assert [(video["source"]["filename"], video["frames"]) for video in videos] == [("first.mp4", 5), ("second.mp4", 9)]
+    assert len({video["filename"] for video in videos}) == 2
+
+
 def test_bernini_workflow_runs_with_isa_on_both_models(server, info):
     saved = json.loads((EXAMPLES / "9 Bernini with ISA.json").read_text(encoding="utf-8"))
     workflow = Workflow(saved, info)
@@ -203,6 +225,20 @@ def test_references_become_context(server, workflow):
     prompt["image"] = {"class_type": "EmptyImage", "inputs": {"width": 100, "height": 50, "batch_size": 1, "color": 0xFF0000}}
     prompt[str(workflow.find("In-Context References")["id"])]["inputs"]["references.reference_0"] = ["image", 0]
     assert not torch.equal(latent_of(server, prompt, "referenced"), plain)
+
+
+def test_encoding_shows_its_progress(server, workflow):
+    """One bar over the frames of the video and of its references; 6 frames are encoded as 9."""
+    inputs = {**SMALL["LIVEditorInContextReferences"], "length": 6, "start_frame": 1}  # not cached by other tests
+    prompt = workflow.prompt(changed(LIVEditorInContextReferences=inputs))
+    prompt["image"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0xFF00}}
+    references = str(workflow.find("In-Context References")["id"])
+    prompt[references]["inputs"]["references.reference_0"] = ["image", 0]
+    seen = []
+    run = server.run(prompt, on_progress=lambda node, value, most: seen.append((value, most)) if node == references else None)
+    assert run.error is None, run.error
+    assert seen == sorted(seen) and {most for _, most in seen} == {8}
+    assert seen[0][0] == 1 and seen[-1][0] == 8, "from the first frame on, and not at the end alone"
 
 
 @pytest.mark.parametrize(

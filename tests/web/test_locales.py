@@ -6,9 +6,17 @@ import urllib.request
 from collections import Counter
 
 import pytest
+import torch
 from browser_page import drop, open_page
 from comfy_headless import ROOT
 from examples import EXAMPLES
+from liveditor_isa.isa_core import ISAConfig, TokenLayout, resolve_backend
+from liveditor_isa.kernels import unavailable_reason
+from liveditor_isa.runtime import decisions
+from liveditor_isa.runtime.decisions import Decisions
+from liveditor_isa.runtime.live import Settings
+from liveditor_isa.runtime.report import RunReport
+from liveditor_isa.runtime.schedule import Schedule
 
 LANGUAGES = ("en", "zh", "ja", "ko", "fr", "es")
 translated = pytest.mark.parametrize("language", LANGUAGES[1:])
@@ -19,6 +27,15 @@ SAID = {text for script in SCRIPTS.values() for text in re.findall(r'\bt\("([^"]
 # Those that reach t() through a variable.
 SAID |= set(re.findall(r'slider\("\w+", "([^"]+)"\)', SCRIPTS["isa_heatmap.js"]))
 SAID |= set(re.findall(r': "([^"]+)"', re.search(r"LAYERS = \{(.*?)\}", SCRIPTS["isa_heatmap.js"])[1]))
+PRESETS = re.findall(r"^    (\w+): \{$", SCRIPTS["isa_presets.js"], re.M)
+SAID |= set(PRESETS)
+SERVERS = re.findall(r'^    "(.*)",$', SCRIPTS["isa_server_words.js"], re.M)
+SAID |= set(SERVERS)
+GPUS = "fastest available"
+"""The one that takes a GPU."""
+UNTRANSLATED = "VAE"
+FILES = ("| [", "|---")
+"""How the rows of a note begin that names the files."""
 
 
 def locale(language: str, name: str) -> dict:
@@ -86,7 +103,63 @@ def test_the_panels_words(language):
     for english, found in words.items():
         assert set(re.findall(r"\{\w+\}", found)) == set(re.findall(r"\{\w+\}", english))
         assert found != english
-    assert shape(locale(language, "main")).keys() == {"LIVEditor", *locale("en", "main")}
+    assert shape(locale(language, "main")).keys() == {"LIVEditor", "LIVEditorTemplates", *locale("en", "main")}
+
+
+def test_the_servers_sentences_are_those_that_the_page_knows():
+    """What a run says, and why attention stays full."""
+    cpu, most = torch.device("cpu"), 10**9
+    reason, plain = unavailable_reason(cpu), Decisions(Settings(ISAConfig()), Schedule(min_tokens=1000))
+    few = plain.reason_for_full(TokenLayout(8, (8,)), 0, 2)
+    lines = [reason, few, decisions.SWITCHED_OFF, decisions.no_context(), resolve_backend("torch", cpu)[1]]
+    lines += [f"Where ISA acts, it runs on torch ({reason})", RunReport().summary(ISAConfig(), nothing=decisions.no_context())]
+    for refreshed, reused, held in ((6, 6, (most, 0)), (6, 6, (0, most)), (6, 6, (most, most)), (6, 0, (0, 0)), (1, 0, (0, 0))):
+        report = RunReport()
+        report.backend, report.dense, report.sparse_calls = ("torch", reason), ("caller", ""), 8
+        report._sums = {cpu: torch.tensor([3.2, 2.8, 1.6])}
+        report.refreshed, report.reused, report.most_held = refreshed, reused, held
+        report.full[decisions.OUTSIDE_SCHEDULE] = 4
+        lines += [*report.full, *report.summary(ISAConfig()).split("\n")]
+        lines += [lines[-1].partition("kept: ")[2]] * bool(reused)
+    patterns = {each: re.sub(r"\\\{\w+\\\}", ".+?", re.escape(each)) for each in SERVERS}
+    found = {line: next((each for each, pattern in patterns.items() if re.fullmatch(pattern, line)), None) for line in lines}
+    assert None not in found.values(), found
+    assert {*SERVERS} - {*found.values()} == {GPUS} and f'"{GPUS}"' in (ROOT / "isa_core/backend.py").read_text(
+        encoding="utf-8"
+    )
+
+
+def words_of_templates() -> set[str]:
+    """Titles, and the lines of notes."""
+    found = set()
+    for path in EXAMPLES.glob("*.json"):
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            note = node["widgets_values"][0] if node["type"] == "MarkdownNote" else ""
+            found |= {node.get("title"), *(line for line in note.split("\n") if not line.startswith(FILES))}
+    return found - {None, "", UNTRANSLATED}
+
+
+@translated
+def test_the_templates_words(language):
+    """To change a line of a note, change it in each language as well."""
+    words = locale(language, "main")["LIVEditorTemplates"]
+    assert words.keys() == words_of_templates()
+    for english, found in words.items():
+        assert found != english
+        assert Counter(re.findall(r"`[^`]+`|\d+×\d+", found)) == Counter(re.findall(r"`[^`]+`|\d+×\d+", english)), english
+        assert {*re.findall(r"\*\*([a-z]+_[a-z_]+)\*\*", found)} == {*re.findall(r"\*\*([a-z]+_[a-z_]+)\*\*", english)}
+        assert re.match(r"#*|\d\.|-", found)[0] == re.match(r"#*|\d\.|-", english)[0]
+
+
+@translated
+def test_sentences_and_help_name_presets_as_their_buttons_do(language):
+    words = locale(language, "main")["LIVEditor"]
+    names = [words[preset] for preset in PRESETS]
+    assert len(PRESETS) == len({*names}) == 5
+    page = (HELP / f"LIVEditorAttachISA/{language}.md").read_text(encoding="utf-8")
+    assert [name for name in re.findall(r"^\| \*\*([^*]+)\*\* \|", page, re.M) if name in names] == names
+    for text in [page, *words.values(), *locale(language, "main")["LIVEditorTemplates"].values()]:
+        assert not {*re.findall(r"[A-Za-z]+", text)} & {*PRESETS} - {*names, "Exact"}, text
 
 
 def outline(page: str) -> dict:
@@ -151,6 +224,10 @@ def test_the_page_in_japanese(browser, server):
         drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
         page.get_by_text("全注意の計算量の").first.wait_for(timeout=60_000)
         assert page.evaluate("() => app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA').title") == "ISA を付加"
+        page.get_by_role("button", name="バランス").wait_for(state="attached")
+        note = page.evaluate("() => app.graph.nodes.find(node => node.type === 'MarkdownNote').widgets[0].value")
+        assert note.startswith("## LIVEditor-14B で動画を編集\n") and "this project" not in note
+        assert "3 · 何を変えるか" in page.evaluate("() => app.graph.nodes.map(node => node.title)")
         page.evaluate("() => app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA'))")
         # Not a real click: messages about models that are missing here may lie over it.
         page.get_by_test_id("info-button").dispatch_event("click")

@@ -137,4 +137,6 @@ def test_the_whole_job_from_the_page(page, server, info):
     page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=120_000)
     # The video plays on the node, the line about ISA stands on its own.
     page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.src.includes('LIVEditor_'))")
-    page.get_by_text("ISA: 8 attention calls").first.wait_for(timeout=10_000)
+    line = page.get_by_text("ISA: 8 attention calls").filter(visible=True)
+    line.first.wait_for(timeout=10_000)
+    assert line.count() == 1, "the panel shows it in place of core's own widget for a node's text"

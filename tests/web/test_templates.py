@@ -10,6 +10,9 @@ from examples import EXAMPLES
 
 TINY = sorted(path.stem for path in EXAMPLES.glob("*.json") if "LIVEditor-tiny (included)" in path.read_text(encoding="utf-8"))
 LARGE = sorted({path.stem for path in EXAMPLES.glob("*.json")} - {*TINY})
+FOLDER = "10 A folder of clips"
+CLIPS = "liveditor_clips"
+"""The folder that it edits."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,8 @@ def clip_in(server):
 
 
 def inputs(server) -> list[str]:
-    return sorted(path.name for path in (server.base / "input").iterdir() if path.is_file())
+    folder = server.base / "input"
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def opened(page, saved: dict) -> list[str]:
@@ -86,12 +90,12 @@ def overlapping(page) -> list[tuple[str, str]]:
     return [(one["name"], other["name"]) for one, other in pairs if overlap(one, other)]
 
 
-def looks_well(page, edits: int):
+def looks_well(page, edits: int, sources: int = 1):
     """Text is drawn at the zoom at which the template opens, and nothing lies over another, also with a run's results."""
     assert not page.evaluate("() => app.canvas.low_quality"), "no text is drawn at this zoom"
     assert overlapping(page) == []
     page.evaluate(RESULTS, [REPORT, CLIP.name])
-    page.wait_for_function(SHOWN, arg=1 + edits, timeout=60_000)
+    page.wait_for_function(SHOWN, arg=sources + edits, timeout=60_000)
     after_frames(page, 3)
     assert overlapping(page) == []
 
@@ -104,7 +108,7 @@ def test_nothing_is_brought_before_a_workflow_asks_for_it(fresh_page, fresh_inst
     assert inputs(fresh_install) == []
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", sorted({*TINY} - {FOLDER}))
 def test_a_template_of_the_included_model_opens_with_nothing_missing(fresh_page, fresh_install, name):
     clip_in(fresh_install).unlink(missing_ok=True)
     assert opened(fresh_page, template(name)) == []
@@ -114,6 +118,25 @@ def test_a_template_of_the_included_model_opens_with_nothing_missing(fresh_page,
         arg=CLIP.name,
     )
     looks_well(fresh_page, edits_in(template(name)))
+
+
+def test_a_template_that_edits_a_folder_opens_with_a_clip_in_it(fresh_page, fresh_install):
+    folder = fresh_install.base / "input" / CLIPS
+    clip_in(fresh_install).unlink(missing_ok=True)
+    assert opened(fresh_page, template(FOLDER)) == []
+    assert inputs(fresh_install) == [f"{CLIPS}/{CLIP.name}"] and (folder / CLIP.name).read_bytes() == CLIP.read_bytes()
+    assert fresh_page.evaluate(
+        """() => {
+            const [widget] = app.graph.nodes.find(node => node.type === 'LoadVideoDataSetFromFolder').widgets;
+            return [widget.value, widget.options.values.includes(widget.value)];
+        }"""
+    ) == [CLIPS, True]
+    # A user's folder of that name stays as it is.
+    (folder / CLIP.name).rename(folder / "mine.mp4")
+    assert opened(fresh_page, template(FOLDER)) == [] and inputs(fresh_install) == [f"{CLIPS}/mine.mp4"]
+    (folder / "mine.mp4").rename(clip_in(fresh_install))  # for what it is to look like after a run
+    folder.rmdir()
+    looks_well(fresh_page, edits_in(template(FOLDER)), sources=0)
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -5,7 +5,8 @@ import { web } from "./comfyui.mjs";
 import { api, app } from "./comfyui_app.mjs";
 
 const { loadWords, t } = await web("isa_text.js");
-const { setWords } = await web("isa_words.js");
+const { setWords, translate } = await web("isa_words.js");
+const { said } = await web("isa_server_words.js");
 
 afterEach(() => {
     Object.assign(api, { locales: {} });
@@ -52,4 +53,40 @@ test("English asks the server for nothing", async () => {
     api.locales = { en: { LIVEditor: { full: "changed" } } };
     await loadWords();
     assert.equal(t("full"), "full");
+});
+
+const TEMPLATES = { "## Edit": "## Éditer", "Press **Run**.": "Appuyez.", "What to change": "Ce qui doit changer" };
+const workflow = (note) => ({ nodes: [
+    { type: "MarkdownNote", title: "mine", widgets_values: [note] },
+    { type: "CLIPTextEncode", title: "What to change", widgets_values: ["What to change"] },
+] });
+
+test("a template gets its titles and notes, and keeps what a user wrote", async () => {
+    app.language = "fr";
+    api.locales = { fr: { LIVEditor: {}, LIVEditorTemplates: TEMPLATES } };
+    const opened = workflow("## Edit\n\nPress **Run**.\nMy own line.");
+    translate(opened, await loadWords());
+    assert.deepEqual(opened.nodes[0], { type: "MarkdownNote", title: "mine", widgets_values: ["## Éditer\n\nAppuyez.\nMy own line."] });
+    assert.deepEqual(opened.nodes[1], { type: "CLIPTextEncode", title: "Ce qui doit changer", widgets_values: ["What to change"] });
+});
+
+test("another workflow stays as it is, and so does everything in English", async () => {
+    for (const [note, words] of [["Mine", TEMPLATES], ["## Edit", await loadWords()]]) {
+        const opened = workflow(note);
+        translate(opened, words);
+        assert.deepEqual(opened, workflow(note));
+    }
+    translate(null, TEMPLATES);
+});
+
+test("the server's sentences, and what stands in them", () => {
+    const text = "2 calls with full attention: outside start_percent to end_percent\nsomething new\nThe context was computed in 1 of 4 model calls, and reused in the others; kept: 1 GB on the GPU";
+    assert.equal(said(text), text);
+    setWords({
+        "{count} calls with full attention: {reason}": "{reason} : {count} appels",
+        "outside start_percent to end_percent": "hors plage",
+        "The context was computed in {count} of {calls} model calls, and reused in the others; kept: {kept}": "{kept}, {count}/{calls}",
+        "{size} GB on the GPU": "{size} Go",
+    });
+    assert.equal(said(text), "hors plage : 2 appels\nsomething new\n1 Go, 1/4");
 });

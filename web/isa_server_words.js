@@ -1,0 +1,38 @@
+// The server's sentences about a run in the page's language. The server writes English; what is not listed here stays so.
+import { t } from "./isa_words.js";
+
+// Each as the server writes it, a line or what stands in braces.
+const SENTENCES = [
+    "ISA: {count} attention calls at {density} density, {share} of full attention's arithmetic, on {backend} ({reason})",
+    "{count} calls with full attention: {reason}",
+    "ISA saw no in-context attention: {reason}",
+    "Where ISA acts, it runs on {backend} ({reason})",
+    "The context was computed in {count} of {calls} model calls, and reused in the others; kept: {kept}",
+    "The context was computed in {count} of {calls} model calls, and reused in none: no two steps were near enough for context_refresh",
+    "The context was computed in {count} of {calls} model calls",
+    "{size} GB on the GPU and {more} GB in main memory",
+    "{size} GB on the GPU",
+    "{size} GB in main memory",
+    "no context tokens: connect In-Context References to the sampler",
+    "{count} tokens are fewer than min_tokens {least}",
+    "outside start_percent to end_percent",
+    "switched off",
+    "Triton needs a GPU, not '{device}'",
+    "fastest available",
+    "chosen",
+];
+
+const PATTERNS = SENTENCES.map((sentence) => {
+    const plain = sentence.replace(/[.*+?^$()|[\]\\]/g, "\\$&");
+    return [sentence, new RegExp(`^${plain.replace(/\{(\w+)\}/g, "(?<$1>.+?)")}$`)];
+});
+
+function line(text) {
+    for (const [sentence, pattern] of PATTERNS) {
+        const found = pattern.exec(text);
+        if (found) return t(sentence, Object.fromEntries(Object.entries(found.groups ?? {}).map(([name, value]) => [name, line(value)])));
+    }
+    return text;
+}
+
+export const said = (text) => text.split("\n").map(line).join("\n");
