@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...errors import UnreachableError
 from ...evaluation.frames import PICTURES, read_video, to_unit
 from ...optional import needed
 from ...video.geometry import fit_frames
@@ -71,7 +72,8 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
 
 
 def edit(tools: Tools, request: Request) -> dict:
-    """Raises ValueError in one sentence where the server refuses the workflow, or it fails or saves nothing."""
+    """Raises ValueError in one sentence where the server refuses the workflow, or it fails or saves nothing; UnreachableError where there
+    is no server any more."""
     begun = time.monotonic()
     values = {
         "instruction": request.instruction, "seed": request.seed, "frames": request.frames, "width": request.size[0],
@@ -84,9 +86,7 @@ def edit(tools: Tools, request: Request) -> dict:
     if "video" in tools.words:
         values["video"] = _uploaded(tools.client, Path(request.video).read_bytes(), Path(request.video).suffix)
     identity = _ask(tools.client, "POST", "/prompt", json={"prompt": _filled(tools.workflow, values)})["prompt_id"]
-    while not (history := _ask(tools.client, "GET", f"/history/{identity}")):
-        time.sleep(POLL)
-    done = history[identity]
+    done = _done(tools.client, identity)
     if done["status"]["status_str"] != "success":
         raise ValueError(f"The workflow {tools.name} failed: {_error_of(done['status'])}.")
     saved = [file for output in done["outputs"].values() for kind in output.values() for file in kind if _is_saved(file)]
@@ -101,6 +101,18 @@ def edit(tools: Tools, request: Request) -> dict:
         file.unlink(missing_ok=True)
     write_mp4(request.output, [fit_frames(to_unit(frames).movedim(1, -1), *request.size)[0]], tools.fps)
     return {"model": tools.name, "edit_seconds": round(time.monotonic() - begun, 3)}
+
+
+def _done(client, identity: str) -> dict:
+    """What became of a workflow that was sent. Raises ValueError where the server forgot it."""
+    while True:
+        # The queue first: what leaves it is in the history at that moment.
+        queue = _ask(client, "GET", "/queue")
+        if history := _ask(client, "GET", f"/history/{identity}"):
+            return history[identity]
+        if not any(identity in entry[:2] for entries in queue.values() for entry in entries):
+            raise ValueError("ComfyUI forgot the edit: it was started anew, or its queue was emptied; try again what failed.")
+        time.sleep(POLL)
 
 
 def _values(node: Any) -> Iterator[str]:
@@ -124,12 +136,13 @@ def _filled(node: Any, values: dict[str, str | int]) -> Any:
 
 
 def _answer(client, method: str, path: str, **more):
-    """Raises ValueError in one sentence where the server does not answer, or refuses."""
+    """Raises ValueError in one sentence where the server refuses; UnreachableError where it does not answer."""
     httpx = needed("httpx", "httpx", EXTRA)
     try:
         answer = client.request(method, path, **more)
     except httpx.HTTPError as error:
-        raise ValueError(f"ComfyUI at {client.base_url} does not answer ({error}): start it, or set comfyui_url.") from None
+        why = str(error) or type(error).__name__
+        raise UnreachableError(f"ComfyUI at {client.base_url} does not answer ({why}): start it, or set comfyui_url.") from None
     if answer.is_error:
         raise ValueError(f"ComfyUI refused {path} ({answer.status_code}): {_refusal(answer.text)}.")
     return answer

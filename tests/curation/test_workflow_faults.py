@@ -1,0 +1,140 @@
+"""A ComfyUI server that fails in mid-edit, forgets, saves something else, or is none; and what the settings say of its workflows."""
+
+import json
+import threading
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+pytest.importorskip("cv2", reason="the data extra is not installed")
+pytest.importorskip("httpx", reason="the data extra is not installed")
+
+from liveditor_isa.batch.manifest import Clip  # noqa: E402
+from liveditor_isa.batch.results import Results  # noqa: E402
+from liveditor_isa.batch.worker import Worker  # noqa: E402
+from liveditor_isa.curation.editors import Request, editor_of, workflow  # noqa: E402
+from liveditor_isa.curation.outcomes import Work  # noqa: E402
+from liveditor_isa.curation.settings import Settings, StageChoice  # noqa: E402
+from liveditor_isa.curation.stages import videos  # noqa: E402
+from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
+from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
+
+FRAMES, SIZE = 5, (64, 48)
+FROM_VIDEO = {"1": {"class_type": "Any", "inputs": {"video": "%video%", "text": "%instruction%"}}}
+
+
+class FakeServer:
+    """answers: {beginning of a path: what is answered, bytes or JSON}. sent: the workflows that were sent."""
+
+    def __init__(self):
+        self.answers = {"/system_stats": {"system": {}}, "/upload": {"name": "clip.mp4"}, "/prompt": {"prompt_id": "a"}}
+        self.answers |= {"/queue": {"queue_running": [], "queue_pending": []}, "/history": {}}
+        self.sent: list[dict] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.path == "/prompt":
+                    fake.sent.append(json.loads(body)["prompt"])
+                answer = next(answer for path, answer in fake.answers.items() if self.path.startswith(path))
+                if answer is None:  # the server dies
+                    threading.Thread(target=fake.close).start()
+                    self.close_connection = True
+                    return
+                content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_POST = do_GET
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def saves(self, name: str, content: bytes, before: tuple[dict, ...] = ()):
+        file = {"filename": name, "subfolder": "", "type": "output"}
+        self.answers["/view"] = content
+        outputs = {str(at): one for at, one in enumerate([*before, {"images": [file]}])}
+        self.answers["/history"] = {"a": {"status": {"status_str": "success"}, "outputs": outputs}}
+
+
+@pytest.fixture
+def fake():
+    made = FakeServer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def file_of(tmp_path):
+    def written(content: dict, name: str = "workflow.json") -> str:
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+        return str(tmp_path / name)
+
+    return written
+
+
+@pytest.fixture
+def clip(tmp_path) -> str:
+    return str(write_mp4(tmp_path / "clip.mp4", [torch.rand(FRAMES, SIZE[1], SIZE[0], 3)], Fraction(8)))
+
+
+def choice(**settings) -> StageChoice:
+    settings = Settings(frames=FRAMES, fps=8, width=SIZE[0], height=SIZE[1], video_candidates=1, **settings)
+    return StageChoice(settings, ModelChoice(device="cpu"), videos.DEPENDS, True)
+
+
+def asked(clip: str, tmp_path, instruction: str = "make it blue") -> Request:
+    return Request(clip, instruction, FRAMES, 0, None, None, SIZE, None, tmp_path / "edit.mp4")
+
+
+def refusal(fake, file_of, clip, tmp_path) -> str:
+    editor = editor_of("workflow", choice(comfyui_url=fake.url), file_of(FROM_VIDEO), FRAMES)
+    with pytest.raises(ValueError) as error:
+        editor.module.edit(editor.tools, asked(clip, tmp_path))
+    assert "\n" not in str(error.value) and not [*tmp_path.glob("saved*")]
+    return str(error.value)
+
+
+def test_an_edit_that_the_server_forgot_is_not_waited_for(fake, file_of, clip, tmp_path, monkeypatch):
+    """A server that was started anew has neither the edit nor its history."""
+    monkeypatch.setattr(workflow, "POLL", 0.01)
+    assert "forgot the edit" in refusal(fake, file_of, clip, tmp_path)
+
+
+def test_an_edit_in_the_queue_is_waited_for(fake, file_of, clip, tmp_path, monkeypatch):
+    fake.answers["/queue"] = {"queue_running": [], "queue_pending": [[7, "a", {}, {}, []]]}
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            fake.answers["/queue"] = {"queue_running": [], "queue_pending": []}
+
+    monkeypatch.setattr(workflow.time, "sleep", pause)
+    assert "forgot the edit" in refusal(fake, file_of, clip, tmp_path) and len(pauses) == 3
+
+
+def test_a_server_that_dies_stops_the_job_and_puts_no_clip_in_quarantine(fake, file_of, clip, tmp_path):
+    """All clips behind it would follow within seconds."""
+    fake.answers["/queue"] = None
+    stage = choice(comfyui_url=fake.url, video_editor="workflow", video_model=file_of(FROM_VIDEO))
+    (tmp_path / "out" / "quarantine").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    worker = Worker(videos.__name__, stage, str(tmp_path / "out"), str(tmp_path / "work"))
+    work = Work(clip, {"proposal": {"instruction": "make it blue", "expected": {}}})
+    outcome = worker._outcome(Clip("one", 1, work, "f"), 1)
+    assert outcome["status"] == "stopped" and "does not answer" in outcome["reason"]
+    assert Results(tmp_path / "out").quarantined("one") is None
