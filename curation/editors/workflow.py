@@ -35,6 +35,9 @@ KNOWN = ("video", "frame", "target_frame", "instruction", "seed", "frames", "wid
 POLL = 0.5
 """Seconds between two questions whether an edit is done."""
 
+SHOWN = (*PICTURES, ".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif")
+"""Endings of what is an edit: workflows save sound and latents too."""
+
 ANSWER = 60.0
 """Seconds that the server may take for one answer, which is not an edit."""
 
@@ -65,8 +68,7 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
         )
     if frames == 1 and "target_frame" in words:
         raise ValueError(f"{model} asks for %target_frame%, which a workflow of target frames makes.")
-    httpx = needed("httpx", "httpx", EXTRA)
-    client = httpx.Client(base_url=choice.settings.comfyui_url, timeout=ANSWER)
+    client = _client(choice.settings.comfyui_url)
     _ask(client, "GET", "/system_stats")
     return Tools(client, workflow, words, Path(model).name, Fraction(choice.settings.fps).limit_denominator(1000))
 
@@ -92,7 +94,7 @@ def edit(tools: Tools, request: Request) -> dict:
     saved = [file for output in done["outputs"].values() for kind in output.values() for file in kind if _is_saved(file)]
     if not saved:
         raise ValueError(f"The workflow {tools.name} saved nothing: end it with Save Video or Save Image.")
-    place = {name: saved[0][name] for name in ("filename", "subfolder", "type")}
+    place = {name: saved[0].get(name, "") for name in ("filename", "subfolder", "type")}
     file = request.output.with_name(f"saved{Path(place['filename']).suffix.lower()}")
     try:
         file.write_bytes(_answer(tools.client, "GET", "/view", params=place).content)
@@ -135,6 +137,15 @@ def _filled(node: Any, values: dict[str, str | int]) -> Any:
     return values[alone[1]] if alone else WORD.sub(lambda word: str(values[word[1]]), node)
 
 
+def _client(url: str):
+    """Raises ValueError in one sentence for what is no address."""
+    httpx = needed("httpx", "httpx", EXTRA)
+    try:
+        return httpx.Client(base_url=url, timeout=ANSWER)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"comfyui_url {url!r} is no address ({error}): give one like http://127.0.0.1:8188.") from None
+
+
 def _answer(client, method: str, path: str, **more):
     """Raises ValueError in one sentence where the server refuses; UnreachableError where it does not answer."""
     httpx = needed("httpx", "httpx", EXTRA)
@@ -149,7 +160,15 @@ def _answer(client, method: str, path: str, **more):
 
 
 def _ask(client, method: str, path: str, **more) -> dict:
-    return _answer(client, method, path, **more).json()
+    """Raises ValueError in one sentence, as `_answer` does, and where something else than ComfyUI answers."""
+    answer = _answer(client, method, path, **more)
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{client.base_url} is no ComfyUI: its answer to {path} is no JSON object; set comfyui_url.")
+    return found
 
 
 def _refusal(text: str) -> str:
@@ -174,7 +193,7 @@ def _error_of(status: dict) -> str:
 
 
 def _is_saved(file: Any) -> bool:
-    return isinstance(file, dict) and file.get("type") == "output" and "filename" in file
+    return isinstance(file, dict) and file.get("type") == "output" and str(file.get("filename")).lower().endswith(SHOWN)
 
 
 def _uploaded(client, content: bytes, suffix: str) -> str:

@@ -1,9 +1,11 @@
 """A ComfyUI server that fails in mid-edit, forgets, saves something else, or is none; and what the settings say of its workflows."""
 
+import io
 import json
 import threading
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +16,14 @@ pytest.importorskip("httpx", reason="the data extra is not installed")
 from liveditor_isa.batch.manifest import Clip  # noqa: E402
 from liveditor_isa.batch.results import Results  # noqa: E402
 from liveditor_isa.batch.worker import Worker  # noqa: E402
-from liveditor_isa.curation.editors import Request, editor_of, workflow  # noqa: E402
+from liveditor_isa.curation.editors import Request, best_edit, editor_of, workflow  # noqa: E402
 from liveditor_isa.curation.outcomes import Work  # noqa: E402
 from liveditor_isa.curation.settings import Settings, StageChoice  # noqa: E402
 from liveditor_isa.curation.stages import videos  # noqa: E402
+from liveditor_isa.evaluation.frames import read_video  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
+from PIL import Image  # noqa: E402
 
 FRAMES, SIZE = 5, (64, 48)
 FROM_VIDEO = {"1": {"class_type": "Any", "inputs": {"video": "%video%", "text": "%instruction%"}}}
@@ -138,3 +142,52 @@ def test_a_server_that_dies_stops_the_job_and_puts_no_clip_in_quarantine(fake, f
     outcome = worker._outcome(Clip("one", 1, work, "f"), 1)
     assert outcome["status"] == "stopped" and "does not answer" in outcome["reason"]
     assert Results(tmp_path / "out").quarantined("one") is None
+
+
+def test_another_server_than_comfyuis_is_one_sentence(fake, file_of):
+    fake.answers["/system_stats"] = b"<html>It works!</html>"
+    for url, words in ((fake.url, "is no ComfyUI"), ("http://[::", "is no address"), ("localhost:8188", "does not answer")):
+        with pytest.raises(ValueError, match=words):
+            editor_of("workflow", choice(comfyui_url=url), file_of(FROM_VIDEO), FRAMES)
+
+
+def picture() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", SIZE, (0, 0, 200)).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_a_picture_is_no_edit_of_a_clip(fake, file_of, clip, tmp_path):
+    """It was compared with the whole clip."""
+    fake.saves("edit.png", picture())
+    settings = choice(comfyui_url=fake.url)
+    editor = editor_of("workflow", settings, file_of(FROM_VIDEO), FRAMES)
+    work = Work(clip, {"proposal": {"instruction": "make it blue", "expected": {}}})
+    with pytest.raises(ValueError, match=r"workflow\.json made 1 frames where 5 were asked for"):
+        best_edit(editor, settings.settings, work, tmp_path / "edit.mp4", FRAMES, 1)
+
+
+def test_sound_that_a_workflow_saves_before_the_video_is_not_the_edit(fake, file_of, clip, tmp_path):
+    sound = {"audio": [{"filename": "edit.flac", "subfolder": "", "type": "output"}]}
+    fake.saves("edit.mp4", Path(clip).read_bytes(), before=(sound,))
+    editor = editor_of("workflow", choice(comfyui_url=fake.url), file_of(FROM_VIDEO), FRAMES)
+    request = asked(clip, tmp_path)
+    shown = []
+    answer = workflow._answer
+
+    def seen(client, method, path, **more):
+        shown.append(more.get("params"))
+        return answer(client, method, path, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workflow, "_answer", seen)
+        editor.module.edit(editor.tools, request)
+    assert shown[-1]["filename"] == "edit.mp4" and len(read_video(str(request.output)).frames) == FRAMES
+
+
+def test_an_instruction_is_sent_as_it_is(fake, file_of, clip, tmp_path):
+    fake.saves("edit.mp4", Path(clip).read_bytes())
+    editor = editor_of("workflow", choice(comfyui_url=fake.url), file_of(FROM_VIDEO), FRAMES)
+    text = 'mach\'s 50 %seed% "größer" \\n %video% 🐇 雪'
+    editor.module.edit(editor.tools, asked(clip, tmp_path, text))
+    assert fake.sent[0]["1"]["inputs"] == {"video": "clip.mp4", "text": text}
