@@ -32,6 +32,8 @@ from . import Request
 
 WORD = re.compile(r"%([a-z_]+)%")
 KNOWN = ("video", "frame", "target_frame", "instruction", "seed", "frames", "width", "height")
+COMFYUIS = ("year", "month", "day", "hour", "minute", "second")
+"""Words that ComfyUI knows in names of files."""
 POLL = 0.5
 """Seconds between two questions whether an edit is done."""
 
@@ -59,8 +61,10 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
     workflow = read_object(Path(model), "workflow", '{"1": {"class_type": "LoadVideo", "inputs": {"file": "%video%"}}}')
     if not all(isinstance(node, dict) and "class_type" in node for node in workflow.values()):
         raise ValueError(f"{model} is no workflow in API format: save it with Export (API) in ComfyUI's menu.")
-    words = frozenset(word for value in _values(workflow) for word in WORD.findall(value))
-    if unknown := sorted(words - {*KNOWN}):
+    words = frozenset(
+        word for node in workflow.values() for value in _values(node.get("inputs")) for word in WORD.findall(value)
+    )
+    if unknown := sorted(words - {*KNOWN, *COMFYUIS}):
         raise ValueError(f"{model} asks for %{unknown[0]}%; there are {', '.join(f'%{word}%' for word in KNOWN)}.")
     if "instruction" not in words or not words & {"video", "frame", "target_frame"}:
         raise ValueError(
@@ -134,7 +138,9 @@ def _filled(node: Any, values: dict[str, str | int]) -> Any:
     if not isinstance(node, str):
         return node
     alone = WORD.fullmatch(node)
-    return values[alone[1]] if alone else WORD.sub(lambda word: str(values[word[1]]), node)
+    if alone and alone[1] in values:
+        return values[alone[1]]
+    return WORD.sub(lambda word: str(values.get(word[1], word[0])), node)
 
 
 def _client(url: str):

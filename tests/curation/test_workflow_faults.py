@@ -13,8 +13,9 @@ import torch
 pytest.importorskip("cv2", reason="the data extra is not installed")
 pytest.importorskip("httpx", reason="the data extra is not installed")
 
+from liveditor_isa.batch.job import settings_of  # noqa: E402
 from liveditor_isa.batch.manifest import Clip  # noqa: E402
-from liveditor_isa.batch.results import Results  # noqa: E402
+from liveditor_isa.batch.results import JobError, Results  # noqa: E402
 from liveditor_isa.batch.worker import Worker  # noqa: E402
 from liveditor_isa.curation.editors import Request, best_edit, editor_of, workflow  # noqa: E402
 from liveditor_isa.curation.outcomes import Work  # noqa: E402
@@ -191,3 +192,48 @@ def test_an_instruction_is_sent_as_it_is(fake, file_of, clip, tmp_path):
     text = 'mach\'s 50 %seed% "größer" \\n %video% 🐇 雪'
     editor.module.edit(editor.tools, asked(clip, tmp_path, text))
     assert fake.sent[0]["1"]["inputs"] == {"video": "clip.mp4", "text": text}
+
+
+def test_workers_find_a_workflow_that_was_named_from_here(file_of, tmp_path, monkeypatch):
+    """They have folders of their own."""
+    written = file_of(FROM_VIDEO)
+    monkeypatch.chdir(tmp_path)
+    named = choice(video_model="workflow.json", frame_model="Qwen/Qwen-Image-Edit-2509")
+    settings = named.absolute().settings
+    assert settings.video_model == str(Path(written).resolve()) and settings.frame_model == "Qwen/Qwen-Image-Edit-2509"
+
+
+def test_pairs_of_two_contents_of_a_workflow_are_not_mixed_and_its_place_may_change(file_of, tmp_path):
+    """Its name alone was compared. Neither does a pair depend on the server's address."""
+    results = Results(tmp_path / "out")
+
+    def settings(path: str, url: str = "http://a:1") -> dict:
+        return settings_of(choice(video_editor="workflow", video_model=path, comfyui_url=url), videos.__name__)
+
+    with results.claim(settings(file_of(FROM_VIDEO))):
+        (results.folder / "records/one.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    results.check(settings(file_of(FROM_VIDEO, "elsewhere/workflow.json"), "http://b:2"))
+    other = {**FROM_VIDEO, "2": {"class_type": "Other", "inputs": {}}}
+    with pytest.raises(JobError, match="video_model"):
+        results.check(settings(file_of(other)))
+
+
+@pytest.mark.parametrize("wrong", [{"frame_model": 5}, {"comfyui_url": None}, {"steps": "30"}, {"frames": 5.0}, {"seed": True}])
+def test_a_setting_of_another_type_is_refused_by_its_name(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be of the type"):
+        Settings.of(wrong)
+
+
+def test_words_of_comfyuis_own_are_left_to_it(fake, file_of, clip, tmp_path):
+    fake.saves("edit.mp4", Path(clip).read_bytes())
+    node = {"class_type": "Any", "inputs": {**FROM_VIDEO["1"]["inputs"], "prefix": "%year%/%seed%", "day": "%day%"}}
+    editor = editor_of("workflow", choice(comfyui_url=fake.url), file_of({"1": node}), FRAMES)
+    editor.module.edit(editor.tools, asked(clip, tmp_path))
+    assert fake.sent[0]["1"]["inputs"]["prefix"] == "%year%/0" and fake.sent[0]["1"]["inputs"]["day"] == "%day%"
+
+
+def test_a_word_in_a_nodes_title_is_not_taken(fake, file_of):
+    node = {"class_type": "Any", "inputs": {"video": "%video%"}, "_meta": {"title": "%instruction%"}}
+    with pytest.raises(ValueError, match="must take %instruction%"):
+        editor_of("workflow", choice(comfyui_url=fake.url), file_of({"1": node}), FRAMES)
