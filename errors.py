@@ -26,6 +26,10 @@ class NotFiniteError(ValueError):
     """A result that holds NaN or infinity: one sentence with cause and remedy. The input is valid; other inputs may fail in the same way."""
 
 
+class UnreachableError(ValueError):
+    """A server that every edit needs does not answer: one sentence with cause and remedy. The input is valid; all others would fail too."""
+
+
 class FaultsError(ValueError):
     """What is wrong with an input: the first fault in one sentence, and how many more there are. faults: all of them."""
 

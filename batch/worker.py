@@ -16,7 +16,7 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 
-from ..errors import NotFiniteError, is_of_device, sentence
+from ..errors import NotFiniteError, UnreachableError, is_of_device, sentence
 from ..pipelines.record import versions
 from .crashes import crash_in, name_of, noted
 from .manifest import Clip
@@ -160,7 +160,7 @@ class Worker:
         except Exception as error:
             if not self._work.exists():
                 return _stopped(clip, self._out_of_reach(error))
-            if _is_the_disks(error, self._results.folder):
+            if isinstance(error, UnreachableError) or _is_the_disks(error, self._results.folder):
                 return _stopped(clip, sentence(error), traceback.format_exc())
             if is_of_device(error):
                 (folder / "last-words").write_text(

@@ -16,7 +16,6 @@ from ..batch import job
 from ..batch.manifest import read_manifest
 from ..checkpoint.files import replacing
 from ..evaluation import catalogue
-from ..evaluation.benches.bench import LayoutError
 from ..evaluation.frames import ALIGNMENTS, CROP
 from ..evaluation.items import Item, ItemSet, missing_files, read_items, write_items
 from ..evaluation.judge.client import Endpoint
@@ -126,8 +125,8 @@ def _export(options: argparse.Namespace) -> Outcome:
     assert bench.export
     try:
         bench.export(options.folder, items.items)
-    except LayoutError:
-        shutil.rmtree(options.folder, ignore_errors=True)  # so that the mended items can be written
+    except BaseException:
+        shutil.rmtree(options.folder, ignore_errors=True)  # so that the same command can be given again
         raise
     print(
         f"{_described(items)}, in {bench.title}'s layout: liveditor evaluate prepare {bench.name} {options.folder} reads them."

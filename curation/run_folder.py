@@ -36,7 +36,7 @@ def begin(flow: Flow, model: ModelChoice) -> None:
     with replacing(flow.folder / SOURCES) as partial:
         rows = [json.dumps({"video": source.video, **source.facts}, ensure_ascii=False) for source in flow.sources]
         partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    write_settings(flow.folder / SETTINGS, flow.settings)
+    write_settings(flow.folder / SETTINGS, flow.settings.absolute())  # the next command may be given elsewhere
     write_bounds(flow.folder / BOUNDS, flow.gates)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ alone, and have equal parts of the rest here."""
 
 VLM_KEY = "LIVEDITOR_JUDGE_KEY"
 """Variable of the environment, the same as for `liveditor evaluate`."""
+
+FILES = ("frame_model", "video_model", "depth_model")
+"""Settings that may name a file or a folder."""
+
+KINDS = {"int": int, "float": (int, float), "str": str, "dict[str, float]": dict}
+"""Of settings, by their annotation; `| None` takes None besides."""
 
 TO_REAL, TO_SYNTHETIC = DIRECTIONS = "synthetic-to-real", "real-to-synthetic"
 """Which of the two clips is the target. The paper's is the first: what is learned is to make real footage."""
@@ -70,6 +77,11 @@ class Settings:
     vlm_model: str | None = None
 
     def __post_init__(self):
+        for one in fields(self):
+            kind, _, none = str(one.type).partition(" | ")
+            value = getattr(self, one.name)
+            if not (isinstance(value, KINDS[kind]) and not isinstance(value, bool) or none and value is None):
+                raise ValueError(f"{one.name} must be of the type {one.type}; got {value!r}.")
         if self.frames < 1 or self.frames % 4 != 1:
             raise ValueError(f"frames must be 4n+1, as the VAE takes them; got {self.frames}.")
         for name in ("width", "height"):
@@ -78,6 +90,8 @@ class Settings:
         for name in ("proposals", "frame_candidates", "video_candidates", "variants"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}.")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be 1 or more, or null for the model's own; got {self.steps}.")
         if not 0 < self.fps <= 240:
             raise ValueError(f"fps must be above 0 and no more than 240; got {self.fps}.")
         if not self.shares or min(self.shares.values()) < 0 or not sum(self.shares.values()):
@@ -95,6 +109,11 @@ class Settings:
         if not (self.vlm_url and self.vlm_model):
             raise ValueError("There is no VLM: set vlm_url and vlm_model.")
         return Endpoint(self.vlm_url, self.vlm_model, os.environ.get(VLM_KEY))
+
+    def absolute(self) -> Settings:
+        """The same with absolute paths, for processes with folders of their own."""
+        given = {name: value for name in FILES if (value := getattr(self, name)) and Path(value).exists()}
+        return replace(self, **{name: str(Path(value).resolve()) for name, value in given.items()})
 
     @classmethod
     def of(cls, values: dict) -> Settings:
@@ -124,10 +143,17 @@ class StageChoice:
     def shared(self) -> dict[str, Any]:
         values = asdict(self.settings)
         model = {f"model {name}": value for name, value in self.model.shared().items()} if self.uses_model else {}
-        return {name: values[name] for name in self.depends} | model
+        return {name: _as_recorded(name, values[name]) for name in self.depends} | model
 
     def absolute(self) -> StageChoice:
-        return StageChoice(self.settings, self.model.absolute(), self.depends, self.uses_model)
+        return StageChoice(self.settings.absolute(), self.model.absolute(), self.depends, self.uses_model)
+
+
+def _as_recorded(name: str, value: Any) -> Any:
+    """What two runs must have in common. Of a file its content counts, which may change, and not where it lies."""
+    if name in FILES and value and Path(value).is_file():
+        return f"{Path(value).name} (sha256 {hashlib.sha256(Path(value).read_bytes()).hexdigest()[:12]})"
+    return value
 
 
 def read_settings(path: Path) -> Settings:

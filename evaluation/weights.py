@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.files import replacing
+from ..errors import is_out_of_memory, sentence
 from ..optional import needed
 from . import EXTRA
 from .shipped import SHIPPED
@@ -61,11 +62,17 @@ def file_of(model: str) -> Path:
 
 
 def tensors_of(model: str) -> dict[str, torch.Tensor]:
-    """{name: weight}. Raises RuntimeError as `file_of` does."""
+    """{name: weight}. Raises RuntimeError, a sentence, as `file_of` does, and for a damaged file."""
     path = file_of(model)
-    if path.suffix == ".safetensors":
-        return needed("safetensors.torch", "safetensors", EXTRA).load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    load_file = needed("safetensors.torch", "safetensors", EXTRA).load_file
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of two libraries, which raise what they like for a damaged file
+        if is_out_of_memory(error):
+            raise
+        raise RuntimeError(
+            f"{path} cannot be read ({sentence(error).rstrip('.')}): remove it, and fetch or copy it anew."
+        ) from None
 
 
 def fetch(model: str, say: Callable[[str], object] = print) -> Path:

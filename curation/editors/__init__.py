@@ -52,7 +52,7 @@ def editor_of(name: str, choice: StageChoice, model: str | None, frames: int) ->
 
 
 def best_edit(editor: Editor, settings: Settings, work: Work, output: Path, frames: int, candidates: int) -> tuple[Path, dict]:
-    """The best candidate's file, and the scores of all. Raises what the editor raises."""
+    """The best candidate's file, and the scores of all. Raises what the editor raises, ValueError for an edit of another length."""
     proposal = work.facts["proposal"]
     size = settings.width, settings.height
     source = measure.read_frames(work.video)[:frames]
@@ -67,6 +67,10 @@ def best_edit(editor: Editor, settings: Settings, work: Work, output: Path, fram
         )  # fmt: skip
         made = editor.module.edit(editor.tools, request)
         edit = measure.read_frames(str(file))
+        if len(edit) != frames:
+            raise ValueError(
+                f"{made['model']} made {len(edit)} frames where {frames} were asked for: take another model or workflow."
+            )
         scores = measure.pair_scores(source, edit, proposal["expected"], settings.cut)
         if target:
             scores["frame_psnr"] = measure.likeness(edit[0], measure.read_frames(target)[0])

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from ...errors import NotFiniteError
 from ...evaluation.frames import read_video
 from ...optional import needed
 from ...pipelines.edit import device_and_dtype, place
@@ -37,7 +38,7 @@ class Tools(NamedTuple):
 
 
 def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
-    """Raises ValueError in one sentence where the pipeline does not do what the stage needs."""
+    """Raises ValueError in one sentence where the pipeline does not do what the stage needs, or takes no instruction."""
     if not model:
         raise ValueError(
             "The editor pipeline needs the setting frame_model or video_model: a folder or repository of a pipeline of diffusers."
@@ -48,17 +49,18 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
         pipe = diffusers.DiffusionPipeline.from_pretrained(model, torch_dtype=dtype)
     takes = dict(inspect.signature(pipe.__call__).parameters)
     kind = "video" if frames > 1 else "picture"
+    told = "prompt" in takes and "mask_image" not in takes  # others make something of the picture, whatever was asked for
     inputs: Callable[[Request], dict]
-    if frames == 1 and "image" in takes and "num_frames" not in takes:
+    if told and frames == 1 and "image" in takes and "num_frames" not in takes:
         inputs = _picture
-    elif frames > 1 and {"video", "mask", "reference_images"} <= {*takes}:
+    elif told and frames > 1 and {"video", "mask", "reference_images"} <= {*takes}:
         follow = _depth_of(choice.settings.depth_model, device, dtype) if choice.settings.depth_model else grey
         inputs = lambda request: controlled(request, follow)  # noqa: E731
-    elif frames > 1 and {"image", "num_frames"} <= {*takes}:
+    elif told and frames > 1 and {"image", "num_frames"} <= {*takes}:
         inputs = _going_on
     else:
         raise ValueError(
-            f"{type(pipe).__name__} makes no {kind} here: frames take a pipeline with an image, such as QwenImageEditPlusPipeline or "
+            f"{type(pipe).__name__} makes no {kind} here: frames take a pipeline with an image and a prompt, such as QwenImageEditPlusPipeline or "
             "FluxKontextPipeline, videos WanVACEPipeline or WanImageToVideoPipeline."
         )
     if frames > 1:
@@ -69,6 +71,7 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
 
 
 def edit(tools: Tools, request: Request) -> dict:
+    """Raises NotFiniteError where the pipeline's result is none."""
     begun = time.monotonic()
     width, height = request.size
     asked = {
@@ -86,6 +89,8 @@ def edit(tools: Tools, request: Request) -> dict:
         asked[scale] = request.guidance
     made = tools.pipe(**{name: value for name, value in asked.items() if name in tools.takes})
     frames = made.frames[0] if hasattr(made, "frames") else made.images
+    if not frames.isfinite().all():
+        raise NotFiniteError(f"{tools.model} made NaN or infinity: take --dtype bf16 or fp32.")
     frames = torch.nn.functional.interpolate(frames.float(), (height, width), mode="bicubic", antialias=True)
     write_mp4(request.output, [frames.clamp(0, 1).movedim(1, -1).cpu()], tools.fps)
     return {"model": tools.model, "edit_seconds": round(time.monotonic() - begun, 3)}

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...errors import UnreachableError
 from ...evaluation.frames import PICTURES, read_video, to_unit
 from ...optional import needed
 from ...video.geometry import fit_frames
@@ -31,8 +32,13 @@ from . import Request
 
 WORD = re.compile(r"%([a-z_]+)%")
 KNOWN = ("video", "frame", "target_frame", "instruction", "seed", "frames", "width", "height")
+COMFYUIS = ("year", "month", "day", "hour", "minute", "second")
+"""Words that ComfyUI knows in names of files."""
 POLL = 0.5
 """Seconds between two questions whether an edit is done."""
+
+SHOWN = (*PICTURES, ".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif")
+"""Endings of what is an edit: workflows save sound and latents too."""
 
 ANSWER = 60.0
 """Seconds that the server may take for one answer, which is not an edit."""
@@ -55,8 +61,10 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
     workflow = read_object(Path(model), "workflow", '{"1": {"class_type": "LoadVideo", "inputs": {"file": "%video%"}}}')
     if not all(isinstance(node, dict) and "class_type" in node for node in workflow.values()):
         raise ValueError(f"{model} is no workflow in API format: save it with Export (API) in ComfyUI's menu.")
-    words = frozenset(word for value in _values(workflow) for word in WORD.findall(value))
-    if unknown := sorted(words - {*KNOWN}):
+    words = frozenset(
+        word for node in workflow.values() for value in _values(node.get("inputs")) for word in WORD.findall(value)
+    )
+    if unknown := sorted(words - {*KNOWN, *COMFYUIS}):
         raise ValueError(f"{model} asks for %{unknown[0]}%; there are {', '.join(f'%{word}%' for word in KNOWN)}.")
     if "instruction" not in words or not words & {"video", "frame", "target_frame"}:
         raise ValueError(
@@ -64,14 +72,14 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
         )
     if frames == 1 and "target_frame" in words:
         raise ValueError(f"{model} asks for %target_frame%, which a workflow of target frames makes.")
-    httpx = needed("httpx", "httpx", EXTRA)
-    client = httpx.Client(base_url=choice.settings.comfyui_url, timeout=ANSWER)
+    client = _client(choice.settings.comfyui_url)
     _ask(client, "GET", "/system_stats")
     return Tools(client, workflow, words, Path(model).name, Fraction(choice.settings.fps).limit_denominator(1000))
 
 
 def edit(tools: Tools, request: Request) -> dict:
-    """Raises ValueError in one sentence where the server refuses the workflow, or it fails or saves nothing."""
+    """Raises ValueError in one sentence where the server refuses the workflow, or it fails or saves nothing; UnreachableError where there
+    is no server any more."""
     begun = time.monotonic()
     values = {
         "instruction": request.instruction, "seed": request.seed, "frames": request.frames, "width": request.size[0],
@@ -84,15 +92,13 @@ def edit(tools: Tools, request: Request) -> dict:
     if "video" in tools.words:
         values["video"] = _uploaded(tools.client, Path(request.video).read_bytes(), Path(request.video).suffix)
     identity = _ask(tools.client, "POST", "/prompt", json={"prompt": _filled(tools.workflow, values)})["prompt_id"]
-    while not (history := _ask(tools.client, "GET", f"/history/{identity}")):
-        time.sleep(POLL)
-    done = history[identity]
+    done = _done(tools.client, identity)
     if done["status"]["status_str"] != "success":
         raise ValueError(f"The workflow {tools.name} failed: {_error_of(done['status'])}.")
     saved = [file for output in done["outputs"].values() for kind in output.values() for file in kind if _is_saved(file)]
     if not saved:
         raise ValueError(f"The workflow {tools.name} saved nothing: end it with Save Video or Save Image.")
-    place = {name: saved[0][name] for name in ("filename", "subfolder", "type")}
+    place = {name: saved[0].get(name, "") for name in ("filename", "subfolder", "type")}
     file = request.output.with_name(f"saved{Path(place['filename']).suffix.lower()}")
     try:
         file.write_bytes(_answer(tools.client, "GET", "/view", params=place).content)
@@ -101,6 +107,18 @@ def edit(tools: Tools, request: Request) -> dict:
         file.unlink(missing_ok=True)
     write_mp4(request.output, [fit_frames(to_unit(frames).movedim(1, -1), *request.size)[0]], tools.fps)
     return {"model": tools.name, "edit_seconds": round(time.monotonic() - begun, 3)}
+
+
+def _done(client, identity: str) -> dict:
+    """What became of a workflow that was sent. Raises ValueError where the server forgot it."""
+    while True:
+        # The queue first: what leaves it is in the history at that moment.
+        queue = _ask(client, "GET", "/queue")
+        if history := _ask(client, "GET", f"/history/{identity}"):
+            return history[identity]
+        if not any(identity in entry[:2] for entries in queue.values() for entry in entries):
+            raise ValueError("ComfyUI forgot the edit: it was started anew, or its queue was emptied; try again what failed.")
+        time.sleep(POLL)
 
 
 def _values(node: Any) -> Iterator[str]:
@@ -120,23 +138,43 @@ def _filled(node: Any, values: dict[str, str | int]) -> Any:
     if not isinstance(node, str):
         return node
     alone = WORD.fullmatch(node)
-    return values[alone[1]] if alone else WORD.sub(lambda word: str(values[word[1]]), node)
+    if alone and alone[1] in values:
+        return values[alone[1]]
+    return WORD.sub(lambda word: str(values.get(word[1], word[0])), node)
+
+
+def _client(url: str):
+    """Raises ValueError in one sentence for what is no address."""
+    httpx = needed("httpx", "httpx", EXTRA)
+    try:
+        return httpx.Client(base_url=url, timeout=ANSWER)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"comfyui_url {url!r} is no address ({error}): give one like http://127.0.0.1:8188.") from None
 
 
 def _answer(client, method: str, path: str, **more):
-    """Raises ValueError in one sentence where the server does not answer, or refuses."""
+    """Raises ValueError in one sentence where the server refuses; UnreachableError where it does not answer."""
     httpx = needed("httpx", "httpx", EXTRA)
     try:
         answer = client.request(method, path, **more)
     except httpx.HTTPError as error:
-        raise ValueError(f"ComfyUI at {client.base_url} does not answer ({error}): start it, or set comfyui_url.") from None
+        why = str(error) or type(error).__name__
+        raise UnreachableError(f"ComfyUI at {client.base_url} does not answer ({why}): start it, or set comfyui_url.") from None
     if answer.is_error:
         raise ValueError(f"ComfyUI refused {path} ({answer.status_code}): {_refusal(answer.text)}.")
     return answer
 
 
 def _ask(client, method: str, path: str, **more) -> dict:
-    return _answer(client, method, path, **more).json()
+    """Raises ValueError in one sentence, as `_answer` does, and where something else than ComfyUI answers."""
+    answer = _answer(client, method, path, **more)
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{client.base_url} is no ComfyUI: its answer to {path} is no JSON object; set comfyui_url.")
+    return found
 
 
 def _refusal(text: str) -> str:
@@ -161,7 +199,7 @@ def _error_of(status: dict) -> str:
 
 
 def _is_saved(file: Any) -> bool:
-    return isinstance(file, dict) and file.get("type") == "output" and "filename" in file
+    return isinstance(file, dict) and file.get("type") == "output" and str(file.get("filename")).lower().endswith(SHOWN)
 
 
 def _uploaded(client, content: bytes, suffix: str) -> str:

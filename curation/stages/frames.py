@@ -11,7 +11,7 @@ from ..settings import Settings, StageChoice
 
 TITLE, DEPENDS, USES_MODEL = (
     "target frames",
-    ("seed", "frame_editor", "frame_model", "comfyui_url", "frame_candidates", "width", "height", "steps", "guidance", "cut"),
+    ("seed", "frame_editor", "frame_model", "frame_candidates", "width", "height", "steps", "guidance", "cut"),
     True,
 )
 

@@ -17,7 +17,6 @@ TITLE, DEPENDS, USES_MODEL = (
         "video_editor",
         "video_model",
         "depth_model",
-        "comfyui_url",
         "video_candidates",
         "width",
         "height",

@@ -3,6 +3,7 @@
 import itertools
 import json
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import diffusers  # noqa: E402
 from liveditor_isa.checkpoint.keys import CheckpointError  # noqa: E402
 from liveditor_isa.curation.editors import Request, editor_of, pipeline  # noqa: E402
 from liveditor_isa.curation.settings import Settings, StageChoice  # noqa: E402
+from liveditor_isa.errors import NotFiniteError  # noqa: E402
 from liveditor_isa.evaluation.frames import read_video, to_unit  # noqa: E402
 from liveditor_isa.pipelines.pipeline import LIVEditorPipeline  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
@@ -181,6 +183,32 @@ def test_what_a_pipeline_cannot_do_is_said_before_anything_is_made(folders, tmp_
         editor_of("pipeline", choice(), None, 1)
     with pytest.raises(CheckpointError, match="holds no pipeline of diffusers"):
         editor_of("pipeline", choice(), str(tmp_path), 1)
+
+
+class Unasked:
+    """It has pictures or clips of a picture, whatever is wanted."""
+
+    def __call__(self, image, num_frames=None, num_inference_steps=2): ...
+
+
+class WithMask:
+    def __call__(self, prompt, image, mask_image, num_inference_steps=2): ...
+
+
+@pytest.mark.parametrize(("pipe", "frames"), [(Unasked(), FRAMES), (WithMask(), 1)])
+def test_a_pipeline_that_takes_no_instruction_or_wants_a_mask_is_no_editor(monkeypatch, pipe, frames):
+    """The instruction was left out in silence, and pairs were made."""
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda model, **more: pipe)
+    with pytest.raises(ValueError, match="makes no"):
+        editor_of("pipeline", choice(), "some/model", frames)
+
+
+def test_a_result_that_is_not_finite_is_no_edit(request_of):
+    """It became a black video."""
+    made = SimpleNamespace(images=torch.full((1, 3, SIZE[1], SIZE[0]), torch.nan))
+    tools = pipeline.Tools(lambda: made, "some/model", {}, lambda request: {}, Fraction(8))
+    with pytest.raises(NotFiniteError, match="some/model made NaN"):
+        pipeline.edit(tools, request_of(1))
 
 
 # Workflows ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """LIVEditor-Bench-mini: its answers are exact, doing nothing is no progress, and settings compared are the presets."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -112,6 +114,22 @@ def test_what_a_layout_lacks_is_one_sentence(tmp_path, capsys):
         assert main(["evaluate", "export", str(items), name, str(tmp_path / "to")]) == 2
         error = capsys.readouterr().err.splitlines()
         assert len(error) == 1 and words in error[0] and not (tmp_path / "to").exists()
+
+
+def test_an_export_that_breaks_off_leaves_nothing_that_the_next_would_refuse(tmp_path, monkeypatch, capsys):
+    write_mp4(tmp_path / "clip.mp4", [scene()[0] / 255], 10)
+    write_rows(tmp_path / "own.jsonl", {"source": "clip.mp4", "instruction": "make it red"})
+    asked = ["evaluate", "export", str(tmp_path / "own.jsonl"), "vie", str(tmp_path / "cases")]
+    with monkeypatch.context() as patch:
+        patch.setattr(vie, "write_json", full_disk)
+        assert main(asked) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert main(asked) == 0
+
+
+def full_disk(path, content):
+    assert [*path.parent.iterdir()]  # clips are there already
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 @pytest.mark.long

@@ -135,6 +135,19 @@ def test_no_model_without_its_file_and_each_names_its_cure(monkeypatch, tmp_path
 # With the real weights.
 
 
+@pytest.mark.parametrize("model", ["niqe", "squeeze"])
+def test_a_damaged_file_of_weights_is_one_sentence_that_names_it(monkeypatch, tmp_path, model):
+    """Every item's reason was a library's words, without the file."""
+    monkeypatch.setenv("LIVEDITOR_MODELS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    path = tmp_path / "checkpoints" / weights.TORCHVISION[model] if model in weights.TORCHVISION else weights.own_file(model)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"half of a file")
+    with pytest.raises(RuntimeError, match=f"{path.name} cannot be read .*: remove it") as error:
+        weights.tensors_of(model)
+    assert "\n" not in str(error.value)
+
+
 def fetched(*names: str) -> None:
     for name in names:
         try:

@@ -8,6 +8,7 @@ import torch
 from liveditor_isa.data.procedural.stream import EditStream
 from liveditor_isa.training.tiny import vae, whole_run
 from liveditor_isa.training.tiny.adopt import adopt, patches
+from liveditor_isa.training.tiny.clips import Sources
 from liveditor_isa.training.tiny.editor import EditorSettings, EditorTrainer, new_editor
 from liveditor_isa.training.tiny.exports import EDITOR, ENCODER
 from liveditor_isa.training.tiny.latents import encode_clips
@@ -73,3 +74,22 @@ def test_a_run_begins_with_an_earlier_editions_editor(tmp_path, monkeypatch):
     other = EditorTrainer(replace(settings, ffn_dim=384), None, "cpu")
     with pytest.raises(ValueError, match="of other sizes"):
         begin_with(other, tmp_path, old)
+
+
+def test_an_edition_that_cannot_be_begun_with_is_known_before_anything_is_trained(tmp_path):
+    """It was known behind the VAE's training."""
+
+    def refused(edition, settings=SMALL[2]) -> str:
+        with pytest.raises(ValueError) as error:
+            whole_run.train(tmp_path / "run", 1, "cpu", *SMALL[:2], settings, Sources(edition=edition))
+        assert not (tmp_path / "run").exists() and "\n" not in str(error.value)
+        return str(error.value)
+
+    edition = tmp_path / "edition"
+    assert EDITOR in refused(edition)
+    edition.mkdir()
+    save_file(vae.new_network(8).state_dict(), edition / vae.EXPORT)
+    EditorTrainer(SMALL[2], None, "cpu").export(edition / EDITOR, edition / ENCODER)
+    assert "other sizes" in refused(edition, replace(SMALL[2], ffn_dim=384))
+    (edition / vae.EXPORT).write_bytes(b"half of a file")
+    assert vae.EXPORT in refused(edition)

@@ -8,8 +8,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ...data.procedural.footage import read_library
 from ...data.procedural.stream import EditStream
+from ...errors import sentence
 from ...isa_core import ISAConfig
 from ...runtime.core_attention import with_isa
 from .. import processes
@@ -19,7 +22,7 @@ from .adopt import adopt
 from .clips import Sources, both
 from .editor import EditorSettings, EditorTrainer, Phase
 from .evaluate import by_task, scores
-from .exports import EDITOR, ENCODER
+from .exports import EDITOR, ENCODER, open_export
 from .latents import LatentPool
 from .preview import edit, loss_plot, sheet
 from .text import CONFIG, Tokenizer, with_filmed_words
@@ -52,7 +55,8 @@ def train(
     settings=None,
     sources: Sources = Sources(),
 ):
-    """All runs in turn, within `minutes`. Raises Stopped where a signal came, ValueError for a folder of other sizes."""
+    """All runs in turn, within `minutes`. Raises Stopped where a signal came, ValueError for a folder of other sizes, or an edition that
+    the editor cannot begin with."""
     end = time.monotonic() + 60 * minutes
 
     def left() -> float:
@@ -60,6 +64,8 @@ def train(
 
     vae_settings, decoder_settings = vae_settings or vae.VAESettings(), decoder_settings or decoder.DecoderSettings()
     settings = settings or EditorSettings()
+    if sources.edition and not any((folder / name).exists() for name in (CHECKPOINT, EDITOR)):
+        check_edition(sources.edition, settings)  # the editor's turn comes behind the VAE's
     if not processes.rank():
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -126,6 +132,20 @@ def train_editor(folder: Path, minutes: float, device: str, settings: EditorSett
     loss_plot({name: file for name, file in logs.items() if file.exists()}, folder / "loss.png")
     if trainer.done >= settings.steps:
         judge(trainer, tokenizer, autoencoder, folder, end)
+
+
+def check_edition(edition: Path, settings: EditorSettings):
+    """Raises ValueError in one sentence where `begin_with` could not open the files, or they are of other sizes."""
+    try:
+        export = open_export(edition / EDITOR, edition / ENCODER)
+        vae.load_export(edition / vae.EXPORT, "cpu")
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        files = ", ".join((EDITOR, ENCODER, vae.EXPORT))
+        raise ValueError(
+            f"--edition {edition} is not an earlier run's ({sentence(error).rstrip('.')}): it needs {files}."
+        ) from None
+    if (export.dim, export.ffn_dim, export.blocks) != (settings.dim, settings.ffn_dim, settings.blocks):
+        raise ValueError(f"--edition {edition} has an editor of other sizes than these settings: name another.")
 
 
 def begin_with(trainer: EditorTrainer, edition: Path, autoencoder):
