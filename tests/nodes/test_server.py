@@ -78,12 +78,20 @@ def test_the_other_examples_run(server, info, name, tmp_path):
     assert len(videos) == sum(node["type"] == "LIVEditorDecodeVideo" for node in saved["nodes"])
 
 
-def test_a_folder_of_clips_is_edited(server, info):
-    """One edit of each clip, in the order of their names, each with its own length."""
+@pytest.fixture
+def folder_of_clips(server):
+    """The template's, empty: the page's tests leave a clip there."""
     folder = server.base / "input/liveditor_clips"
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_folder_of_clips_is_edited(server, info, folder_of_clips):
+    """One edit of each clip, in the order of their names, each with its own length."""
     for name, frames in (("first.mp4", 5), ("second.mp4", 9)):
-        with av.open(str(folder / name), "w") as container:
+        with av.open(str(folder_of_clips / name), "w") as container:
             stream = container.add_stream("libx264", rate=16)
             stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
             for value in range(frames):
