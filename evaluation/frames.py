@@ -32,7 +32,7 @@ def read_video(path: str, most: int = 0) -> Video:
     """most: at most so many frames, 0 for all. Raises ValueError for what cannot be read."""
     if os.path.isdir(path):
         files = _pictures(Path(path))
-        return Video(torch.stack([_picture(file) for file in files[: most or None]]), 0.0)
+        return Video(torch.stack([read_picture(file) for file in files[: most or None]]), 0.0)
     needed("av", "av", EXTRA)
     from ..video.clip import open_clip
     from ..video.source import FileSource
@@ -96,7 +96,7 @@ class Inputs:
         """[T, H, W] bool: the region that should be edited. A single picture holds for all frames."""
         assert self.item.mask
         if Path(self.item.mask).suffix.lower() in PICTURES:
-            frames = _picture(Path(self.item.mask))[None].expand(len(self.edit), -1, -1, -1)
+            frames = read_picture(Path(self.item.mask))[None].expand(len(self.edit), -1, -1, -1)
         else:
             frames = self._as_long(self.item.mask, "mask").frames
         return self._aligned(frames).float().mean(-1) / 255 > self.mask_above
@@ -143,8 +143,8 @@ def _pictures(folder: Path) -> list[Path]:
     return files
 
 
-def _picture(file: Path) -> torch.Tensor:
-    """[H, W, 3] uint8."""
+def read_picture(file: Path) -> torch.Tensor:
+    """[H, W, 3] uint8. Raises ValueError for what cannot be read."""
     import numpy as np
     from PIL import Image
 

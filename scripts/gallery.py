@@ -52,7 +52,7 @@ def main():
     parser.add_argument("--blind", type=Path, metavar="FOLDER", help="full attention as well, for a comparison without names")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder), None) as server:
-        wanted = [(path, instruction) for path, instruction in STYLES] + [drawn(Path(folder), *which) for which in DRAWN]
+        wanted = [*STYLES] + [drawn(Path(folder), *which) for which in DRAWN]
         for path in {path for path, _ in wanted}:
             server.add_input(path)
         ways = {"ISA": {}} | ({"full attention": FULL} if options.blind else {})

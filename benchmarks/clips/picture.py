@@ -31,28 +31,29 @@ from ...video.geometry import fit_frames  # noqa: E402
 LPIPS = "alex"
 
 
-def measures() -> dict:
+def measures_here() -> dict:
     """{name: function of one frame and the clip's}."""
-    found = {"psnr": psnr, "ssim": ssim}
+    measures = {"psnr": psnr, "ssim": ssim}
     try:
         weights_of(LPIPS)
     except RuntimeError as error:
         print(f"Without LPIPS: {error}")
-        return found
-    return found | {f"lpips_{LPIPS}": lambda one, other: lpips(LPIPS, one, other)}
+        return measures
+    return measures | {f"lpips_{LPIPS}": lambda one, other: lpips(LPIPS, one, other)}
 
 
 @torch.inference_mode()
-def kept(vae, clip: torch.Tensor) -> dict[str, float]:
+def scores(vae, clip: torch.Tensor, measures: dict) -> dict[str, float]:
     """clip: [T, H, W, 3] in 0..1."""
     begun = time.perf_counter()
     latent = vae.encode(clip)
     encoded = time.perf_counter()
     output = torch.cat([*decode_chunks(vae, latent)]).float().clamp(0, 1)
     decoded = time.perf_counter()
-    pairs = list(zip(*(to_unit(to_bytes(frames)) for frames in (output, clip))))
-    row = {name: sum(measure(*pair) for pair in pairs) / len(pairs) for name, measure in measures().items()}
-    row["flicker_added"] = 255 * (steadiness(to_bytes(clip)) - steadiness(to_bytes(output)))
+    after, before = to_bytes(output), to_bytes(clip)
+    pairs = list(zip(to_unit(after), to_unit(before)))
+    row = {name: sum(measure(*pair) for pair in pairs) / len(pairs) for name, measure in measures.items()}
+    row["flicker_added"] = 255 * (steadiness(before) - steadiness(after))
     return {**row, "seconds_to_encode": encoded - begun, "seconds_to_decode": decoded - encoded}
 
 
@@ -66,10 +67,11 @@ def main():
     frames, height, width = options.size
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results = {**heading("liveditor_isa.benchmarks.clips.picture", device), "frames, height, width": options.size, "rows": []}
+    vaes, measures = {file: load_vae(file) for file in options.vae}, measures_here()
     for video in options.video:
         clip = fit_frames(to_unit(read_video(video, frames).frames).movedim(1, -1), width, height)[0]
-        for file in options.vae:
-            row = {"video": Path(video).name, "vae": file, **kept(load_vae(file), clip)}
+        for file, vae in vaes.items():
+            row = {"video": Path(video).name, "vae": file, **scores(vae, clip, measures)}
             results["rows"].append(
                 {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
             )

@@ -7,10 +7,14 @@ model: the setting `frame_model` or `video_model`. frames: 1 where target frames
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
+from ...evaluation.frames import read_video
 from .. import measure
 from ..outcomes import Work
 from ..plugins import module_of
@@ -49,6 +53,12 @@ def editor_of(name: str, choice: StageChoice, model: str | None, frames: int) ->
     """name: of a module in this folder, or a module's full name; the others as in its `load`."""
     module = module_of(name, "editors", OWN)
     return Editor(module, module.load(choice, model, frames))
+
+
+def pictures(video: str, most: int) -> Iterator[Image.Image]:
+    """The first frames of a video, at most so many."""
+    for frame in read_video(video, most).frames:
+        yield Image.fromarray(frame.numpy())
 
 
 def best_edit(editor: Editor, settings: Settings, work: Work, output: Path, frames: int, candidates: int) -> tuple[Path, dict]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +18,14 @@ import torch
 from PIL import Image
 
 from ...errors import NotFiniteError
-from ...evaluation.frames import read_video
 from ...optional import needed
 from ...pipelines.edit import device_and_dtype, place
 from ...pipelines.folders import said_of
+from ...runtime.finite import is_finite
 from ...video.mp4 import write_mp4
 from .. import EXTRA
 from ..settings import StageChoice
-from . import Request
+from . import Request, pictures
 
 
 class Tools(NamedTuple):
@@ -49,14 +50,15 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
         pipe = diffusers.DiffusionPipeline.from_pretrained(model, torch_dtype=dtype)
     takes = dict(inspect.signature(pipe.__call__).parameters)
     kind = "video" if frames > 1 else "picture"
-    told = "prompt" in takes and "mask_image" not in takes  # others make something of the picture, whatever was asked for
+    # Others change the picture whatever the instruction is.
+    instructed = "prompt" in takes and "mask_image" not in takes
     inputs: Callable[[Request], dict]
-    if told and frames == 1 and "image" in takes and "num_frames" not in takes:
+    if instructed and frames == 1 and "image" in takes and "num_frames" not in takes:
         inputs = _picture
-    elif told and frames > 1 and {"video", "mask", "reference_images"} <= {*takes}:
+    elif instructed and frames > 1 and {"video", "mask", "reference_images"} <= {*takes}:
         follow = _depth_of(choice.settings.depth_model, device, dtype) if choice.settings.depth_model else grey
         inputs = lambda request: controlled(request, follow)  # noqa: E731
-    elif told and frames > 1 and {"image", "num_frames"} <= {*takes}:
+    elif instructed and frames > 1 and {"image", "num_frames"} <= {*takes}:
         inputs = _going_on
     else:
         raise ValueError(
@@ -87,9 +89,9 @@ def edit(tools: Tools, request: Request) -> dict:
         asked["negative_prompt"] = " "  # without one these pipelines leave guidance out
     if request.guidance is not None:
         asked[scale] = request.guidance
-    made = tools.pipe(**{name: value for name, value in asked.items() if name in tools.takes})
-    frames = made.frames[0] if hasattr(made, "frames") else made.images
-    if not frames.isfinite().all():
+    result = tools.pipe(**{name: value for name, value in asked.items() if name in tools.takes})
+    frames = result.frames[0] if hasattr(result, "frames") else result.images
+    if not is_finite(frames):
         raise NotFiniteError(f"{tools.model} made NaN or infinity: take --dtype bf16 or fp32.")
     frames = torch.nn.functional.interpolate(frames.float(), (height, width), mode="bicubic", antialias=True)
     write_mp4(request.output, [frames.clamp(0, 1).movedim(1, -1).cpu()], tools.fps)
@@ -105,9 +107,9 @@ def _going_on(request: Request) -> dict:
 
 
 def controlled(request: Request, follow: Callable[[Image.Image], Image.Image]) -> dict:
-    """VACE's inputs: the target frame, to be kept, then what is to be followed of the others. follow: of one frame."""
+    """VACE's inputs: it keeps the target frame and follows what `follow` makes of each later frame of the clip."""
     first = _target_frame(request)
-    others = [follow(frame) for frame in pictures(request.video, request.frames)][1:]
+    others = [follow(frame) for frame in islice(pictures(request.video, request.frames), 1, None)]
     masks = [Image.new("L", first.size, 0)] + [Image.new("L", first.size, 255)] * len(others)
     return {"video": [first, *others], "mask": masks, "reference_images": [first]}
 
@@ -119,13 +121,8 @@ def grey(frame: Image.Image) -> Image.Image:
 def _depth_of(model: str, device: torch.device, dtype: torch.dtype) -> Callable[[Image.Image], Image.Image]:
     transformers = needed("transformers", "transformers", EXTRA)
     with said_of(Path(model), "depth model of transformers"):
-        found = transformers.pipeline("depth-estimation", model=model, device=device, dtype=dtype)
-    return lambda frame: found(frame)["depth"].convert("RGB").resize(frame.size)
-
-
-def pictures(video: str, most: int) -> Iterator[Image.Image]:
-    for frame in read_video(video, most).frames:
-        yield Image.fromarray(frame.numpy())
+        estimator = transformers.pipeline("depth-estimation", model=model, device=device, dtype=dtype)
+    return lambda frame: estimator(frame)["depth"].convert("RGB").resize(frame.size)
 
 
 def _target_frame(request: Request) -> Image.Image:

@@ -17,18 +17,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ...errors import UnreachableError
-from ...evaluation.frames import PICTURES, read_video, to_unit
+from ...evaluation.frames import PICTURES, read_picture, read_video, to_unit
 from ...optional import needed
 from ...video.geometry import fit_frames
 from ...video.mp4 import write_mp4
 from .. import EXTRA
 from ..settings import StageChoice, read_object
-from . import Request
+from . import Request, pictures
 
 WORD = re.compile(r"%([a-z_]+)%")
 KNOWN = ("video", "frame", "target_frame", "instruction", "seed", "frames", "width", "height")
@@ -211,13 +209,10 @@ def _uploaded(client, content: bytes, suffix: str) -> str:
 
 def _first_frame(video: str) -> bytes:
     content = io.BytesIO()
-    Image.fromarray(read_video(video, 1).frames[0].numpy()).save(content, "PNG")
+    next(pictures(video, 1)).save(content, "PNG")
     return content.getvalue()
 
 
 def _frames_of(file: Path) -> torch.Tensor:
     """[T, H, W, 3] uint8 of a video or a picture. Raises ValueError for what is neither."""
-    if file.suffix not in PICTURES:
-        return read_video(str(file)).frames
-    with Image.open(file) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB")))[None]
+    return read_picture(file)[None] if file.suffix in PICTURES else read_video(str(file)).frames

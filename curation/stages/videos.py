@@ -11,21 +11,9 @@ from ..settings import Settings, StageChoice
 
 TITLE, DEPENDS, USES_MODEL = (
     "target videos",
-    (
-        "seed",
-        "frames",
-        "video_editor",
-        "video_model",
-        "depth_model",
-        "video_candidates",
-        "width",
-        "height",
-        "steps",
-        "guidance",
-        "cut",
-    ),
+    ("seed", "frames", "video_editor", "video_model", "depth_model", "video_candidates", "width", "height", "steps", "guidance", "cut"),
     True,
-)
+)  # fmt: skip
 
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:

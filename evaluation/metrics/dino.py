@@ -47,12 +47,12 @@ def _model() -> torch.nn.Module:
         hidden_size=384, num_hidden_layers=DINO_BLOCKS, num_attention_heads=6, image_size=518, patch_size=14
     )
     # from_pretrained knows the names that checkpoints have; this transformers calls some layers otherwise.
-    model, told = transformers.Dinov2Model.from_pretrained(
+    model, loading = transformers.Dinov2Model.from_pretrained(
         None, config=config, state_dict=tensors_of("dinov2_s"), output_loading_info=True
     )
-    if told["missing_keys"]:
+    if loading["missing_keys"]:
         raise RuntimeError(
-            f"The file does not fit the DINOv2 of this transformers ({min(told['missing_keys'])}): take another release."
+            f"The file does not fit the DINOv2 of this transformers ({min(loading['missing_keys'])}): take another release."
         )
     return model.eval()
 

@@ -55,9 +55,9 @@ def vocabulary() -> bytes:
 
 @lru_cache
 def with_filmed_words(model: bytes) -> bytes:
-    """A vocabulary, and after it, each a piece of its own, the words that are said of filmed clips alone and those that it cannot spell.
+    """The vocabulary with more pieces at its end: the words that only instructions of filmed clips contain, and those that it cannot spell.
 
-    All other text is cut as before, so an encoder that was trained with it keeps what it knows.
+    It cuts all other text as before, so an encoder that was trained with it keeps what it has learnt.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
     usual = known_words(filmed=False)
