@@ -64,7 +64,8 @@ def make_case(
     lists, taken = lists.masked_fill(is_dense[..., None], 10**6), taken.masked_fill(is_dense[..., None], 77)
     tokens = [q, k, v, out, d_out]
     if strided:
-        fused = torch.stack(tokens, dim=2).transpose(2, 3).contiguous()
+        # There before it is cut: `to` makes slices contiguous.
+        fused = torch.stack(tokens, dim=2).transpose(2, 3).contiguous().to(DEVICE)
         tokens = [fused[..., i, :] for i in range(5)]
     q, k, v, out, d_out = (x.to(DEVICE) for x in tokens)
     inputs = {"q": q, "k": k, "v": v, "mean_k": means[0], "mean_v": means[1], "dense": is_dense}
