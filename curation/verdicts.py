@@ -25,7 +25,7 @@ def load(choice: StageChoice) -> Metric:
 
 
 def edit_file(metric: Metric, work: Work, output: Path, progress: bool) -> tuple[None, dict]:
-    """Raises JudgeError, a sentence, where there is no answer."""
+    """Raises JudgeError, a sentence, where there is no answer; UnreachableError where there is no VLM any more."""
     item = Item("pair", work.facts["real"], work.facts["proposal"]["instruction"])
     values = metric.compute(Inputs(item, work.video))
     return None, {"scores": dict(values), "model": metric.stamp, "words": values.words}

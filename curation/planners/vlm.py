@@ -43,7 +43,7 @@ LONGEST = 1000
 def propose(settings: Settings, work: Work) -> list[dict]:
     """One question for each of `settings.proposals` different tasks; tasks for which the clip is not suitable are left out.
 
-    Raises JudgeError where there is no answer in the form that is asked for.
+    Raises JudgeError where there is no answer in the form that is asked for; UnreachableError where there is no VLM any more.
     """
     rng = Random(f"{settings.seed} {work.facts['clip']}")
     possible = {task: share for task, share in settings.shares.items() if task in POOL and share > 0}

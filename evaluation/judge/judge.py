@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from ...checkpoint.files import replacing
+from ...errors import UnreachableError
 from ..frames import Inputs
 from ..metrics.metric import Judged, Metric
-from .client import Endpoint, JudgeError, Reply, ask
+from .client import Endpoint, Reply, ask
 from .parse import parsed, reason_in
 from .rubrics import PAIR, RUBRICS, SYSTEM, Question, Rubric
 
@@ -20,13 +21,13 @@ from .rubrics import PAIR, RUBRICS, SYSTEM, Question, Rubric
 class Judge:
     """cache: folder of the answers; a question with the same text, pictures, model and temperature is put once. None to keep none.
 
-    sleep: waits between attempts. A lasting failure, such as a wrong key, is met once: later questions fail with it at once.
+    sleep: waits between attempts. An UnreachableError, of a wrong key say, is met once: later questions fail with it at once.
     """
 
     def __init__(self, endpoint: Endpoint, cache: Path | None, mode: str, sleep: Callable[[float], object] | None = None):
         self.endpoint, self.cache, self.mode = endpoint, cache, mode
         self._options = {"sleep": sleep} if sleep else {}
-        self._lasting: JudgeError | None = None
+        self._unreachable: UnreachableError | None = None
 
     def metric(self, bench: str) -> Metric:
         """What is asked about the items of a bench."""
@@ -60,16 +61,16 @@ class Judge:
         return kept | {"wanted": question.wanted}
 
     def _asked(self, rubric: Rubric, question: Question, messages: list[dict]) -> dict:
-        if self._lasting:
-            raise self._lasting
+        if self._unreachable:
+            raise self._unreachable
 
         def understood(reply: Reply) -> dict:
             return parsed(reply.text, question.wanted)
 
         try:
             _, reply, attempts = ask(self.endpoint, messages, understood, **self._options)
-        except JudgeError as error:
-            self._lasting = error if error.lasting else None
+        except UnreachableError as error:
+            self._unreachable = error
             raise
         return {
             "asked_model": self.endpoint.model, "model": reply.model, "tokens": reply.tokens, "attempts": attempts, "text": reply.text,

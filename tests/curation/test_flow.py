@@ -331,6 +331,31 @@ def test_a_vlm_that_answers_nonsense_is_asked_again_and_then_given_up(flow, monk
     assert first.is_kept and second.status == "quarantined" and "the server answers 500" in second.why
 
 
+def test_a_vlm_that_dies_stops_the_run_and_loses_no_row(flow, monkeypatch):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia")
+    monkeypatch.setattr("liveditor_isa.evaluation.judge.client.WAITS", (0,))
+    good = scores(following=10, preservation=10, quality=10)
+    with fake_judge(good, "gone") as server:
+        settings = judged(server)
+        with pytest.raises(JobError, match="cannot be reached"):
+            flow(settings=settings).run(ModelChoice(), HERE, until="frame_verdicts")
+    assert [one.status for one in flow(settings=settings).outcomes("frame_verdicts")] == ["done", "waiting"]
+    with fake_judge(good, port=server.server_port) as again:
+        flow(settings=settings).run(ModelChoice(), HERE, until="frame_verdicts")
+        assert len(again.asked) == 1
+    assert all(one.is_kept for one in flow(settings=settings).outcomes("frame_verdicts"))
+
+
+@pytest.mark.parametrize("step", ["gone", 401])
+def test_a_planner_whose_vlm_is_gone_or_refuses_all_stops_the_run(flow, monkeypatch, step):
+    monkeypatch.setattr("liveditor_isa.evaluation.judge.client.WAITS", (0,))
+    with fake_judge(VLM_PLAN, step) as server:
+        run = flow(settings=judged(server, planner="vlm", proposals=1, shares={"style": 1.0}))
+        with pytest.raises(JobError, match="cannot be reached|check the key"):
+            run.run(ModelChoice(), HERE, until="plans")
+    assert [one.status for one in run.outcomes("plans")] == ["done", "waiting"]
+
+
 def test_a_vlm_plans_by_the_shares(flow):
     unsuitable = json.dumps({"suitable": False, "forward": [], "backward": []})
     with fake_judge("nothing", VLM_PLAN, unsuitable) as server:

@@ -3,6 +3,7 @@
 import base64
 import io
 import time
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fake_judge import GOOD, fake_judge, scores
 from hypothesis import given
 from hypothesis import strategies as st
 from liveditor_isa.command import main
+from liveditor_isa.errors import UnreachableError
 from liveditor_isa.evaluation.frames import Inputs
 from liveditor_isa.evaluation.items import Item
 from liveditor_isa.evaluation.judge.client import Endpoint, JudgeError, ask
@@ -110,7 +112,7 @@ def test_a_refusal_is_met_once(inputs, tmp_path, state):
     with fake_judge(state) as server:
         asked = Asked(server, tmp_path)
         for _ in range(3):
-            with pytest.raises(JudgeError, match=str(state)):
+            with pytest.raises(UnreachableError, match=str(state)):
                 asked.scored(inputs)
         assert len(server.asked) == 1
 
@@ -119,9 +121,25 @@ def test_no_server_is_met_once(inputs, tmp_path):
     with fake_judge(GOOD) as server:
         asked = Asked(server, tmp_path)
     for _ in range(2):
-        with pytest.raises(JudgeError, match="cannot be reached"):
+        with pytest.raises(UnreachableError, match="cannot be reached.*start it"):
             asked.scored(inputs)
     assert len(asked.waits) == 3
+
+
+def test_a_server_that_dies_over_a_question_is_gone(inputs, tmp_path):
+    with fake_judge("gone") as server, pytest.raises(UnreachableError, match="cannot be reached"):
+        Asked(server, tmp_path).scored(inputs)
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_comes_back_is_not_gone():
+    """Its failures are the question's then."""
+    with fake_judge() as server:
+        address = server.url, server.server_port
+    with ExitStack() as stack:
+        revive = lambda seconds: stack.enter_context(fake_judge(500, port=address[1]))  # noqa: E731
+        with pytest.raises(JudgeError, match="answers 500"):
+            ask(Endpoint(address[0], "fake", attempts=2), [], sleep=revive)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", ""])
