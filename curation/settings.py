@@ -28,6 +28,9 @@ VLM_KEY = "LIVEDITOR_JUDGE_KEY"
 FILES = ("frame_model", "video_model", "depth_model")
 """Settings that may name a file or a folder."""
 
+DEPTHLESS = ("liveditor", "workflow")
+"""Video editors of this package that have no use for `depth_model`."""
+
 KINDS = {"int": int, "float": (int, float), "str": str, "dict[str, float]": dict}
 """Of settings, by their annotation; `| None` takes None besides."""
 
@@ -100,6 +103,10 @@ class Settings:
             raise ValueError("A VLM needs both vlm_url and vlm_model.")
         if self.planner == "vlm" and not self.vlm_model:
             raise ValueError("The planner vlm needs vlm_url and vlm_model.")
+        if self.depth_model and self.video_editor in DEPTHLESS:
+            raise ValueError(
+                f"The video editor {self.video_editor} follows no depth maps: set video_editor to pipeline, or leave depth_model out."
+            )
         if self.direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}; got {self.direction!r}.")
 

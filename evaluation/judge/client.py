@@ -20,8 +20,6 @@ LONGEST_WAIT = 60
 """Of what a server asks for by Retry-After."""
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 """States of HTTP that another attempt may not meet."""
-
-
 REFUSED_ALL = {401: "check the key", 403: "check the key", 404: "check the judge's address and model"}
 """States of HTTP that every question would meet, and their cures."""
 
