@@ -143,6 +143,9 @@ def _whole(path: Path) -> ItemSet:
 
 
 def _add_generate(parser: argparse.ArgumentParser):
+    parser.epilog = (
+        'A source that is a folder of frames has 16 frames a second, unless the item\'s facts say another rate: {"fps": 24}.'
+    )
     parser.add_argument("items", type=Path, metavar="ITEMS", help="the file of items")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run; made where it is missing")
     parser.add_argument(
@@ -190,6 +193,8 @@ def _clip(item: Item, options: argparse.Namespace) -> dict:
     row = {"video": item.source, "prompt": item.instruction, "id": item.id, "seed": options.seed, "frames": options.frames}
     row |= {name: value for name in ("steps", "guidance") if (value := getattr(options, name)) is not None}
     row |= dict(zip(("width", "height"), options.size)) if options.size else {}
+    if Path(item.source).is_dir() and "fps" in item.facts:
+        row["fps"] = item.facts["fps"]
     return row | ({"references": [*item.pictures]} if item.pictures else {})
 
 

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import torch
 
 from ...errors import UnreachableError
-from ...evaluation.frames import PICTURES, read_picture, read_video, to_unit
+from ...evaluation.frames import read_video, to_unit
 from ...optional import needed
 from ...video.geometry import fit_frames
 from ...video.mp4 import write_mp4
+from ...video.pictures import PICTURES, read_picture
 from .. import EXTRA
 from ..settings import StageChoice, read_object
 from . import Request, pictures
