@@ -75,6 +75,15 @@ def test_a_second_run_computes_nothing_and_a_new_metric_only_itself(clips, tmp_p
     assert score(run, work(run, items, newer, two)).computed == 3
 
 
+def test_the_scores_of_an_item_are_read_once(clips, tmp_path, monkeypatch):
+    """Before it is scored; after that they are known."""
+    run, items = begun(clips, tmp_path)
+    read, scores = [], Run.scores
+    works = work(run, items, counting("one", []), counting("two", []))
+    monkeypatch.setattr(Run, "scores", lambda run, item, *files: read.append(item.id) or scores(run, item, *files))
+    assert score(run, works).computed == 6 and read == ["clip0", "clip1", "clip2"]
+
+
 def test_what_fails_is_missing_with_its_reason_and_tried_again_on_request(clips, tmp_path):
     run, items = begun(clips, tmp_path)
     calls = []
