@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .benches import editverse, five, ive, mini, own, vie
+from .benches import editverse, five, ive, mini, openve, own, reco, vie
 from .benches.bench import Bench
 from .items import ItemSet
 from .judge.rubrics import PAIR, RUBRICS
 from .metrics import METRICS
 from .metrics.metric import About, Metric
 
-BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in (editverse, ive, vie, five, mini, own)}
+BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in (editverse, ive, vie, five, openve, reco, mini, own)}
 
 USUAL = (
     "psnr_source", "psnr_source_outside", "ssim_source_outside", "lpips_alex_source_outside", "psnr_reference", "psnr_reference_inside",

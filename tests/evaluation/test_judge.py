@@ -18,7 +18,7 @@ from liveditor_isa.evaluation.items import Item
 from liveditor_isa.evaluation.judge.client import Endpoint, JudgeError, ask
 from liveditor_isa.evaluation.judge.judge import Judge
 from liveditor_isa.evaluation.judge.parse import parsed
-from liveditor_isa.evaluation.judge.rubrics import ANSWERS, FRAMES, editverse_frames, evenly, five_frames
+from liveditor_isa.evaluation.judge.rubrics import ANSWERS, FRAMES, _shrunk, editverse_frames, evenly, five_frames
 from liveditor_isa.evaluation.records import Run
 from liveditor_isa.evaluation.results import collect
 from PIL import Image
@@ -210,6 +210,32 @@ def test_fives_questions(inputs, tmp_path, answers, wanted):
     assert ANSWERS.calls(item) == 3
     with fake_judge(*(scores(answer=answer) for answer in answers)) as server:
         assert Asked(server, tmp_path).scored(Inputs(item, inputs.edit_path), "five") == wanted
+
+
+def test_openves_scores_are_never_above_compliance(inputs, tmp_path):
+    with fake_judge(scores(compliance=3, detail=5, stability=2)) as server:
+        found = Asked(server, tmp_path).scored(inputs, "openve")
+        pictures = [part for part in server.asked[0]["messages"][1]["content"] if part["type"] == "image_url"]
+    assert found == {"judge_compliance": 3, "judge_detail": 3, "judge_stability": 2} and len(pictures) == 2 * len(inputs.edit)
+
+
+def test_recos_nine_scores_are_three_cube_roots_of_frames_side_by_side(inputs, tmp_path):
+    names = ("semantic", "scope", "preservation", "appearance", "scale", "motion", "fidelity", "steadiness", "persistence")
+    with fake_judge(scores(**dict(zip(names, (8, 4, 2, 10, 0, 9, 7, 7, 7))))) as server:
+        found = Asked(server, tmp_path).scored(inputs, "reco")
+        content = server.asked[0]["messages"][1]["content"]
+    assert found == pytest.approx({"judge_accuracy": 4, "judge_naturalness": 0, "judge_video_quality": 7})
+    shown = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+    picture = Image.open(io.BytesIO(base64.b64decode(shown[0].partition(",")[2])))
+    height, width = inputs.edit.shape[1:3]
+    assert len(shown) == len(inputs.edit) and picture.size == (2 * width, height)
+    pixels = torch.tensor(list(picture.getdata())).view(height, 2 * width, 3).float()
+    for half, video in zip(pixels.split(width, dim=1), (inputs.source, inputs.edit)):
+        assert (half - video[0].float()).abs().mean() < 6
+
+
+def test_high_frames_are_shown_lower_in_their_shape():
+    assert _shrunk(torch.zeros(448, 1600, 3, dtype=torch.uint8), 224).shape == (224, 800, 3)
 
 
 def test_the_waits_are_real_ones_by_default():
