@@ -23,7 +23,7 @@ from ..evaluation.records import CORRECTED, MODES, REFERENCE, Run, Settings, edi
 from ..evaluation.report.pages import write_report
 from ..evaluation.results import collect, edits_folder
 from ..evaluation.scoring import Summary, Work, inputs_of, planned, runnable, score
-from ..evaluation.scoring_job import Choice, judge_metrics, score_by_job
+from ..evaluation.scoring_job import Choice, named_metrics, score_by_job
 from ..evaluation.weights import SHIPPED, fetch
 from ..pipelines.request import Edit
 from .options import add_model_options, frame_size, model_choice, whole_number
@@ -210,6 +210,11 @@ def _add_score(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--metrics", nargs="+", metavar="NAME", help="metrics, or the beginning of names and * (default: the bench's)"
     )
+    parser.add_argument(
+        "--preference", metavar="MODEL",
+        help="score edits by this model of people's preference too: the folder of a CLIPModel of transformers with its processor, such as "
+        "PickScore, or its repository in the cache",
+    )  # fmt: skip
     parser.add_argument("--offline", action="store_true", help="only metrics whose models no hub has to be asked for")
     parser.add_argument(
         "--mode", choices=MODES, default=CORRECTED,
@@ -259,8 +264,8 @@ def _score(options: argparse.Namespace) -> Outcome:
     if options.edits and not options.edits.is_dir():
         raise ValueError(f"There is no folder {options.edits}: name the one with the finished edits.")
     judge = _judge(options)
-    judged = judge_metrics(judge, run, options.mode, items.bench)
-    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, judged))
+    named = named_metrics(judge, options.preference, run, options.mode, items.bench)
+    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, named))
     for name, why in unable.items():
         print(f"{name} is left out: {why}")
     if not metrics:
@@ -276,8 +281,8 @@ def _score(options: argparse.Namespace) -> Outcome:
     run.begin(settings, items)
     try:
         if options.workers or options.address:
-            names = tuple(metric.name for metric in metrics if metric not in judged)
-            choice = Choice(str(run.folder), names, judge, options.retry_missing)
+            names = tuple(metric.name for metric in metrics if metric not in named)
+            choice = Choice(str(run.folder), names, judge, options.preference, options.retry_missing)
             summary = score_by_job(run, works, choice, options.address, options.workers)
         else:
             with tqdm(total=len(works), desc="items", disable=not left) as bar:
@@ -315,7 +320,7 @@ def _report(options: argparse.Namespace) -> Outcome:
     against = collect(Run(options.against)) if options.against else None
     with tqdm(total=len(results.scored), desc="pages") as bar:
         index = write_report(
-            results, catalogue.all_metrics(), catalogue.BENCHES, against, not options.no_videos, inputs_of(results.settings), bar.update,
+            results, catalogue.described(), catalogue.BENCHES, against, not options.no_videos, inputs_of(results.settings), bar.update,
         )  # fmt: skip
     print(f"{index}, and report.md beside it")
     return Outcome(Status.DONE, {"report": str(index)})

@@ -25,7 +25,7 @@ alone, and have equal parts of the rest here."""
 VLM_KEY = "LIVEDITOR_JUDGE_KEY"
 """Variable of the environment, the same as for `liveditor evaluate`."""
 
-FILES = ("frame_model", "video_model", "depth_model")
+FILES = ("frame_model", "video_model", "depth_model", "preference_model")
 """Settings that may name a file or a folder."""
 
 DEPTHLESS = ("liveditor", "workflow")
@@ -48,6 +48,7 @@ class Settings:
     planner, frame_editor, video_editor: names of modules in `planners` and `editors`, or a module's full name.
     frame_model, video_model: of the editors `pipeline` (a folder or repository of a pipeline of diffusers) and `workflow` (a ComfyUI workflow's
         file). depth_model: a folder or repository of transformers' depth models, which a VACE pipeline follows; None: the clip's grey frames.
+    preference_model: as in `evaluation.metrics.preference`, which scores target frames whose plan describes what they should show.
     comfyui_url: of the server that runs workflows.
     frame_candidates, video_candidates: edits made of one proposal, of which the best is taken. steps, guidance: the editor's;
         None for the model's own. variants: instructions written of one pair. direction: one of DIRECTIONS.
@@ -69,6 +70,7 @@ class Settings:
     frame_model: str | None = None
     video_model: str | None = None
     depth_model: str | None = None
+    preference_model: str | None = None
     comfyui_url: str = "http://127.0.0.1:8188"
     frame_candidates: int = 1
     video_candidates: int = 2

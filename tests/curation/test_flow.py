@@ -29,6 +29,7 @@ from liveditor_isa.curation.sources import Source  # noqa: E402
 from liveditor_isa.evaluation.judge.client import Reply  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
+from small_clip import write_clip  # noqa: E402
 
 SETTINGS = Settings(
     frames=5, fps=8, width=128, height=96, proposals=9, planner="fake_pairs", frame_editor="fake_pairs", video_editor="fake_pairs",
@@ -298,7 +299,9 @@ def test_the_funnel_adds_up_and_the_report_shows_it(flow, monkeypatch):
     assert sum(task["share"] for task in numbers["tasks"].values()) == pytest.approx(1)
 
 
-VLM_PLAN = json.dumps({"suitable": True, "forward": ["style sepia", "style sepia "], "backward": ["undo the sepia"]})
+VLM_PLAN = json.dumps(
+    {"suitable": True, "forward": ["style sepia", "style sepia "], "backward": ["undo the sepia"], "target": "A sepia street"}
+)
 
 
 def judged(server, **more) -> Settings:
@@ -329,6 +332,27 @@ def test_a_vlm_that_answers_nonsense_is_asked_again_and_then_given_up(flow, monk
         assert len(server.asked) == 2 + 4  # four attempts for the second pair
     first, second = run.outcomes("frame_verdicts")
     assert first.is_kept and second.status == "quarantined" and "the server answers 500" in second.why
+
+
+@pytest.mark.slow
+def test_a_preference_model_scores_target_frames_by_what_they_should_show(flow, monkeypatch, tmp_path):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia")
+    settings = replace(SETTINGS, preference_model=str(write_clip(tmp_path / "likes")))
+    run = flow(settings=settings)
+    run.run(ModelChoice(), HERE, until="frames")
+    found = [one.scores["preference"] for one in run.outcomes("frames")]
+    assert len(found) == 2 and found[0] != found[1] and all(one.is_kept for one in run.outcomes("frames"))
+    between = moved({"frame_preferred": {"least": sum(found) / 2}}, GATES)
+    moved_run = flow(gates=between, settings=settings)
+    assert sorted(reasons(moved_run, "frames").values()) == ["", "low preference"]
+    assert [(pair.gate, pair.prompts["target"]) for pair in funnel.pairs(moved_run)] == [("frame_preferred", "a clip in sepia")]
+
+
+def test_a_preference_model_that_is_not_there_stops_the_run_before_a_frame_is_made(flow, tmp_path):
+    run = flow(settings=replace(SETTINGS, preference_model="nobody/likes"))
+    with pytest.raises(JobError, match="nobody/likes at main is no folder"):
+        run.run(ModelChoice(), HERE, until="frames")
+    assert not edits(tmp_path)
 
 
 def test_a_vlm_that_dies_stops_the_run_and_loses_no_row(flow, monkeypatch):
@@ -364,11 +388,13 @@ def test_a_vlm_plans_by_the_shares(flow):
         assert "change the style of the whole video" in json.dumps(server.asked[0]) and len(server.asked) == 3
     first, second = run.outcomes("plans")
     assert first.made["proposals"][0]["forward"] == ["style sepia"] and first.made["proposals"][0]["task"] == "style"
+    assert first.made["proposals"][0]["target"] == "A sepia street"
     assert second.reason == "no suitable task"
 
 
 @pytest.mark.parametrize("answer", ["[]", '{"forward": ["a"], "backward": ["b"]}', '{"suitable": "yes"}', '{"suitable": true, "forward": "a", "backward": ["b"]}',
-                                    '{"suitable": true, "forward": [""], "backward": ["b"]}', '{"suitable": true, "forward": [1], "backward": ["b"]}'])  # fmt: skip
+                                    '{"suitable": true, "forward": [""], "backward": ["b"]}', '{"suitable": true, "forward": [1], "backward": ["b"]}',
+                                    '{"suitable": true, "forward": ["a"], "backward": ["b"]}', '{"suitable": true, "forward": ["a"], "backward": ["b"], "target": " "}'])  # fmt: skip
 def test_a_plan_in_another_form_is_refused(answer):
     with pytest.raises(ValueError):
         understood(Reply(answer, "fake", None), 4)
