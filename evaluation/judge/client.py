@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from ...errors import UnreachableError
@@ -64,7 +64,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Reply:
-    """text: of the answer. model: as the server calls it. tokens: as the server counts them, or None."""
+    """text: of the answer. model: as the server calls it. tokens: as the server counts them, or None; from `ask`, of all its attempts."""
 
     text: str
     model: str
@@ -83,11 +83,14 @@ def ask(
     Raises JudgeError after the last attempt, or at once for what would not pass; UnreachableError where the server is not there at the last
     attempt, or would refuse any question.
     """
-    why, absent = "", False
+    why, absent, spent = "", False, 0
     for attempt in range(1, endpoint.attempts + 1):
         wait = float(WAITS[min(attempt, len(WAITS)) - 1])
         try:
             reply = _once(endpoint, messages)
+            if reply.tokens is not None:
+                spent += reply.tokens
+                reply = replace(reply, tokens=spent)
             return understood(reply), reply, attempt
         except UnreachableError:  # a ValueError too
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -43,8 +44,8 @@ class Judge:
             raise ValueError("There is nothing to ask about the item.")
         values = Judged(rubric.combine(inputs.item, [parsed(answer["text"], answer["wanted"]) for answer in kept]))
         values.words = "\n\n".join(reason_in(answer["text"]) for answer in kept)
-        names = ("asked_model", "model", "tokens", "attempts", "pictures", "rubric", "text")
-        values.facts = {"judge": [{name: answer[name] for name in names} for answer in kept]}
+        names = ("asked_model", "model", "tokens", "attempts", "seconds", "pictures", "rubric", "text")
+        values.facts = {"judge": [{name: answer.get(name) for name in names} for answer in kept]}
         return values
 
     def _answer(self, rubric: Rubric, question: Question) -> dict:
@@ -67,6 +68,7 @@ class Judge:
         def understood(reply: Reply) -> dict:
             return parsed(reply.text, question.wanted)
 
+        began = time.perf_counter()
         try:
             _, reply, attempts = ask(self.endpoint, messages, understood, **self._options)
         except UnreachableError as error:
@@ -74,7 +76,8 @@ class Judge:
             raise
         return {
             "asked_model": self.endpoint.model, "model": reply.model, "tokens": reply.tokens, "attempts": attempts, "text": reply.text,
-            "pictures": len(question.pictures), "rubric": hashlib.sha256(question.text.encode()).hexdigest()[:16],
+            "seconds": round(time.perf_counter() - began, 3), "pictures": len(question.pictures),
+            "rubric": hashlib.sha256(question.text.encode()).hexdigest()[:16],
         }  # fmt: skip
 
 

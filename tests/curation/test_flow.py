@@ -320,6 +320,9 @@ def test_a_vlm_judges_frames_and_videos_after_the_cheap_gates(flow, monkeypatch)
     assert [one.reason for one in run.outcomes("video_verdicts")] == ["low quality"]  # SAMA: quality 9, the others 8
     pair = next(pair for pair in funnel.pairs(run) if pair.gate == "judged_quality")
     assert pair.scores["video_verdicts"]["judge_following"] == 8 and Path(pair.context).is_file()
+    write_report(run)
+    report = (run.folder / "report.md").read_text(encoding="utf-8")
+    assert "| verdicts on frames | 2 | 2 | 2 | 24 | 12 |" in report and "| verdicts on videos | 1 | 1 | 1 | 12 | 12 |" in report
 
 
 def test_a_vlm_that_answers_nonsense_is_asked_again_and_then_given_up(flow, monkeypatch):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import time
 from contextlib import ExitStack
 
@@ -249,18 +250,20 @@ def test_the_command_tells_the_number_of_questions_and_shows_the_judges_words(in
     rows = [{"id": name, "source": inputs.item.source, "edit": inputs.edit_path, "instruction": f"Do {name}"} for name in "ab"]
     clips, run = write_rows(tmp_path / "clips.jsonl", *rows), tmp_path / "run"
     monkeypatch.setenv("LIVEDITOR_JUDGE_KEY", "secret")
-    with fake_judge(GOOD, "nonsense") as server:
-        command = ["evaluate", "score", str(clips), "--run", str(run), "--metrics", "psnr_source", "--judge-attempts", "1"]
+    with fake_judge("nonsense", GOOD, "nonsense") as server:
+        command = ["evaluate", "score", str(clips), "--run", str(run), "--metrics", "psnr_source", "--judge-attempts", "2"]
         command += ["--judge-url", server.url, "--judge-model", "fake"]
         assert main([*command, "--dry-run"]) == 0 and not server.asked
         assert "At most 2 questions to fake" in capsys.readouterr().out
         assert main(command) == 1
-        assert len(server.asked) == 2
-        assert main(command) == 1 and len(server.asked) == 2
+        assert len(server.asked) == 4
+        assert main(command) == 1 and len(server.asked) == 4
     results = collect(Run(run))
     assert results.of("judge_quality") == {"a": 9} and results.of("psnr_source").keys() == {"a", "b"}
     assert "no JSON object" in results.scored[1].missing["judge_pair"]
     assert main(["evaluate", "report", str(run)]) == 0
     assert "as asked" in (run / "report/items/a.html").read_text(encoding="utf-8")
-    assert "1 of 2" in (run / "report/report.md").read_text(encoding="utf-8")
+    report = (run / "report/report.md").read_text(encoding="utf-8")
+    # One of two items was answered, its question at the second attempt; the fake counts 12 tokens for each.
+    assert "1 of 2" in report and re.search(r"\| judge_pair \| 1 \| 1 \| 2 \| 24 \| 24 \| \d+\.\d\d \|", report)
     assert "secret" not in "".join(file.read_text(encoding="utf-8") for file in run.rglob("*.json"))
