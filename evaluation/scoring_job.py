@@ -18,6 +18,7 @@ from . import catalogue
 from .items import Item, ItemSet
 from .judge.client import Endpoint
 from .judge.judge import Judge
+from .judge.local import LocalVLM
 from .metrics.metric import Metric
 from .metrics.preference import metric as preference_metric
 from .records import Run, Settings, edit_of
@@ -31,7 +32,7 @@ class Choice:
 
     run: str
     metrics: tuple[str, ...]
-    judge: Endpoint | None = None
+    judge: Endpoint | LocalVLM | None = None
     preference: str | None = None
     retry_missing: bool = False
     device: str = "cpu"
@@ -61,7 +62,7 @@ class Loaded:
     retry_missing: bool
 
 
-def named_metrics(judge: Endpoint | None, preference: str | None, run: Run, mode: str, bench: str) -> list[Metric]:
+def named_metrics(judge: Endpoint | LocalVLM | None, preference: str | None, run: Run, mode: str, bench: str) -> list[Metric]:
     """Those of models that the user names: a judge, a model of preference."""
     judged = [Judge(judge, run.judge_cache, mode).metric(bench)] if judge else []
     return judged + ([preference_metric(preference)] if preference else [])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from ...errors import UnreachableError
@@ -61,6 +62,25 @@ class Endpoint:
         if self.timeout <= 0 or self.attempts < 1:
             raise ValueError("A judge needs a positive time-out and at least one attempt.")
 
+    def reply(self, messages: list[dict]) -> Reply:
+        """Of one attempt. Raises _Passing, JudgeError, UnreachableError."""
+        return _once(self, messages)
+
+
+class Judging(Protocol):
+    """Who answers questions: an `Endpoint`, or a model in this process.
+
+    model: its name, for records. attempts, temperature: as in `Endpoint`.
+    """
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    def reply(self, messages: list[dict]) -> Reply: ...
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -72,7 +92,7 @@ class Reply:
 
 
 def ask(
-    endpoint: Endpoint,
+    judge: Judging,
     messages: list[dict],
     understood: Callable[[Reply], object] = lambda reply: reply,
     sleep: Callable[[float], object] = time.sleep,
@@ -84,10 +104,10 @@ def ask(
     attempt, or would refuse any question.
     """
     why, absent, spent = "", False, 0
-    for attempt in range(1, endpoint.attempts + 1):
+    for attempt in range(1, judge.attempts + 1):
         wait = float(WAITS[min(attempt, len(WAITS)) - 1])
         try:
-            reply = _once(endpoint, messages)
+            reply = judge.reply(messages)
             if reply.tokens is not None:
                 spent += reply.tokens
                 reply = replace(reply, tokens=spent)
@@ -98,14 +118,12 @@ def ask(
             why, wait, absent = f"its answer is not as asked for ({error})", 0.0, False
         except _Passing as error:
             why, wait, absent = str(error), max(wait, error.wait), isinstance(error, _Absent)
-        if attempt < endpoint.attempts and wait:
+        if attempt < judge.attempts and wait:
             sleep(wait)
-    times = f"{endpoint.attempts} attempts" if endpoint.attempts > 1 else "one attempt"
+    times = f"{judge.attempts} attempts" if judge.attempts > 1 else "one attempt"
     if absent:
-        raise UnreachableError(
-            f"The judge {endpoint.model} at {endpoint.url} cannot be reached ({why}): start it, or give another address."
-        )
-    raise JudgeError(f"The judge {endpoint.model} gave no score in {times}: {why}.")
+        raise UnreachableError(f"The judge {judge.model} cannot be reached ({why}): start its server, or give another address.")
+    raise JudgeError(f"The judge {judge.model} gave no score in {times}: {why}.")
 
 
 def _once(endpoint: Endpoint, messages: list[dict]) -> Reply:
@@ -152,7 +170,7 @@ def _post(endpoint: Endpoint, body: bytes) -> tuple[int, http.client.HTTPMessage
         try:
             connection.connect()
         except OSError as error:
-            raise _Absent(str(error) or type(error).__name__) from None
+            raise _Absent(f"{endpoint.url}: {error or type(error).__name__}") from None
         sockets.append(connection.sock)  # the connection lets go of it where the server closes after the answer
         alarm.start()
         connection.request("POST", path, body, headers)

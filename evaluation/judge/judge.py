@@ -14,7 +14,7 @@ from ...checkpoint.files import replacing
 from ...errors import UnreachableError
 from ..frames import Inputs
 from ..metrics.metric import Judged, Metric
-from .client import Endpoint, Reply, ask
+from .client import Judging, Reply, ask
 from .parse import parsed, reason_in
 from .rubrics import PAIR, RUBRICS, SYSTEM, Question, Rubric
 
@@ -25,8 +25,8 @@ class Judge:
     sleep: waits between attempts. An UnreachableError, of a wrong key say, is met once: later questions fail with it at once.
     """
 
-    def __init__(self, endpoint: Endpoint, cache: Path | None, mode: str, sleep: Callable[[float], object] | None = None):
-        self.endpoint, self.cache, self.mode = endpoint, cache, mode
+    def __init__(self, asked: Judging, cache: Path | None, mode: str, sleep: Callable[[float], object] | None = None):
+        self.asked, self.cache, self.mode = asked, cache, mode
         self._options = {"sleep": sleep} if sleep else {}
         self._unreachable: UnreachableError | None = None
 
@@ -35,7 +35,7 @@ class Judge:
         rubric = RUBRICS.get(bench, PAIR)
         return Metric(
             rubric.name, partial(self._judged, rubric), rubric.about, rubric.needs, rubric.columns, version=rubric.version,
-            model=lambda: f"{self.endpoint.model}, temperature {self.endpoint.temperature:g}, mode {self.mode}", calls=rubric.calls,
+            model=lambda: f"{self.asked.model}, temperature {self.asked.temperature:g}, mode {self.mode}", calls=rubric.calls,
         )  # fmt: skip
 
     def _judged(self, rubric: Rubric, inputs: Inputs) -> Judged:
@@ -50,7 +50,7 @@ class Judge:
 
     def _answer(self, rubric: Rubric, question: Question) -> dict:
         messages = _messages(question)
-        key = hashlib.sha256(json.dumps([self.endpoint.model, self.endpoint.temperature, messages]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([self.asked.model, self.asked.temperature, messages]).encode()).hexdigest()
         if self.cache is None:
             return self._asked(rubric, question, messages) | {"wanted": question.wanted}
         path = self.cache / f"{key}.json"
@@ -70,12 +70,12 @@ class Judge:
 
         began = time.perf_counter()
         try:
-            _, reply, attempts = ask(self.endpoint, messages, understood, **self._options)
+            _, reply, attempts = ask(self.asked, messages, understood, **self._options)
         except UnreachableError as error:
             self._unreachable = error
             raise
         return {
-            "asked_model": self.endpoint.model, "model": reply.model, "tokens": reply.tokens, "attempts": attempts, "text": reply.text,
+            "asked_model": self.asked.model, "model": reply.model, "tokens": reply.tokens, "attempts": attempts, "text": reply.text,
             "seconds": round(time.perf_counter() - began, 3), "pictures": len(question.pictures),
             "rubric": hashlib.sha256(question.text.encode()).hexdigest()[:16],
         }  # fmt: skip

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from ...optional import needed
 from .. import EXTRA
 from ..frames import Inputs, to_unit
-from ..weights import TORCHVISION, file_of, tensors_of
+from ..weights import TORCHVISION, file_of, folder_stamp, tensors_of
 from .metric import Metric, NothingToMeasure
 
 IMAGES_AT_A_TIME = 16
@@ -53,10 +53,7 @@ class HubModel:
         folder = Path(self.folder())
         if str(folder) != self.repository:
             return f"{self.repository}@{folder.name}"
-        states = [file.stat() for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))]
-        return (
-            f"{folder.name}@{sum(state.st_size for state in states)}-{max((state.st_mtime_ns for state in states), default=0)}"
-        )
+        return folder_stamp(folder)
 
 
 CLIP_L = HubModel("openai/clip-vit-large-patch14", "main", "CLIPModel")

@@ -26,10 +26,12 @@ from liveditor_isa.curation.records import read_pairs  # noqa: E402
 from liveditor_isa.curation.report import write_report  # noqa: E402
 from liveditor_isa.curation.settings import Settings  # noqa: E402
 from liveditor_isa.curation.sources import Source  # noqa: E402
+from liveditor_isa.evaluation.judge import local  # noqa: E402
 from liveditor_isa.evaluation.judge.client import Reply  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
 from small_clip import write_clip  # noqa: E402
+from small_vlm import write_vlm  # noqa: E402
 
 SETTINGS = Settings(
     frames=5, fps=8, width=128, height=96, proposals=9, planner="fake_pairs", frame_editor="fake_pairs", video_editor="fake_pairs",
@@ -335,6 +337,42 @@ def test_a_vlm_that_answers_nonsense_is_asked_again_and_then_given_up(flow, monk
         assert len(server.asked) == 2 + 4  # four attempts for the second pair
     first, second = run.outcomes("frame_verdicts")
     assert first.is_kept and second.status == "quarantined" and "the server answers 500" in second.why
+
+
+@pytest.mark.slow
+def test_a_vlm_in_a_folder_plans_and_judges_in_the_place_of_a_server(flow, monkeypatch, tmp_path):
+    folder = write_vlm(tmp_path / "vlm")
+    settings = replace(SETTINGS, vlm_model=str(folder), planner="vlm", proposals=1, shares={"style": 1.0})
+    model, processor = local._loaded(str(folder), "auto")
+    answers = [VLM_PLAN, VLM_PLAN, scores(following=10, preservation=10, quality=10)]
+
+    def generate(input_ids, **more):
+        text = answers.pop(0) if len(answers) > 1 else answers[0]
+        return torch.cat(
+            [input_ids, processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]], dim=1
+        )
+
+    monkeypatch.setattr(model, "generate", generate)
+    run = flow(settings=settings)
+    run.run(ModelChoice(device="cpu"), HERE, until="frame_verdicts")
+    assert [one.made["proposals"][0]["target"] for one in run.outcomes("plans")] == ["A sepia street"] * 2
+    assert [one.scores["judge_quality"] for one in run.outcomes("frame_verdicts")] == [10, 10]
+    # Its stages want a worker's GPU, where there is one; the others do not.
+    wanted = {stage: run.choice(stage, ModelChoice(device="cuda")).device for stage in run.stages}
+    assert wanted["plans"] == wanted["frame_verdicts"] == "cuda" and wanted["clips"] == "cpu"
+    served = flow(settings=replace(settings, vlm_url="http://localhost:1/v1"))
+    assert served.choice("plans", ModelChoice(device="cuda")).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"), [(None, "qwen is no folder of a model of transformers"), ("localhost:8", "no address")]
+)
+def test_a_vlm_that_is_neither_served_nor_a_folder_stops_the_run(flow, url, words):
+    """It put every row into quarantine."""
+    run = flow(settings=replace(SETTINGS, vlm_url=url, vlm_model="qwen", planner="vlm"))
+    with pytest.raises(JobError, match=words):
+        run.run(ModelChoice(), HERE, until="plans")
+    assert {one.status for one in run.outcomes("plans")} == {"waiting"}
 
 
 @pytest.mark.slow
