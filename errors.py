@@ -27,7 +27,8 @@ class NotFiniteError(ValueError):
 
 
 class UnreachableError(ValueError):
-    """A server that every edit needs does not answer: one sentence with cause and remedy. The input is valid; all others would fail too."""
+    """A server that all work needs does not answer, or refuses whatever it is asked: one sentence with cause and remedy. The input is valid;
+    all others would fail too."""
 
 
 class FaultsError(ValueError):

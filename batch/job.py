@@ -167,8 +167,10 @@ def _is_of(outcome: dict, clip: Clip, also_if_gone: bool = True) -> bool:
 
 
 def _size(path: str) -> int | None:
+    """In bytes; of a folder, its files together. None where there is none."""
     try:
-        return os.stat(path).st_size
+        files = [*os.scandir(path)] if os.path.isdir(path) else [Path(path)]
+        return sum(file.stat().st_size for file in files)
     except OSError:
         return None
 

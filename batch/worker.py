@@ -126,7 +126,7 @@ class Worker:
         return None
 
     def _edit(self, clip: Clip, source_bytes: int | None, folder: Path, attempt: int) -> dict:
-        if not os.path.isfile(clip.edit.video):
+        if not os.path.exists(clip.edit.video):
             if source_bytes is None:
                 return self._give_up(clip, None, f"There is no file {clip.edit.video}.", BAD_INPUT, attempt, None)
             where = socket.gethostname()

@@ -14,7 +14,6 @@ from ..batch.worker import ATTEMPTS
 from ..errors import sentence
 from ..optional import needed
 from ..pipelines import EXTRA
-from ..pipelines.request import check_there
 from .failure import reported
 from .options import add_model_options, model_choice, whole_number
 from .outcome import STATUSES, Outcome, Status, failure
@@ -33,6 +32,7 @@ the same as CSV (clips.csv; a cell may be empty, references and boxes are separa
 
 columns: {", ".join(COLUMNS)}.
 Only video and prompt have to be there. Paths are relative to the manifest. Without an id the clip is called as its video.
+A video is a file, or a folder of its frames as pictures, whose rate is fps (default: 16).
 frames is the most that are edited, 0 for all; width and height are multiples of 16; boxes are texts, "x,y,width,height" each.
 
 in the output folder:
@@ -160,12 +160,13 @@ def _dry_run(clips: list[Clip], settings: dict, options: argparse.Namespace) -> 
 def _fault_of(clip: Clip) -> str | None:
     """Why a clip cannot be edited, as far as opening its files tells."""
     from ..video.clip import open_clip
+    from ..video.folder import source_of
     from ..video.source import FileSource
 
     edit = clip.edit
     try:
-        check_there(edit.files)
-        open_clip(FileSource(edit.video), edit.frames, edit.fps, edit.start_frame, edit.every_nth, sound=False)
+        edit.check_files()
+        open_clip(source_of(edit.video, edit.fps), edit.frames, edit.fps, edit.start_frame, edit.every_nth, sound=False)
         for other in edit.files[1:]:
             open_clip(FileSource(other), edit.frames, 0, sound=False)
     except (ValueError, OSError) as error:

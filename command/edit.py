@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..pipelines import require
 from ..pipelines.record import recorded_in
-from ..pipelines.request import Edit, box_of, check_there
+from ..pipelines.request import Edit, box_of
 from ..runtime.torchrun import is_first
 from ..video.room import check_output
 from ..video.writing.formats import encoder_for, format_of
@@ -56,7 +56,7 @@ def _options_of(record: dict) -> dict:
 
 def add_arguments(parser: argparse.ArgumentParser):
     parser.description, parser.epilog = "Edit a video as an instruction says.", EPILOG
-    parser.add_argument("video", type=Path, nargs="?", help="the video to edit")
+    parser.add_argument("video", type=Path, nargs="?", help="the video to edit: a file, or a folder of its frames as pictures")
     parser.add_argument("prompt", nargs="?", help="what to change")
     parser.add_argument(
         "--repeat", action=Repeat, type=Path, metavar="FILE",
@@ -74,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser):
     edit.add_argument(
         "--frames", type=int, default=Edit.frames, metavar="N", help="at most N, 0 for all (default: %(default)s)"
     )
-    edit.add_argument("--fps", type=float, help="edit at this rate, by nearest frame (default: the video's own)")
+    edit.add_argument(
+        "--fps",
+        type=float,
+        help="edit at this rate, by nearest frame (default: the video's own); of a folder of frames its rate (default: 16)",
+    )
     edit.add_argument(
         "--start-frame", type=int, default=Edit.start_frame, metavar="N", help="skip N frames, counted at --fps (default: 0)"
     )
@@ -144,7 +148,7 @@ def run(options: argparse.Namespace) -> Outcome:
     choice = model_choice(options)
     # What cannot be done is refused before any long work, the import of diffusers included.
     encoder_for(format_of(out))
-    check_there(edit.files)
+    edit.check_files()
     choice.check_files()
     check_output(out)
     require("av")

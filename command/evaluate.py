@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from dataclasses import asdict
@@ -18,19 +17,16 @@ from ..checkpoint.files import replacing
 from ..evaluation import catalogue
 from ..evaluation.frames import ALIGNMENTS, CROP
 from ..evaluation.items import Item, ItemSet, missing_files, read_items, write_items
-from ..evaluation.judge.client import Endpoint
 from ..evaluation.records import CORRECTED, MODES, REFERENCE, Run, Settings, edit_of
 from ..evaluation.report.pages import write_report
 from ..evaluation.results import collect, edits_folder
 from ..evaluation.scoring import Summary, Work, inputs_of, planned, runnable, score
-from ..evaluation.scoring_job import Choice, judge_metrics, score_by_job
+from ..evaluation.scoring_job import Choice, named_metrics, score_by_job
 from ..evaluation.weights import SHIPPED, fetch
 from ..pipelines.request import Edit
+from .judge import add_judge_options, judge_of
 from .options import add_model_options, frame_size, model_choice, whole_number
 from .outcome import STATUSES, Outcome, Status
-
-KEY = "LIVEDITOR_JUDGE_KEY"
-"""Variable of the environment that holds the judge's key."""
 
 EPILOG = f"""\
 steps:
@@ -143,6 +139,9 @@ def _whole(path: Path) -> ItemSet:
 
 
 def _add_generate(parser: argparse.ArgumentParser):
+    parser.epilog = (
+        'A source that is a folder of frames has 16 frames a second, unless the item\'s facts say another rate: {"fps": 24}.'
+    )
     parser.add_argument("items", type=Path, metavar="ITEMS", help="the file of items")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run; made where it is missing")
     parser.add_argument(
@@ -190,6 +189,8 @@ def _clip(item: Item, options: argparse.Namespace) -> dict:
     row = {"video": item.source, "prompt": item.instruction, "id": item.id, "seed": options.seed, "frames": options.frames}
     row |= {name: value for name in ("steps", "guidance") if (value := getattr(options, name)) is not None}
     row |= dict(zip(("width", "height"), options.size)) if options.size else {}
+    if Path(item.source).is_dir() and "fps" in item.facts:
+        row["fps"] = item.facts["fps"]
     return row | ({"references": [*item.pictures]} if item.pictures else {})
 
 
@@ -205,6 +206,11 @@ def _add_score(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--metrics", nargs="+", metavar="NAME", help="metrics, or the beginning of names and * (default: the bench's)"
     )
+    parser.add_argument(
+        "--preference", metavar="MODEL",
+        help="score edits by this model of people's preference too: the folder of a CLIPModel of transformers with its processor, such as "
+        "PickScore, or its repository in the cache",
+    )  # fmt: skip
     parser.add_argument("--offline", action="store_true", help="only metrics whose models no hub has to be asked for")
     parser.add_argument(
         "--mode", choices=MODES, default=CORRECTED,
@@ -222,25 +228,8 @@ def _add_score(parser: argparse.ArgumentParser):
     parser.add_argument("--address", help="of a Ray cluster, or auto, whose nodes see the run's folder and the videos")
     parser.add_argument("--retry-missing", action="store_true", help="compute again what failed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be computed, and do nothing")
-    judge = parser.add_argument_group("judge", f"An OpenAI-compatible endpoint, which sees frames. Its key is read from {KEY}.")
-    judge.add_argument("--judge-url", metavar="URL", help="up to /v1, such as http://localhost:8000/v1 of a local vLLM")
-    judge.add_argument("--judge-model", metavar="NAME", help="as the server calls it")
-    judge.add_argument(
-        "--judge-timeout", type=float, default=Endpoint.timeout, metavar="S", help="of an answer (default: %(default)s)"
-    )
-    judge.add_argument(
-        "--judge-attempts", type=whole_number, default=Endpoint.attempts, metavar="N", help="for one answer (default: %(default)s)",
-    )  # fmt: skip
+    add_judge_options(parser)
     parser.set_defaults(act=_score)
-
-
-def _judge(options: argparse.Namespace) -> Endpoint | None:
-    """None where no judge is asked for."""
-    if not options.judge_url and not options.judge_model:
-        return None
-    if not (options.judge_url and options.judge_model):
-        raise ValueError("A judge needs both --judge-url and --judge-model.")
-    return Endpoint(options.judge_url, options.judge_model, os.environ.get(KEY), options.judge_timeout, options.judge_attempts)
 
 
 def _score(options: argparse.Namespace) -> Outcome:
@@ -253,9 +242,9 @@ def _score(options: argparse.Namespace) -> Outcome:
     )  # fmt: skip
     if options.edits and not options.edits.is_dir():
         raise ValueError(f"There is no folder {options.edits}: name the one with the finished edits.")
-    judge = _judge(options)
-    judged = judge_metrics(judge, run, options.mode, items.bench)
-    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, judged))
+    judge = judge_of(options)
+    named = named_metrics(judge, options.preference, run, options.mode, items.bench)
+    metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, named))
     for name, why in unable.items():
         print(f"{name} is left out: {why}")
     if not metrics:
@@ -264,15 +253,22 @@ def _score(options: argparse.Namespace) -> Outcome:
     left = sum(len(work.metrics) for work in works)
     without = sum(work.edit is None for work in works)
     print(f"{_described(items)}: {left} scores to compute, {without} items without an edit.", flush=True)
-    if calls := sum(metric.calls(work.item) for work in works for metric in work.metrics):
-        print(f"At most {calls} questions to {options.judge_model}; answers that are kept are not asked again.", flush=True)
+    if judge and (calls := sum(metric.calls(work.item) for work in works for metric in work.metrics)):
+        print(f"At most {calls} questions to {judge.model}; answers that are kept are not asked again.", flush=True)
     if options.dry_run:
         return Outcome(Status.DONE, {"to_compute": left, "without_edit": without, "left_out": unable})
     run.begin(settings, items)
     try:
         if options.workers or options.address:
-            names = tuple(metric.name for metric in metrics if metric not in judged)
-            choice = Choice(str(run.folder), names, judge, options.retry_missing)
+            names = tuple(metric.name for metric in metrics if metric not in named)
+            choice = Choice(
+                str(run.folder),
+                names,
+                judge,
+                options.preference,
+                options.retry_missing,
+                "auto" if options.judge_folder else "cpu",
+            )
             summary = score_by_job(run, works, choice, options.address, options.workers)
         else:
             with tqdm(total=len(works), desc="items", disable=not left) as bar:
@@ -310,7 +306,7 @@ def _report(options: argparse.Namespace) -> Outcome:
     against = collect(Run(options.against)) if options.against else None
     with tqdm(total=len(results.scored), desc="pages") as bar:
         index = write_report(
-            results, catalogue.all_metrics(), catalogue.BENCHES, against, not options.no_videos, inputs_of(results.settings), bar.update,
+            results, catalogue.described(), catalogue.BENCHES, against, not options.no_videos, inputs_of(results.settings), bar.update,
         )  # fmt: skip
     print(f"{index}, and report.md beside it")
     return Outcome(Status.DONE, {"report": str(index)})

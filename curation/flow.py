@@ -93,7 +93,8 @@ class Flow:
 
     def choice(self, stage: str, model: ModelChoice) -> StageChoice:
         module = STAGES[stage]
-        return StageChoice(self.settings, model, module.DEPENDS, module.USES_MODEL)
+        asks = stage in JUDGED or (stage == "plans" and self.settings.planner == "vlm")
+        return StageChoice(self.settings, model, module.DEPENDS, module.USES_MODEL, asks and self.settings.has_local_vlm)
 
     def run(
         self, model: ModelChoice, where: Where = Where(), retry_quarantined: bool = False, until: str = "triplets",
@@ -113,7 +114,7 @@ class Flow:
                 self._outcomes = {name: of for name, of in self._outcomes.items() if name == self._before(stage)}
                 if not rows:
                     break
-                here = where.here == ALL or (where.here == CHEAP and not choice.uses_model)
+                here = where.here == ALL or (where.here == CHEAP and choice.is_cheap)
                 planned = job.plan(rows, Results(self.stage_folder(stage)), retry_quarantined)
                 if (planned.pending or planned.changed) and not here:
                     # One Ray for all stages; none where nothing is to be done.

@@ -91,7 +91,8 @@ def _pair(flow: Flow, id: str, stages: dict[str, Outcome], last: Outcome) -> Pai
         height=settings.height,
         direction=settings.direction,
         source={**facts["source"], "span": facts["span"]},
-        prompts={"edit": proposal["instruction"], "edit_task": proposal["task"]},
+        prompts={"edit": proposal["instruction"], "edit_task": proposal["task"]}
+        | ({"target": proposal["target"]} if "target" in proposal else {}),
         models={stage: one.made["model"] for stage, one in stages.items() if "model" in one.made},
         seeds={stage: one.made["seed"] for stage, one in stages.items() if "seed" in one.made},
         scores={stage: one.scores for stage, one in stages.items() if one.scores},

@@ -59,6 +59,7 @@ GATES = (
     Gate("frame_style", "frames", "style", "wrong style", MEASURED, least=0),
     Gate("frame_colour", "frames", "colour", "wrong colour", MEASURED, least=0),
     Gate("frame_shape", "frames", "shape", "wrong shape", MEASURED, least=0),
+    Gate("frame_preferred", "frames", "preference", "low preference", "none published: scores of unlike models do not compare"),
     Gate("present", "videos", "present", "edit missing", MEASURED, least=14.58),
     Gate("outside", "videos", "outside_psnr", "background changed", MEASURED, least=25.82),
     Gate("style", "videos", "style", "wrong style", MEASURED, least=0),

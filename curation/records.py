@@ -21,7 +21,8 @@ class Pair:
     context, target: absolute paths of mp4 files, None where a pair was rejected before it had them. latents: a safetensors file with
         context, target and text. reference: a picture that the instruction refers to.
     fps, frames, width, height: of both clips. direction: one of `settings.DIRECTIONS`; empty where an importer does not know.
-    source: origin, licence, url, caption, span in seconds. prompts: the edit's own instruction. models, seeds, scores, seconds: by stage.
+    source: origin, licence, url, caption, span in seconds. prompts: the edit's own instruction, and what the edited clip shows where a
+        planner said so. models, seeds, scores, seconds: by stage.
     status: ACCEPTED or REJECTED. reason, gate: of a rejection.
     """
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.files import replacing
+from ..evaluation.judge import cost
 from ..evaluation.report.render import html, markdown, page
 from ..evaluation.report.tables import Table
 from ..video.mp4 import write_mp4
@@ -76,6 +77,7 @@ def _tables(flow: Flow, counts: Sequence[funnel.Count], pairs: Sequence[Pair]) -
         (task, _percent(row["share"]), str(row["tried"]), str(row["accepted"]), _percent(row["share_of_accepted"]))
         for task, row in _tasks(flow, pairs).items()
     ]
+    costs = [(STAGES[stage].TITLE, *cost.told(took)) for stage in flow.stages if (took := _judge_costs(flow, stage))]
     return [
         Table(
             "Funnel",
@@ -95,7 +97,12 @@ def _tables(flow: Flow, counts: Sequence[funnel.Count], pairs: Sequence[Pair]) -
             tuple(tasks),
             ("A planner tries the tasks that it can do. Gates do not reject all tasks alike.",),
         ),
+        *([Table("What the VLM's verdicts took", ("stage", *cost.COLUMNS), tuple(costs), (cost.NOTE,))] if costs else []),
     ]
+
+
+def _judge_costs(flow: Flow, stage: str) -> list[cost.Cost]:
+    return [cost.Cost(**one.made["judge"]) for one in flow.outcomes(stage) if "judge" in one.made]
 
 
 def _gate_tables(flow: Flow, counts: Sequence[funnel.Count]) -> list[Table]:

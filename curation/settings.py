@@ -11,6 +11,7 @@ from typing import Any
 
 from ..checkpoint.files import replacing
 from ..evaluation.judge.client import Endpoint
+from ..evaluation.judge.local import LocalVLM
 from ..pipelines.request import ModelChoice
 
 STYLE, HUMAN, OTHER = 0.3387, 0.1280, 0.0109
@@ -25,8 +26,11 @@ alone, and have equal parts of the rest here."""
 VLM_KEY = "LIVEDITOR_JUDGE_KEY"
 """Variable of the environment, the same as for `liveditor evaluate`."""
 
-FILES = ("frame_model", "video_model", "depth_model")
+FILES = ("frame_model", "video_model", "depth_model", "preference_model", "vlm_model")
 """Settings that may name a file or a folder."""
+
+DEPTHLESS = ("liveditor", "workflow")
+"""Video editors of this package that have no use for `depth_model`."""
 
 KINDS = {"int": int, "float": (int, float), "str": str, "dict[str, float]": dict}
 """Of settings, by their annotation; `| None` takes None besides."""
@@ -41,10 +45,12 @@ class Settings:
     frames, fps, width, height: of every clip; frames are 4n+1, sizes multiples of 16. cut: ContentDetector's threshold.
     seed: of all that is random. proposals: edits that are tried of one clip. shares: of tasks, by name; they need not add up to 1.
     vlm_url, vlm_model: an OpenAI-compatible server's address, up to /v1, and model, which planner "vlm" asks and the verdicts on frames
-        and videos; None for neither. Its key is read from `VLM_KEY` of the environment.
+        and videos; None for neither. Its key is read from `VLM_KEY` of the environment. Without vlm_url, vlm_model is a folder with a VLM
+        of transformers, which every worker of these stages loads.
     planner, frame_editor, video_editor: names of modules in `planners` and `editors`, or a module's full name.
     frame_model, video_model: of the editors `pipeline` (a folder or repository of a pipeline of diffusers) and `workflow` (a ComfyUI workflow's
         file). depth_model: a folder or repository of transformers' depth models, which a VACE pipeline follows; None: the clip's grey frames.
+    preference_model: as in `evaluation.metrics.preference`, which scores target frames whose plan describes what they should show.
     comfyui_url: of the server that runs workflows.
     frame_candidates, video_candidates: edits made of one proposal, of which the best is taken. steps, guidance: the editor's;
         None for the model's own. variants: instructions written of one pair. direction: one of DIRECTIONS.
@@ -66,6 +72,7 @@ class Settings:
     frame_model: str | None = None
     video_model: str | None = None
     depth_model: str | None = None
+    preference_model: str | None = None
     comfyui_url: str = "http://127.0.0.1:8188"
     frame_candidates: int = 1
     video_candidates: int = 2
@@ -96,19 +103,29 @@ class Settings:
             raise ValueError(f"fps must be above 0 and no more than 240; got {self.fps}.")
         if not self.shares or min(self.shares.values()) < 0 or not sum(self.shares.values()):
             raise ValueError("shares must not be negative, and one at least must be above 0.")
-        if bool(self.vlm_url) != bool(self.vlm_model):
-            raise ValueError("A VLM needs both vlm_url and vlm_model.")
+        if self.vlm_url and not self.vlm_model:
+            raise ValueError("A VLM needs both vlm_url and vlm_model, or a folder as vlm_model.")
         if self.planner == "vlm" and not self.vlm_model:
-            raise ValueError("The planner vlm needs vlm_url and vlm_model.")
+            raise ValueError("The planner vlm needs vlm_url and vlm_model, or a folder as vlm_model.")
+        if self.depth_model and self.video_editor in DEPTHLESS:
+            raise ValueError(
+                f"The video editor {self.video_editor} follows no depth maps: set video_editor to pipeline, or leave depth_model out."
+            )
         if self.direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}; got {self.direction!r}.")
 
     @property
-    def vlm(self) -> Endpoint:
-        """Raises ValueError where none is set, or its address is none."""
-        if not (self.vlm_url and self.vlm_model):
-            raise ValueError("There is no VLM: set vlm_url and vlm_model.")
+    def vlm(self) -> Endpoint | LocalVLM:
+        """Raises ValueError where none is set, its address is none, or its folder holds none."""
+        if not self.vlm_model:
+            raise ValueError("There is no VLM: set vlm_url and vlm_model, or a folder as vlm_model.")
+        if not self.vlm_url:
+            return LocalVLM(self.vlm_model)
         return Endpoint(self.vlm_url, self.vlm_model, os.environ.get(VLM_KEY))
+
+    @property
+    def has_local_vlm(self) -> bool:
+        return bool(self.vlm_model) and not self.vlm_url
 
     def absolute(self) -> Settings:
         """The same with absolute paths, for processes with folders of their own."""
@@ -129,16 +146,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class StageChoice:
-    """What a stage's `load` is given, as `batch.job.Choice`. depends: names of settings that its results depend on."""
+    """What a stage's `load` is given, as `batch.job.Choice`. depends: names of settings that its results depend on. uses_model: whether it
+    works with the model. uses_vlm: whether its workers hold a VLM."""
 
     settings: Settings
     model: ModelChoice
     depends: tuple[str, ...]
     uses_model: bool
+    uses_vlm: bool = False
+
+    @property
+    def is_cheap(self) -> bool:
+        """Without a model of any kind."""
+        return not (self.uses_model or self.uses_vlm)
 
     @property
     def device(self) -> str:
-        return self.model.device if self.uses_model else "cpu"
+        return "cpu" if self.is_cheap else self.model.device
 
     def shared(self) -> dict[str, Any]:
         values = asdict(self.settings)
@@ -146,7 +170,7 @@ class StageChoice:
         return {name: _as_recorded(name, values[name]) for name in self.depends} | model
 
     def absolute(self) -> StageChoice:
-        return StageChoice(self.settings.absolute(), self.model.absolute(), self.depends, self.uses_model)
+        return StageChoice(self.settings.absolute(), self.model.absolute(), self.depends, self.uses_model, self.uses_vlm)
 
 
 def _as_recorded(name: str, value: Any) -> Any:

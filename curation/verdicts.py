@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..evaluation.frames import Inputs
 from ..evaluation.items import OWN, Item
+from ..evaluation.judge.cost import cost_of
 from ..evaluation.judge.judge import Judge
-from ..evaluation.metrics.metric import Metric
+from ..evaluation.metrics.metric import Judged, Metric
 from ..evaluation.records import CORRECTED
 from .outcomes import Outcome, Work
 from .settings import Settings, StageChoice
@@ -25,7 +26,9 @@ def load(choice: StageChoice) -> Metric:
 
 
 def edit_file(metric: Metric, work: Work, output: Path, progress: bool) -> tuple[None, dict]:
-    """Raises JudgeError, a sentence, where there is no answer."""
+    """Raises JudgeError, a sentence, where there is no answer; UnreachableError where there is no VLM any more."""
     item = Item("pair", work.facts["real"], work.facts["proposal"]["instruction"])
     values = metric.compute(Inputs(item, work.video))
-    return None, {"scores": dict(values), "model": metric.stamp, "words": values.words}
+    assert isinstance(values, Judged)
+    took = cost_of(values.facts["judge"])
+    return None, {"scores": dict(values), "model": metric.stamp, "words": values.words, "judge": took._asdict()}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .benches import editverse, five, ive, mini, own, vie
+from .benches import editverse, five, ive, mini, openve, own, reco, vie
 from .benches.bench import Bench
 from .items import ItemSet
 from .judge.rubrics import PAIR, RUBRICS
-from .metrics import METRICS
+from .metrics import METRICS, preference
 from .metrics.metric import About, Metric
 
-BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in (editverse, ive, vie, five, mini, own)}
+BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in (editverse, ive, vie, five, openve, reco, mini, own)}
 
 USUAL = (
     "psnr_source", "psnr_source_outside", "ssim_source_outside", "lpips_alex_source_outside", "psnr_reference", "psnr_reference_inside",
@@ -28,35 +28,36 @@ OFFLINE = (
 """Those whose models are no hub's."""
 
 
-def all_metrics(judged: Sequence[Metric] = ()) -> dict[str, Metric]:
-    """METRICS, those of single benches, and a judge's."""
+def all_metrics(named: Sequence[Metric] = ()) -> dict[str, Metric]:
+    """METRICS, those of single benches, and those of models that the user names."""
     own_ones = {metric.name: metric for bench in BENCHES.values() for metric in bench.own}
-    return METRICS | own_ones | {metric.name: metric for metric in judged}
+    return METRICS | own_ones | {metric.name: metric for metric in named}
 
 
 def described() -> dict[str, About]:
     """Of all metrics, judges' included: for reports."""
     found = {name: About(metric.names, metric.about, metric.higher) for name, metric in all_metrics().items()}
-    return found | {rubric.name: About(rubric.columns, rubric.about, True) for rubric in (*RUBRICS.values(), PAIR)}
+    found |= {rubric.name: About(rubric.columns, rubric.about, True) for rubric in (*RUBRICS.values(), PAIR)}
+    return found | {preference.NAME: About((preference.NAME, preference.GAIN), "Of a model that the user named.", True)}
 
 
-def chosen(names: Sequence[str] | None, items: ItemSet, offline: bool, judged: Sequence[Metric] = ()) -> list[Metric]:
-    """names: metrics, or beginnings of their names that end in *; None for the bench's own, or USUAL. judged: those that are taken in any case.
+def chosen(names: Sequence[str] | None, items: ItemSet, offline: bool, named: Sequence[Metric] = ()) -> list[Metric]:
+    """names: metrics, or beginnings of their names that end in *; None for the bench's own, or USUAL. named: those that are taken in any case.
 
     offline: only those of OFFLINE. Raises ValueError for a name that no metric has.
     """
-    known = all_metrics(judged)
+    known = all_metrics(named)
     bench = BENCHES.get(items.bench)
     if names is None:
         usual = bench.metrics if bench and bench.metrics and not offline else USUAL
         names = usual
     found = {}
-    for name in (*names, *(metric.name for metric in judged)):
+    for name in (*names, *(metric.name for metric in named)):
         matching = [key for key in known if key == name or (name.endswith("*") and key.startswith(name[:-1]))]
         if not matching:
             raise ValueError(f"There is no metric {name!r}: liveditor evaluate metrics lists them.")
         found |= {key: known[key] for key in matching}
     if offline:
-        allowed = {*OFFLINE, *(metric.name for metric in judged)}
+        allowed = {*OFFLINE, *(metric.name for metric in named)}
         found = {name: metric for name, metric in found.items() if name in allowed}
     return [*found.values()]

@@ -11,14 +11,13 @@ import torch
 
 from ..optional import needed
 from ..video.geometry import cropped_to
+from ..video.pictures import FOLDER_RATE, PICTURES, pictures_in, read_picture
 from . import EXTRA
 from .items import Item
 
 CROP, STRETCH = ALIGNMENTS = "crop", "stretch"
 """How source and edit of unlike size are compared: the source centre-cropped and resized as `liveditor edit` does it, or the edit
 stretched to the source's size by PIL's bicubic, as FiVE-Bench's code does."""
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class Video(NamedTuple):
@@ -31,7 +30,7 @@ class Video(NamedTuple):
 def read_video(path: str, most: int = 0) -> Video:
     """most: at most so many frames, 0 for all. Raises ValueError for what cannot be read."""
     if os.path.isdir(path):
-        files = _pictures(Path(path))
+        files = pictures_in(Path(path))
         return Video(torch.stack([read_picture(file) for file in files[: most or None]]), 0.0)
     needed("av", "av", EXTRA)
     from ..video.clip import open_clip
@@ -103,7 +102,7 @@ class Inputs:
 
     @property
     def fps(self) -> float:
-        return self.edit_as_made.fps or self._source.fps or 16.0
+        return self.edit_as_made.fps or self._source.fps or float(self.item.facts.get("fps") or FOLDER_RATE)
 
     def _as_long(self, path: str, role: str) -> Video:
         count = len(self.edit_as_made.frames)
@@ -132,24 +131,3 @@ def _stretched(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return frames
     images = [Image.fromarray(frame.numpy()).resize((size[1], size[0]), Image.Resampling.BICUBIC) for frame in frames]
     return torch.stack([torch.from_numpy(np.array(image)) for image in images])
-
-
-def _pictures(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
-    if not files:
-        raise ValueError(
-            f"The folder {folder} holds no picture: a video's frames are .png or .jpg files, named in their order."
-        )
-    return files
-
-
-def read_picture(file: Path) -> torch.Tensor:
-    """[H, W, 3] uint8. Raises ValueError for what cannot be read."""
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return torch.from_numpy(np.array(image.convert("RGB")))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"The picture {file} cannot be read ({error}): save it again as PNG.") from None

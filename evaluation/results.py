@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .items import Item, ItemSet
+from .judge.cost import Cost, cost_of
 from .records import Run, Settings, edit_of, unpacked
 
 
@@ -22,6 +23,8 @@ class Scored:
     missing: dict[str, str] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     """{metric: what its judge said}."""
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """{metric: what its judge's answers took}."""
     features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     """{metric of sets: {role: [clips, C]}}."""
 
@@ -82,7 +85,8 @@ def _scored(run: Run, item: Item, edit: str | None) -> Scored:
     missing = {name: score["missing"] for name, score in scores.items() if "missing" in score}
     words = {name: score["words"] for name, score in scores.items() if "words" in score}
     features = {name: unpacked(score["features"]) for name, score in scores.items() if "features" in score}
-    return Scored(item, edit, _values(scores.values()), missing, words, features)
+    costs = {name: cost_of(score["judge"]) for name, score in scores.items() if "judge" in score}
+    return Scored(item, edit, _values(scores.values()), missing, words, costs, features)
 
 
 def _values(scores: Iterable[dict]) -> dict[str, float]:

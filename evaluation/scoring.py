@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,9 @@ from .metrics.metric import Judged, Metric, Noted
 from .records import REFERENCE, Run, Settings, packed
 
 logger = logging.getLogger(__name__)
+
+Scores = dict[str, dict]
+"""{metric: score} of one item."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +74,34 @@ def score(
 
     each: called when an item is done.
     """
-    for work in works:
-        if work.edit is not None:
-            scores = dict(run.scores(work.item, work.files))
-            inputs = open_inputs(work.item, work.edit)
-            for metric in work.metrics:
-                scores[metric.name] = _scored(metric, inputs)
-                run.store(work.item, work.files, scores)
-        each(work)
-    return summarised(run, works)
+
+    def done() -> Iterator[Scores]:
+        for work in works:
+            scores = _stored(run, work)
+            if work.edit is not None and work.metrics:
+                inputs = open_inputs(work.item, work.edit)
+                for metric in work.metrics:
+                    scores[metric.name] = _scored(metric, inputs)
+                    run.store(work.item, work.files, scores)
+            each(work)
+            yield scores
+
+    return _summary(works, done())
 
 
 def summarised(run: Run, works: Sequence[Work]) -> Summary:
-    """Of planned work that is done."""
+    """Of planned work that other processes have done."""
+    return _summary(works, (_stored(run, work) for work in works))
+
+
+def _stored(run: Run, work: Work) -> Scores:
+    return dict(run.scores(work.item, work.files)) if work.edit is not None else {}
+
+
+def _summary(works: Sequence[Work], done: Iterable[Scores]) -> Summary:
+    """done: of each of the works, in their order; one is held at a time."""
     computed, stored, missing = 0, 0, 0
-    for work in works:
-        scores = run.scores(work.item, work.files) if work.edit is not None else {}
+    for work, scores in zip(works, done):
         asked = {metric.name for metric in work.metrics}
         computed += len(asked & scores.keys())
         stored += len(scores.keys() - asked)

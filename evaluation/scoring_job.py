@@ -18,7 +18,9 @@ from . import catalogue
 from .items import Item, ItemSet
 from .judge.client import Endpoint
 from .judge.judge import Judge
+from .judge.local import LocalVLM
 from .metrics.metric import Metric
+from .metrics.preference import metric as preference_metric
 from .records import Run, Settings, edit_of
 from .results import edits_folder
 from .scoring import Summary, Work, inputs_of, planned, score, summarised
@@ -26,11 +28,12 @@ from .scoring import Summary, Work, inputs_of, planned, score, summarised
 
 @dataclass(frozen=True)
 class Choice:
-    """What all workers load. run: the folder, absolute. metrics: names, the judge's left out. device: where workers work."""
+    """What all workers load. run: the folder, absolute. metrics: names, those of `named_metrics` left out. device: where workers work."""
 
     run: str
     metrics: tuple[str, ...]
-    judge: Endpoint | None = None
+    judge: Endpoint | LocalVLM | None = None
+    preference: str | None = None
     retry_missing: bool = False
     device: str = "cpu"
 
@@ -59,9 +62,10 @@ class Loaded:
     retry_missing: bool
 
 
-def judge_metrics(judge: Endpoint | None, run: Run, mode: str, bench: str) -> list[Metric]:
-    """None where no judge is asked."""
-    return [Judge(judge, run.judge_cache, mode).metric(bench)] if judge else []
+def named_metrics(judge: Endpoint | LocalVLM | None, preference: str | None, run: Run, mode: str, bench: str) -> list[Metric]:
+    """Those of models that the user names: a judge, a model of preference."""
+    judged = [Judge(judge, run.judge_cache, mode).metric(bench)] if judge else []
+    return judged + ([preference_metric(preference)] if preference else [])
 
 
 def score_by_job(
@@ -89,9 +93,9 @@ def _give_up(run: Run, work: Work, reason: str) -> None:
 def load(choice: Choice) -> Loaded:
     run = Run(choice.run)
     settings, items = run.settings(), run.items()
-    judged = judge_metrics(choice.judge, run, settings.mode, items.bench)
+    named = named_metrics(choice.judge, choice.preference, run, settings.mode, items.bench)
     known = catalogue.all_metrics()
-    metrics = (*(known[name] for name in choice.metrics), *judged)
+    metrics = (*(known[name] for name in choice.metrics), *named)
     return Loaded(run, settings, {item.id: item for item in items.items}, metrics, choice.retry_missing)
 
 

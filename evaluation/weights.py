@@ -32,6 +32,12 @@ TORCHVISION = {
 """Names of torchvision's own files, which hold ImageNet-1k weights; the end of each is the beginning of its sha256."""
 
 
+def folder_stamp(folder: Path) -> str:
+    """Name of a model's folder, with size and time of its weights: others are another model."""
+    states = [file.stat() for kind in ("*.safetensors", "*.bin") for file in sorted(folder.glob(kind))]
+    return f"{folder.name}@{sum(state.st_size for state in states)}-{max((state.st_mtime_ns for state in states), default=0)}"
+
+
 def models_folder() -> Path:
     """Where `fetch` puts files: $LIVEDITOR_MODELS, or liveditor/models in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -18,6 +18,7 @@ from ..runtime.call import layouts_seen
 from ..runtime.kept_context import Keeping
 from ..runtime.torchrun import is_first
 from ..video.clip import Clip, SourceClip, open_clip
+from ..video.folder import source_of
 from ..video.geometry import crop_box, first_frames, fit_frames, size_within
 from ..video.mask import read_mask
 from ..video.region import box_list
@@ -31,7 +32,7 @@ from .folders import load_part, said_of
 from .parallel import check_processes, local_device, share_gpus
 from .pipeline import VAE_OVERFLOW, LIVEditorPipeline
 from .record import TAG, record_of
-from .request import Edit, ModelChoice, check_there
+from .request import Edit, ModelChoice
 from .text_encoder import load_text_encoder
 from .transformer import LIVEditorTransformer3DModel
 from .vae import decode_video, load_vae
@@ -83,11 +84,11 @@ def edit_file(
     Several processes under torchrun all edit, and the first writes.
     Raises ValueError for bad input (one sentence: cause and cure), OSError for a full disk.
     """
-    check_there(edit.files)
+    edit.check_files()
     check_output(output)
     began = time.perf_counter()
     pipe.set_progress_bar_config(disable=not progress or not is_first(), desc=Path(edit.video).name)
-    clip = open_clip(FileSource(edit.video), edit.frames, edit.fps, edit.start_frame, edit.every_nth)
+    clip = open_clip(source_of(edit.video, edit.fps), edit.frames, edit.fps, edit.start_frame, edit.every_nth)
     for notice in clip.notices:
         logger.warning("%s: %s", Path(edit.video).name, notice)
     width, height = edit.size or pipe.size_for(*clip.shown_size)

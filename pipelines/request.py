@@ -133,9 +133,10 @@ def check_there(files: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit of one video file. None stands for the model's default.
+    """One edit of one video. None stands for the model's default.
 
-    frames: at most so many, 0 for all; fps: 0 for the video's own; size: width and height, multiples of 16.
+    video: a file, or a folder of its frames as pictures. frames: at most so many, 0 for all; fps: 0 for the video's own, and of a folder
+        its rate, 0 for `video.pictures.FOLDER_RATE`; size: width and height, multiples of 16.
     start_frame: frames to skip, counted at fps; every_nth: then every n-th frame only, at fps / n.
     references: image or video files the edit may refer to.
     whole_frame: put the edit back over the source's frame, at the source's size. mask, an image or video file, and boxes, (x, y,
@@ -188,6 +189,10 @@ class Edit:
     def files(self) -> tuple[str, ...]:
         """The files that it reads."""
         return self.video, *self.references, *([self.mask] if self.mask else [])
+
+    def check_files(self) -> None:
+        """Raises ValueError in one sentence for the first that is missing. Opens none."""
+        check_there(self.files[1:] if os.path.isdir(self.video) else self.files)
 
 
 def box_of(text: str) -> tuple[int, int, int, int]:

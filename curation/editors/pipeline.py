@@ -39,7 +39,8 @@ class Tools(NamedTuple):
 
 
 def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
-    """Raises ValueError in one sentence where the pipeline does not do what the stage needs, or takes no instruction."""
+    """Raises ValueError in one sentence where the pipeline does not do what the stage needs, takes no instruction, or would ignore the
+    depth model."""
     if not model:
         raise ValueError(
             "The editor pipeline needs the setting frame_model or video_model: a folder or repository of a pipeline of diffusers."
@@ -59,6 +60,10 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
         follow = _depth_of(choice.settings.depth_model, device, dtype) if choice.settings.depth_model else grey
         inputs = lambda request: controlled(request, follow)  # noqa: E731
     elif instructed and frames > 1 and {"image", "num_frames"} <= {*takes}:
+        if choice.settings.depth_model:
+            raise ValueError(
+                f"{type(pipe).__name__} follows no depth maps: make video_model a WanVACEPipeline, or leave depth_model out."
+            )
         inputs = _going_on
     else:
         raise ValueError(

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import torch
 
 from ...errors import UnreachableError
-from ...evaluation.frames import PICTURES, read_picture, read_video, to_unit
+from ...evaluation.frames import read_video, to_unit
 from ...optional import needed
 from ...video.geometry import fit_frames
 from ...video.mp4 import write_mp4
+from ...video.pictures import PICTURES, read_picture
 from .. import EXTRA
 from ..settings import StageChoice, read_object
 from . import Request, pictures
@@ -34,6 +35,9 @@ COMFYUIS = ("year", "month", "day", "hour", "minute", "second")
 """Words that ComfyUI knows in names of files."""
 POLL = 0.5
 """Seconds between two questions whether an edit is done."""
+
+GATEWAYS = (502, 503, 504)
+"""States of HTTP by which a proxy says that there is no server behind it."""
 
 SHOWN = (*PICTURES, ".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif")
 """Endings of what is an edit: workflows save sound and latents too."""
@@ -151,27 +155,29 @@ def _client(url: str):
 
 
 def _answer(client, method: str, path: str, **more):
-    """Raises ValueError in one sentence where the server refuses; UnreachableError where it does not answer."""
+    """Raises ValueError in one sentence where the server refuses; UnreachableError where it does not answer, or a proxy says so."""
     httpx = needed("httpx", "httpx", EXTRA)
     try:
         answer = client.request(method, path, **more)
+        why = f"a gateway says {answer.status_code}" if answer.status_code in GATEWAYS else None
     except httpx.HTTPError as error:
         why = str(error) or type(error).__name__
-        raise UnreachableError(f"ComfyUI at {client.base_url} does not answer ({why}): start it, or set comfyui_url.") from None
+    if why:
+        raise UnreachableError(f"ComfyUI at {client.base_url} does not answer ({why}): start it, or set comfyui_url.")
     if answer.is_error:
         raise ValueError(f"ComfyUI refused {path} ({answer.status_code}): {_refusal(answer.text)}.")
     return answer
 
 
 def _ask(client, method: str, path: str, **more) -> dict:
-    """Raises ValueError in one sentence, as `_answer` does, and where something else than ComfyUI answers."""
+    """Raises as `_answer` does, and UnreachableError where something else than ComfyUI answers."""
     answer = _answer(client, method, path, **more)
     try:
         found = answer.json()
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{client.base_url} is no ComfyUI: its answer to {path} is no JSON object; set comfyui_url.")
+        raise UnreachableError(f"{client.base_url} is no ComfyUI: its answer to {path} is no JSON object; set comfyui_url.")
     return found
 
 

@@ -12,11 +12,11 @@ from types import ModuleType
 
 from ...checkpoint.files import new_folder
 from ..records import ACCEPTED, Pair, write_pairs
-from . import comfyui, diffsynth, ditto, kiwi, musubi, native, reco, videox_fun, webdataset
+from . import comfyui, diffsynth, ditto, kiwi, musubi, native, openve, reco, senorita, videox_fun, webdataset
 
 FORMATS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (native, diffsynth, musubi, videox_fun, kiwi, webdataset, comfyui, ditto, reco)
+    for module in (native, diffsynth, musubi, videox_fun, kiwi, webdataset, comfyui, ditto, reco, openve, senorita)
 }
 
 

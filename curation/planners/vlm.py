@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from random import Random
+from typing import Any
 
 from ...evaluation.judge.client import Reply, ask
 from ...evaluation.judge.parse import json_object
@@ -33,17 +34,18 @@ TEXT = (
     "These are frames of a real video.{caption}\nPropose an edit of this kind: {task}. It must change clearly what it names, be possible in all "
     "frames, and leave the rest as it is. Do not propose anything unsafe.\n"
     'Answer with JSON: {{"suitable": true or false, "forward": [{count} ways to say the edit], "backward": [{count} ways to say how to get from '
-    'the edited video back to this one]}}. With "suitable": false both lists are empty.'
+    'the edited video back to this one], "target": one sentence that describes what the edited video shows}}. With "suitable": false the lists '
+    "and the sentence are empty."
 )
 FRAMES = 3
 LONGEST = 1000
-"""Characters of an instruction."""
+"""Characters of an instruction or a description."""
 
 
 def propose(settings: Settings, work: Work) -> list[dict]:
     """One question for each of `settings.proposals` different tasks; tasks for which the clip is not suitable are left out.
 
-    Raises JudgeError where there is no answer in the form that is asked for.
+    Raises JudgeError where there is no answer in the form that is asked for; UnreachableError where there is no VLM any more.
     """
     rng = Random(f"{settings.seed} {work.facts['clip']}")
     possible = {task: share for task, share in settings.shares.items() if task in POOL and share > 0}
@@ -59,22 +61,31 @@ def propose(settings: Settings, work: Work) -> list[dict]:
     return found
 
 
-def understood(reply: Reply, most: int) -> dict[str, list[str]]:
-    """{"forward", "backward"}, `most` texts each at most, or {} for a clip that is not suitable. Raises ValueError for any other answer."""
+def understood(reply: Reply, most: int) -> dict[str, Any]:
+    """{"forward", "backward"}, `most` texts each at most, and "target", a text, or {} for a clip that is not suitable.
+
+    Raises ValueError for any other answer.
+    """
     answer = json_object(reply.text)
     if answer.get("suitable") is False:
         return {}
     if answer.get("suitable") is not True:
         raise ValueError("suitable is neither true nor false")
-    found = {}
+    found: dict[str, Any] = {}
     for way in ("forward", "backward"):
         texts = answer.get(way)
         if not isinstance(texts, list) or not texts:
             raise ValueError(f"{way} is no list of texts")
-        if not all(isinstance(text, str) and 0 < len(text.strip()) <= LONGEST for text in texts):
+        if not all(map(_is_text, texts)):
             raise ValueError(f"{way} holds what is no instruction")
         found[way] = list(dict.fromkeys(text.strip() for text in texts))[:most]
-    return found
+    if not _is_text(answer.get("target")):
+        raise ValueError("target is no description")
+    return found | {"target": answer["target"].strip()}
+
+
+def _is_text(text: object) -> bool:
+    return isinstance(text, str) and 0 < len(text.strip()) <= LONGEST
 
 
 def _messages(settings: Settings, work: Work, task: str) -> list[dict]:

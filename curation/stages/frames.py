@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...evaluation.metrics.features import ready
+from ...evaluation.metrics.preference import model_of, preference
 from ..editors import best_edit, editor_of
+from ..measure import read_frames
 from ..outcomes import Outcome, Work
 from ..settings import Settings, StageChoice
 
 TITLE, DEPENDS, USES_MODEL = (
     "target frames",
-    ("seed", "frame_editor", "frame_model", "frame_candidates", "width", "height", "steps", "guidance", "cut"),
+    ("seed", "frame_editor", "frame_model", "preference_model", "frame_candidates", "width", "height", "steps", "guidance", "cut"),
     True,
-)
+)  # fmt: skip
 
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
@@ -24,10 +27,17 @@ def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
 
 
 def load(choice: StageChoice):
+    """Raises RuntimeError, a sentence, where the preference model is not there."""
     settings = choice.settings
-    return settings, editor_of(settings.frame_editor, choice, settings.frame_model, 1)
+    liked = model_of(settings.preference_model) if settings.preference_model else None
+    if liked:
+        ready(liked)
+    return settings, editor_of(settings.frame_editor, choice, settings.frame_model, 1), liked
 
 
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:
-    settings, editor = tools
-    return best_edit(editor, settings, work, output, frames=1, candidates=settings.frame_candidates)
+    settings, editor, liked = tools
+    file, made = best_edit(editor, settings, work, output, frames=1, candidates=settings.frame_candidates)
+    if liked and (description := work.facts["proposal"].get("target")):
+        made["scores"]["preference"] = preference(liked, read_frames(str(file)), description)
+    return file, made

@@ -20,7 +20,12 @@ def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
 
 
 def load(choice: StageChoice):
-    """The planner: a function of settings and work that returns proposals, as `planners.rules.propose`."""
+    """The planner: a function of settings and work that returns proposals, as `planners.rules.propose`.
+
+    Raises ValueError, a sentence, where the planner's VLM is neither at an address nor in a folder.
+    """
+    if choice.settings.planner == "vlm":
+        _ = choice.settings.vlm  # raises it
     return choice.settings, module_of(choice.settings.planner, "planners", OWN).propose
 
 

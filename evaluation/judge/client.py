@@ -9,8 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 from urllib.parse import urlsplit
+
+from ...errors import UnreachableError
 
 WAITS = (1, 2, 4, 8)
 """Seconds before another attempt; the last one for all that follow."""
@@ -18,14 +21,12 @@ LONGEST_WAIT = 60
 """Of what a server asks for by Retry-After."""
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 """States of HTTP that another attempt may not meet."""
+REFUSED_ALL = {401: "check the key", 403: "check the key", 404: "check the judge's address and model"}
+"""States of HTTP that every question would meet, and their cures."""
 
 
 class JudgeError(RuntimeError):
-    """There is no answer: one sentence with the cause. lasting: other questions would fail as well."""
-
-    def __init__(self, message: str, lasting: bool = False):
-        super().__init__(message)
-        self.lasting = lasting
+    """There is no answer to this question: one sentence with the cause."""
 
 
 class _Passing(Exception):
@@ -34,6 +35,10 @@ class _Passing(Exception):
     def __init__(self, why: str, wait: float = 0.0):
         super().__init__(why)
         self.wait = wait
+
+
+class _Absent(_Passing):
+    """There was no connection."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,29 @@ class Endpoint:
         if self.timeout <= 0 or self.attempts < 1:
             raise ValueError("A judge needs a positive time-out and at least one attempt.")
 
+    def reply(self, messages: list[dict]) -> Reply:
+        """Of one attempt. Raises _Passing, JudgeError, UnreachableError."""
+        return _once(self, messages)
+
+
+class Judging(Protocol):
+    """Who answers questions: an `Endpoint`, or a model in this process.
+
+    model: its name, for records. attempts, temperature: as in `Endpoint`.
+    """
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    def reply(self, messages: list[dict]) -> Reply: ...
+
 
 @dataclass(frozen=True)
 class Reply:
-    """text: of the answer. model: as the server calls it. tokens: as the server counts them, or None."""
+    """text: of the answer. model: as the server calls it. tokens: as the server counts them, or None; from `ask`, of all its attempts."""
 
     text: str
     model: str
@@ -68,7 +92,7 @@ class Reply:
 
 
 def ask(
-    endpoint: Endpoint,
+    judge: Judging,
     messages: list[dict],
     understood: Callable[[Reply], object] = lambda reply: reply,
     sleep: Callable[[float], object] = time.sleep,
@@ -76,26 +100,34 @@ def ask(
     """(what `understood` makes of the reply, the reply, how many attempts it took).
 
     understood: raises ValueError for an answer that is not as asked for; then the question is put again.
-    Raises JudgeError after the last attempt, or at once for what would not pass.
+    Raises JudgeError after the last attempt, or at once for what would not pass; UnreachableError where the server is not there at the last
+    attempt, or would refuse any question.
     """
-    why = ""
-    for attempt in range(1, endpoint.attempts + 1):
+    why, absent, spent = "", False, 0
+    for attempt in range(1, judge.attempts + 1):
         wait = float(WAITS[min(attempt, len(WAITS)) - 1])
         try:
-            reply = _once(endpoint, messages)
+            reply = judge.reply(messages)
+            if reply.tokens is not None:
+                spent += reply.tokens
+                reply = replace(reply, tokens=spent)
             return understood(reply), reply, attempt
+        except UnreachableError:  # a ValueError too
+            raise
         except ValueError as error:
-            why, wait = f"its answer is not as asked for ({error})", 0.0
+            why, wait, absent = f"its answer is not as asked for ({error})", 0.0, False
         except _Passing as error:
-            why, wait = str(error), max(wait, error.wait)
-        if attempt < endpoint.attempts and wait:
+            why, wait, absent = str(error), max(wait, error.wait), isinstance(error, _Absent)
+        if attempt < judge.attempts and wait:
             sleep(wait)
-    times = f"{endpoint.attempts} attempts" if endpoint.attempts > 1 else "one attempt"
-    raise JudgeError(f"The judge {endpoint.model} gave no score in {times}: {why}.", lasting="cannot be reached" in why)
+    times = f"{judge.attempts} attempts" if judge.attempts > 1 else "one attempt"
+    if absent:
+        raise UnreachableError(f"The judge {judge.model} cannot be reached ({why}): start its server, or give another address.")
+    raise JudgeError(f"The judge {judge.model} gave no score in {times}: {why}.")
 
 
 def _once(endpoint: Endpoint, messages: list[dict]) -> Reply:
-    """Raises _Passing, JudgeError."""
+    """Raises _Passing, JudgeError, UnreachableError."""
     body = json.dumps({"model": endpoint.model, "messages": messages, "temperature": endpoint.temperature}).encode()
     status, headers, content = _post(endpoint, body)
     if status in PASSING:
@@ -103,10 +135,8 @@ def _once(endpoint: Endpoint, messages: list[dict]) -> Reply:
     if status != 200:
         words = content.decode(errors="replace").strip().splitlines()
         said = f" ({words[0][:200]})" if words else ""
-        cure = {401: "check the key", 403: "check the key", 404: "check --judge-url and --judge-model"}.get(
-            status, "check its log"
-        )
-        raise JudgeError(f"The judge's server refuses with {status}{said}: {cure}.", lasting=status in (401, 403, 404))
+        kind = UnreachableError if status in REFUSED_ALL else JudgeError
+        raise kind(f"The judge's server refuses with {status}{said}: {REFUSED_ALL.get(status, 'check its log')}.")
     try:
         answer = json.loads(content)
         text = answer["choices"][0]["message"]["content"]
@@ -137,7 +167,10 @@ def _post(endpoint: Endpoint, body: bytes) -> tuple[int, http.client.HTTPMessage
     alarm = threading.Timer(endpoint.timeout, end)
     alarm.daemon = True
     try:
-        connection.connect()
+        try:
+            connection.connect()
+        except OSError as error:
+            raise _Absent(f"{endpoint.url}: {error or type(error).__name__}") from None
         sockets.append(connection.sock)  # the connection lets go of it where the server closes after the answer
         alarm.start()
         connection.request("POST", path, body, headers)
@@ -149,8 +182,6 @@ def _post(endpoint: Endpoint, body: bytes) -> tuple[int, http.client.HTTPMessage
     except (TimeoutError, OSError, http.client.HTTPException) as error:
         if late.is_set() or isinstance(error, TimeoutError):
             raise _Passing(f"the server did not answer within {endpoint.timeout:g} s") from None
-        if isinstance(error, (ConnectionRefusedError, socket.gaierror)):
-            raise _Passing(f"{endpoint.url} cannot be reached ({error})") from None
         raise _Passing(f"the connection broke off ({type(error).__name__})") from None
     finally:
         alarm.cancel()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from ...checkpoint.files import replacing
+from ...errors import UnreachableError
 from ..frames import Inputs
 from ..metrics.metric import Judged, Metric
-from .client import Endpoint, JudgeError, Reply, ask
+from .client import Judging, Reply, ask
 from .parse import parsed, reason_in
 from .rubrics import PAIR, RUBRICS, SYSTEM, Question, Rubric
 
@@ -20,20 +22,20 @@ from .rubrics import PAIR, RUBRICS, SYSTEM, Question, Rubric
 class Judge:
     """cache: folder of the answers; a question with the same text, pictures, model and temperature is put once. None to keep none.
 
-    sleep: waits between attempts. A lasting failure, such as a wrong key, is met once: later questions fail with it at once.
+    sleep: waits between attempts. An UnreachableError, of a wrong key say, is met once: later questions fail with it at once.
     """
 
-    def __init__(self, endpoint: Endpoint, cache: Path | None, mode: str, sleep: Callable[[float], object] | None = None):
-        self.endpoint, self.cache, self.mode = endpoint, cache, mode
+    def __init__(self, asked: Judging, cache: Path | None, mode: str, sleep: Callable[[float], object] | None = None):
+        self.asked, self.cache, self.mode = asked, cache, mode
         self._options = {"sleep": sleep} if sleep else {}
-        self._lasting: JudgeError | None = None
+        self._unreachable: UnreachableError | None = None
 
     def metric(self, bench: str) -> Metric:
         """What is asked about the items of a bench."""
         rubric = RUBRICS.get(bench, PAIR)
         return Metric(
             rubric.name, partial(self._judged, rubric), rubric.about, rubric.needs, rubric.columns, version=rubric.version,
-            model=lambda: f"{self.endpoint.model}, temperature {self.endpoint.temperature:g}, mode {self.mode}", calls=rubric.calls,
+            model=lambda: f"{self.asked.model}, temperature {self.asked.temperature:g}, mode {self.mode}", calls=rubric.calls,
         )  # fmt: skip
 
     def _judged(self, rubric: Rubric, inputs: Inputs) -> Judged:
@@ -42,13 +44,13 @@ class Judge:
             raise ValueError("There is nothing to ask about the item.")
         values = Judged(rubric.combine(inputs.item, [parsed(answer["text"], answer["wanted"]) for answer in kept]))
         values.words = "\n\n".join(reason_in(answer["text"]) for answer in kept)
-        names = ("asked_model", "model", "tokens", "attempts", "pictures", "rubric", "text")
-        values.facts = {"judge": [{name: answer[name] for name in names} for answer in kept]}
+        names = ("asked_model", "model", "tokens", "attempts", "seconds", "pictures", "rubric", "text")
+        values.facts = {"judge": [{name: answer.get(name) for name in names} for answer in kept]}
         return values
 
     def _answer(self, rubric: Rubric, question: Question) -> dict:
         messages = _messages(question)
-        key = hashlib.sha256(json.dumps([self.endpoint.model, self.endpoint.temperature, messages]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([self.asked.model, self.asked.temperature, messages]).encode()).hexdigest()
         if self.cache is None:
             return self._asked(rubric, question, messages) | {"wanted": question.wanted}
         path = self.cache / f"{key}.json"
@@ -60,20 +62,22 @@ class Judge:
         return kept | {"wanted": question.wanted}
 
     def _asked(self, rubric: Rubric, question: Question, messages: list[dict]) -> dict:
-        if self._lasting:
-            raise self._lasting
+        if self._unreachable:
+            raise self._unreachable
 
         def understood(reply: Reply) -> dict:
             return parsed(reply.text, question.wanted)
 
+        began = time.perf_counter()
         try:
-            _, reply, attempts = ask(self.endpoint, messages, understood, **self._options)
-        except JudgeError as error:
-            self._lasting = error if error.lasting else None
+            _, reply, attempts = ask(self.asked, messages, understood, **self._options)
+        except UnreachableError as error:
+            self._unreachable = error
             raise
         return {
-            "asked_model": self.endpoint.model, "model": reply.model, "tokens": reply.tokens, "attempts": attempts, "text": reply.text,
-            "pictures": len(question.pictures), "rubric": hashlib.sha256(question.text.encode()).hexdigest()[:16],
+            "asked_model": self.asked.model, "model": reply.model, "tokens": reply.tokens, "attempts": attempts, "text": reply.text,
+            "seconds": round(time.perf_counter() - began, 3), "pictures": len(question.pictures),
+            "rubric": hashlib.sha256(question.text.encode()).hexdigest()[:16],
         }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Columns begin with judge_: they are not the benches' own, whose judges, texts an
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -222,5 +223,92 @@ ANSWERS = Rubric(
     lambda item: sum(key.endswith("_question") for key in item.facts), 4, ("target_yes_no_question",),
 )  # fmt: skip
 
-RUBRICS = {"editverse": FRAMES, "ive": CLIP, "vie": PAIR, "five": ANSWERS}
+
+# OpenVE-Bench: compliance, detail and stability, 1 to 5.
+
+CAPPED_FRAMES = 8
+CAPPED_PARTS = ("compliance", "detail", "stability")
+CAPPED_TEXT = (
+    "Frames of an original video come first, then frames of its edit at the same times. The edit should be of the kind {kind} and follow this "
+    "instruction:\n{asked}\n\nGive three scores from 1 to 5, none of them above the first:\n"
+    "compliance: is what the instruction asks for done, all of it and nothing else? 1 not at all, 5 perfectly.\n"
+    "detail: is everything else as in the original, down to its details and its motion? 1 lost, 5 exactly.\n"
+    "stability: is the edit of good quality and steady over time, without seams, smears or flicker? 1 broken, 5 clean.\n"
+)
+
+
+def _ask_capped(inputs: Inputs, mode: str) -> list[Question]:
+    wanted: dict[str, Range | Choices] = dict.fromkeys(CAPPED_PARTS, (1.0, 5.0))
+    pictures = [
+        (f"{label}, frame {at}", jpeg(video[at], 75))
+        for label, video in (("Original", inputs.source), ("Edit", inputs.edit))
+        for at in evenly(len(video), CAPPED_FRAMES)
+    ]
+    text = CAPPED_TEXT.format(kind=inputs.item.task.replace("_", " "), asked=inputs.item.instruction)
+    return [Question(text + _keys(CAPPED_PARTS), tuple(pictures), wanted)]
+
+
+def _combine_capped(item: Item, answers: Answers) -> dict[str, float]:
+    """No score is above the first, whatever the judge said."""
+    return {f"judge_{key}": min(float(value), float(answers[0]["compliance"])) for key, value in answers[0].items()}
+
+
+CAPPED = Rubric(
+    "judge_capped", "A judge's scores, 1 to 5, of what the edit should do, of what it should leave, and of its quality, none above the first "
+    "(OpenVE-Bench's criteria).", tuple(f"judge_{part}" for part in CAPPED_PARTS), _ask_capped, _combine_capped, lambda item: 1,
+    2 * CAPPED_FRAMES, ("instruction",),
+)  # fmt: skip
+
+
+# ReCo-Bench: nine scores of 0 to 10, of frames side by side.
+
+NINE_FRAMES, NINE_HEIGHT = 11, 224
+"""The published code shows every eighth frame of 81, this high."""
+NINE = {
+    "accuracy": ("semantic", "scope", "preservation"), "naturalness": ("appearance", "scale", "motion"),
+    "video_quality": ("fidelity", "steadiness", "persistence"),
+}  # fmt: skip
+NINE_TEXT = (
+    "Each picture shows a frame of an original video on the left, and the same frame of its edit on the right. The edit should follow this "
+    "instruction:\n{asked}\n\nGive nine scores from 0 to 10:\n"
+    "semantic: does the edit do what the instruction says?\nscope: is only what should change changed?\n"
+    "preservation: is everything else kept; of a change of style, is the structure?\n"
+    "appearance: are light, texture and colour of what was edited natural?\nscale: has it a reasonable size?\n"
+    "motion: does it move as such a thing would?\nfidelity: is the video clear and sharp, without faults?\n"
+    "steadiness: is it free of flicker and jitter?\npersistence: does what was edited stay itself throughout?\n"
+)
+
+
+def _ask_nine(inputs: Inputs, mode: str) -> list[Question]:
+    wanted: dict[str, Range | Choices] = dict.fromkeys(sum(NINE.values(), ()), (0.0, 10.0))
+    pictures = tuple(
+        (f"Frame {at}", jpeg(_shrunk(torch.cat([inputs.source[at], inputs.edit[at]], dim=1), NINE_HEIGHT), 75))
+        for at in evenly(len(inputs.edit), NINE_FRAMES)
+    )
+    return [Question(NINE_TEXT.format(asked=inputs.item.instruction) + _keys([*wanted]), pictures, wanted)]
+
+
+def _shrunk(frame: torch.Tensor, height: int) -> torch.Tensor:
+    """[H, W, 3] uint8, no higher than this, in its shape."""
+    import numpy as np
+    from PIL import Image
+
+    high, wide = frame.shape[:2]
+    if high <= height:
+        return frame
+    image = Image.fromarray(frame.contiguous().numpy()).resize((round(wide * height / high), height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image))
+
+
+def _combine_nine(item: Item, answers: Answers) -> dict[str, float]:
+    """Of each group the cube root of the product."""
+    return {f"judge_{name}": math.prod(float(answers[0][part]) for part in parts) ** (1 / 3) for name, parts in NINE.items()}
+
+
+NINE_SCORES = Rubric(
+    "judge_nine", "A judge's nine scores, 0 to 10, as the geometric means of accuracy, naturalness and quality (ReCo-Bench's criteria).",
+    tuple(f"judge_{name}" for name in NINE), _ask_nine, _combine_nine, lambda item: 1, NINE_FRAMES, ("instruction",),
+)  # fmt: skip
+
+RUBRICS = {"editverse": FRAMES, "ive": CLIP, "vie": PAIR, "five": ANSWERS, "openve": CAPPED, "reco": NINE_SCORES}
 """{bench: what its judge is asked}; PAIR for all others."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from ...optional import needed
 from .. import EXTRA
 from ..frames import Inputs, to_unit
-from ..weights import TORCHVISION, file_of, tensors_of
+from ..weights import TORCHVISION, file_of, folder_stamp, tensors_of
 from .metric import Metric, NothingToMeasure
 
 IMAGES_AT_A_TIME = 16
@@ -25,7 +25,7 @@ IMAGES_AT_A_TIME = 16
 
 @dataclass(frozen=True)
 class HubModel:
-    """A repository of Hugging Face at a revision. classes: transformers' class of the model, and of its processor's repository."""
+    """A repository of Hugging Face at a revision, or a folder. model_class: transformers' class of the model."""
 
     repository: str
     revision: str
@@ -34,27 +34,34 @@ class HubModel:
     """The repository of the processor, where it is another."""
 
     def folder(self, repository: str | None = None) -> str:
-        """Its snapshot in the cache. Raises RuntimeError, which says how to get it."""
+        """Its snapshot in the cache, or the folder. Raises RuntimeError, which says how to get it."""
         hub = needed("huggingface_hub", "huggingface_hub", EXTRA)
         repository = repository or self.repository
+        if Path(repository).is_dir():
+            return repository
         revision = self.revision if repository == self.repository else "main"
         try:
             return hub.snapshot_download(repository, revision=revision, local_files_only=True)
         except Exception:
             raise RuntimeError(
-                f"{repository} at {revision} is not in Hugging Face's cache: fetch it with "
+                f"{repository} at {revision} is no folder, and not in Hugging Face's cache: fetch it with "
                 f"hf download {repository} --revision {revision}, or ask for other metrics."
             ) from None
 
     def described(self) -> str:
-        """The repository at the commit that the cache holds."""
-        return f"{self.repository}@{Path(self.folder()).name}"
+        """The repository at the commit that the cache holds, or the folder with the size and time of its weights."""
+        folder = Path(self.folder())
+        if str(folder) != self.repository:
+            return f"{self.repository}@{folder.name}"
+        return folder_stamp(folder)
 
 
 CLIP_L = HubModel("openai/clip-vit-large-patch14", "main", "CLIPModel")
 CLIP_L_VISION = HubModel("openai/clip-vit-large-patch14", "main", "CLIPVisionModel")
 DINOV2 = HubModel("facebook/dinov2-base", "main", "Dinov2Model")
 PICK = HubModel("yuvalkirstain/PickScore_v1", "main", "CLIPModel", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""One of these is a processor's; newer versions of transformers write the second."""
 TEXT_TOKENS = 77
 PICK_LONGEST = 672
 """EditVerseBench shrinks frames for PickScore to this many pixels on the long side."""
@@ -127,10 +134,13 @@ def load(model: HubModel):
     return network, processor.from_pretrained(model.folder(model.processor), local_files_only=True)
 
 
-def _there(model: HubModel) -> None:
-    model.folder()
-    if model.processor:
-        model.folder(model.processor)
+def ready(model: HubModel) -> None:
+    """Raises RuntimeError, a sentence, where files of the model or of its processor are not here."""
+    for folder, files in ((model.folder(), ("config.json",)), (model.folder(model.processor), PROCESSOR_FILES)):
+        if not any((Path(folder) / file).is_file() for file in files):
+            raise RuntimeError(
+                f"{folder} has no {files[0]}: a {model.model_class} of transformers and its processor have to be there."
+            )
 
 
 @torch.no_grad()
@@ -175,11 +185,11 @@ def _mobilenet_scores(inputs: Inputs) -> dict[str, float]:
 
 def _text_metric(name: str, model: HubModel, about: str) -> Metric:
     compute: Callable = partial(_text, model, name)
-    return Metric(name, compute, about, ("target_prompt",), model=model.described, ready=partial(_there, model))
+    return Metric(name, compute, about, ("target_prompt",), model=model.described, ready=partial(ready, model))
 
 
 def _temporal_metric(name: str, model: HubModel, about: str) -> Metric:
-    return Metric(name, partial(_temporal, model, name), about, model=model.described, ready=partial(_there, model))
+    return Metric(name, partial(_temporal, model, name), about, model=model.described, ready=partial(ready, model))
 
 
 METRICS = [

@@ -85,6 +85,7 @@ def _tables(results: Results, metrics: dict[str, About], benches: dict[str, Benc
         *tables.of_sets(results, against),
         *tables.means(results),
         tables.coverage(results),
+        *tables.judged(results),
         tables.Table("What the columns are", ("metric", "reason"), about),
         *(tables.published(bench) if bench else []),
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..benches.bench import Bench
+from ..judge import cost
 from ..metrics import i3d
 from ..metrics.metric import About
 from ..results import Results
@@ -142,6 +143,16 @@ def of_bench(results: Results, bench: Bench) -> list[Table]:
         notes.append("Items without scores are left out: these are not numbers of the whole set.")
     rows = tuple((name, number(value)) for name, value in found.items())
     return [Table(f"{bench.title}: {results.settings.label}", ("column", "value"), rows, (*notes, *bench.notes))]
+
+
+def judged(results: Results) -> list[Table]:
+    """What the answers of judges took; no table where none was asked."""
+    costs: dict[str, list[cost.Cost]] = {}
+    for one in results.scored:
+        for metric, took in one.costs.items():
+            costs.setdefault(metric, []).append(took)
+    rows = tuple((metric, *cost.told(took)) for metric, took in costs.items())
+    return [Table("What the judge took", ("metric", *cost.COLUMNS), rows, (cost.NOTE,))] if rows else []
 
 
 def published(bench: Bench) -> list[Table]:

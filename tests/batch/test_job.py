@@ -64,7 +64,8 @@ def clip_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def workers_find_the_editor(monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
+    support = str(Path(__file__).parents[1] / "support")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([support, *filter(None, [os.environ.get("PYTHONPATH")])]))
     monkeypatch.setenv(MARK, str(tmp_path))
     with tempfile.TemporaryDirectory(prefix="b", dir="/tmp", ignore_cleanup_errors=True) as short:  # Ray's sockets lie in it
         monkeypatch.setenv("TMPDIR", short)

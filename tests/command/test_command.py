@@ -116,6 +116,21 @@ def test_a_video_is_edited(sample_video, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_folder_of_frames_is_edited_as_the_video_is(sample_video, tmp_path):
+    from evaluated import save
+    from liveditor_isa.evaluation.frames import read_video
+
+    frames = save(tmp_path / "frames", read_video(str(sample_video), 5).frames)
+    assert main(["edit", str(sample_video), "Make it night", *QUICK, "--out", str(tmp_path / "one.mp4")]) == 0
+    assert main(["edit", str(frames), "Make it night", *QUICK]) == 0
+    assert main(["edit", str(frames), "Make it night", *QUICK, "--fps", "12", "--out", str(tmp_path / "slow.mp4")]) == 0
+    found = described(tmp_path / "frames_edited.mp4")
+    assert (found["frames"], found["fps"], found["sound"]) == (5, 16, 0) and described(tmp_path / "slow.mp4")["fps"] == 12
+    one, other = (read_video(str(tmp_path / name)).frames.float() for name in ("one.mp4", "frames_edited.mp4"))
+    assert (one - other).abs().mean() < 2  # of 255: the frames are rounded to bytes
+
+
+@pytest.mark.slow
 def test_an_edit_is_repeated_from_its_file_and_for_another_seed(sample_video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = "--min-tokens 0 --keep-ratio 0.5 --seed 7 --guidance 2 --context-refresh 2 --fps 12.5".split()

@@ -164,7 +164,10 @@ def test_a_depth_model_says_what_is_followed(folders, request_of, tmp_path):
     DPTForDepthEstimation(config).save_pretrained(tmp_path / "depth")
     DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "depth")
     plain, deep = (
-        made_by(editor_of("pipeline", choice(depth_model=depth), folders["vace"], FRAMES), request_of(FRAMES))
+        made_by(
+            editor_of("pipeline", choice(video_editor="pipeline", depth_model=depth), folders["vace"], FRAMES),
+            request_of(FRAMES),
+        )
         for depth in (None, str(tmp_path / "depth"))
     )
     assert plain.shape == deep.shape and not torch.equal(plain, deep)
@@ -183,6 +186,21 @@ def test_what_a_pipeline_cannot_do_is_said_before_anything_is_made(folders, tmp_
         editor_of("pipeline", choice(), None, 1)
     with pytest.raises(CheckpointError, match="holds no pipeline of diffusers"):
         editor_of("pipeline", choice(), str(tmp_path), 1)
+
+
+@pytest.mark.parametrize("editor", ["liveditor", "workflow"])
+def test_a_depth_model_that_the_video_editor_would_ignore_is_refused_with_the_settings(editor):
+    """It was ignored in silence, and the clips did not follow the depth that was asked for."""
+    with pytest.raises(ValueError, match=f"{editor} follows no depth maps: set video_editor"):
+        choice(video_editor=editor, depth_model="some/depth")
+    choice(video_editor="somebodys.module", depth_model="some/depth")
+
+
+def test_a_depth_model_that_the_pipeline_would_ignore_is_refused_before_anything_is_made(folders):
+    with_depth = choice(frame_editor="pipeline", video_editor="pipeline", depth_model="some/depth")
+    with pytest.raises(ValueError, match="WanImageToVideoPipeline follows no depth maps"):
+        editor_of("pipeline", with_depth, folders["image to video"], FRAMES)
+    editor_of("pipeline", with_depth, folders["kontext"], 1)  # of target frames, which follow nothing
 
 
 class Unasked:

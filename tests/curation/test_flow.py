@@ -26,9 +26,12 @@ from liveditor_isa.curation.records import read_pairs  # noqa: E402
 from liveditor_isa.curation.report import write_report  # noqa: E402
 from liveditor_isa.curation.settings import Settings  # noqa: E402
 from liveditor_isa.curation.sources import Source  # noqa: E402
+from liveditor_isa.evaluation.judge import local  # noqa: E402
 from liveditor_isa.evaluation.judge.client import Reply  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
+from small_clip import write_clip  # noqa: E402
+from small_vlm import write_vlm  # noqa: E402
 
 SETTINGS = Settings(
     frames=5, fps=8, width=128, height=96, proposals=9, planner="fake_pairs", frame_editor="fake_pairs", video_editor="fake_pairs",
@@ -298,7 +301,9 @@ def test_the_funnel_adds_up_and_the_report_shows_it(flow, monkeypatch):
     assert sum(task["share"] for task in numbers["tasks"].values()) == pytest.approx(1)
 
 
-VLM_PLAN = json.dumps({"suitable": True, "forward": ["style sepia", "style sepia "], "backward": ["undo the sepia"]})
+VLM_PLAN = json.dumps(
+    {"suitable": True, "forward": ["style sepia", "style sepia "], "backward": ["undo the sepia"], "target": "A sepia street"}
+)
 
 
 def judged(server, **more) -> Settings:
@@ -317,6 +322,9 @@ def test_a_vlm_judges_frames_and_videos_after_the_cheap_gates(flow, monkeypatch)
     assert [one.reason for one in run.outcomes("video_verdicts")] == ["low quality"]  # SAMA: quality 9, the others 8
     pair = next(pair for pair in funnel.pairs(run) if pair.gate == "judged_quality")
     assert pair.scores["video_verdicts"]["judge_following"] == 8 and Path(pair.context).is_file()
+    write_report(run)
+    report = (run.folder / "report.md").read_text(encoding="utf-8")
+    assert "| verdicts on frames | 2 | 2 | 2 | 24 | 12 |" in report and "| verdicts on videos | 1 | 1 | 1 | 12 | 12 |" in report
 
 
 def test_a_vlm_that_answers_nonsense_is_asked_again_and_then_given_up(flow, monkeypatch):
@@ -331,6 +339,88 @@ def test_a_vlm_that_answers_nonsense_is_asked_again_and_then_given_up(flow, monk
     assert first.is_kept and second.status == "quarantined" and "the server answers 500" in second.why
 
 
+@pytest.mark.slow
+def test_a_vlm_in_a_folder_plans_and_judges_in_the_place_of_a_server(flow, monkeypatch, tmp_path):
+    folder = write_vlm(tmp_path / "vlm")
+    settings = replace(SETTINGS, vlm_model=str(folder), planner="vlm", proposals=1, shares={"style": 1.0})
+    model, processor = local._loaded(str(folder), "auto")
+    answers = [VLM_PLAN, VLM_PLAN, scores(following=10, preservation=10, quality=10)]
+
+    def generate(input_ids, **more):
+        text = answers.pop(0) if len(answers) > 1 else answers[0]
+        return torch.cat(
+            [input_ids, processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]], dim=1
+        )
+
+    monkeypatch.setattr(model, "generate", generate)
+    run = flow(settings=settings)
+    run.run(ModelChoice(device="cpu"), HERE, until="frame_verdicts")
+    assert [one.made["proposals"][0]["target"] for one in run.outcomes("plans")] == ["A sepia street"] * 2
+    assert [one.scores["judge_quality"] for one in run.outcomes("frame_verdicts")] == [10, 10]
+    # Its stages want a worker's GPU, where there is one; the others do not.
+    wanted = {stage: run.choice(stage, ModelChoice(device="cuda")).device for stage in run.stages}
+    assert wanted["plans"] == wanted["frame_verdicts"] == "cuda" and wanted["clips"] == "cpu"
+    served = flow(settings=replace(settings, vlm_url="http://localhost:1/v1"))
+    assert served.choice("plans", ModelChoice(device="cuda")).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"), [(None, "qwen is no folder of a model of transformers"), ("localhost:8", "no address")]
+)
+def test_a_vlm_that_is_neither_served_nor_a_folder_stops_the_run(flow, url, words):
+    """It put every row into quarantine."""
+    run = flow(settings=replace(SETTINGS, vlm_url=url, vlm_model="qwen", planner="vlm"))
+    with pytest.raises(JobError, match=words):
+        run.run(ModelChoice(), HERE, until="plans")
+    assert {one.status for one in run.outcomes("plans")} == {"waiting"}
+
+
+@pytest.mark.slow
+def test_a_preference_model_scores_target_frames_by_what_they_should_show(flow, monkeypatch, tmp_path):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia")
+    settings = replace(SETTINGS, preference_model=str(write_clip(tmp_path / "likes")))
+    run = flow(settings=settings)
+    run.run(ModelChoice(), HERE, until="frames")
+    found = [one.scores["preference"] for one in run.outcomes("frames")]
+    assert len(found) == 2 and found[0] != found[1] and all(one.is_kept for one in run.outcomes("frames"))
+    between = moved({"frame_preferred": {"least": sum(found) / 2}}, GATES)
+    moved_run = flow(gates=between, settings=settings)
+    assert sorted(reasons(moved_run, "frames").values()) == ["", "low preference"]
+    assert [(pair.gate, pair.prompts["target"]) for pair in funnel.pairs(moved_run)] == [("frame_preferred", "a clip in sepia")]
+
+
+def test_a_preference_model_that_is_not_there_stops_the_run_before_a_frame_is_made(flow, tmp_path):
+    run = flow(settings=replace(SETTINGS, preference_model="nobody/likes"))
+    with pytest.raises(JobError, match="nobody/likes at main is no folder"):
+        run.run(ModelChoice(), HERE, until="frames")
+    assert not edits(tmp_path)
+
+
+def test_a_vlm_that_dies_stops_the_run_and_loses_no_row(flow, monkeypatch):
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia")
+    monkeypatch.setattr("liveditor_isa.evaluation.judge.client.WAITS", (0,))
+    good = scores(following=10, preservation=10, quality=10)
+    with fake_judge(good, "gone") as server:
+        settings = judged(server)
+        with pytest.raises(JobError, match="cannot be reached"):
+            flow(settings=settings).run(ModelChoice(), HERE, until="frame_verdicts")
+    assert [one.status for one in flow(settings=settings).outcomes("frame_verdicts")] == ["done", "waiting"]
+    with fake_judge(good, port=server.server_port) as again:
+        flow(settings=settings).run(ModelChoice(), HERE, until="frame_verdicts")
+        assert len(again.asked) == 1
+    assert all(one.is_kept for one in flow(settings=settings).outcomes("frame_verdicts"))
+
+
+@pytest.mark.parametrize("step", ["gone", 401])
+def test_a_planner_whose_vlm_is_gone_or_refuses_all_stops_the_run(flow, monkeypatch, step):
+    monkeypatch.setattr("liveditor_isa.evaluation.judge.client.WAITS", (0,))
+    with fake_judge(VLM_PLAN, step) as server:
+        run = flow(settings=judged(server, planner="vlm", proposals=1, shares={"style": 1.0}))
+        with pytest.raises(JobError, match="cannot be reached|check the key"):
+            run.run(ModelChoice(), HERE, until="plans")
+    assert [one.status for one in run.outcomes("plans")] == ["done", "waiting"]
+
+
 def test_a_vlm_plans_by_the_shares(flow):
     unsuitable = json.dumps({"suitable": False, "forward": [], "backward": []})
     with fake_judge("nothing", VLM_PLAN, unsuitable) as server:
@@ -339,11 +429,13 @@ def test_a_vlm_plans_by_the_shares(flow):
         assert "change the style of the whole video" in json.dumps(server.asked[0]) and len(server.asked) == 3
     first, second = run.outcomes("plans")
     assert first.made["proposals"][0]["forward"] == ["style sepia"] and first.made["proposals"][0]["task"] == "style"
+    assert first.made["proposals"][0]["target"] == "A sepia street"
     assert second.reason == "no suitable task"
 
 
 @pytest.mark.parametrize("answer", ["[]", '{"forward": ["a"], "backward": ["b"]}', '{"suitable": "yes"}', '{"suitable": true, "forward": "a", "backward": ["b"]}',
-                                    '{"suitable": true, "forward": [""], "backward": ["b"]}', '{"suitable": true, "forward": [1], "backward": ["b"]}'])  # fmt: skip
+                                    '{"suitable": true, "forward": [""], "backward": ["b"]}', '{"suitable": true, "forward": [1], "backward": ["b"]}',
+                                    '{"suitable": true, "forward": ["a"], "backward": ["b"]}', '{"suitable": true, "forward": ["a"], "backward": ["b"], "target": " "}'])  # fmt: skip
 def test_a_plan_in_another_form_is_refused(answer):
     with pytest.raises(ValueError):
         understood(Reply(answer, "fake", None), 4)

@@ -247,7 +247,36 @@ def test_reco_as_it_is_published_a_style_named_in_its_targets(tmp_path):
     assert [(pair.id, pair.task) for pair in FORMATS["reco"].read(tmp_path)] == [("v", "add"), ("v-a_Van_Gogh_style", "style")]
 
 
-@pytest.mark.parametrize("name", ["native", "diffsynth", "musubi", "videox_fun", "kiwi", "ditto", "reco"])
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_openve_by_its_columns_with_both_separators(tmp_path, separator):
+    laid(tmp_path / "videos", "local_add/a_src.mp4", "local_add/a.mp4", "local_remove/a.mp4")
+    (tmp_path / "csv").mkdir()
+    for kind, words in (("local_add", '"Add a cat, a red one; now"'), ("local_remove", "Remove it")):
+        lines = [("video", "original_video", "prompt"), (f"{kind}/a.mp4", "local_add/a_src.mp4", words)]
+        text = "\n".join(separator.join(line) for line in lines)
+        (tmp_path / f"csv/{kind}.csv").write_text(text, encoding="utf-8")
+    found = FORMATS["openve"].read(tmp_path)
+    assert [(pair.id, pair.task, pair.instruction) for pair in found] == [
+        ("local_add-a", "local_add", "Add a cat, a red one; now"), ("local_remove-a", "local_remove", "Remove it"),
+    ]  # fmt: skip
+    assert Path(found[1].context).read_text(encoding="utf-8") == "local_add/a_src.mp4"
+    assert Path(found[1].target).read_text(encoding="utf-8") == "local_remove/a.mp4"
+
+
+def test_senorita_by_its_keys_though_lists_name_folders_that_are_uploaded_under_others(tmp_path):
+    laid(tmp_path, "obj_swap_upload/6/a_org.mp4", "obj_swap_upload/6/a.mp4", "obj_removal_videos_upload/6/a.mp4")
+    places = {"swap": "./obj_swap_videos/6/a.mp4", "removal": "./obj_removal_videos_upload/6/a.mp4"}
+    for kind, place in places.items():
+        row = {"source_video_path": "./obj_swap_videos/6/a_org.mp4", "target_video_path": place, "enhanced_instruction": kind}
+        (tmp_path / f"{kind}.json").write_text(json.dumps([row | {"mask_id": 3}]), encoding="utf-8")
+    found = {pair.task: pair for pair in FORMATS["senorita"].read(tmp_path)}
+    assert {pair.id for pair in found.values()} == {"obj_swap_videos-6-a", "obj_removal_videos_upload-6-a"}
+    assert Path(found["swap"].target).read_text(encoding="utf-8") == "obj_swap_upload/6/a.mp4"
+    assert Path(found["removal"].target).read_text(encoding="utf-8") == "obj_removal_videos_upload/6/a.mp4"
+    assert Path(found["swap"].context).read_text(encoding="utf-8") == "obj_swap_upload/6/a_org.mp4"
+
+
+@pytest.mark.parametrize("name", ["native", "diffsynth", "musubi", "videox_fun", "kiwi", "ditto", "reco", "openve", "senorita"])
 def test_a_collected_list_is_a_source_of_training(pairs, tmp_path, name):
     from liveditor_isa.training.editor.pairs import read_raw
 

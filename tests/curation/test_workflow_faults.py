@@ -31,7 +31,7 @@ FROM_VIDEO = {"1": {"class_type": "Any", "inputs": {"video": "%video%", "text": 
 
 
 class FakeServer:
-    """answers: {beginning of a path: what is answered, bytes or JSON}. sent: the workflows that were sent."""
+    """answers: {beginning of a path: what is answered, bytes, JSON or a state of HTTP; None for the server's death}. sent: the workflows that were sent."""
 
     def __init__(self):
         self.answers = {"/system_stats": {"system": {}}, "/upload": {"name": "clip.mp4"}, "/prompt": {"prompt_id": "a"}}
@@ -45,12 +45,12 @@ class FakeServer:
                 if self.path == "/prompt":
                     fake.sent.append(json.loads(body)["prompt"])
                 answer = next(answer for path, answer in fake.answers.items() if self.path.startswith(path))
-                if answer is None:  # the server dies
+                if answer is None:
                     threading.Thread(target=fake.close).start()
                     self.close_connection = True
                     return
                 content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(200)
+                self.send_response(answer if isinstance(answer, int) else 200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -132,16 +132,19 @@ def test_an_edit_in_the_queue_is_waited_for(fake, file_of, clip, tmp_path, monke
     assert "forgot the edit" in refusal(fake, file_of, clip, tmp_path) and len(pauses) == 3
 
 
-def test_a_server_that_dies_stops_the_job_and_puts_no_clip_in_quarantine(fake, file_of, clip, tmp_path):
-    """All clips behind it would follow within seconds."""
-    fake.answers["/queue"] = None
+@pytest.mark.parametrize(
+    ("answer", "words"), [(None, "does not answer"), (502, "a gateway says 502"), (b"<html>Back soon!</html>", "is no ComfyUI")]
+)
+def test_a_server_that_dies_stops_the_job_and_puts_no_clip_in_quarantine(fake, file_of, clip, tmp_path, answer, words):
+    """All clips behind it would follow within seconds. A proxy may go on answering for it."""
+    fake.answers["/queue"] = answer
     stage = choice(comfyui_url=fake.url, video_editor="workflow", video_model=file_of(FROM_VIDEO))
     (tmp_path / "out" / "quarantine").mkdir(parents=True)
     (tmp_path / "work").mkdir()
     worker = Worker(videos.__name__, stage, str(tmp_path / "out"), str(tmp_path / "work"))
     work = Work(clip, {"proposal": {"instruction": "make it blue", "expected": {}}})
     outcome = worker._outcome(Clip("one", 1, work, "f"), 1)
-    assert outcome["status"] == "stopped" and "does not answer" in outcome["reason"]
+    assert outcome["status"] == "stopped" and words in outcome["reason"]
     assert Results(tmp_path / "out").quarantined("one") is None
 
 

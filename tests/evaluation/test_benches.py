@@ -8,7 +8,7 @@ import pytest
 import torch
 from evaluated import noisy, right, save, scene
 from liveditor_isa.command import main
-from liveditor_isa.evaluation.benches import editverse, five, ive, vie
+from liveditor_isa.evaluation.benches import editverse, five, ive, openve, reco, vie
 from liveditor_isa.evaluation.benches.bench import LayoutError
 from liveditor_isa.evaluation.catalogue import BENCHES, all_metrics
 from liveditor_isa.evaluation.frames import STRETCH, Inputs
@@ -257,6 +257,82 @@ def test_five_in_corrected_mode_scores_what_is_outside_of_the_mask_aligned():
     values = {"psnr_source_outside": 20.0, "mse_source_outside": 0.01, "ssim_source_outside": 0.5, "five_psnr": 1.0}
     found = five.aggregate([Scored(Item("r", "x", task="rigid"), "e", values)], "corrected")
     assert found == {"PSNR outside": 20, "MSE outside": 100, "SSIM outside": 50}
+
+
+# OpenVE-Bench.
+
+
+def openve_list(*rows: tuple[str, str, str]) -> str:
+    return "original_video,prompt,edited_type\n" + "".join(f'{video},"{text}",{kind}\n' for video, text, kind in rows)
+
+
+@pytest.mark.parametrize("place", ["OpenVE-Bench", "renamed"])
+@pytest.mark.parametrize("named", ["OpenVE-Bench/videos", "videos"])
+def test_openve_is_read_wherever_the_list_says_that_its_folder_is(tmp_path, place, named):
+    rows = [(f"{named}/a.mp4", "Make it snow, softly", "global_style"), (f"{named}/b.mp4", "Cut", "camera_edit")]
+    write(tmp_path / place / openve.LIST, openve_list(*rows))
+    folder = tmp_path if place == "OpenVE-Bench" else tmp_path / place
+    first, second = openve.prepare(folder, None)
+    assert (first.id, first.source) == ("a", str(tmp_path / place / "videos/a.mp4"))
+    assert (first.instruction, first.task, second.task) == ("Make it snow, softly", "global_style", "camera_edit")
+    assert [item.id for item in openve.prepare(folder, "five-kinds")] == ["a"]
+    touched(tmp_path / "results/a_edited.mp4")
+    assert edit_of(first, tmp_path / "results") == str(tmp_path / "results/a_edited.mp4")
+
+
+def test_openve_names_what_its_list_lacks(tmp_path):
+    write(tmp_path / openve.LIST, openve_list(("a.mp4", "", "global_style")))
+    with pytest.raises(LayoutError, match="row 1: there is no prompt"):
+        openve.prepare(tmp_path, None)
+    write(tmp_path / openve.LIST, openve_list())
+    with pytest.raises(LayoutError, match="has no rows"):
+        openve.prepare(tmp_path, None)
+
+
+@pytest.mark.parametrize("row", BENCHES["openve"].published()[0]["rows"], ids=lambda row: row["method"])
+def test_openves_published_means_come_out_of_their_kinds(row):
+    first, *kinds = row["values"]
+    assert openve.overall(kinds) == pytest.approx(first, abs=0.006)
+
+
+def test_openve_weighs_kinds_alike_and_leaves_failed_judgements_out():
+    made = [("a", (5, 4, 3)), ("a", (1, 1, 1)), ("b", (2, 2, 2)), ("b", ())]
+    scored = [
+        Scored(Item(str(at), "x", task=kind), "e", dict(zip(openve.PARTS, values))) for at, (kind, values) in enumerate(made)
+    ]
+    assert openve.aggregate(scored, "reference") == {"a": 2.5, "b": 2, "overall": 2.25}
+
+
+# ReCo-Bench.
+
+
+def test_reco_is_read_with_its_twelve_styles_of_one_video_and_its_pictures(tmp_path):
+    for task in reco.TASKS:
+        lines = "# style, twelve of each\n\nv.mp4: Make it: a painting, by Monet.\nv.mp4:Draw it\n" if task == "style" else ""
+        write(tmp_path / f"configs/{task}.txt", lines)
+    write(tmp_path / "configs/add.txt", "855-hd.mp4: Add a rabbit | ip/rabbit.png\n")
+    touched(tmp_path / "somewhere/855-hd.mp4")
+    added, first, second = reco.prepare(tmp_path, None)
+    assert (added.source, added.instruction) == (str(tmp_path / "somewhere/855-hd.mp4"), "Add a rabbit")
+    assert added.pictures == (str(tmp_path / "ip/rabbit.png"),) and not first.pictures
+    assert [first.id, second.id] == ["style_v", "style_v-2"] and first.source == str(tmp_path / "ori_videos/v.mp4")
+    assert first.result == "style/v_Make_it _a_painting_by_Monet"
+    assert [item.id for item in reco.prepare(tmp_path, "add")] == ["add_855-hd"]
+    touched(tmp_path / "results/style/v_Make_it _a_painting_by_Monet.mp4")
+    assert edit_of(first, tmp_path / "results")
+    write(tmp_path / "configs/add.txt", "855-hd.mp4\n")
+    with pytest.raises(LayoutError, match="add.txt, line 1"):
+        reco.prepare(tmp_path, None)
+
+
+def test_recos_score_is_the_mean_of_three_means_and_failed_judgements_are_left_out():
+    made = [("add", (8, 6, 4)), ("add", (4, 6, 8)), ("add", ()), ("style", (9, 9, 9))]
+    scored = [
+        Scored(Item(str(at), "x", task=task), "e", dict(zip(reco.PARTS, values))) for at, (task, values) in enumerate(made)
+    ]
+    found = reco.aggregate(scored, "reference")
+    assert found["add: edit accuracy"] == found["add: video naturalness"] == found["add: S"] == 6 and found["style: S"] == 9
+    assert "remove: S" not in found
 
 
 # All.

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import re
 import time
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -11,12 +13,13 @@ from fake_judge import GOOD, fake_judge, scores
 from hypothesis import given
 from hypothesis import strategies as st
 from liveditor_isa.command import main
+from liveditor_isa.errors import UnreachableError
 from liveditor_isa.evaluation.frames import Inputs
 from liveditor_isa.evaluation.items import Item
 from liveditor_isa.evaluation.judge.client import Endpoint, JudgeError, ask
 from liveditor_isa.evaluation.judge.judge import Judge
 from liveditor_isa.evaluation.judge.parse import parsed
-from liveditor_isa.evaluation.judge.rubrics import ANSWERS, FRAMES, editverse_frames, evenly, five_frames
+from liveditor_isa.evaluation.judge.rubrics import ANSWERS, FRAMES, _shrunk, editverse_frames, evenly, five_frames
 from liveditor_isa.evaluation.records import Run
 from liveditor_isa.evaluation.results import collect
 from PIL import Image
@@ -110,7 +113,7 @@ def test_a_refusal_is_met_once(inputs, tmp_path, state):
     with fake_judge(state) as server:
         asked = Asked(server, tmp_path)
         for _ in range(3):
-            with pytest.raises(JudgeError, match=str(state)):
+            with pytest.raises(UnreachableError, match=str(state)):
                 asked.scored(inputs)
         assert len(server.asked) == 1
 
@@ -119,9 +122,25 @@ def test_no_server_is_met_once(inputs, tmp_path):
     with fake_judge(GOOD) as server:
         asked = Asked(server, tmp_path)
     for _ in range(2):
-        with pytest.raises(JudgeError, match="cannot be reached"):
+        with pytest.raises(UnreachableError, match="cannot be reached.*start it"):
             asked.scored(inputs)
     assert len(asked.waits) == 3
+
+
+def test_a_server_that_dies_over_a_question_is_gone(inputs, tmp_path):
+    with fake_judge("gone") as server, pytest.raises(UnreachableError, match="cannot be reached"):
+        Asked(server, tmp_path).scored(inputs)
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_comes_back_is_not_gone():
+    """Its failures are the question's then."""
+    with fake_judge() as server:
+        address = server.url, server.server_port
+    with ExitStack() as stack:
+        revive = lambda seconds: stack.enter_context(fake_judge(500, port=address[1]))  # noqa: E731
+        with pytest.raises(JudgeError, match="answers 500"):
+            ask(Endpoint(address[0], "fake", attempts=2), [], sleep=revive)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", ""])
@@ -194,6 +213,32 @@ def test_fives_questions(inputs, tmp_path, answers, wanted):
         assert Asked(server, tmp_path).scored(Inputs(item, inputs.edit_path), "five") == wanted
 
 
+def test_openves_scores_are_never_above_compliance(inputs, tmp_path):
+    with fake_judge(scores(compliance=3, detail=5, stability=2)) as server:
+        found = Asked(server, tmp_path).scored(inputs, "openve")
+        pictures = [part for part in server.asked[0]["messages"][1]["content"] if part["type"] == "image_url"]
+    assert found == {"judge_compliance": 3, "judge_detail": 3, "judge_stability": 2} and len(pictures) == 2 * len(inputs.edit)
+
+
+def test_recos_nine_scores_are_three_cube_roots_of_frames_side_by_side(inputs, tmp_path):
+    names = ("semantic", "scope", "preservation", "appearance", "scale", "motion", "fidelity", "steadiness", "persistence")
+    with fake_judge(scores(**dict(zip(names, (8, 4, 2, 10, 0, 9, 7, 7, 7))))) as server:
+        found = Asked(server, tmp_path).scored(inputs, "reco")
+        content = server.asked[0]["messages"][1]["content"]
+    assert found == pytest.approx({"judge_accuracy": 4, "judge_naturalness": 0, "judge_video_quality": 7})
+    shown = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+    picture = Image.open(io.BytesIO(base64.b64decode(shown[0].partition(",")[2])))
+    height, width = inputs.edit.shape[1:3]
+    assert len(shown) == len(inputs.edit) and picture.size == (2 * width, height)
+    pixels = torch.tensor(list(picture.getdata())).view(height, 2 * width, 3).float()
+    for half, video in zip(pixels.split(width, dim=1), (inputs.source, inputs.edit)):
+        assert (half - video[0].float()).abs().mean() < 6
+
+
+def test_high_frames_are_shown_lower_in_their_shape():
+    assert _shrunk(torch.zeros(448, 1600, 3, dtype=torch.uint8), 224).shape == (224, 800, 3)
+
+
 def test_the_waits_are_real_ones_by_default():
     with fake_judge(500, GOOD) as server:
         began = time.monotonic()
@@ -205,18 +250,20 @@ def test_the_command_tells_the_number_of_questions_and_shows_the_judges_words(in
     rows = [{"id": name, "source": inputs.item.source, "edit": inputs.edit_path, "instruction": f"Do {name}"} for name in "ab"]
     clips, run = write_rows(tmp_path / "clips.jsonl", *rows), tmp_path / "run"
     monkeypatch.setenv("LIVEDITOR_JUDGE_KEY", "secret")
-    with fake_judge(GOOD, "nonsense") as server:
-        command = ["evaluate", "score", str(clips), "--run", str(run), "--metrics", "psnr_source", "--judge-attempts", "1"]
+    with fake_judge("nonsense", GOOD, "nonsense") as server:
+        command = ["evaluate", "score", str(clips), "--run", str(run), "--metrics", "psnr_source", "--judge-attempts", "2"]
         command += ["--judge-url", server.url, "--judge-model", "fake"]
         assert main([*command, "--dry-run"]) == 0 and not server.asked
         assert "At most 2 questions to fake" in capsys.readouterr().out
         assert main(command) == 1
-        assert len(server.asked) == 2
-        assert main(command) == 1 and len(server.asked) == 2
+        assert len(server.asked) == 4
+        assert main(command) == 1 and len(server.asked) == 4
     results = collect(Run(run))
     assert results.of("judge_quality") == {"a": 9} and results.of("psnr_source").keys() == {"a", "b"}
     assert "no JSON object" in results.scored[1].missing["judge_pair"]
     assert main(["evaluate", "report", str(run)]) == 0
     assert "as asked" in (run / "report/items/a.html").read_text(encoding="utf-8")
-    assert "1 of 2" in (run / "report/report.md").read_text(encoding="utf-8")
+    report = (run / "report/report.md").read_text(encoding="utf-8")
+    # One of two items was answered, its question at the second attempt; the fake counts 12 tokens for each.
+    assert "1 of 2" in report and re.search(r"\| judge_pair \| 1 \| 1 \| 2 \| 24 \| 24 \| \d+\.\d\d \|", report)
     assert "secret" not in "".join(file.read_text(encoding="utf-8") for file in run.rglob("*.json"))

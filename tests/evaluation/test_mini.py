@@ -13,7 +13,7 @@ from comfy_headless import ROOT
 from evaluated import noisy, save, scene, write_rows
 from liveditor_isa.benchmarks.evaluation import mini as benchmark
 from liveditor_isa.command import main
-from liveditor_isa.evaluation.benches import editverse, five, ive, mini, vie
+from liveditor_isa.evaluation.benches import editverse, five, ive, mini, openve, reco, vie
 from liveditor_isa.evaluation.catalogue import all_metrics
 from liveditor_isa.evaluation.frames import Inputs, read_video
 from liveditor_isa.evaluation.items import missing_files, read_items
@@ -62,11 +62,13 @@ KIND_OF = {
     "ive": lambda task: ive.KINDS[task][0],
     "vie": lambda task: vie.KINDS[task] if vie.group_of(vie.KINDS[task]) else None,
     "five": lambda task: five.TYPES[five.KINDS[task]],
+    "openve": lambda task: openve.KINDS[task],
+    "reco": lambda task: reco.KINDS[task],
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["editverse", "ive", "vie", "five"])
+@pytest.mark.parametrize("name", ["editverse", "ive", "vie", "five", "openve", "reco"])
 def test_its_items_in_another_benchs_layout_are_the_same_items(drawn, tmp_path, name):
     """Written by `export`, read by that bench's `prepare`: videos, words, kinds, and masks where the bench has them; results are found."""
     folder, file = tmp_path / "layout", tmp_path / "read.jsonl"
@@ -79,12 +81,12 @@ def test_its_items_in_another_benchs_layout_are_the_same_items(drawn, tmp_path, 
         own = ours[Path(item.source).name]
         assert Path(item.source).read_bytes() == Path(own.source).read_bytes() and item.bench == name
         assert item.task == KIND_OF[name](own.task)
-        if name != "vie":
+        if name in ("editverse", "ive", "five"):
             assert [getattr(item, word) for word in WORDS] == [getattr(own, word) for word in WORDS] and own.target_prompt
         if name == "five":
             assert torch.equal(Inputs(item, item.source).mask, Inputs(own, own.source).mask)
         else:
-            assert item.instruction == own.instruction and item.id == own.id
+            assert item.instruction == own.instruction and item.id == (f"{item.task}_{own.id}" if name == "reco" else own.id)
         result = tmp_path / "results" / f"{item.result or item.id}.mp4"
         result.parent.mkdir(parents=True, exist_ok=True)
         result.touch()
@@ -108,6 +110,8 @@ def test_what_a_layout_lacks_is_one_sentence(tmp_path, capsys):
         ({"source": "clip.mp4", "instruction": "x"}, "ive", "has no source_prompt"),
         ({"source": "clip.mp4", "source_prompt": "a", "target_prompt": "b", "task": "colour"}, "five", "has no mask"),
         ({"source": "clip.mp4", "source_prompt": "a", "target_prompt": "b", "task": "dance"}, "five", "FiVE-Bench has rigid"),
+        ({"source": "clip.mp4", "instruction": "a | b", "task": "add"}, "reco", "no place for an instruction with |"),
+        ({"source": "clip.mp4", "instruction": "x", "task": "dance"}, "reco", "ReCo-Bench has add"),
         ({"source": "gone.mp4", "instruction": "x"}, "editverse", "there is no source"),
     ):
         items = write_rows(tmp_path / "items.jsonl", row)

@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from evaluated import noisy, right, save, scene, write_rows
@@ -71,6 +73,15 @@ def test_a_second_run_computes_nothing_and_a_new_metric_only_itself(clips, tmp_p
     assert calls == [("one", f"clip{n}") for n in range(3)] + [("two", f"clip{n}") for n in range(3)]
     newer = counting("one", calls, version="2")
     assert score(run, work(run, items, newer, two)).computed == 3
+
+
+def test_the_scores_of_an_item_are_read_once(clips, tmp_path, monkeypatch):
+    """Before it is scored; after that they are known."""
+    run, items = begun(clips, tmp_path)
+    read, scores = [], Run.scores
+    works = work(run, items, counting("one", []), counting("two", []))
+    monkeypatch.setattr(Run, "scores", lambda run, item, *files: read.append(item.id) or scores(run, item, *files))
+    assert score(run, works).computed == 6 and read == ["clip0", "clip1", "clip2"]
 
 
 def test_what_fails_is_missing_with_its_reason_and_tried_again_on_request(clips, tmp_path):
@@ -225,6 +236,36 @@ def test_generate_makes_a_batch_of_the_items(clips, tmp_path, monkeypatch, capsy
     (tmp_path / "source2").rename(tmp_path / "gone")
     capsys.readouterr()
     assert evaluate("generate", clips, *options) == 2 and "there is no source" in capsys.readouterr().err
+
+
+def test_generate_edits_folders_of_frames_at_the_rate_that_the_item_says(clips, tmp_path, monkeypatch, capsys):
+    """By the real engine, in this process; they were given up as no files. A folder that changes is noticed."""
+    asked = []
+
+    def run(rows, *arguments, **options):
+        asked.extend(rows)
+        return in_a_job(rows, *arguments, here=True, **options)
+
+    in_a_job = job.run
+    monkeypatch.setattr(job, "run", run)
+    monkeypatch.setattr(command, "_generate", partial(command._generate, editor="fake_editor"))
+    rows = [json.loads(line) for line in clips.read_text(encoding="utf-8").splitlines()]
+    clips = write_rows(clips, {**rows[0], "facts": {"fps": 24}}, *rows[1:])
+    options = ["--run", tmp_path / "r", "--device", "cpu"]
+    assert evaluate("generate", clips, *options) == 0
+    assert [row.edit.fps for row in asked] == [24, 0, 0]
+    assert evaluate("score", clips, "--run", tmp_path / "r", "--metrics", "psnr_source") == 0
+    assert all(value > 30 for value in collect(Run(tmp_path / "r")).of("psnr_source").values())
+    capsys.readouterr()
+    assert evaluate("generate", clips, *options) == 0 and "0 made now" in capsys.readouterr().out
+    shutil.copy(tmp_path / "source1/00000.png", tmp_path / "source1/00003.png")
+    assert evaluate("generate", clips, *options) == 2 and "clip1 (line 2): edited already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("fps", "wanted"), [(24, 24), (None, 16)])
+def test_the_rate_of_folders_is_the_items_or_the_usual_one(clips, tmp_path, fps, wanted):
+    item = replace(read_items(clips).items[0], facts={"fps": fps} if fps else {})
+    assert Inputs(item, item.edit).fps == wanted
 
 
 def test_ctrl_c_says_that_the_command_goes_on(clips, tmp_path, monkeypatch, capsys):

@@ -11,8 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
+from liveditor_isa.video.folder import source_of
 from liveditor_isa.video.mp4 import write_mp4
-from liveditor_isa.video.source import FileSource
 
 STEPS = 20
 
@@ -59,7 +59,7 @@ def edit_file(pipe, edit, output, progress=True, on_step=lambda done, of: None):
 
 
 def _frames(path: str) -> torch.Tensor:
-    source = FileSource(path)
+    source = source_of(path)
     return torch.stack([*source.images(range(sum(1 for _ in source.stamps())))])
 
 

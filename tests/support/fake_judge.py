@@ -15,13 +15,14 @@ GOOD = scores(following=7, preservation=8, quality=9)
 
 class FakeJudge(ThreadingHTTPServer):
     """script: a list of steps, the last of which goes on: a text is the answer's; a number is a state of HTTP; "slow" never ends
-    and sends a byte now and then; "cut" ends within the answer; "no completion" is JSON of another kind.
+    and sends a byte now and then; "cut" ends within the answer; "gone" takes the server down without an answer; "no completion" is JSON of another kind.
+    port: 0 for any that is free.
     asked: the requests' bodies."""
 
     daemon_threads = True
 
-    def __init__(self, script):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, script, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.script, self.asked, self.headers, self.over = [*script], [], [], threading.Event()
 
     @property
@@ -35,6 +36,11 @@ class Handler(BaseHTTPRequestHandler):
         server.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         server.headers.append(dict(self.headers))
         step = server.script.pop(0) if len(server.script) > 1 else server.script[0]
+        if step == "gone":
+            server.shutdown()
+            server.socket.close()
+            self.close_connection = True
+            return
         if isinstance(step, int):
             self.send_response(step)
             if step == 429:
@@ -63,8 +69,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fake_judge(*script):
-    with FakeJudge(script) as server:
+def fake_judge(*script, port=0):
+    with FakeJudge(script, port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

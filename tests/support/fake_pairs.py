@@ -39,6 +39,7 @@ def _proposal(text):
         "forward": [text],
         "backward": [back],
         "expected": expected,
+        "target": f"a clip in {name}",
     }
 
 
