@@ -1,4 +1,4 @@
-// The panel's words in one language: English is in the code, the others are given by isa_text.js.
+// The pack's words in one language: English is in the code, the others are given by isa_text.js, as locales/*/main.json has them.
 let words = {};
 
 export function setWords(translated) {
@@ -7,14 +7,18 @@ export function setWords(translated) {
 
 // t("step {step} of {steps}", {step: 3, steps: 20})
 export function t(text, values = {}) {
-    return (words[text] ?? text).replace(/\{(\w+)\}/g, (braced, name) => values[name] ?? braced);
+    return (words.LIVEditor?.[text] ?? text).replace(/\{(\w+)\}/g, (braced, name) => values[name] ?? braced);
 }
+
+// What a choice of a widget is called, {the value that workflows store: its label}; those that are not listed are called as they are stored.
+export const labelsOf = (widget) => words.LIVEditorOptions?.[widget];
 
 const NOTE = "MarkdownNote";
 
 // Gives a workflow that is being opened the words of another language, if it is a template: its note's heading is known. Whatever a
 // user wrote stays, line by line.
-export function translate(workflow, templates) {
+export function translate(workflow) {
+    const templates = words.LIVEditorTemplates ?? {};
     const nodes = workflow?.nodes ?? [];
     const notes = nodes.filter(({ type, widgets_values }) => type === NOTE && typeof widgets_values?.[0] === "string");
     if (!notes.some((note) => note.widgets_values[0].split("\n")[0] in templates)) return;

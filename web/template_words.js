@@ -3,12 +3,11 @@ import { app } from "/scripts/app.js";
 import { loadWords } from "./isa_text.js";
 import { translate } from "./isa_words.js";
 
-let words; // read once
-
 app.registerExtension({
     name: "LIVEditor.TemplateWords",
     // The page awaits this before it creates the nodes.
     async beforeConfigureGraph(workflow) {
-        translate(workflow, await (words ??= loadWords()));
+        await loadWords();
+        translate(workflow);
     },
 });

@@ -10,6 +10,7 @@ import torch
 from browser_page import drop, open_page
 from comfy_headless import ROOT
 from examples import EXAMPLES
+from liveditor_isa.checkpoint import included
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, resolve_backend
 from liveditor_isa.kernels import unavailable_reason
 from liveditor_isa.runtime import decisions
@@ -17,6 +18,7 @@ from liveditor_isa.runtime.decisions import Decisions
 from liveditor_isa.runtime.live import Settings
 from liveditor_isa.runtime.report import RunReport
 from liveditor_isa.runtime.schedule import Schedule
+from liveditor_isa.video.writing.formats import FORMATS
 
 LANGUAGES = ("en", "zh", "ja", "ko", "fr", "es")
 translated = pytest.mark.parametrize("language", LANGUAGES[1:])
@@ -103,7 +105,43 @@ def test_the_panels_words(language):
     for english, found in words.items():
         assert set(re.findall(r"\{\w+\}", found)) == set(re.findall(r"\{\w+\}", english))
         assert found != english
-    assert shape(locale(language, "main")).keys() == {"LIVEditor", "LIVEditorTemplates", *locale("en", "main")}
+    assert shape(locale(language, "main")).keys() == {
+        "LIVEditor",
+        "LIVEditorOptions",
+        "LIVEditorTemplates",
+        *locale("en", "main"),
+    }
+
+
+NAMES = {"variance", "top_mass", "torch", "triton", "8-bit", *FORMATS} - {"png sequence"}
+"""Choices that have one name in every language."""
+
+
+def choices(schemas) -> dict[str, set[str]]:
+    """Of each widget, but for files of this machine and names."""
+    found = {}
+    for entry in (entry for schema in schemas for entry in schema.inputs):
+        values = [getattr(option, "key", option) for option in getattr(entry, "options", None) or []]
+        values += [getattr(entry, state, None) for state in ("label_on", "label_off")]
+        if included.NAME in values:
+            values = [included.NAME]
+        if values := {value for value in values if value and value not in NAMES and not value.startswith("fp8_")}:
+            found[entry.id] = values
+    return found
+
+
+@translated
+def test_every_choice_has_a_label_with_which_the_help_can_be_read(language, schemas):
+    labels = locale(language, "main")["LIVEditorOptions"]
+    assert {widget: {*values} for widget, values in labels.items()} == choices(schemas)
+    for widget, values in labels.items():
+        node = next(schema.node_id for schema in schemas if widget in {entry.id for entry in schema.inputs})
+        tooltips = [entry["tooltip"] for entry in locale(language, "nodeDefs")[node]["inputs"].values()]
+        named = re.findall(r"[`*]([^`*\n]+)[`*]", (HELP / node / f"{language}.md").read_text(encoding="utf-8"))
+        for value, label in values.items():
+            assert label != value and len({*values.values()}) == len(values)
+            said = value in named or (value.isascii() and any(re.search(rf"(?a:\b){value}(?a:\b)", text) for text in tooltips))
+            assert value in label or value in ("source", "on", "off") or not said, (widget, value)
 
 
 def test_the_servers_sentences_are_those_that_the_page_knows():
