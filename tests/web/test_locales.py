@@ -1,5 +1,6 @@
 """The pack in six languages: complete, nothing superfluous, and shown by the real page."""
 
+import ast
 import json
 import re
 import urllib.request
@@ -8,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 from browser_page import drop, open_page
-from comfy_headless import ROOT
+from comfy_headless import COMFYUI, ROOT
 from examples import EXAMPLES
 from liveditor_isa.checkpoint import included
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, resolve_backend
@@ -33,6 +34,8 @@ PRESETS = re.findall(r"^    (\w+): \{$", SCRIPTS["isa_presets.js"], re.M)
 SAID |= set(PRESETS)
 SERVERS = re.findall(r'^    "(.*)",$', SCRIPTS["isa_server_words.js"], re.M)
 SAID |= set(SERVERS)
+NOTICES = [json.loads(line) for line in re.findall(r'^    (".*"),$', SCRIPTS["isa_server_notices.js"], re.M)]
+SAID |= set(NOTICES)
 GPUS = "fastest available"
 """The one that takes a GPU."""
 UNTRANSLATED = "VAE"
@@ -159,12 +162,31 @@ def test_the_servers_sentences_are_those_that_the_page_knows():
         report.full[decisions.OUTSIDE_SCHEDULE] = 4
         lines += [*report.full, *report.summary(ISAConfig()).split("\n")]
         lines += [lines[-1].partition("kept: ")[2]] * bool(reused)
-    patterns = {each: re.sub(r"\\\{\w+\\\}", ".+?", re.escape(each)) for each in SERVERS}
+    patterns = {each: re.sub(r"\\\{\w+\\\}", ".*?", re.escape(each)) for each in SERVERS}
     found = {line: next((each for each, pattern in patterns.items() if re.fullmatch(pattern, line)), None) for line in lines}
     assert None not in found.values(), found
     assert {*SERVERS} - {*found.values()} == {GPUS} and f'"{GPUS}"' in (ROOT / "isa_core/backend.py").read_text(
         encoding="utf-8"
     )
+
+
+def sentence_of(node: ast.expr) -> str | None:
+    """A string of the code's, {} for each value, or several on end, in it; None for what is no string."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return re.sub(r"(\{\})+", "{}", "".join(sentence_of(part) or "{}" for part in node.values))
+    return None
+
+
+def test_the_notices_are_those_that_the_code_has():
+    """So that a sentence that is changed is changed in all languages."""
+    folders = ("nodes", "comfyui", "checkpoint", "video", "runtime", "isa_core", "kernels")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")] + [COMFYUI / "execution.py"]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    code = {sentence_of(node) for tree in trees for node in ast.walk(tree) if isinstance(node, (ast.Constant, ast.JoinedStr))}
+    unknown = [each for each in NOTICES if re.sub(r"(\{\w+\})+", "{}", each) not in code]
+    assert not unknown and len({*NOTICES, *SERVERS}) == len(NOTICES) + len(SERVERS)
 
 
 def words_of_templates() -> set[str]:

@@ -1,11 +1,12 @@
-"""Choices of the nodes' widgets in the page's language: on the real page, in both ways of drawing nodes; workflows keep the values."""
+"""Choices of the nodes' widgets and the server's sentences in the page's language: on the real page, in both ways of drawing nodes;
+workflows keep the values."""
 
 import json
 
 import pytest
-from browser_page import WAYS, drop, opened_page, prompt_of
+from browser_page import WAYS, drop, opened_page, prompt_of, set_widgets
 from comfy_headless import ROOT
-from examples import EXAMPLES
+from examples import EXAMPLES, fresh
 
 LABELS = json.loads((ROOT / "locales/fr/main.json").read_text(encoding="utf-8"))["LIVEditorOptions"]
 TEMPLATE = EXAMPLES / "2 LIVEditor-14B.json"
@@ -125,3 +126,34 @@ def test_a_change_of_the_language_takes_the_words_along_and_asks_for_them_once(b
             assert len(asked) == 1
     finally:
         server.post("/settings", {"Comfy.Locale": "en"})
+
+
+def run(page):
+    page.get_by_test_id("queue-button").dispatch_event("click")
+
+
+def test_errors_are_told_in_french(french):
+    page, _ = french
+    drop(page, TEMPLATE, "application/json")  # whose files are missing here
+    page.evaluate(
+        "() => window.app.api.addEventListener('execution_error', event => (window.fault = event.detail.exception_message))"
+    )
+    set_widgets(page, {"LoadVideo": fresh()["LoadVideo"]})
+    run(page)
+    page.wait_for_function("() => window.fault", timeout=60_000)
+    assert "Mettez-y le checkpoint de LIVEditor, appuyez sur R" in page.evaluate("() => window.fault")
+    told = page.get_by_role("alert").filter(has_text="Mettez-y le checkpoint de LIVEditor")
+    told.get_by_text("n'est pas dans models/diffusion_models").wait_for()
+    set_widgets(page, {"LIVEditorDecodeVideo": {"filename_prefix": "../outside"}})
+    run(page)
+    page.get_by_role("alert").get_by_text("mène hors du dossier de sortie").wait_for()
+    assert page.get_by_role("alert").filter(has_text="mène hors").count() == 1
+
+
+def test_a_node_speaks_french(french):
+    page, _ = french
+    drop(page, TEMPLATE, "application/json")
+    set_widgets(page, fresh())
+    set_widgets(page, {"LIVEditorDecodeVideo": {"format": "gif"}})
+    run(page)
+    page.get_by_text("dans le dossier output").filter(visible=True).first.wait_for(timeout=120_000)

@@ -6,7 +6,7 @@ import { api, app } from "./comfyui_app.mjs";
 
 const { loadWords, t } = await web("isa_text.js");
 const { labelsOf, setWords, translate } = await web("isa_words.js");
-const { said } = await web("isa_server_words.js");
+const { refusals, said, translateEvent, translateRefusal } = await web("isa_server_words.js");
 
 beforeEach(async () => {
     Object.assign(api, { locales: {}, asked: 0 });
@@ -122,4 +122,42 @@ test("the server's sentences, and what stands in them", () => {
         "{size} GB on the GPU": "{size} Go",
     } });
     assert.equal(said(text), "hors plage : 2 appels\nsomething new\n1 Go, 1/4");
+});
+
+const FRENCH = { LIVEditor: {
+    "Load LIVEditor, {input}: {fault}. Put {what} there, press R to refresh and pick it.": "{input} : {fault}, {what}",
+    "'{file}' is not in models/{folder}": "{file} manque",
+    "the LIVEditor checkpoint": "le checkpoint",
+    "filename_prefix {prefix} leads out of the output folder: choose a name inside it.": "{prefix} sort",
+    "The format has no place for {channels} channels of sound{called}: they are written as {layout}.": "{channels}{called} -> {layout}",
+} };
+
+test("errors and notes are translated for all who listen, others' stay", () => {
+    setWords(FRENCH);
+    const error = { exception_message: "Load LIVEditor, vae: 'a.b' is not in models/vae. Put the LIVEditor checkpoint there, press R to refresh and pick it.\n" };
+    translateEvent("execution_error", error);
+    assert.equal(error.exception_message, "vae : a.b manque, le checkpoint\n");
+    const note = { text: "The format has no place for 3 channels of sound: they are written as stereo.\nmine" };
+    translateEvent("progress_text", note);
+    assert.equal(note.text, "3 -> stereo\nmine");
+    for (const [type, detail] of [["executed", { text: "the LIVEditor checkpoint" }], ["status", null], ["progress_text", {}]]) {
+        const before = structuredClone(detail);
+        translateEvent(type, detail);
+        assert.deepEqual(detail, before);
+    }
+});
+
+test("a refusal's sentence stands behind the input's name", () => {
+    setWords(FRENCH);
+    const details = ["format - filename_prefix '../a - b' leads out of the output folder: choose a name inside it.", "filename_prefix - filename_prefix '../a - b' leads out of the output folder: choose a name inside it.", "seed", "other - words"];
+    const answer = { node_errors: { 1: { class_type: "Save", errors: details.map((each) => ({ type: "custom_validation_failed", details: each })) } } };
+    const cores = { type: "value_not_in_list", details: "format - filename_prefix x leads out of the output folder: choose a name inside it." };
+    answer.node_errors[2] = { class_type: "Save", errors: [{ ...cores }] };
+    translateRefusal(answer);
+    assert.deepEqual(answer.node_errors[1].errors.map((each) => each.details), ["format - '../a - b' sort", "filename_prefix - '../a - b' sort", "seed", "other - words"]);
+    assert.deepEqual(refusals(answer), [{ type: "Save", sentence: "'../a - b' sort" }, { type: "Save", sentence: "words" }]);
+    assert.deepEqual(answer.node_errors[2].errors, [cores]);
+    assert.deepEqual(refusals(undefined), []);
+    translateRefusal({ prompt_id: "x" });
+    translateRefusal(undefined);
 });
