@@ -190,10 +190,13 @@ def test_the_notices_are_those_that_the_code_has():
 
 
 def words_of_templates() -> set[str]:
-    """Titles, and the lines of notes."""
-    found = set()
-    for path in EXAMPLES.glob("*.json"):
-        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+    """Titles, the lines of notes, and labels; the blueprint's too, but for its name."""
+    saved = [json.loads(path.read_text(encoding="utf-8")) for path in EXAMPLES.glob("*.json")]
+    [blueprint] = (ROOT / "subgraphs").glob("*.json")
+    saved += json.loads(blueprint.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+    found = {slot.get("label") for graph in saved for slot in graph.get("inputs", [])}
+    for graph in saved:
+        for node in graph["nodes"]:
             note = node["widgets_values"][0] if node["type"] == "MarkdownNote" else ""
             found |= {node.get("title"), *(line for line in note.split("\n") if not line.startswith(FILES))}
     return found - {None, "", UNTRANSLATED}

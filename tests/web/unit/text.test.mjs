@@ -102,6 +102,24 @@ test("a template gets its titles and notes, and keeps what a user wrote", async 
     assert.deepEqual(opened.nodes[1], { type: "CLIPTextEncode", title: "Ce qui doit changer", widgets_values: ["What to change"] });
 });
 
+test("a subgraph gets its words with the node that stands for it", () => {
+    setWords({ LIVEditorTemplates: { ...TEMPLATES, instruction: "consigne" } });
+    const inputs = () => [{ name: "text", label: "instruction" }, { name: "seed" }];
+    const opened = (note) => ({
+        nodes: [{ type: "id", inputs: inputs() }, { type: "other", inputs: inputs() }],
+        definitions: { subgraphs: [{ id: "id", inputs: inputs(), ...workflow(note) }] },
+    });
+    const known = opened("## Edit");
+    translate(known);
+    const [subgraph] = known.definitions.subgraphs;
+    const labels = [subgraph, ...known.nodes].map((each) => each.inputs[0].label);
+    assert.deepEqual(labels, ["consigne", "consigne", "instruction"]);
+    assert.equal(subgraph.nodes[0].widgets_values[0], "## Éditer");
+    const users = opened("Mine");
+    translate(users);
+    assert.deepEqual(users, opened("Mine"));
+});
+
 test("another workflow stays as it is, and so does everything in English", () => {
     for (const [note, words] of [["Mine", { LIVEditorTemplates: TEMPLATES }], ["## Edit", {}]]) {
         setWords(words);
