@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from browser_page import WAYS, opened_page
+from browser_page import WAYS, from_menu, opened_page
 from comfy_headless import ROOT
 
 WORDS = json.loads((ROOT / "locales/fr/main.json").read_text(encoding="utf-8"))
+HOST = "node => node.subgraph"
 NAME = "Edit video (LIVEditor + ISA)"
 
 
@@ -48,24 +49,8 @@ def test_it_speaks_french(placed):
     assert host["models"] == WORDS["LIVEditorOptions"]["vae"]["LIVEditor-tiny (included)"]
 
 
-def open_menu(page):
-    """Of the blueprint's node, by a right click on its title."""
-    place = page.evaluate(
-        """() => {
-            const { canvas, ds } = window.app.canvas;
-            const host = window.app.graph.nodes.find(node => node.subgraph), box = canvas.getBoundingClientRect();
-            return [box.left + (host.pos[0] + 60 + ds.offset[0]) * ds.scale, box.top + (host.pos[1] - 15 + ds.offset[1]) * ds.scale];
-        }"""
-    )
-    page.mouse.click(*place, button="right")
-
-
 def test_its_menu_has_the_presets(placed):
-    open_menu(placed)
-    presets = placed.get_by_text(WORDS["LIVEditor"]["Presets of Attach ISA"]).last
-    # The two menus open theirs in different ways.
-    presets.hover() if placed.evaluate("() => window.LiteGraph.vueNodesMode") else presets.click()
-    placed.get_by_text(WORDS["LIVEditor"]["Fast"], exact=True).filter(visible=True).click()
+    from_menu(placed, HOST, WORDS["LIVEditor"]["Presets of Attach ISA"], WORDS["LIVEditor"]["Fast"])
     values = placed.evaluate(
         """() => {
             const host = window.app.graph.nodes.find(node => node.subgraph);
@@ -78,6 +63,12 @@ def test_its_menu_has_the_presets(placed):
 
 
 def test_its_menu_compares(placed):
-    open_menu(placed)
-    placed.get_by_text(WORDS["LIVEditor"]["Compare with the source"]).last.click()
+    from_menu(placed, HOST, WORDS["LIVEditor"]["Compare with the source"])
     placed.get_by_text(WORDS["LIVEditor"]["Run the workflow first: there is no edit to compare yet."]).wait_for()
+
+
+def test_its_menu_has_instructions(placed):
+    text = "Make the video look like a cartoon"
+    from_menu(placed, HOST, WORDS["LIVEditor"]["Examples of instructions"], text)
+    values = "() => window.app.graph.nodes.find(node => node.subgraph).widgets.map(widget => widget.value)"
+    placed.wait_for_function(f"text => ({values})().includes(text)", arg=text)
