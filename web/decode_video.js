@@ -19,7 +19,7 @@ function say(detail) {
     app.extensionManager.toast.add({ severity: "warn", summary: "Decode Video", detail, life: 6000 });
 }
 
-function compare(node) {
+export function compare(node) {
     // The shown video, also after the workflow was closed and opened again.
     const shown = app.nodeOutputs[locator(node)];
     const result = shown?.images?.[0];

@@ -1,7 +1,7 @@
 // What would run to the end and give no good edit: looked for in the prompt when it is queued, and said on the page.
 import { t } from "./isa_words.js";
 
-const TINY = "LIVEditor-tiny (included)";
+export const TINY = "LIVEditor-tiny (included)";
 const TINY_MOST = { pixels: 320 * 192, frames: 33 }; // what it was tried at; its card says what it was trained at
 const TINY_CFG = [1, 2.5];
 const LARGE_CFG = [1, 5];

@@ -6,7 +6,6 @@ import { byThreshold, costOf, differing, estimatedCost, listed, stepLines } from
 import { PRESETS, matches, ownPresets, qualityOf } from "./isa_presets.js";
 import { fateOf, isRemembered, remember } from "./isa_record.js";
 import { post } from "./isa_requests.js";
-import { said } from "./isa_server_words.js";
 import { t } from "./isa_text.js";
 import { disableIdle, read, schedule, write } from "./isa_widgets.js";
 
@@ -242,7 +241,7 @@ export class Panel {
 
     // The server's sentences about the node's run.
     onReport(text) {
-        this.report = said(text);
+        this.report = text;
         this.drawNow();
     }
 

@@ -1,5 +1,6 @@
 // Requests to the pack's own routes.
 import { api } from "/scripts/api.js";
+import { said } from "./isa_server_words.js";
 import { t } from "./isa_text.js";
 
 // The server's answer; {error, status} if it refuses, {error} if there is no answer.
@@ -11,7 +12,7 @@ export async function post(path, body) {
             body: JSON.stringify(body),
         });
         const content = await answer.json();
-        return answer.ok ? content : { error: content.error ?? answer.statusText, status: answer.status };
+        return answer.ok ? content : { error: said(content.error ?? answer.statusText), status: answer.status };
     } catch {
         return { error: t("The server does not answer.") };
     }

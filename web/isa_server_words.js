@@ -1,4 +1,5 @@
 // The server's sentences about a run in the page's language. The server writes English; what is not listed here stays so.
+import { NOTICES } from "./isa_server_notices.js";
 import { t } from "./isa_words.js";
 
 // Each as the server writes it, a line or what stands in braces.
@@ -22,9 +23,9 @@ const SENTENCES = [
     "chosen",
 ];
 
-const PATTERNS = SENTENCES.map((sentence) => {
+const PATTERNS = [...SENTENCES, ...NOTICES].map((sentence) => {
     const plain = sentence.replace(/[.*+?^$()|[\]\\]/g, "\\$&");
-    return [sentence, new RegExp(`^${plain.replace(/\{(\w+)\}/g, "(?<$1>.+?)")}$`)];
+    return [sentence, new RegExp(`^${plain.replace(/\{(\w+)\}/g, "(?<$1>.*?)")}$`)];
 });
 
 function line(text) {
@@ -36,3 +37,25 @@ function line(text) {
 }
 
 export const said = (text) => text.split("\n").map(line).join("\n");
+
+// A message of the server's, {type, detail}, as all who listen shall read it.
+export function translateEvent(type, detail) {
+    const key = { progress_text: "text", execution_error: "exception_message" }[type];
+    if (typeof detail?.[key] === "string") detail[key] = said(detail[key]);
+}
+
+// The answer to a prompt that the server refused, in part or as a whole: a node's own errors are "input - sentence".
+const OWN = "custom_validation_failed";
+const errorsOf = (answer) => Object.values(answer?.node_errors ?? {}).flatMap(({ class_type: type, errors }) =>
+    errors.filter((error) => error.type === OWN).map((error) => ({ type, error })));
+const SENTENCE = /(?<= - ).+$/s;
+
+export function translateRefusal(answer) {
+    for (const { error } of errorsOf(answer)) error.details = error.details.replace(SENTENCE, said);
+}
+
+// [{type: of the node, sentence}], each once: the server repeats it for every input.
+export function refusals(answer) {
+    const found = errorsOf(answer).map(({ type, error }) => ({ type, sentence: error.details.match(SENTENCE)?.[0] }));
+    return found.filter(({ sentence }, index) => sentence && found.findIndex((each) => each.sentence === sentence) === index);
+}

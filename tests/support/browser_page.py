@@ -125,6 +125,28 @@ def after_frames(page, count: int = 2):
     )
 
 
+def from_menu(page, find: str, item: str, inner: str | None = None):
+    """Choose an item of a node's menu, or an inner one of that, as users do: by a right click on its title. find: which node, in JavaScript."""
+    place = page.evaluate(
+        f"""() => {{
+            const {{ canvas, ds }} = window.app.canvas, node = window.app.graph.nodes.find({find});
+            ds.scale = 1;
+            ds.offset = [600 - node.pos[0], 200 - node.pos[1]];
+            window.app.canvas.setDirty(true, true);
+            const box = canvas.getBoundingClientRect();
+            return [box.left + 600 + 60, box.top + 200 - 15];
+        }}"""
+    )
+    after_frames(page)
+    page.mouse.click(*place, button="right")
+    chosen = page.get_by_text(item, exact=True).last
+    if inner is None:
+        return chosen.click()
+    # The two ways of drawing nodes have different menus.
+    chosen.hover() if page.evaluate("() => window.LiteGraph.vueNodesMode") else chosen.click()
+    page.get_by_text(inner, exact=True).filter(visible=True).last.click()
+
+
 def wait_until(page, true, seconds: float = 60):
     """Until `true()` is, which may be of the page or of what it told this process."""
     end = time.monotonic() + seconds

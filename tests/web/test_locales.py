@@ -1,5 +1,6 @@
 """The pack in six languages: complete, nothing superfluous, and shown by the real page."""
 
+import ast
 import json
 import re
 import urllib.request
@@ -8,8 +9,9 @@ from collections import Counter
 import pytest
 import torch
 from browser_page import drop, open_page
-from comfy_headless import ROOT
+from comfy_headless import COMFYUI, ROOT
 from examples import EXAMPLES
+from liveditor_isa.checkpoint import included
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, resolve_backend
 from liveditor_isa.kernels import unavailable_reason
 from liveditor_isa.runtime import decisions
@@ -17,6 +19,7 @@ from liveditor_isa.runtime.decisions import Decisions
 from liveditor_isa.runtime.live import Settings
 from liveditor_isa.runtime.report import RunReport
 from liveditor_isa.runtime.schedule import Schedule
+from liveditor_isa.video.writing.formats import FORMATS
 
 LANGUAGES = ("en", "zh", "ja", "ko", "fr", "es")
 translated = pytest.mark.parametrize("language", LANGUAGES[1:])
@@ -31,6 +34,8 @@ PRESETS = re.findall(r"^    (\w+): \{$", SCRIPTS["isa_presets.js"], re.M)
 SAID |= set(PRESETS)
 SERVERS = re.findall(r'^    "(.*)",$', SCRIPTS["isa_server_words.js"], re.M)
 SAID |= set(SERVERS)
+NOTICES = [json.loads(line) for line in re.findall(r'^    (".*"),$', SCRIPTS["isa_server_notices.js"], re.M)]
+SAID |= set(NOTICES)
 GPUS = "fastest available"
 """The one that takes a GPU."""
 UNTRANSLATED = "VAE"
@@ -103,7 +108,43 @@ def test_the_panels_words(language):
     for english, found in words.items():
         assert set(re.findall(r"\{\w+\}", found)) == set(re.findall(r"\{\w+\}", english))
         assert found != english
-    assert shape(locale(language, "main")).keys() == {"LIVEditor", "LIVEditorTemplates", *locale("en", "main")}
+    assert shape(locale(language, "main")).keys() == {
+        "LIVEditor",
+        "LIVEditorOptions",
+        "LIVEditorTemplates",
+        *locale("en", "main"),
+    }
+
+
+NAMES = {"variance", "top_mass", "torch", "triton", "8-bit", *FORMATS} - {"png sequence"}
+"""Choices that have one name in every language."""
+
+
+def choices(schemas) -> dict[str, set[str]]:
+    """Of each widget, but for files of this machine and names."""
+    found = {}
+    for entry in (entry for schema in schemas for entry in schema.inputs):
+        values = [getattr(option, "key", option) for option in getattr(entry, "options", None) or []]
+        values += [getattr(entry, state, None) for state in ("label_on", "label_off")]
+        if included.NAME in values:
+            values = [included.NAME]
+        if values := {value for value in values if value and value not in NAMES and not value.startswith("fp8_")}:
+            found[entry.id] = values
+    return found
+
+
+@translated
+def test_every_choice_has_a_label_with_which_the_help_can_be_read(language, schemas):
+    labels = locale(language, "main")["LIVEditorOptions"]
+    assert {widget: {*values} for widget, values in labels.items()} == choices(schemas)
+    for widget, values in labels.items():
+        node = next(schema.node_id for schema in schemas if widget in {entry.id for entry in schema.inputs})
+        tooltips = [entry["tooltip"] for entry in locale(language, "nodeDefs")[node]["inputs"].values()]
+        named = re.findall(r"[`*]([^`*\n]+)[`*]", (HELP / node / f"{language}.md").read_text(encoding="utf-8"))
+        for value, label in values.items():
+            assert label != value and len({*values.values()}) == len(values)
+            said = value in named or (value.isascii() and any(re.search(rf"(?a:\b){value}(?a:\b)", text) for text in tooltips))
+            assert value in label or value in ("source", "on", "off") or not said, (widget, value)
 
 
 def test_the_servers_sentences_are_those_that_the_page_knows():
@@ -121,7 +162,7 @@ def test_the_servers_sentences_are_those_that_the_page_knows():
         report.full[decisions.OUTSIDE_SCHEDULE] = 4
         lines += [*report.full, *report.summary(ISAConfig()).split("\n")]
         lines += [lines[-1].partition("kept: ")[2]] * bool(reused)
-    patterns = {each: re.sub(r"\\\{\w+\\\}", ".+?", re.escape(each)) for each in SERVERS}
+    patterns = {each: re.sub(r"\\\{\w+\\\}", ".*?", re.escape(each)) for each in SERVERS}
     found = {line: next((each for each, pattern in patterns.items() if re.fullmatch(pattern, line)), None) for line in lines}
     assert None not in found.values(), found
     assert {*SERVERS} - {*found.values()} == {GPUS} and f'"{GPUS}"' in (ROOT / "isa_core/backend.py").read_text(
@@ -129,11 +170,33 @@ def test_the_servers_sentences_are_those_that_the_page_knows():
     )
 
 
+def sentence_of(node: ast.expr) -> str | None:
+    """A string of the code's, {} for each value, or several on end, in it; None for what is no string."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return re.sub(r"(\{\})+", "{}", "".join(sentence_of(part) or "{}" for part in node.values))
+    return None
+
+
+def test_the_notices_are_those_that_the_code_has():
+    """So that a sentence that is changed is changed in all languages."""
+    folders = ("nodes", "comfyui", "checkpoint", "video", "runtime", "isa_core", "kernels")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")] + [COMFYUI / "execution.py"]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    code = {sentence_of(node) for tree in trees for node in ast.walk(tree) if isinstance(node, (ast.Constant, ast.JoinedStr))}
+    unknown = [each for each in NOTICES if re.sub(r"(\{\w+\})+", "{}", each) not in code]
+    assert not unknown and len({*NOTICES, *SERVERS}) == len(NOTICES) + len(SERVERS)
+
+
 def words_of_templates() -> set[str]:
-    """Titles, and the lines of notes."""
-    found = set()
-    for path in EXAMPLES.glob("*.json"):
-        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+    """Titles, the lines of notes, and labels; the blueprint's too, but for its name."""
+    saved = [json.loads(path.read_text(encoding="utf-8")) for path in EXAMPLES.glob("*.json")]
+    [blueprint] = (ROOT / "subgraphs").glob("*.json")
+    saved += json.loads(blueprint.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+    found = {slot.get("label") for graph in saved for slot in graph.get("inputs", [])}
+    for graph in saved:
+        for node in graph["nodes"]:
             note = node["widgets_values"][0] if node["type"] == "MarkdownNote" else ""
             found |= {node.get("title"), *(line for line in note.split("\n") if not line.startswith(FILES))}
     return found - {None, "", UNTRANSLATED}

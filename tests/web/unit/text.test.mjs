@@ -1,17 +1,17 @@
 // The panel's words.
 import assert from "node:assert/strict";
-import { afterEach, test } from "node:test";
+import { beforeEach, test } from "node:test";
 import { web } from "./comfyui.mjs";
 import { api, app } from "./comfyui_app.mjs";
 
 const { loadWords, t } = await web("isa_text.js");
-const { setWords, translate } = await web("isa_words.js");
-const { said } = await web("isa_server_words.js");
+const { labelsOf, setWords, translate } = await web("isa_words.js");
+const { refusals, said, translateEvent, translateRefusal } = await web("isa_server_words.js");
 
-afterEach(() => {
-    Object.assign(api, { locales: {} });
+beforeEach(async () => {
+    Object.assign(api, { locales: {}, asked: 0 });
     app.language = "en";
-    setWords({});
+    await loadWords();
 });
 
 test("values are put into braces, and braces without a value stay", () => {
@@ -50,9 +50,40 @@ for (const [what, locales] of [["without the pack", { ja: {} }], ["without the l
 }
 
 test("English asks the server for nothing", async () => {
-    api.locales = { en: { LIVEditor: { full: "changed" } } };
+    app.language = "fr";
+    api.locales = { fr: { LIVEditor: { full: "pleine" } }, en: { LIVEditor: { full: "changed" } } };
     await loadWords();
+    app.language = "en";
+    await loadWords();
+    assert.deepEqual([t("full"), api.asked], ["full", 1]);
+});
+
+test("one request for all who wait, and one more after a change of the language", async () => {
+    app.language = "fr";
+    api.locales = { fr: { LIVEditor: { full: "pleine" } }, ja: { LIVEditor: { full: "全" } } };
+    await Promise.all([loadWords(), loadWords()]);
+    await loadWords();
+    assert.deepEqual([t("full"), api.asked], ["pleine", 1]);
+    app.language = "ja";
+    await loadWords();
+    assert.deepEqual([t("full"), api.asked], ["全", 2]);
+});
+
+test("words of a language that was left arrive too late", async () => {
+    api.locales = { fr: { LIVEditor: { full: "pleine" } } };
+    app.language = "fr";
+    const late = loadWords();
+    app.language = "en";
+    await Promise.all([loadWords(), late]);
     assert.equal(t("full"), "full");
+});
+
+test("choices have labels where the language has any", () => {
+    setWords({ LIVEditorOptions: { sound: { off: "sans son" } } });
+    assert.deepEqual(labelsOf("sound"), { off: "sans son" });
+    assert.equal(labelsOf("format"), undefined);
+    setWords({});
+    assert.equal(labelsOf("sound"), undefined);
 });
 
 const TEMPLATES = { "## Edit": "## Éditer", "Press **Run**.": "Appuyez.", "What to change": "Ce qui doit changer" };
@@ -65,28 +96,86 @@ test("a template gets its titles and notes, and keeps what a user wrote", async 
     app.language = "fr";
     api.locales = { fr: { LIVEditor: {}, LIVEditorTemplates: TEMPLATES } };
     const opened = workflow("## Edit\n\nPress **Run**.\nMy own line.");
-    translate(opened, await loadWords());
+    await loadWords();
+    translate(opened);
     assert.deepEqual(opened.nodes[0], { type: "MarkdownNote", title: "mine", widgets_values: ["## Éditer\n\nAppuyez.\nMy own line."] });
     assert.deepEqual(opened.nodes[1], { type: "CLIPTextEncode", title: "Ce qui doit changer", widgets_values: ["What to change"] });
 });
 
-test("another workflow stays as it is, and so does everything in English", async () => {
-    for (const [note, words] of [["Mine", TEMPLATES], ["## Edit", await loadWords()]]) {
+test("a subgraph gets its words with the node that stands for it", () => {
+    setWords({ LIVEditorTemplates: { ...TEMPLATES, instruction: "consigne" } });
+    const inputs = () => [{ name: "text", label: "instruction" }, { name: "seed" }];
+    const opened = (note) => ({
+        nodes: [{ type: "id", inputs: inputs() }, { type: "other", inputs: inputs() }],
+        definitions: { subgraphs: [{ id: "id", inputs: inputs(), ...workflow(note) }] },
+    });
+    const known = opened("## Edit");
+    translate(known);
+    const [subgraph] = known.definitions.subgraphs;
+    const labels = [subgraph, ...known.nodes].map((each) => each.inputs[0].label);
+    assert.deepEqual(labels, ["consigne", "consigne", "instruction"]);
+    assert.equal(subgraph.nodes[0].widgets_values[0], "## Éditer");
+    const users = opened("Mine");
+    translate(users);
+    assert.deepEqual(users, opened("Mine"));
+});
+
+test("another workflow stays as it is, and so does everything in English", () => {
+    for (const [note, words] of [["Mine", { LIVEditorTemplates: TEMPLATES }], ["## Edit", {}]]) {
+        setWords(words);
         const opened = workflow(note);
-        translate(opened, words);
+        translate(opened);
         assert.deepEqual(opened, workflow(note));
+        translate(null);
     }
-    translate(null, TEMPLATES);
 });
 
 test("the server's sentences, and what stands in them", () => {
     const text = "2 calls with full attention: outside start_percent to end_percent\nsomething new\nThe context was computed in 1 of 4 model calls, and reused in the others; kept: 1 GB on the GPU";
     assert.equal(said(text), text);
-    setWords({
+    setWords({ LIVEditor: {
         "{count} calls with full attention: {reason}": "{reason} : {count} appels",
         "outside start_percent to end_percent": "hors plage",
         "The context was computed in {count} of {calls} model calls, and reused in the others; kept: {kept}": "{kept}, {count}/{calls}",
         "{size} GB on the GPU": "{size} Go",
-    });
+    } });
     assert.equal(said(text), "hors plage : 2 appels\nsomething new\n1 Go, 1/4");
+});
+
+const FRENCH = { LIVEditor: {
+    "Load LIVEditor, {input}: {fault}. Put {what} there, press R to refresh and pick it.": "{input} : {fault}, {what}",
+    "'{file}' is not in models/{folder}": "{file} manque",
+    "the LIVEditor checkpoint": "le checkpoint",
+    "filename_prefix {prefix} leads out of the output folder: choose a name inside it.": "{prefix} sort",
+    "The format has no place for {channels} channels of sound{called}: they are written as {layout}.": "{channels}{called} -> {layout}",
+} };
+
+test("errors and notes are translated for all who listen, others' stay", () => {
+    setWords(FRENCH);
+    const error = { exception_message: "Load LIVEditor, vae: 'a.b' is not in models/vae. Put the LIVEditor checkpoint there, press R to refresh and pick it.\n" };
+    translateEvent("execution_error", error);
+    assert.equal(error.exception_message, "vae : a.b manque, le checkpoint\n");
+    const note = { text: "The format has no place for 3 channels of sound: they are written as stereo.\nmine" };
+    translateEvent("progress_text", note);
+    assert.equal(note.text, "3 -> stereo\nmine");
+    for (const [type, detail] of [["executed", { text: "the LIVEditor checkpoint" }], ["status", null], ["progress_text", {}]]) {
+        const before = structuredClone(detail);
+        translateEvent(type, detail);
+        assert.deepEqual(detail, before);
+    }
+});
+
+test("a refusal's sentence stands behind the input's name", () => {
+    setWords(FRENCH);
+    const details = ["format - filename_prefix '../a - b' leads out of the output folder: choose a name inside it.", "filename_prefix - filename_prefix '../a - b' leads out of the output folder: choose a name inside it.", "seed", "other - words"];
+    const answer = { node_errors: { 1: { class_type: "Save", errors: details.map((each) => ({ type: "custom_validation_failed", details: each })) } } };
+    const cores = { type: "value_not_in_list", details: "format - filename_prefix x leads out of the output folder: choose a name inside it." };
+    answer.node_errors[2] = { class_type: "Save", errors: [{ ...cores }] };
+    translateRefusal(answer);
+    assert.deepEqual(answer.node_errors[1].errors.map((each) => each.details), ["format - '../a - b' sort", "filename_prefix - '../a - b' sort", "seed", "other - words"]);
+    assert.deepEqual(refusals(answer), [{ type: "Save", sentence: "'../a - b' sort" }, { type: "Save", sentence: "words" }]);
+    assert.deepEqual(answer.node_errors[2].errors, [cores]);
+    assert.deepEqual(refusals(undefined), []);
+    translateRefusal({ prompt_id: "x" });
+    translateRefusal(undefined);
 });

@@ -1,0 +1,74 @@
+"""The blueprint as users add it, from the node library: in the page's language, with presets and Compare in its node's menu."""
+
+import json
+
+import pytest
+from browser_page import WAYS, from_menu, opened_page
+from comfy_headless import ROOT
+
+WORDS = json.loads((ROOT / "locales/fr/main.json").read_text(encoding="utf-8"))
+HOST = "node => node.subgraph"
+NAME = "Edit video (LIVEditor + ISA)"
+
+
+@pytest.fixture(params=WAYS)
+def placed(browser, server, request):
+    """The French page with the blueprint on its canvas."""
+    server.post("/settings", {"Comfy.Locale": "fr"})
+    try:
+        with opened_page(browser, server, request.param) as page:
+            page.evaluate("() => window.app.graph.clear()")
+            page.get_by_role("button", name="Nœuds").first.click()
+            page.get_by_role("searchbox").or_(page.get_by_placeholder("Rechercher")).first.fill(NAME)
+            page.get_by_text(NAME).last.click()
+            page.mouse.move(800, 150)
+            page.mouse.click(810, 160)
+            page.wait_for_function("() => window.app.graph.nodes.some(node => node.subgraph)")
+            page.get_by_role("button", name="Nœuds").first.click()
+            yield page
+    finally:
+        server.post("/settings", {"Comfy.Locale": "en"})
+
+
+def test_it_speaks_french(placed):
+    host = placed.evaluate(
+        """() => {
+            const host = window.app.graph.nodes.find(node => node.subgraph);
+            return {
+                labels: host.inputs.map(input => input.label),
+                titles: host.subgraph.nodes.map(node => node.title),
+                note: host.subgraph.nodes.find(node => node.type === 'MarkdownNote').widgets[0].value,
+                models: host.widgets.find(widget => widget.name === 'vae').options.getOptionLabel?.('LIVEditor-tiny (included)'),
+            };
+        }"""
+    )
+    templates = WORDS["LIVEditorTemplates"]
+    assert {templates["instruction"], templates["negative"]} <= {*host["labels"]}
+    assert templates["3 · What to change"] in host["titles"]
+    assert host["note"].startswith(templates["## For LIVEditor-14B"])
+    assert host["models"] == WORDS["LIVEditorOptions"]["vae"]["LIVEditor-tiny (included)"]
+
+
+def test_its_menu_has_the_presets(placed):
+    from_menu(placed, HOST, WORDS["LIVEditor"]["Presets of Attach ISA"], WORDS["LIVEditor"]["Fast"])
+    values = placed.evaluate(
+        """() => {
+            const host = window.app.graph.nodes.find(node => node.subgraph);
+            const isa = host.subgraph.nodes.find(node => node.type === 'LIVEditorAttachISA');
+            const value = (node, name) => node.widgets.find(widget => widget.name === name).value;
+            return [value(host, 'exact_ratio'), value(isa, 'context_refresh'), value(isa, 'routing')];
+        }"""
+    )
+    assert values == [0.125, 2, "segment_top_k"]
+
+
+def test_its_menu_compares(placed):
+    from_menu(placed, HOST, WORDS["LIVEditor"]["Compare with the source"])
+    placed.get_by_text(WORDS["LIVEditor"]["Run the workflow first: there is no edit to compare yet."]).wait_for()
+
+
+def test_its_menu_has_instructions(placed):
+    text = "Make the video look like a cartoon"
+    from_menu(placed, HOST, WORDS["LIVEditor"]["Examples of instructions"], text)
+    values = "() => window.app.graph.nodes.find(node => node.subgraph).widgets.map(widget => widget.value)"
+    placed.wait_for_function(f"text => ({values})().includes(text)", arg=text)
