@@ -174,7 +174,12 @@ def arguments():
     names = [name for name in settings(threshold=0.0) if name != FULL]
     today = result_file("fidelity")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="folder of the three exported files")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=ROOT / "weights",
+        help="folder of the three exported files: trained with full attention, or, with --stage-one, fine-tuned with ISA",
+    )
     parser.add_argument("--stage-one", type=Path, help="folder of the network and its text encoder before ISA fine-tuning")
     parser.add_argument("--video", type=Path, help="a real video, or a folder of its frames as pictures")
     parser.add_argument("--settings", nargs="*", choices=names, default=names, metavar="NAME", help=", ".join(names))
@@ -191,8 +196,9 @@ def arguments():
 def main():
     options = arguments()
     options.size = tuple(options.size)
-    folders = {"stage-one": options.stage_one, "final": options.weights}
-    folders = {name: folder for name, folder in folders.items() if folder}
+    folders = {"stage-one": options.stage_one or options.weights}
+    if options.stage_one:
+        folders["final"] = options.weights
     results = Results(options.out, about(options, folders))
     for weights, folder in folders.items():
         study(results, weights, load_editor(folder, options.weights, options.device), options)

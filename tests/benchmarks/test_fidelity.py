@@ -267,7 +267,7 @@ def test_the_whole_command(run, weights, tmp_path):
         Image.fromarray(np.full((70, 90, 3), 40 * number, dtype=np.uint8)).save(frames / f"{number}.png")
     found = run("--settings", PAPER, "isa-threshold", "--video", str(frames))
     rows = {(row["setting"], row["task"]): row for row in found["rows"]}
-    full, isa = rows[FULL, "all"], rows["isa-paper-finetuned", "all"]
+    full, isa = rows[FULL, "all"], rows[PAPER, "all"]
     assert full["clips"] == 7 and full["tokens"] == 24 and full["flop_ratio"] == 1 and full["psnr_vs_full"] == 100
     assert isa["psnr_vs_full"] < 100 and isa["flop_ratio"] < 0.7 and isa["psnr_gt_change"] != 0
     expected = ("psnr_gt", "psnr_region", "psnr_copy", "ssim_gt", "ssim_vs_full", "gmsd_vs_full", "edit_accuracy")
@@ -284,7 +284,8 @@ def test_the_whole_command(run, weights, tmp_path):
     more = run("--stage-one", str(weights), "--settings", PAPER)
     assert more["rows"][: len(found["rows"])] == found["rows"], "nothing is measured twice"
     added = {row["setting"]: row for row in more["rows"][len(found["rows"]) :] if row["task"] == "all"}
-    assert list(added) == [FULL, PAPER] and added[PAPER]["psnr_gt"] == isa["psnr_gt"], "the same weights under another name"
+    tuned = f"{PAPER}-finetuned"
+    assert list(added) == [FULL, tuned] and added[tuned]["psnr_gt"] == isa["psnr_gt"], "the same weights under another name"
     assert more["command"].count(" && ") == 1
     with pytest.raises(ValueError, match="of other weights, sizes or devices"):
         run("--steps", "3")

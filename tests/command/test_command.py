@@ -24,6 +24,7 @@ from liveditor_isa.pipelines.transformer import LIVEditorTransformer3DModel
 from liveditor_isa.pipelines.weights import save_for_diffusers
 from liveditor_isa.video.mp4 import write_mp4
 from make_tiny_model import BLOCKS, ENCODER, MODEL, VAE, bin_variants
+from plain_tiny import plain_tiny
 from safetensors.torch import load_file, save_file
 from without_packages import run_without
 
@@ -355,7 +356,8 @@ assert main(["convert", {path_of("diffusion_model")!r}, {str(tmp_path / "folder"
 
 
 def test_to_diffusers_and_back(tmp_path, capsys):
-    source, folder, back = path_of("diffusion_model"), tmp_path / "transformer", tmp_path / "back.safetensors"
+    source, folder, back = str(tmp_path / "plain.safetensors"), tmp_path / "transformer", tmp_path / "back.safetensors"
+    save_file(plain_tiny()[0], source)
     assert main(["convert", source, str(folder)]) == 0
     model = LIVEditorTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
     expected = LIVEditorTransformer3DModel.from_single_file(source, torch.float32).state_dict()
@@ -436,7 +438,7 @@ def test_a_damaged_weight_leaves_no_folder(tmp_path, capsys):
 
 
 def test_files_that_comfyui_alone_reads_are_not_for_diffusers(tmp_path, capsys):
-    weights = load_file(path_of("diffusion_model"))
+    weights, _ = plain_tiny()
     weights["blocks.0.ffn.0.weight_scale"] = torch.ones(len(weights["blocks.0.ffn.0.weight"]), 1)
     save_file(weights, tmp_path / "rows.safetensors")
     words = "rows.safetensors is quantised in a way that only ComfyUI reads: take its fp8_scaled, bf16 or fp16 file"

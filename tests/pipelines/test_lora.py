@@ -11,14 +11,15 @@ import torch
 from liveditor_isa.checkpoint.included import path_of
 from liveditor_isa.checkpoint.keys import CheckpointError
 from liveditor_isa.checkpoint.opening import open_checkpoint
+from liveditor_isa.checkpoint.scaled import Unscaled
 from liveditor_isa.comfyui.architecture import register
-from liveditor_isa.comfyui.loaders import read_diffusion_model
 from liveditor_isa.pipelines.edit import load
 from liveditor_isa.pipelines.request import ModelChoice
 from lora_names import NAMINGS, in_naming, pairs
+from plain_tiny import plain_tiny
 from safetensors.torch import load_file, save_file
 
-SHAPES = open_checkpoint(path_of("diffusion_model")).shapes
+SHAPES = Unscaled(open_checkpoint(path_of("diffusion_model"))).shapes
 MODULES = (
     "blocks.0.self_attn.q", "blocks.1.self_attn.o", "blocks.2.cross_attn.v", "blocks.3.ffn.0", "blocks.3.ffn.2",
     "blocks.4.self_attn.alpha_1", "time_projection.1", "text_embedding.0", "head.head", "source_video_embedding_more_memory",
@@ -35,7 +36,7 @@ INPUTS = latent(0), torch.tensor([700.0]), torch.randn(1, 9, SHAPES["text_embedd
 @pytest.fixture(scope="module")
 def core():
     register()
-    weights, metadata = read_diffusion_model(path_of("diffusion_model"))
+    weights, metadata = plain_tiny()
     return comfy.sd.load_diffusion_model_state_dict(weights, {"dtype": torch.float32}, metadata)
 
 
@@ -81,7 +82,7 @@ CHANGES = pairs(SHAPES, MODULES, size=0.2)
 @pytest.fixture(scope="module")
 def expected(core):
     """By weights into which the changes are merged."""
-    weights, metadata = read_diffusion_model(path_of("diffusion_model"))
+    weights, metadata = plain_tiny()
     for module, (down, up) in CHANGES.items():
         weight = weights[f"{module}.weight"]
         weights[f"{module}.weight"] = weight.float() + (up.flatten(1) @ down.flatten(1)).view_as(weight)

@@ -14,7 +14,7 @@ import torch
 from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from liveditor_isa.checkpoint.included import path_of
 from liveditor_isa.comfyui.architecture import register
-from liveditor_isa.comfyui.loaders import load_text_encoder, load_vae, read_diffusion_model
+from liveditor_isa.comfyui.loaders import load_text_encoder, load_vae
 from liveditor_isa.comfyui.vae_encode import encode_groups
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.pipelines.attention import attach_isa
@@ -26,6 +26,7 @@ from liveditor_isa.video.clip import open_clip
 from liveditor_isa.video.geometry import fit_frames, latent_groups, size_within
 from liveditor_isa.video.source import FileSource
 from PIL import Image
+from plain_tiny import plain_tiny
 from safetensors.torch import save_file
 
 WIDTH, HEIGHT, FRAMES, STEPS, GUIDANCE, SEED = 96, 64, 7, 3, 1.5, 7
@@ -44,7 +45,7 @@ def frames(sample_video):
 def comfyui():
     """MODEL, CLIP and VAE of ComfyUI, all in fp32."""
     register()
-    weights, metadata = read_diffusion_model(path_of("diffusion_model"))
+    weights, metadata = plain_tiny()
     model = comfy.sd.load_diffusion_model_state_dict(weights, {"dtype": torch.float32}, metadata)
     return model, load_text_encoder(path_of("text_encoder")), load_vae(path_of("vae"))
 

@@ -55,7 +55,8 @@ def test_cached_pairs_are_what_is_encoded_on_the_fly(raw, tmp_path, monkeypatch,
         }
         assert not text[len(cached[number]["text"]) :].any()
         for name in TENSORS:
-            assert (cached[number][name].float() - fresh[name].float()).abs().max() <= 0.02, name  # one rounding of bf16
+            found, expected = cached[number][name].float(), fresh[name].float()
+            assert (found - expected).norm() < 0.01 * expected.norm(), name  # roundings of bf16 and of pixels
         draws = Draws(Objective(shift=6.0), 0, sources.texts.own, sources.texts.empty)
         kept, made = (draws.inputs(3, 1, 0, [pair]) for pair in (cached[number], fresh))
         with torch.no_grad():
