@@ -37,7 +37,7 @@ STYLES = (
     (SAMPLE, "Turn the video into a pencil sketch"),
     (CLIP, "Make it look like night"),
     (SAMPLE, "Turn the video into a cartoon"),
-    (SAMPLE, "Make the video black and white"),
+    (SAMPLE, "Give the video a teal and orange look"),
 )
 DRAWN = (("recolour", 0), ("remove", 1), ("background", 2), ("add", 3), ("swap", 4))
 """(task, number) of clips of `EditStream`'s held-out split, the first of each batch."""
