@@ -9,9 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 
 from .machine import use_comfyui
 
@@ -27,6 +25,7 @@ from ..training.tiny.editor import load_networks  # noqa: E402
 from ..training.tiny.exports import EDITOR, ENCODER  # noqa: E402
 from ..training.tiny.preview import edit  # noqa: E402
 from ..video.geometry import fit_frames  # noqa: E402
+from ..video.pictures import pictures_in, read_picture  # noqa: E402
 
 REAL_STYLES = ("pencil sketch", "black and white", "night", "cartoon", "sunset", "underwater")
 """What real video is turned into: the other edits need an object that only procedural clips have."""
@@ -70,8 +69,7 @@ def real_clip(path: Path, size: tuple[int, int, int], device: torch.device | str
     """The beginning of a video, or of a folder of its frames as pictures: [B, 3, frames, H, W] in 0..1, and B instructions."""
     frames, height, width = size
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in Image.registered_extensions())[:frames]
-        images = torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in files]) / 255
+        images = torch.stack([read_picture(file) for file in pictures_in(path)[:frames]]) / 255
     else:
         # These need PyAV, which pictures do not.
         from comfy_api.latest import InputImpl

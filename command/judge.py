@@ -6,18 +6,15 @@ import argparse
 import os
 from pathlib import Path
 
-from ..evaluation.judge.client import Endpoint
+from ..evaluation.judge.client import KEY_VARIABLE, Endpoint
 from ..evaluation.judge.local import LocalVLM
 from .options import whole_number
-
-KEY = "LIVEDITOR_JUDGE_KEY"
-"""Variable of the environment."""
 
 
 def add_judge_options(parser: argparse.ArgumentParser):
     judge = parser.add_argument_group(
         "judge",
-        f"A model that sees frames: behind an OpenAI-compatible endpoint, whose key is read from {KEY}, or in this process.",
+        f"A model that sees frames: behind an OpenAI-compatible endpoint, whose key is read from {KEY_VARIABLE}, or in this process.",
     )
     judge.add_argument("--judge-url", metavar="URL", help="up to /v1, such as http://localhost:8000/v1 of a local vLLM")
     judge.add_argument("--judge-model", metavar="NAME", help="as the server calls it")
@@ -42,4 +39,6 @@ def judge_of(options: argparse.Namespace) -> Endpoint | LocalVLM | None:
         return None
     if not (options.judge_url and options.judge_model):
         raise ValueError("A judge needs both --judge-url and --judge-model.")
-    return Endpoint(options.judge_url, options.judge_model, os.environ.get(KEY), options.judge_timeout, options.judge_attempts)
+    return Endpoint(
+        options.judge_url, options.judge_model, os.environ.get(KEY_VARIABLE), options.judge_timeout, options.judge_attempts
+    )

@@ -77,7 +77,7 @@ def _tables(flow: Flow, counts: Sequence[funnel.Count], pairs: Sequence[Pair]) -
         (task, _percent(row["share"]), str(row["tried"]), str(row["accepted"]), _percent(row["share_of_accepted"]))
         for task, row in _tasks(flow, pairs).items()
     ]
-    costs = [(STAGES[stage].TITLE, *cost.told(took)) for stage in flow.stages if (took := _judge_costs(flow, stage))]
+    costs = [(STAGES[stage].TITLE, *cost.table_row(took)) for stage in flow.stages if (took := _judge_costs(flow, stage))]
     return [
         Table(
             "Funnel",

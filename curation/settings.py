@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import replacing
-from ..evaluation.judge.client import Endpoint
+from ..evaluation.judge.client import KEY_VARIABLE, Endpoint
 from ..evaluation.judge.local import LocalVLM
 from ..pipelines.request import ModelChoice
 
@@ -22,9 +22,6 @@ SHARES = {"style": STYLE, "human": HUMAN, "other": OTHER} | {
 }
 """Of LIVEditor's groups of edits (arXiv 2605.04569, §4.1). The paper gives the first three as numbers; the others are in a figure
 alone, and have equal parts of the rest here."""
-
-VLM_KEY = "LIVEDITOR_JUDGE_KEY"
-"""Variable of the environment, the same as for `liveditor evaluate`."""
 
 FILES = ("frame_model", "video_model", "depth_model", "preference_model", "vlm_model")
 """Settings that may name a file or a folder."""
@@ -45,7 +42,7 @@ class Settings:
     frames, fps, width, height: of every clip; frames are 4n+1, sizes multiples of 16. cut: ContentDetector's threshold.
     seed: of all that is random. proposals: edits that are tried of one clip. shares: of tasks, by name; they need not add up to 1.
     vlm_url, vlm_model: an OpenAI-compatible server's address, up to /v1, and model, which planner "vlm" asks and the verdicts on frames
-        and videos; None for neither. Its key is read from `VLM_KEY` of the environment. Without vlm_url, vlm_model is a folder with a VLM
+        and videos; None for neither. Its key is read from `KEY_VARIABLE` of the environment. Without vlm_url, vlm_model is a folder with a VLM
         of transformers, which every worker of these stages loads.
     planner, frame_editor, video_editor: names of modules in `planners` and `editors`, or a module's full name.
     frame_model, video_model: of the editors `pipeline` (a folder or repository of a pipeline of diffusers) and `workflow` (a ComfyUI workflow's
@@ -121,7 +118,7 @@ class Settings:
             raise ValueError("There is no VLM: set vlm_url and vlm_model, or a folder as vlm_model.")
         if not self.vlm_url:
             return LocalVLM(self.vlm_model)
-        return Endpoint(self.vlm_url, self.vlm_model, os.environ.get(VLM_KEY))
+        return Endpoint(self.vlm_url, self.vlm_model, os.environ.get(KEY_VARIABLE))
 
     @property
     def has_local_vlm(self) -> bool:

@@ -5,7 +5,7 @@
 
 --blind makes each edit with full attention as well, and writes pictures of source, one and the other in random order: sheet.jpg, and key.json,
 which says which is which and how far apart they are. Five styles are of real video, five edits of clips that training never shows. Takes some
-ten minutes without a GPU, twice that with --blind.
+five minutes without a GPU, twice that with --blind.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="folder of the three exported files")
     parser.add_argument("--pictures", type=Path, help="folder of photographs, cut-outs and film")
-    parser.add_argument("--clips", type=int, default=140)
+    parser.add_argument(
+        "--clips", type=int, default=140, help=f"in whole batches of {BATCH}: more are edited where it is no multiple"
+    )
     parser.add_argument("--size", type=int, nargs=3, default=(33, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))
     parser.add_argument("--out", type=Path, default=result_file("fidelity-films"))
     options = parser.parse_args()

@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 
 from ...errors import UnreachableError
 
+KEY_VARIABLE = "LIVEDITOR_JUDGE_KEY"
+"""Of the environment: holds the key of a judge's or planner's server."""
+
 WAITS = (1, 2, 4, 8)
 """Seconds before another attempt; the last one for all that follow."""
 LONGEST_WAIT = 60

@@ -32,8 +32,8 @@ def cost_of(answers: Iterable[Mapping]) -> Cost:
     )
 
 
-def told(costs: Iterable[Cost]) -> tuple[str, ...]:
-    """COLUMNS of a table's row: costs of one row or item each."""
+def table_row(costs: Iterable[Cost]) -> tuple[str, ...]:
+    """COLUMNS of a table's row. costs: one for each item that was answered."""
     found = [*costs]
     whole = Cost(*map(sum, zip(*found)))
     each = max(1, len(found))

@@ -70,6 +70,15 @@ def jpeg(frame: torch.Tensor, quality: int, swapped: bool = False) -> bytes:
     return held.getvalue()
 
 
+def _both(inputs: Inputs, frames: int, quality: int) -> list[tuple[str, bytes]]:
+    """Labelled pictures: `frames` frames of the source, then as many of the edit."""
+    return [
+        (f"{label}, frame {at}", jpeg(video[at], quality))
+        for label, video in (("Original", inputs.source), ("Edit", inputs.edit))
+        for at in evenly(len(video), frames)
+    ]
+
+
 # Following, preservation, quality: VIE-Bench's criteria, also for users' own clips.
 
 PAIR_FRAMES = 3
@@ -96,8 +105,7 @@ def _ask_pair(inputs: Inputs, mode: str) -> list[Question]:
         wanted["similarity"] = (1.0, 10.0)
         text += SIMILARITY_TEXT
         pictures += [("Reference picture", jpeg(read_video(path, 1).frames[0], 75)) for path in inputs.item.pictures]
-    for label, video in (("Original", inputs.source), ("Edit", inputs.edit)):
-        pictures += [(f"{label}, frame {at}", jpeg(video[at], 75)) for at in evenly(len(video), PAIR_FRAMES)]
+    pictures += _both(inputs, PAIR_FRAMES, 75)
     return [Question(text + _keys([*wanted]), tuple(pictures), wanted)]
 
 
@@ -159,11 +167,7 @@ CLIP_TEXT = (
 
 def _ask_clip(inputs: Inputs, mode: str) -> list[Question]:
     wanted: dict[str, Range | Choices] = dict.fromkeys(("satisfaction", "fidelity"), (1.0, 5.0))
-    pictures = [
-        (f"{label}, frame {at}", jpeg(video[at], 90))
-        for label, video in (("Original", inputs.source), ("Edit", inputs.edit))
-        for at in evenly(len(video), CLIP_FRAMES)
-    ]
+    pictures = _both(inputs, CLIP_FRAMES, 90)
     return [Question(CLIP_TEXT.format(asked=inputs.item.instruction) + _keys([*wanted]), tuple(pictures), wanted)]
 
 
@@ -239,11 +243,7 @@ CAPPED_TEXT = (
 
 def _ask_capped(inputs: Inputs, mode: str) -> list[Question]:
     wanted: dict[str, Range | Choices] = dict.fromkeys(CAPPED_PARTS, (1.0, 5.0))
-    pictures = [
-        (f"{label}, frame {at}", jpeg(video[at], 75))
-        for label, video in (("Original", inputs.source), ("Edit", inputs.edit))
-        for at in evenly(len(video), CAPPED_FRAMES)
-    ]
+    pictures = _both(inputs, CAPPED_FRAMES, 75)
     text = CAPPED_TEXT.format(kind=inputs.item.task.replace("_", " "), asked=inputs.item.instruction)
     return [Question(text + _keys(CAPPED_PARTS), tuple(pictures), wanted)]
 

@@ -151,7 +151,7 @@ def judged(results: Results) -> list[Table]:
     for one in results.scored:
         for metric, took in one.costs.items():
             costs.setdefault(metric, []).append(took)
-    rows = tuple((metric, *cost.told(took)) for metric, took in costs.items())
+    rows = tuple((metric, *cost.table_row(took)) for metric, took in costs.items())
     return [Table("What the judge took", ("metric", *cost.COLUMNS), rows, (cost.NOTE,))] if rows else []
 
 
