@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browser_page import WAYS, from_menu, opened_page
+from browser_page import WAYS, click_until, from_menu, opened_page
 from comfy_headless import ROOT
 
 WORDS = json.loads((ROOT / "locales/fr/main.json").read_text(encoding="utf-8"))
@@ -22,8 +22,8 @@ def placed(browser, server, request):
             page.get_by_role("searchbox").or_(page.get_by_placeholder("Rechercher")).first.fill(NAME)
             page.get_by_text(NAME).last.click()
             page.mouse.move(800, 150)
-            page.mouse.click(810, 160)
-            page.wait_for_function("() => window.app.graph.nodes.some(node => node.subgraph)")
+            there = "() => window.app.graph.nodes.some(node => node.subgraph)"
+            click_until(page, (810, 160), lambda ms: page.wait_for_function(there, timeout=ms))
             page.get_by_role("button", name="Nœuds").first.click()
             yield page
     finally:

@@ -4,7 +4,7 @@ workflows keep the values."""
 import json
 
 import pytest
-from browser_page import WAYS, drop, opened_page, prompt_of, set_widgets
+from browser_page import WAYS, after_frames, click_until, drop, opened_page, prompt_of, set_widgets
 from comfy_headless import ROOT
 from examples import EXAMPLES, fresh
 
@@ -24,7 +24,7 @@ def french(browser, server, request):
 
 def focus(page, type: str) -> int:
     """Show one node, all its widgets too, so that it can be clicked; its number."""
-    return page.evaluate(
+    node = page.evaluate(
         """type => {
             const node = window.app.graph.nodes.find(node => node.type === type);
             node.showAdvanced = true;
@@ -36,6 +36,8 @@ def focus(page, type: str) -> int:
         }""",
         type,
     )
+    after_frames(page)
+    return node
 
 
 def value(page, node: int, widget: str):
@@ -60,8 +62,9 @@ def choose(page, way: str, node: int, widget: str, label: str):
         }""",
         [node, widget],
     )
-    page.mouse.click(*place)
-    page.locator(".litemenu-entry").filter(has_text=label).click()
+    entry = page.locator(".litemenu-entry").filter(has_text=label)
+    click_until(page, place, lambda ms: entry.wait_for(timeout=ms))
+    entry.click()
 
 
 def shown(page, way: str, node: int, widget: str) -> str:
