@@ -1,7 +1,7 @@
 # LIVEditor · ISA. COMFYUI_PATH=/path/to/ComfyUI uses that ComfyUI instead of fetching one.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup bench-mini demo test test-fast long smoke data-demo fuzz fuzz-videos sweep matrix same-numbers ui api check lint layers types clean
+.PHONY: help setup bench-mini demo test test-fast long smoke data-demo fuzz fuzz-videos sweep matrix fresh same-numbers ui api check lint layers types clean
 
 help:
 	@echo "make demo         edit a real video end to end, headless, through the real ComfyUI server"
@@ -13,6 +13,7 @@ help:
 	@echo "make sweep        read COMBINATIONS=600 kinds of video, compare them with ffmpeg's own reading, edit each on a real server"
 	@echo "make fuzz-videos  damage FILES=2000 videos and have a real ComfyUI server edit each"
 	@echo "make matrix       run the tests that need no ComfyUI under each Python from 3.10 to 3.13 that is here"
+	@echo "make fresh        install each extra into an environment of its own, and run there what its pages print"
 	@echo "make same-numbers print fingerprints of outputs on fixed seeds; COMPARE=FILE names what is not as in FILE"
 	@echo "make bench-mini   edit and score the clips of LIVEditor-Bench-mini with the included editor, under every preset"
 	@echo "make data-demo    real clips to training triplets with the included editor, and a page about it"
@@ -60,6 +61,9 @@ fuzz-videos: setup
 
 matrix: setup
 	@$(PYTHON) scripts/matrix.py $(PYTHONS)
+
+fresh: setup
+	@$(PYTHON) scripts/fresh_installs.py
 
 same-numbers: setup
 	@$(PYTHON) scripts/same_numbers.py $(if $(COMPARE),--compare $(COMPARE))

@@ -29,12 +29,20 @@ def needed(module: str, package: str, extra: str | None = None) -> ModuleType:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        python = "this Python" if extra else "ComfyUI's Python"
         if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
-            what = f'"liveditor-isa[{extra}]"' if extra and _is_installed() else package
-            raise RuntimeError(f"{package} is missing: install it into {python} with pip install {what}.") from None
-        cure = f"install it into {python} with pip install {package} --force-reinstall"
+            raise missing(package, extra) from None
+        cure = f"install it into {_python(extra)} with pip install {package} --force-reinstall"
         raise RuntimeError(f"{package} cannot be imported ({error}): {cure}.") from error
+
+
+def missing(package: str, extra: str | None = None) -> RuntimeError:
+    """The error that says how to install a package; extra: as of `needed`."""
+    what = f'"liveditor-isa[{extra}]"' if extra and _is_installed() else package
+    return RuntimeError(f"{package} is missing: install it into {_python(extra)} with pip install {what}.")
+
+
+def _python(extra: str | None) -> str:
+    return "this Python" if extra else "ComfyUI's Python"
 
 
 def toml_reader(extra: str | None = None) -> ModuleType:

@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from ..optional import needed
+from ..optional import missing, needed
 from ..pipelines import EXTRA
 from ..runtime.torchrun import is_first
 from ..version import __version__
@@ -29,6 +29,9 @@ COMMANDS = {
     "benchmark": ("command.benchmark", "measure what sparse attention brings on this machine"),
 }
 """{name: (module in this package, what it is for)}. A module has `add_arguments(parser)` and `run(options) -> Outcome`."""
+
+EXTRAS = {"batch": "batch", "serve": "serve", "evaluate": "evaluation", "data": "data"}
+"""Of this project's extras, the one that brings all that a command needs; for other commands, `pipelines.EXTRA` does."""
 
 COMPLETION = "completion"
 """The command that prints a shell's script for completion."""
@@ -128,6 +131,8 @@ def _run(arguments: list[str]) -> int:
         own = Parser(prog=f"liveditor {command}")
         module = add_command(command, own)
         options = _options(own, command, chosen.rest)
+    except ModuleNotFoundError as error:
+        return reported(command, _missing(command, error), chosen.debug).status
     except WrongOption as error:
         print(error, file=sys.stderr)
         if "--json" in arguments:
@@ -171,11 +176,19 @@ def _shown(options: argparse.Namespace):
 def _outcome(module, command: str, options: argparse.Namespace) -> Outcome:
     try:
         return module.run(options)
+    except ModuleNotFoundError as error:
+        return reported(command, _missing(command, error), options.debug)
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
         return reported(command, error, options.debug)
     except KeyboardInterrupt:
         print(f"\nliveditor {command}: stopped; nothing was written.", file=sys.stderr)
         return failure("stopped; nothing was written", Status.STOPPED)
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> RuntimeError:
+    """Of a package that a module imports at its top."""
+    package = (error.name or str(error)).partition(".")[0]
+    return missing(package, EXTRAS.get(command, EXTRA))
 
 
 def _print_completion(arguments: list[str]) -> int:

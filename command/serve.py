@@ -64,9 +64,10 @@ def run(options: argparse.Namespace) -> Outcome:
     """Until Ctrl-C or SIGTERM. After these the running edit is queued again, and a server that is started again goes on."""
     choice = model_choice(options)
     choice.check_files()
-    require("av")
+    # This extra's own first: it brings the others' too.
     for module, package in (("fastapi", "fastapi"), ("python_multipart", "python-multipart"), ("uvicorn", "uvicorn")):
         needed(module, package, EXTRA)
+    require("av")
     jobs = Jobs(options.jobs)
     try:
         with sigterm_as_ctrl_c():

@@ -42,6 +42,7 @@ class Engine:
         self.jobs, self._choice, self._max_queue, self._editor = jobs, choice, max_queue, editor
         self._known: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
+        self._at_work: Job | None = None  # what the worker has, also after that was cancelled
         self._changed = threading.Condition()
         self._is_loaded, self._is_ending = threading.Event(), threading.Event()
         self._fault: str | None = None
@@ -107,13 +108,17 @@ class Engine:
     def place(self, job: Job) -> int:
         """How many jobs run before this one."""
         with self._changed:
-            before = [each.id for each in self._waiting].index(job.id) if job in self._waiting else 0
-            return before + any(each.status == RUNNING for each in self._known.values()) if job.status == QUEUED else 0
+            if job not in self._waiting:
+                return 0
+            return [each.id for each in self._waiting].index(job.id) + (self._at_work is not None)
 
     def counts(self) -> dict[str, int]:
+        """By status. A cancelled edit counts as running until the worker has left it."""
         with self._changed:
             statuses = [job.status for job in self._known.values()]
-        return {status: statuses.count(status) for status in (QUEUED, RUNNING, DONE, FAILED)}
+            return {status: statuses.count(status) for status in (QUEUED, RUNNING, DONE, FAILED)} | {
+                RUNNING: int(self._at_work is not None)
+            }
 
     def remove(self, job: Job):
         """Cancels it where it is not done, and removes it with all its files; a running one's once the worker has left them."""
@@ -171,7 +176,7 @@ class Engine:
         with self._changed:
             if not self._waiting:  # cancelled meanwhile
                 return True
-            job = self._waiting.popleft()
+            self._at_work = job = self._waiting.popleft()
             job.status, job.attempts, job.progress = RUNNING, job.attempts + 1, 0
         try:
             self.jobs.begin(job.id)
@@ -193,6 +198,7 @@ class Engine:
 
     def _take(self, job: Job, report: work.Report):
         with self._changed:
+            self._at_work = None
             if job.id not in self._known:
                 self.jobs.remove(job.id)
                 return

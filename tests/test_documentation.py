@@ -4,54 +4,29 @@ python -m pytest tests/test_documentation.py -rP -m "long or not long"      list
 """
 
 import argparse
-import contextlib
 import importlib.util
-import io
 import os
 import re
 import shutil
-import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import torch
 from comfy_headless import ROOT
-from documentation import LACKING, PAGES, RUN, SHOWN, blocks_of, commands_in
+from documentation import LACKING, PAGES, RUN, SHOWN, blocks_of, commands_in, write_files_of_a_reader
 from liveditor_isa.batch.manifest import read_manifest
 from liveditor_isa.command import COMMANDS, add_command, main
 from liveditor_isa.command.config import arguments_from
 from liveditor_isa.training.editor.recipe import read_recipe
-from liveditor_isa.video.clip import open_clip
-from liveditor_isa.video.geometry import fit_frames
-from liveditor_isa.video.mp4 import write_mp4
-from liveditor_isa.video.source import FileSource
-from make_tiny_model import ENCODER, MODEL, VAE
-
-NAMES = {
-    "liveditor_ckpt.bin": MODEL, "umt5_xxl_fp8_e4m3fn_scaled.safetensors": ENCODER, "umt5_xxl_fp16.safetensors": ENCODER,
-    "wan_2.1_vae.safetensors": VAE,
-}  # fmt: skip
-"""Files of LIVEditor-14B that pages name, and the stand-ins in the same formats."""
-
-VIDEOS = ("holiday.mp4", "beach.mp4", "street.mp4", "film.mp4")
-CLIPS = '{"video": "beach.mp4", "prompt": "Let it snow"}\n'
+from run_blocks import run_all
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 @pytest.fixture(scope="module")
 def files(models, sample_video, tmp_path_factory) -> Path:
-    """What a reader has: videos, which are small and short here, a manifest, and a model."""
     folder = tmp_path_factory.mktemp("files")
-    clip = open_clip(FileSource(str(sample_video)), 5, 0, sound=False)
-    frames = torch.cat([fit_frames(chunk, 96, 64)[0] for chunk in clip.chunks()])
-    for name in VIDEOS:
-        write_mp4(folder / name, [frames], Fraction(25))
-    (folder / "clips.jsonl").write_text(CLIPS, encoding="utf-8")
-    for name, stand_in in NAMES.items():
-        shutil.copyfile(models / stand_in, folder / name)
+    write_files_of_a_reader(folder, models, sample_video)
     return folder
 
 
@@ -68,19 +43,11 @@ def place(files, tmp_path, monkeypatch) -> Path:
     return tmp_path / "place"
 
 
-def run_all(blocks):
-    """In order, each as it stands. Python blocks of a page share their names."""
-    names: dict = {"__name__": "page"}
+def run_page(blocks):
+    """In order, each as it stands, but for those that are only shown."""
     for block in blocks:
         print(block, flush=True)
-        if block.language == "jsonl":
-            Path("clips.jsonl").write_text(block.code, encoding="utf-8")
-        elif block.language == "python":
-            with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(block.source, block.name, "exec"), names)
-        elif block.runs:
-            done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.source], capture_output=True, encoding="utf-8")
-            assert done.returncode == 0, f"{block.name} ends with status {done.returncode}: {done.stdout}\n{done.stderr}"
+    run_all([(block.name, block.language, block.source) for block in blocks if block.runs or block.language == "jsonl"])
 
 
 def test_every_block_says_what_it_is_and_every_mark_why():
@@ -109,22 +76,22 @@ def pages(blocks):
 @pytest.mark.slow
 @pytest.mark.parametrize("blocks", pages([block for block in BLOCKS if not block.is_long]))
 def test_blocks_run(blocks, place):
-    run_all([block for block in blocks if block.runs])
+    run_page([block for block in blocks if block.runs])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("blocks", pages([block for block in BLOCKS if block.is_long or block.language == "jsonl"]))
 def test_long_blocks_run(blocks, place):
-    run_all([block for block in blocks if block.runs or block.language == "jsonl"])
+    run_page(blocks)
 
 
 def test_a_block_that_does_not_run_fails(place):
     for code in ("cat missing.mp4", "no-such-command\ntrue"):
         broken = type(BLOCKS[0])(ROOT / "README.md", 1, "sh", "", code)
         with pytest.raises(AssertionError, match="ends with status"):
-            run_all([broken])
+            run_page([broken])
     with pytest.raises(NameError):
-        run_all([type(BLOCKS[0])(ROOT / "README.md", 1, "python", "", "undefined")])
+        run_page([type(BLOCKS[0])(ROOT / "README.md", 1, "python", "", "undefined")])
 
 
 def test_manifests_are_ones(tmp_path):

@@ -352,6 +352,19 @@ assert main(["convert", {path_of("diffusion_model")!r}, {str(tmp_path / "folder"
     assert convert.startswith("liveditor convert: diffusers cannot be imported") and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_missing_package_names_the_extra_of_the_command(tmp_path):
+    """Of each command the one that brings all that it needs, however early it is missed."""
+    code = """
+import sys; sys.stderr = sys.stdout
+from liveditor_isa.command import main
+assert main(["data", "gates"]) == 2 and main(["serve"]) == 2
+"""
+    data, serve = run_without({"av", "diffusers", "fastapi"}, code, ModuleNotFoundError).splitlines()
+    assert data.startswith("liveditor data: av is missing") and '"liveditor-isa[data]"' in data
+    assert serve.startswith("liveditor serve: fastapi is missing") and '"liveditor-isa[serve]"' in serve
+
+
 # Convert.
 
 

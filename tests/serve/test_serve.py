@@ -114,7 +114,7 @@ def test_a_list_comes_in_pages(server, clip):
 
 def test_cancelled_where_it_waits_and_where_it_runs(server, clip):
     client, engine = server
-    running = send(client, clip, "slowly 30").json()["id"]
+    running = send(client, clip, "slowly 100").json()["id"]
     waiting = send(client, clip, "at once").json()["id"]
     after = send(client, clip, "at once").json()["id"]
     until(lambda: status_of(client, running)["status"] == "in_progress")
@@ -122,6 +122,8 @@ def test_cancelled_where_it_waits_and_where_it_runs(server, clip):
     for id in (waiting, running):
         assert client.delete(f"/v1/videos/{id}").status_code == 200
         assert client.get(f"/v1/videos/{id}").status_code == 404
+    # The worker is at its step still, which takes 5 seconds.
+    assert client.get("/health").json()["in_progress"] == 1 and status_of(client, after)["queue_position"] == 1
     done = ended(client, after)
     assert done["status"] == "completed" and done["attempts"] == 1
     assert not folders(engine) & {running, waiting}

@@ -11,10 +11,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
-from comfy_headless import ROOT
+import torch
+from liveditor_isa.video.clip import open_clip
+from liveditor_isa.video.geometry import fit_frames
+from liveditor_isa.video.mp4 import write_mp4
+from liveditor_isa.video.source import FileSource
+from make_tiny_model import ENCODER, MODEL, VAE
+from setup import MODELS, ROOT, SAMPLE_VIDEO
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "weights/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -29,6 +37,16 @@ RUN, SHOWN = ("sh", "python"), ("jsonl", "text", "mermaid", "bat", "toml", "json
 BLOCK = re.compile(r"(?:<!--(?P<mark>(?:(?!-->).)*)-->\n)?```(?P<language>\S*)\n(?P<code>.*?)^```$", re.S | re.M)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 COMMAND = re.compile(r"(liveditor|make|torchrun(?= )|python -m liveditor_isa\S*|(\.venv/bin/)?python scripts/\S+)( .*)?")
+
+
+NAMES = {
+    "liveditor_ckpt.bin": MODEL, "umt5_xxl_fp8_e4m3fn_scaled.safetensors": ENCODER, "umt5_xxl_fp16.safetensors": ENCODER,
+    "wan_2.1_vae.safetensors": VAE,
+}  # fmt: skip
+"""Files of LIVEditor-14B that pages name, and the stand-ins in the same formats."""
+
+VIDEOS = ("holiday.mp4", "beach.mp4", "street.mp4", "film.mp4")
+CLIPS = '{"video": "beach.mp4", "prompt": "Let it snow"}\n'
 
 
 @dataclass(frozen=True)
@@ -83,3 +101,14 @@ def commands_in(page: Path) -> list[list[str]]:
     marked = [block.code.replace("\\\n", "") for block in blocks_of(page) if block.language == "sh" and not block.runs]
     lines = [line.split("#")[0].strip() for code in marked for line in code.splitlines()]
     return [shlex.split(line) for line in text + lines if COMMAND.fullmatch(line)]
+
+
+def write_files_of_a_reader(folder: Path, models: Path = MODELS, video: Path = SAMPLE_VIDEO):
+    """What the pages take for granted: videos, which are small and short here, a manifest, and a model."""
+    clip = open_clip(FileSource(str(video)), 5, 0, sound=False)
+    frames = torch.cat([fit_frames(chunk, 96, 64)[0] for chunk in clip.chunks()])
+    for name in VIDEOS:
+        write_mp4(folder / name, [frames], Fraction(25))
+    (folder / "clips.jsonl").write_text(CLIPS, encoding="utf-8")
+    for name, stand_in in NAMES.items():
+        shutil.copyfile(models / stand_in, folder / name)
