@@ -51,7 +51,7 @@ LACKING = {
         "liveditor serve": "serve",
     },
     "diffusers": {"liveditor batch clips.jsonl --out b": "batch", "liveditor serve": "serve"},
-    "batch": {"liveditor serve": "serve", "liveditor evaluate metrics": "evaluation"},
+    "batch": {"liveditor serve": "serve"},
     "serve": {"liveditor batch clips.jsonl --out b": "batch"},
 }
 """Commands that must fail, and the extra that they must name."""
