@@ -186,6 +186,8 @@ def test_the_notices_are_those_that_the_code_has():
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")] + [COMFYUI / "execution.py"]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     code = {sentence_of(node) for tree in trees for node in ast.walk(tree) if isinstance(node, (ast.Constant, ast.JoinedStr))}
+    # Errors of the system get their full stop where they are shown (`errors.sentence`).
+    code |= {f"{each}." for each in code if each}
     unknown = [each for each in NOTICES if re.sub(r"(\{\w+\})+", "{}", each) not in code]
     assert not unknown and len({*NOTICES, *SERVERS}) == len(NOTICES) + len(SERVERS)
 
