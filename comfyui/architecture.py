@@ -10,11 +10,15 @@ import torch
 
 from ..checkpoint.keys import is_dead_weight
 from ..runtime.in_context import CONTEXT_LATENTS
+from .latent_colours import LIVEditorTinyLatents
 from .lora import wrap_core
 from .network import LIVEditorModel
 
 MEMORY_OF_WANS = 0.49
 """Memory of a step as a share of core's estimate for Wan, with a small margin; weights get the rest (tests/test_memory.py)."""
+
+OF_TINY = {"dim": 256, "text_dim": 256}
+"""Widths of LIVEditor-tiny and of what is trained from it; every Wan has texts of width 4096."""
 
 
 class LIVEditorBase(comfy.model_base.WAN21):
@@ -52,6 +56,8 @@ class LIVEditor(comfy.supported_models.WAN21_T2V):
     def __init__(self, unet_config):
         super().__init__(unet_config)
         self.memory_usage_factor *= MEMORY_OF_WANS
+        if OF_TINY.items() <= unet_config.items():
+            self.latent_format = LIVEditorTinyLatents()
 
     def get_model(self, state_dict, prefix="", device=None):
         return LIVEditorBase(self, device=device)

@@ -15,6 +15,7 @@ OLDEST = "0.30.0"
 
 NEEDED: dict[str, str] = {
     "comfy.cli_args": "args.cpu args.disable_metadata",
+    "comfy.latent_formats": "Wan21",
     "comfy.ldm.common_dit": "pad_to_patch_size",
     "comfy.ldm.flux.math": "apply_rope1",
     "comfy.ldm.modules.attention": "attention_pytorch optimized_attention(heads,transformer_options)",

@@ -49,6 +49,7 @@ LACKING = {
         "liveditor edit holiday.mp4 x": "diffusers",
         "liveditor batch clips.jsonl --out b": "batch",
         "liveditor serve": "serve",
+        "liveditor data gates": "data",
     },
     "diffusers": {"liveditor batch clips.jsonl --out b": "batch", "liveditor serve": "serve"},
     "batch": {"liveditor serve": "serve"},

@@ -7,6 +7,12 @@ from contextlib import contextmanager
 
 from ..errors import is_out_of_memory
 
+PLAINER = {
+    "Invalid data found when processing input": "it is damaged, or no video",
+    "End of file": "its end is missing",
+}
+"""ffmpeg's words for what users meet most, and ours."""
+
 
 class UnreadableVideo(ValueError):
     """A video cannot be read; the message is a sentence with the cause and what to do."""
@@ -23,8 +29,9 @@ def readable() -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         # Without the number of an error of the system or of ffmpeg.
-        words = getattr(error, "strerror", None), getattr(error, "filename", None)
-        cause = ": ".join(filter(None, words)) or error
+        words, file = getattr(error, "strerror", None), getattr(error, "filename", None)
+        file = None if file == "<none>" else file  # bytes, which have no name
+        cause = ": ".join(filter(None, (PLAINER.get(words or "", words), file))) or error
         raise UnreadableVideo(
             f"The video cannot be read ({cause}). If a player shows it, convert it to an mp4 with H.264 and load that."
         ) from error

@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 LEAST_BYTES = 8 * 2**20
 """Free space that is asked for in each folder beyond what is known: container, metadata, what an encoder says."""
@@ -21,6 +22,23 @@ PARTIAL_BYTES = 64
 
 NAME_BYTES, PATH_BYTES = 255, 4096
 """Limits of common file systems, for where the system tells none."""
+
+
+class Words(NamedTuple):
+    """What is said of a folder: its path comes first."""
+
+    full: str
+    unwritable: str
+
+
+OF_VIDEO = Words(
+    "The folder {} is full: {} MB are free, about {} MB are needed; make room, or name another",
+    "The folder {} cannot be written to ({}); name another",
+)
+OF_TEMPORARY = Words(
+    "The temporary folder {} is full: {} MB are free, about {} MB are needed; make room, or set TMPDIR to another",
+    "The temporary folder {} cannot be written to ({}); set TMPDIR to another",
+)
 
 
 def check_output(path: str | os.PathLike, picture_bytes: int = 0, temporary_bytes: int = 0) -> None:
@@ -39,7 +57,7 @@ def check_output(path: str | os.PathLike, picture_bytes: int = 0, temporary_byte
             errno.ENOTDIR, f"There is no folder {path.parent} to write to; make it, or name another", str(path.parent)
         )
     check_length(path)
-    _check_folder(path.parent, "The folder", "name another", picture_bytes, path.name)
+    _check_folder(path.parent, OF_VIDEO, picture_bytes, path.name)
     check_temporary(temporary_bytes)
 
 
@@ -49,7 +67,7 @@ def check_temporary(needed: int = 0) -> None:
         temporary = Path(tempfile.gettempdir())
     except OSError as error:
         raise OSError(error.errno, "There is no temporary folder that can be written to; set TMPDIR to one", None) from None
-    _check_folder(temporary, "The temporary folder", "set TMPDIR to another", needed, "liveditor")
+    _check_folder(temporary, OF_TEMPORARY, needed, "liveditor")
 
 
 def check_length(path: Path) -> None:
@@ -80,22 +98,18 @@ def _shortened(name: str) -> str:
     return name if len(name) < 60 else f"{name[:40]}…{name[-15:]}"
 
 
-def _check_folder(folder: Path, what: str, cure: str, needed: int, name: str) -> None:
+def _check_folder(folder: Path, words: Words, needed: int, name: str) -> None:
     """Write a file called `name`, in a folder of its own below `folder`."""
     usage = shutil.disk_usage(folder)
     free = usage.free
     if usage.total and free < needed + LEAST_BYTES:
-        raise OSError(
-            errno.ENOSPC,
-            f"{what} {folder} is full: {free / 2**20:.0f} MB are free, about {(needed + LEAST_BYTES) / 2**20:.0f} MB are needed; "
-            f"make room, or {cure}",
-            str(folder),
-        )
+        sentence = words.full.format(folder, f"{free / 2**20:.0f}", f"{(needed + LEAST_BYTES) / 2**20:.0f}")
+        raise OSError(errno.ENOSPC, sentence, str(folder))
     trial = folder / f".liveditor-{uuid.uuid4().hex[:8]}"
     try:
         trial.mkdir()
     except OSError as error:
-        raise _cannot_write(what, folder, cure, error) from None
+        raise _cannot_write(words, folder, error) from None
     try:
         # Longer than the path itself by the folder of its own, which is no fault of the name's.
         (trial / name).write_bytes(b"\0" * 4096)
@@ -108,11 +122,10 @@ def _check_folder(folder: Path, what: str, cure: str, needed: int, name: str) ->
                 str(folder),
             ) from None
         if error.errno != errno.ENAMETOOLONG:
-            raise _cannot_write(what, folder, cure, error) from None
+            raise _cannot_write(words, folder, error) from None
     finally:
         shutil.rmtree(trial, ignore_errors=True)
 
 
-def _cannot_write(what: str, folder: Path, cure: str, error: OSError) -> OSError:
-    sentence = f"{what} {folder} cannot be written to ({error.strerror}); {cure}"
-    return OSError(error.errno or errno.EIO, sentence, str(folder))
+def _cannot_write(words: Words, folder: Path, error: OSError) -> OSError:
+    return OSError(error.errno or errno.EIO, words.unwritable.format(folder, error.strerror), str(folder))

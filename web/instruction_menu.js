@@ -11,6 +11,8 @@ const OF_TINY = [
     "Make the video look like a pencil sketch",
     "Make the video look like a cartoon",
     "Make the video black and white",
+    "Make the colours warmer",
+    "Grade the video in teal and orange",
     "Replace the blue square with a yellow star",
     "Remove the red ball",
     "Put the objects in a desert",

@@ -28,12 +28,24 @@ const PATTERNS = [...SENTENCES, ...NOTICES].map((sentence) => {
     return [sentence, new RegExp(`^${plain.replace(/\{(\w+)\}/g, "(?<$1>.*?)")}$`)];
 });
 
-function line(text) {
+function known(text) {
     for (const [sentence, pattern] of PATTERNS) {
         const found = pattern.exec(text);
         if (found) return t(sentence, Object.fromEntries(Object.entries(found.groups ?? {}).map(([name, value]) => [name, line(value)])));
     }
-    return text;
+}
+
+// Python's form of an error of the system, whose own sentence has no full stop; and a cause with the file behind it.
+const OF_SYSTEM = /^\[Errno \d+\] (.+?)(?:: (?:'.*'|".*"))?$/;
+const WITH_FILE = /^(.+?)(: .+)$/;
+
+function line(text) {
+    const sentence = OF_SYSTEM.exec(text)?.[1];
+    const found = known(text) ?? (sentence && known(`${sentence}.`));
+    if (found) return found;
+    const [, cause, file] = WITH_FILE.exec(text) ?? [];
+    const named = cause && known(cause);
+    return named ? named + file : text;
 }
 
 export const said = (text) => text.split("\n").map(line).join("\n");

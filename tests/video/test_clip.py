@@ -283,10 +283,10 @@ def test_a_video_without_frames_is_refused(talkie, tmp_path, kind, length, fps):
 
 
 UNREADABLE = {
-    "empty": (lambda video: b"", "Invalid data found"),
-    "garbage": (lambda video: b"no video at all " * 100, "Invalid data found"),
+    "empty": (lambda video: b"", "it is damaged, or no video: /.*bad.mp4"),
+    "garbage": (lambda video: b"no video at all " * 100, "it is damaged, or no video: /.*bad.mp4"),
     # Its index, at the end, is missing.
-    "truncated": (lambda video: video[: len(video) * 3 // 4], "End of file|Invalid data found"),
+    "truncated": (lambda video: video[: len(video) * 3 // 4], "its end is missing|it is damaged, or no video"),
 }
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browser_page import WAYS, click_until, from_menu, opened_page
+from browser_page import WAYS, click_until, from_menu, opened_page, prompt_of
 from comfy_headless import ROOT
 
 WORDS = json.loads((ROOT / "locales/fr/main.json").read_text(encoding="utf-8"))
@@ -47,6 +47,40 @@ def test_it_speaks_french(placed):
     assert templates["3 · What to change"] in host["titles"]
     assert host["note"].startswith(templates["## For LIVEditor-14B"])
     assert host["models"] == WORDS["LIVEditorOptions"]["vae"]["LIVEditor-tiny (included)"]
+
+
+CONNECT = """() => {
+    const { graph } = window.app, host = graph.nodes.find(node => node.subgraph), image = window.LiteGraph.createNode('LoadImage');
+    graph.add(image);
+    for (const [output, name] of ['reference', 'mask'].entries()) image.connect(output, host, host.inputs.findIndex(input => input.name === name));
+    for (const [name, value] of [['width', 160], ['height', 96]]) host.widgets.find(widget => widget.name === name).value = value;
+    const references = host.subgraph.nodes.find(node => node.type === 'LIVEditorInContextReferences');
+    window.choose = value => {
+        const widget = references.widgets.find(each => each.name === 'size');
+        widget.value = value;
+        widget.callback?.(value);
+    };
+    return String(image.id);
+}"""
+
+
+def test_size_reference_and_mask_are_set_from_outside(placed):
+    def inputs(type: str) -> dict:
+        [found] = [node["inputs"] for node in prompt_of(placed).values() if node["class_type"] == type]
+        return {name: found[name] for name in ("size.width", "size.height", "references.reference_0", "mask") if name in found}
+
+    assert inputs("LIVEditorInContextReferences") == {"size.width": 320, "size.height": 176}
+    assert inputs("LIVEditorDecodeVideo") == {}
+    image = placed.evaluate(CONNECT)
+    outside = {"size.width": 160, "size.height": 96, "references.reference_0": [image, 0]}
+    assert inputs("LIVEditorInContextReferences") == outside
+    assert inputs("LIVEditorDecodeVideo") == {"mask": [image, 1]}
+    # A size that the video decides, chosen inside, as the note says for LIVEditor-14B.
+    placed.evaluate("() => window.choose('closest bucket')")
+    placed.wait_for_function(
+        "() => !window.app.graph.nodes.find(node => node.subgraph).widgets.some(widget => widget.name === 'width')"
+    )
+    assert inputs("LIVEditorInContextReferences") == {"references.reference_0": [image, 0]}
 
 
 def test_its_menu_has_the_presets(placed):

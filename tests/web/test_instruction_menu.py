@@ -30,7 +30,7 @@ def items(page, find: str) -> list[str]:
 def test_the_included_model_knows_the_words_of_its_examples():
     with safe_open(included.path_of("text_encoder"), framework="pt") as file:
         known = frozenset(json.loads(file.metadata()["config"])["text_encoder"]["words"])
-    assert len(OF_TINY) == 8 and not [word for text in OF_TINY for word in unknown_words(text, known)]
+    assert len(OF_TINY) == 10 and not [word for text in OF_TINY for word in unknown_words(text, known)]
     assert unknown_words(" ".join(OF_LARGE), known)
 
 

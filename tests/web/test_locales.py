@@ -12,6 +12,7 @@ from browser_page import drop, open_page
 from comfy_headless import COMFYUI, ROOT
 from examples import EXAMPLES
 from liveditor_isa.checkpoint import included
+from liveditor_isa.data.procedural.styles import GRADES
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, resolve_backend
 from liveditor_isa.kernels import unavailable_reason
 from liveditor_isa.runtime import decisions
@@ -185,6 +186,8 @@ def test_the_notices_are_those_that_the_code_has():
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")] + [COMFYUI / "execution.py"]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     code = {sentence_of(node) for tree in trees for node in ast.walk(tree) if isinstance(node, (ast.Constant, ast.JoinedStr))}
+    # Errors of the system get their full stop where they are shown (`errors.sentence`).
+    code |= {f"{each}." for each in code if each}
     unknown = [each for each in NOTICES if re.sub(r"(\{\w+\})+", "{}", each) not in code]
     assert not unknown and len({*NOTICES, *SERVERS}) == len(NOTICES) + len(SERVERS)
 
@@ -212,6 +215,25 @@ def test_the_templates_words(language):
         assert Counter(re.findall(r"`[^`]+`|\d+×\d+", found)) == Counter(re.findall(r"`[^`]+`|\d+×\d+", english)), english
         assert {*re.findall(r"\*\*([a-z]+_[a-z_]+)\*\*", found)} == {*re.findall(r"\*\*([a-z]+_[a-z_]+)\*\*", english)}
         assert re.match(r"#*|\d\.|-", found)[0] == re.match(r"#*|\d\.|-", english)[0]
+
+
+def without_grades(texts: dict[str, str]) -> list[str]:
+    """Which of the texts that name a style do not name all grades of colour; in instructions both are English."""
+    listing = {name: re.sub(r"\s+", " ", text) for name, text in texts.items() if "sepia" in text or "teal" in text}
+    assert listing
+    return [name for name, text in listing.items() if not all(grade in text for grade in GRADES)]
+
+
+def test_notes_say_which_grades_the_included_model_knows():
+    assert without_grades({path.stem: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.json")}) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_help_and_translated_notes_say_which_grades_the_included_model_knows(language):
+    page = HELP / "LIVEditorLoad.md" if language == "en" else HELP / f"LIVEditorLoad/{language}.md"
+    words = locale(language, "main").get("LIVEditorTemplates", {})
+    notes = {english: found for english, found in words.items() if "teal" in english}
+    assert without_grades({"help": page.read_text(encoding="utf-8"), **notes}) == []
 
 
 @translated

@@ -75,7 +75,7 @@ def test_the_blueprint_edits_a_video(page, server):
     blueprint = json.loads(server.get(f"/global_subgraphs/{key}")["data"])
     page.evaluate("blueprint => window.app.loadGraphData(blueprint)", blueprint)
     wait_for_nodes(page, 1)
-    small = {**SMALL["LIVEditorLoad"], "length": 9, "steps": 2, "seed": time.time_ns() % 2**32}
+    small = {**SMALL["LIVEditorLoad"], "width": 160, "height": 96, "length": 9, "steps": 2, "seed": time.time_ns() % 2**32}
     page.evaluate(
         """([file, values]) => {
             const { graph } = window.app, [host] = graph.nodes, video = window.LiteGraph.createNode('LoadVideo');
@@ -83,21 +83,10 @@ def test_the_blueprint_edits_a_video(page, server):
             video.widgets.find(widget => widget.name === 'file').value = file;
             video.connect(0, host, host.inputs.findIndex(input => input.name === 'video'));
             for (const [name, value] of Object.entries(values)) host.widgets.find(widget => widget.name === name).value = value;
-            const references = host.subgraph.nodes.find(node => node.type === 'LIVEditorInContextReferences');
-            window.named = name => references.widgets.find(each => each.name === name);
-            window.set = (name, value) => { const widget = window.named(name); widget.value = value; widget.callback?.(value) };
-            set('size', 'custom');
-        }""",
-        [SMALL["LoadVideo"]["file"], small],
-    )
-    page.wait_for_function("() => window.named('size.width') && window.named('size.height')")
-    page.evaluate(
-        """() => {
-            set('size.width', 160);
-            set('size.height', 96);
             window.done = [];
             window.app.api.addEventListener('executed', e => window.done.push(e.detail));
-        }"""
+        }""",
+        [SMALL["LoadVideo"]["file"], small],
     )
     page.get_by_test_id("queue-button").dispatch_event("click")
     page.wait_for_function("() => window.done.some(output => output.output?.animated)", timeout=120_000)

@@ -120,6 +120,20 @@ def test_a_template_of_the_included_model_opens_with_nothing_missing(fresh_page,
     looks_well(fresh_page, edits_in(template(name)))
 
 
+@pytest.mark.parametrize("language", ["fr", "es"])
+def test_notes_in_longer_languages_lie_over_nothing(browser, fresh_install, language):
+    """As Vue nodes, which grow with their text."""
+    fresh_install.post("/settings", {"Comfy.Locale": language})
+    try:
+        with opened_page(browser, fresh_install, "Vue nodes") as page:
+            for name in TINY:
+                opened(page, template(name))
+                assert page.evaluate("() => app.graph.nodes.some(node => /sabe|sait/.test(node.title))")
+                assert overlapping(page) == [], name
+    finally:
+        fresh_install.post("/settings", {"Comfy.Locale": "en"})
+
+
 def test_a_template_that_edits_a_folder_opens_with_a_clip_in_it(fresh_page, fresh_install):
     folder = fresh_install.base / "input" / CLIPS
     clip_in(fresh_install).unlink(missing_ok=True)

@@ -165,6 +165,29 @@ test("errors and notes are translated for all who listen, others' stay", () => {
     }
 });
 
+test("full disks and damaged videos, as Python and ffmpeg say them", () => {
+    const full = "The disk is full: 0 MB are free in /out/it's. Make room and run again";
+    const error = (text) => {
+        const detail = { exception_message: `${text}\n` };
+        translateEvent("execution_error", detail);
+        return detail.exception_message.trimEnd();
+    };
+    setWords({});
+    assert.equal(error(`[Errno 28] ${full}: "/out/it's"`), `${full}.`);
+    setWords({ LIVEditor: {
+        "The disk is full: {free} MB are free in {folder}. Make room and run again.": "{folder} : {free} Mo",
+        "The video cannot be read ({cause}). If a player shows it, convert it to an mp4 with H.264 and load that.": "illisible ({cause})",
+        "it is damaged, or no video": "abîmé",
+    } });
+    assert.equal(error(`[Errno 28] ${full}: "/out/it's"`), "/out/it's : 0 Mo");
+    assert.equal(said(`${full}.`), "/out/it's : 0 Mo");
+    const video = (cause) => error(`The video cannot be read (${cause}). If a player shows it, convert it to an mp4 with H.264 and load that.`);
+    assert.equal(video("it is damaged, or no video: /in/a: b.mp4"), "illisible (abîmé: /in/a: b.mp4)");
+    assert.equal(video("it is damaged, or no video"), "illisible (abîmé)");
+    assert.equal(video("something new: /in/a.mp4"), "illisible (something new: /in/a.mp4)");
+    for (const other of ["[Errno 2] No such file or directory: '/in/a.mp4'", "of another node: /x"]) assert.equal(error(other), other);
+});
+
 test("a refusal's sentence stands behind the input's name", () => {
     setWords(FRENCH);
     const details = ["format - filename_prefix '../a - b' leads out of the output folder: choose a name inside it.", "filename_prefix - filename_prefix '../a - b' leads out of the output folder: choose a name inside it.", "seed", "other - words"];
