@@ -11,7 +11,7 @@ from ..batch.job import Summary
 from ..curation import demo, planning
 from ..curation.flow import CHEAP, HERE, NONE, STAGES, Flow, Where
 from ..curation.formats import FORMATS, collect, export
-from ..curation.funnel import counts, pairs
+from ..curation.funnel import counts, judge_costs, pairs
 from ..curation.gates import GATES, Gate, moved, parsed, read_changes
 from ..curation.records import ACCEPTED
 from ..curation.report import SAMPLES, write_report
@@ -117,7 +117,7 @@ def _made(flow: Flow, model: ModelChoice, options: argparse.Namespace) -> Outcom
         outcomes = flow.outcomes(stage)
         kept, again = sum(one.is_kept for one in outcomes), f", {summary.edited} done now in {summary.seconds:.0f} s"
         failed = f", {summary.quarantined} failed" if summary.quarantined else ""
-        print(f"{STAGES[stage].TITLE}: {summary.clips} rows, {kept} kept{failed}{again}", flush=True)
+        print(f"{STAGES[stage].ABOUT.title}: {summary.clips} rows, {kept} kept{failed}{again}", flush=True)
 
     where = Where(options.here, options.address, options.workers, progress=not options.quiet)
     try:
@@ -162,6 +162,9 @@ def _add_plan(parser: argparse.ArgumentParser):
         "run", type=Path, metavar="RUN", help="folder of a run, begun or not; its records are taken where they are enough"
     )
     parser.add_argument("--clips", type=whole_number, metavar="N", help="clips to plan for (default: those of the run)")
+    parser.add_argument(
+        "--settings", type=Path, metavar="FILE", help="settings as JSON of a run that is not begun (default: the usual)"
+    )
     _add_gates(parser)
     parser.set_defaults(act=_plan)
 
@@ -170,10 +173,13 @@ def _plan(options: argparse.Namespace) -> Outcome:
     begun = (options.run / SETTINGS).exists()
     if not begun and not options.clips:
         raise ValueError(f"{options.run} holds no data run: say with --clips for how many clips to plan.")
-    flow = _flow_of(options) if begun else Flow(options.run, [], Settings(), _chosen_gates(options))
+    if begun and options.settings:
+        raise ValueError(f"{options.run} is a run with settings of its own: leave --settings out.")
+    settings = read_settings(options.settings) if options.settings else Settings()
+    flow = _flow_of(options) if begun else Flow(options.run, [], settings, _chosen_gates(options))
     found = counts(flow)
     clips = options.clips or next(count.entered for count in found if count.stage == "clips")
-    estimates = planning.estimates(found, clips, flow.settings.proposals)
+    estimates = planning.estimates(found, clips, flow.settings, judge_costs(flow))
     print("\n".join(planning.told(estimates)))
     return Outcome(Status.DONE, {"clips": clips, "stages": [asdict(one) for one in estimates]})
 
