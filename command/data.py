@@ -10,7 +10,7 @@ from pathlib import Path
 from ..batch.job import Summary
 from ..curation import demo, planning
 from ..curation.flow import CHEAP, HERE, NONE, STAGES, Flow, Where
-from ..curation.formats import FORMATS, collect, export
+from ..curation.formats import FORMATS, collect, collect_sources, export
 from ..curation.funnel import counts, judge_costs, pairs
 from ..curation.gates import GATES, Gate, moved, parsed, read_changes
 from ..curation.records import ACCEPTED
@@ -29,7 +29,7 @@ steps:
   plan       what a number of clips would cost and how many pairs would survive, before anything is made
   report     the funnel, reasons, and samples of kept and rejected pairs side by side, as a page
   export     the accepted pairs for a trainer
-  import     pairs of a trainer or a public data set, as a list that liveditor train takes
+  import     pairs of a trainer or a public data set, as a list that liveditor train takes, or their videos as sources of a run
   demo       a small run from clips that a Python package ships, with LIVEditor-tiny, in minutes
   gates      list the gates with their bounds and who published them
 
@@ -41,6 +41,7 @@ examples:
   liveditor data report pairs --gate flicker.most=2          other bounds, nothing is run again
   liveditor data export pairs musubi pairs_musubi
   liveditor data import reco ReCo-Data reco.jsonl
+  liveditor data import openve OpenVE-3M clips.jsonl --sources --licence CC-BY-4.0
   liveditor data plan pairs --clips 1700000
 
 Killed or stopped, the same command goes on where it was. Scores of rejected clips and pairs are kept.
@@ -228,16 +229,23 @@ def _add_import(parser: argparse.ArgumentParser):
     _list_formats(parser)
     parser.add_argument("format", choices=list(FORMATS), metavar="FORMAT", help="see below")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="what was downloaded or exported, all of it or a part")
-    parser.add_argument("file", type=Path, metavar="PAIRS", help="new list of its pairs, .jsonl")
+    parser.add_argument("file", type=Path, metavar="FILE", help="new list of its pairs, .jsonl")
+    parser.add_argument(
+        "--sources",
+        action="store_true",
+        help="list the videos that were edited, as sources of liveditor data run, and no pairs",
+    )
     parser.add_argument("--licence", default="", metavar="NAME", help="of these pairs, for their records")
     parser.set_defaults(act=_import)
 
 
 def _import(options: argparse.Namespace) -> Outcome:
-    count, missing = collect(options.folder, options.format, options.file, options.licence)
-    without = f"; {missing} more lack a video, and are left out" if missing else ""
-    print(f"{count} pairs are listed in {options.file}{without}.")
-    return Outcome(Status.DONE, {"pairs": count, "missing": missing, "file": str(options.file)})
+    what, listing = ("videos", collect_sources) if options.sources else ("pairs", collect)
+    count, missing = listing(options.folder, options.format, options.file, options.licence)
+    lack = "are not there" if options.sources else "lack a video"
+    without = f"; {missing} more {lack}, and are left out" if missing else ""
+    print(f"{count} {what} are listed in {options.file}{without}.")
+    return Outcome(Status.DONE, {what: count, "missing": missing, "file": str(options.file)})
 
 
 def _gates(options: argparse.Namespace) -> Outcome:

@@ -72,6 +72,7 @@ def test_from_raw_clips_to_an_export(place, capsys):
     assert told(capsys, "export", "pairs", "native", "out")["pairs"] == 2
     listed = told(capsys, "import", "native", "out", "list.jsonl")
     assert (listed["pairs"], listed["missing"]) == (2, 0) and (place / "list.jsonl").is_file()
+    assert told(capsys, "import", "native", "out", "again.jsonl", "--sources")["videos"] == 2
     pairs = [pair for pair in native.read(place / "out") if pair.status == "accepted"]
     assert [pair.instruction for pair in pairs] == ["undo style sepia", "undo box blue"]
     assert pairs[0].source["licence"] == "CC0" and pairs[0].models == {"frames": "fake@1", "videos": "fake@1"}
