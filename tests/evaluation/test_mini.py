@@ -5,6 +5,9 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from liveditor_isa.evaluation.items import missing_files, read_items
 from liveditor_isa.evaluation.records import Run, edit_of
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.video.mp4 import write_mp4
+from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +167,35 @@ def test_the_benchmark_from_clips_to_result(drawn, tmp_path, monkeypatch):
     assert len(made) == 2 * 14
     rows = {row[0]: row for row in benchmark.table(stored).rows}
     assert rows["fast"][1].startswith("-") and rows["fast"][-1] == "–" and float(rows["full"][1]) > 30
+
+
+@pytest.mark.long
+def test_the_benchmark_killed_half_way_goes_on_with_the_included_editor(tmp_path):
+    """What it had edited stays; its page shows the clips; another run makes nothing."""
+    edits, result = tmp_path / "full/edits", tmp_path / "result.json"
+    command = [sys.executable, "-m", "liveditor_isa.benchmarks.evaluation.mini", "--folder", str(tmp_path)]
+    command += ["--settings", benchmark.FULL, "--out", str(result)]
+    first = subprocess.Popen(command)
+    try:
+        until(lambda: len([*edits.glob("*.mp4")]) >= 5 or first.poll() is not None, seconds=400)
+    finally:
+        first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    before = times(edits)
+    assert 5 <= len(before) < 14 and not result.exists()
+    subprocess.run(command, check=True, timeout=500)
+    after = times(edits)
+    assert len(after) == 14 and {name: after[name] for name in before} == before
+    stored = json.loads(result.read_text(encoding="utf-8"))["settings"][benchmark.FULL]["means"]
+    assert stored["psnr_reference"]["count"] == 14 and stored["psnr_reference"]["mean"] > 15
+    assert len([*(tmp_path / "full/report/items").glob("*.html")]) == 14
+    scores = times(tmp_path / "full/scores")
+    subprocess.run(command, check=True, timeout=500)
+    assert times(edits) == after and times(tmp_path / "full/scores") == scores
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix in (".mp4", ".json")}
 
 
 def test_settings_are_the_pages_presets():
