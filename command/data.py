@@ -10,8 +10,8 @@ from pathlib import Path
 from ..batch.job import Summary
 from ..curation import demo, planning
 from ..curation.flow import CHEAP, HERE, NONE, STAGES, Flow, Where
-from ..curation.formats import FORMATS, collect, export
-from ..curation.funnel import counts, pairs
+from ..curation.formats import FORMATS, collect, collect_sources, export
+from ..curation.funnel import counts, judge_costs, pairs
 from ..curation.gates import GATES, Gate, moved, parsed, read_changes
 from ..curation.records import ACCEPTED
 from ..curation.report import SAMPLES, write_report
@@ -29,7 +29,7 @@ steps:
   plan       what a number of clips would cost and how many pairs would survive, before anything is made
   report     the funnel, reasons, and samples of kept and rejected pairs side by side, as a page
   export     the accepted pairs for a trainer
-  import     pairs of a trainer or a public data set, as a list that liveditor train takes
+  import     pairs of a trainer or a public data set, as a list that liveditor train takes, or their videos as sources of a run
   demo       a small run from clips that a Python package ships, with LIVEditor-tiny, in minutes
   gates      list the gates with their bounds and who published them
 
@@ -41,6 +41,7 @@ examples:
   liveditor data report pairs --gate flicker.most=2          other bounds, nothing is run again
   liveditor data export pairs musubi pairs_musubi
   liveditor data import reco ReCo-Data reco.jsonl
+  liveditor data import openve OpenVE-3M clips.jsonl --sources --licence CC-BY-4.0
   liveditor data plan pairs --clips 1700000
 
 Killed or stopped, the same command goes on where it was. Scores of rejected clips and pairs are kept.
@@ -117,7 +118,7 @@ def _made(flow: Flow, model: ModelChoice, options: argparse.Namespace) -> Outcom
         outcomes = flow.outcomes(stage)
         kept, again = sum(one.is_kept for one in outcomes), f", {summary.edited} done now in {summary.seconds:.0f} s"
         failed = f", {summary.quarantined} failed" if summary.quarantined else ""
-        print(f"{STAGES[stage].TITLE}: {summary.clips} rows, {kept} kept{failed}{again}", flush=True)
+        print(f"{STAGES[stage].ABOUT.title}: {summary.clips} rows, {kept} kept{failed}{again}", flush=True)
 
     where = Where(options.here, options.address, options.workers, progress=not options.quiet)
     try:
@@ -162,6 +163,9 @@ def _add_plan(parser: argparse.ArgumentParser):
         "run", type=Path, metavar="RUN", help="folder of a run, begun or not; its records are taken where they are enough"
     )
     parser.add_argument("--clips", type=whole_number, metavar="N", help="clips to plan for (default: those of the run)")
+    parser.add_argument(
+        "--settings", type=Path, metavar="FILE", help="settings as JSON of a run that is not begun (default: the usual)"
+    )
     _add_gates(parser)
     parser.set_defaults(act=_plan)
 
@@ -170,10 +174,13 @@ def _plan(options: argparse.Namespace) -> Outcome:
     begun = (options.run / SETTINGS).exists()
     if not begun and not options.clips:
         raise ValueError(f"{options.run} holds no data run: say with --clips for how many clips to plan.")
-    flow = _flow_of(options) if begun else Flow(options.run, [], Settings(), _chosen_gates(options))
+    if begun and options.settings:
+        raise ValueError(f"{options.run} is a run with settings of its own: leave --settings out.")
+    settings = read_settings(options.settings) if options.settings else Settings()
+    flow = _flow_of(options) if begun else Flow(options.run, [], settings, _chosen_gates(options))
     found = counts(flow)
     clips = options.clips or next(count.entered for count in found if count.stage == "clips")
-    estimates = planning.estimates(found, clips, flow.settings.proposals)
+    estimates = planning.estimates(found, clips, flow.settings, judge_costs(flow))
     print("\n".join(planning.told(estimates)))
     return Outcome(Status.DONE, {"clips": clips, "stages": [asdict(one) for one in estimates]})
 
@@ -222,16 +229,23 @@ def _add_import(parser: argparse.ArgumentParser):
     _list_formats(parser)
     parser.add_argument("format", choices=list(FORMATS), metavar="FORMAT", help="see below")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="what was downloaded or exported, all of it or a part")
-    parser.add_argument("file", type=Path, metavar="PAIRS", help="new list of its pairs, .jsonl")
+    parser.add_argument("file", type=Path, metavar="FILE", help="new list of its pairs, .jsonl")
+    parser.add_argument(
+        "--sources",
+        action="store_true",
+        help="list the videos that were edited, as sources of liveditor data run, and no pairs",
+    )
     parser.add_argument("--licence", default="", metavar="NAME", help="of these pairs, for their records")
     parser.set_defaults(act=_import)
 
 
 def _import(options: argparse.Namespace) -> Outcome:
-    count, missing = collect(options.folder, options.format, options.file, options.licence)
-    without = f"; {missing} more lack a video, and are left out" if missing else ""
-    print(f"{count} pairs are listed in {options.file}{without}.")
-    return Outcome(Status.DONE, {"pairs": count, "missing": missing, "file": str(options.file)})
+    what, listing = ("videos", collect_sources) if options.sources else ("pairs", collect)
+    count, missing = listing(options.folder, options.format, options.file, options.licence)
+    lack = "are not there" if options.sources else "lack a video"
+    without = f"; {missing} more {lack}, and are left out" if missing else ""
+    print(f"{count} {what} are listed in {options.file}{without}.")
+    return Outcome(Status.DONE, {what: count, "missing": missing, "file": str(options.file)})
 
 
 def _gates(options: argparse.Namespace) -> Outcome:

@@ -209,7 +209,7 @@ def _add_score(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--preference", metavar="MODEL",
         help="score edits by this model of people's preference too: the folder of a CLIPModel of transformers with its processor, such as "
-        "PickScore, or its repository in the cache",
+        "PickScore, or its repository in the cache; or a folder with HPSv2's .pt file (docs/evaluation.md)",
     )  # fmt: skip
     parser.add_argument("--offline", action="store_true", help="only metrics whose models no hub has to be asked for")
     parser.add_argument(

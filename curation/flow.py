@@ -32,10 +32,6 @@ STAGES: dict[str, ModuleType] = {
     for module in (shots, clips, plans, frames, frame_verdicts, videos, video_verdicts, triplets)
 }
 
-JUDGED = ("frame_verdicts", "video_verdicts")
-"""Stages that are left out where no VLM is set."""
-
-
 NONE, CHEAP, ALL = HERE = "none", "cheap", "all"
 
 
@@ -61,7 +57,7 @@ class Flow:
     @property
     def stages(self) -> list[str]:
         """Names of this run's, in their order."""
-        return [stage for stage in STAGES if self.settings.vlm_model or stage not in JUDGED]
+        return [stage for stage, module in STAGES.items() if self.settings.vlm_model or not module.ABOUT.only_asks]
 
     def _before(self, stage: str) -> str | None:
         """The stage whose outcomes are this one's rows; None for the first."""
@@ -92,9 +88,9 @@ class Flow:
         return self._outcomes[stage]
 
     def choice(self, stage: str, model: ModelChoice) -> StageChoice:
-        module = STAGES[stage]
-        asks = stage in JUDGED or (stage == "plans" and self.settings.planner == "vlm")
-        return StageChoice(self.settings, model, module.DEPENDS, module.USES_MODEL, asks and self.settings.has_local_vlm)
+        about = STAGES[stage].ABOUT
+        holds_vlm = self.settings.has_local_vlm and about.questions(self.settings) > 0
+        return StageChoice(self.settings, model, about.depends, about.uses_model, holds_vlm)
 
     def run(
         self, model: ModelChoice, where: Where = Where(), retry_quarantined: bool = False, until: str = "triplets",

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..evaluation.judge.cost import Cost
 from .flow import STAGES, Flow
 from .outcomes import DONE, QUARANTINED, WAITING, Outcome
 from .records import Pair
@@ -51,9 +52,15 @@ def _count(stage: str, outcomes: list[Outcome]) -> Count:
     reasons = Counter(one.reason for one in outcomes if one.status == DONE and not one.is_kept)
     unmeasured = Counter(gate for one in outcomes if one.status == DONE for gate in one.verdict.unmeasured)
     return Count(
-        stage, STAGES[stage].TITLE, len(outcomes), kept, status[DONE] - kept, status[QUARANTINED], status[WAITING],
+        stage, STAGES[stage].ABOUT.title, len(outcomes), kept, status[DONE] - kept, status[QUARANTINED], status[WAITING],
         dict(reasons.most_common()), dict(unmeasured), round(sum(one.seconds for one in outcomes), 3),
     )  # fmt: skip
+
+
+def judge_costs(flow: Flow) -> dict[str, list[Cost]]:
+    """{stage: what the VLM's answers took, one for each row that has any}."""
+    took = {stage: [one.made["judge"] for one in flow.outcomes(stage) if "judge" in one.made] for stage in flow.stages}
+    return {stage: [Cost(**each) for each in of] for stage, of in took.items() if of}
 
 
 def pairs(flow: Flow) -> Iterator[Pair]:

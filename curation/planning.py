@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..evaluation.judge.cost import Cost
+from .flow import STAGES
 from .funnel import Count
+from .settings import Settings
 
 PUBLISHED: dict[str, tuple[float, float, str]] = {
     "shots": (1.0, 0.0, "no gate that anybody has published a rate of"),
@@ -26,37 +29,61 @@ LEAST = 20
 
 @dataclass(frozen=True)
 class Estimate:
-    """rows in, rows kept, seconds of one worker. source: of rate and seconds."""
+    """rows in, rows kept, seconds of one worker. source: of rate and seconds.
+
+    questions: to the VLM. tokens: of their answers, prompts included; None where that is not known.
+    """
 
     stage: str
     rows: float
     kept: float
     seconds: float
     source: str
+    questions: float = 0.0
+    tokens: float | None = 0.0
 
 
-def estimates(counts: Sequence[Count], rows: float, proposals: float) -> list[Estimate]:
-    """counts: of a run so far. rows: of the stage `clips`, which the plan begins with. proposals: pairs tried of one clip."""
+def estimates(
+    counts: Sequence[Count], rows: float, settings: Settings, asked: Mapping[str, Sequence[Cost]] | None = None
+) -> list[Estimate]:
+    """counts, asked: of a run so far, as `funnel.counts` and `funnel.judge_costs`. rows: of the stage `clips`, which the plan begins with."""
     found = []
     for count in counts:
         if count.stage == "shots":
             continue
         if count.stage == "frames":
-            rows *= proposals
+            rows *= settings.proposals
         done = count.kept + count.rejected
         if done >= LEAST and count.rate is not None:
             rate, each, source = count.rate, count.seconds / done, f"this run, {done} rows"
         else:
             rate, each, source = PUBLISHED[count.stage]
-        found.append(Estimate(count.stage, rows, rows * rate, rows * each, source))
+        questions, tokens = _asked(count.stage, rows, settings, (asked or {}).get(count.stage, ()))
+        found.append(Estimate(count.stage, rows, rows * rate, rows * each, source, questions, tokens))
         rows *= rate
     return found
 
 
+def _asked(stage: str, rows: float, settings: Settings, took: Sequence[Cost]) -> tuple[float, float | None]:
+    """Questions to the VLM and their tokens, for so many rows."""
+    expected = STAGES[stage].ABOUT.questions(settings)
+    if not expected:
+        return 0.0, 0.0
+    if len(took) < LEAST:
+        return rows * expected, None
+    questions, _, tokens, _ = map(sum, zip(*took))
+    # A server that counts no tokens tells none.
+    return rows * questions / len(took), rows * tokens / len(took) or None
+
+
 def told(found: Sequence[Estimate]) -> list[str]:
-    """Lines for a terminal."""
-    lines = [f"{'stage':<10}{'rows':>12}{'kept':>12}{'worker hours':>15}  source"]
+    """Lines for a terminal; questions and tokens where a VLM is asked."""
+    asks = any(one.questions for one in found)
+    more = f"{'questions':>12}{'tokens':>16}" if asks else ""
+    lines = [f"{'stage':<15}{'rows':>12}{'kept':>12}{'worker hours':>15}{more}  source"]
     for one in found:
-        lines.append(f"{one.stage:<10}{one.rows:>12,.0f}{one.kept:>12,.0f}{one.seconds / 3600:>15,.1f}  {one.source}")
+        tokens = "unknown" if one.tokens is None else f"{one.tokens:,.0f}"
+        more = f"{one.questions:>12,.0f}{tokens:>16}" if asks else ""
+        lines.append(f"{one.stage:<15}{one.rows:>12,.0f}{one.kept:>12,.0f}{one.seconds / 3600:>15,.1f}{more}  {one.source}")
     lines.append(f"{found[-1].kept:,.0f} pairs for {sum(one.seconds for one in found) / 3600:,.1f} worker hours.")
     return lines

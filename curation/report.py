@@ -77,7 +77,7 @@ def _tables(flow: Flow, counts: Sequence[funnel.Count], pairs: Sequence[Pair]) -
         (task, _percent(row["share"]), str(row["tried"]), str(row["accepted"]), _percent(row["share_of_accepted"]))
         for task, row in _tasks(flow, pairs).items()
     ]
-    costs = [(STAGES[stage].TITLE, *cost.table_row(took)) for stage in flow.stages if (took := _judge_costs(flow, stage))]
+    costs = [(STAGES[stage].ABOUT.title, *cost.table_row(took)) for stage, took in funnel.judge_costs(flow).items()]
     return [
         Table(
             "Funnel",
@@ -97,12 +97,8 @@ def _tables(flow: Flow, counts: Sequence[funnel.Count], pairs: Sequence[Pair]) -
             tuple(tasks),
             ("A planner tries the tasks that it can do. Gates do not reject all tasks alike.",),
         ),
-        *([Table("What the VLM's verdicts took", ("stage", *cost.COLUMNS), tuple(costs), (cost.NOTE,))] if costs else []),
+        *([Table("What the VLM's answers took", ("stage", *cost.COLUMNS), tuple(costs), (cost.NOTE,))] if costs else []),
     ]
-
-
-def _judge_costs(flow: Flow, stage: str) -> list[cost.Cost]:
-    return [cost.Cost(**one.made["judge"]) for one in flow.outcomes(stage) if "judge" in one.made]
 
 
 def _gate_tables(flow: Flow, counts: Sequence[funnel.Count]) -> list[Table]:
@@ -160,7 +156,7 @@ def _sample(flow: Flow, pair: Pair) -> str:
     )
     video = f'<div class="roles">{roles}</div><video src="{escape(shown)}" {PLAYED}></video>' if shown else ""
     scores = "".join(
-        f'<p class="note">{escape(STAGES[stage].TITLE)}: {escape(_scores(of))}</p>' for stage, of in pair.scores.items()
+        f'<p class="note">{escape(STAGES[stage].ABOUT.title)}: {escape(_scores(of))}</p>' for stage, of in pair.scores.items()
     )
     made = f'<p class="note">{escape(pair.id)}, made by: {escape(pair.prompts.get("edit", ""))}</p>'
     return f"<div><p><b>{escape(pair.instruction)}</b></p>{video}{made}{scores}</div>"

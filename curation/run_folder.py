@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..batch import job
 from ..batch.results import Results
-from ..checkpoint.files import replacing
 from ..pipelines.request import ModelChoice
 from .flow import STAGES, Flow
 from .gates import GATES, Gate, moved, read_changes, write_bounds
 from .settings import Settings, read_settings, write_settings
-from .sources import read_sources
+from .sources import read_sources, write_sources
 
 SOURCES, SETTINGS, BOUNDS = "sources.jsonl", "settings.json", "gates.json"
 
@@ -33,9 +31,7 @@ def begin(flow: Flow, model: ModelChoice) -> None:
     for stage in flow.stages:
         Results(flow.stage_folder(stage)).check(job.settings_of(flow.choice(stage, model), STAGES[stage].__name__))
     flow.folder.mkdir(parents=True, exist_ok=True)
-    with replacing(flow.folder / SOURCES) as partial:
-        rows = [json.dumps({"video": source.video, **source.facts}, ensure_ascii=False) for source in flow.sources]
-        partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_sources(flow.folder / SOURCES, flow.sources)
     write_settings(flow.folder / SETTINGS, flow.settings.absolute())  # the next command may be given elsewhere
     write_bounds(flow.folder / BOUNDS, flow.gates)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,23 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a stage says of itself. depends: names of settings that its results depend on. uses_model: whether it works with the model.
+
+    only_asks: whether it does nothing but ask the VLM, so that it is left out where none is set. questions: put to the VLM about one row
+    where each answer is of use.
+    """
+
+    title: str
+    depends: tuple[str, ...]
+    uses_model: bool = False
+    only_asks: bool = False
+    questions: Callable[[Settings], int] = lambda settings: 0
+
+
+@dataclass(frozen=True)
 class StageChoice:
-    """What a stage's `load` is given, as `batch.job.Choice`. depends: names of settings that its results depend on. uses_model: whether it
-    works with the model. uses_vlm: whether its workers hold a VLM."""
+    """What a stage's `load` is given, as `batch.job.Choice`. depends, uses_model: as in `About`. uses_vlm: whether its workers hold a VLM."""
 
     settings: Settings
     model: ModelChoice

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ..batch.manifest import all_ids, id_fault
+from ..checkpoint.files import replacing
 
 
 class SourcesError(ValueError):
@@ -65,12 +67,24 @@ def read_sources(path: Path) -> list[Source]:
     return [Source(**{**row, "id": id, "video": str(folder / row["video"])}) for row, id in zip(rows, ids)]
 
 
+def write_sources(path: Path, sources: Iterable[Source]) -> None:
+    """The inverse of `read_sources`, with absolute paths. Replaces the file at once."""
+    rows = [json.dumps({"video": source.video, **source.facts}, ensure_ascii=False) for source in sources]
+    with replacing(path) as partial:
+        partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 def _row(line: str) -> tuple[dict, str]:
     """The row, and what is wrong with it, empty if nothing is."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         return {}, f"this is not JSON ({error})"
+    if isinstance(row, dict) and {"context", "target"} <= row.keys():
+        return (
+            {},
+            "this is a pair and no raw video; liveditor data import --sources lists the videos that a data set's pairs began with",
+        )
     if not isinstance(row, dict) or not isinstance(row.get("video"), str) or not row["video"].strip():
         return {}, 'a source is an object with a video, like {"video": "a.mp4", "licence": "CC0"}'
     known = {one.name for one in fields(Source)}

@@ -34,7 +34,7 @@ TORCHVISION = {
 
 def folder_stamp(folder: Path) -> str:
     """Name of a model's folder, with size and time of its weights: others are another model."""
-    states = [file.stat() for kind in ("*.safetensors", "*.bin") for file in sorted(folder.glob(kind))]
+    states = [file.stat() for kind in ("*.safetensors", "*.bin", "*.pt") for file in sorted(folder.glob(kind))]
     return f"{folder.name}@{sum(state.st_size for state in states)}-{max((state.st_mtime_ns for state in states), default=0)}"
 
 

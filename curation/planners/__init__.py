@@ -4,5 +4,13 @@ A proposal is of JSON: {"task", "instruction": real to synthetic, as the editor 
 in both directions, "back_task": what the way back is called, "expected": as in `measure.pair_scores`}.
 """
 
+from ...evaluation.judge.cost import Cost
+
 OWN = ("rules", "vlm")
 """Modules of this folder."""
+
+
+class Proposals(list[dict]):
+    """Of a planner that asks a model: with what the answers took. Others return a plain list."""
+
+    cost = Cost()

@@ -7,15 +7,18 @@ no suitable target. The criteria are the paper's, the words are ours.
 from __future__ import annotations
 
 import base64
+import time
 from random import Random
 from typing import Any
 
 from ...evaluation.judge.client import Reply, ask
+from ...evaluation.judge.cost import cost_of
 from ...evaluation.judge.parse import json_object
 from ...evaluation.judge.rubrics import evenly, jpeg
 from .. import measure
 from ..outcomes import Work
 from ..settings import Settings
+from . import Proposals
 
 POOL = {
     "add": "add one object that fits the scene",
@@ -42,23 +45,35 @@ LONGEST = 1000
 """Characters of an instruction or a description."""
 
 
-def propose(settings: Settings, work: Work) -> list[dict]:
+def propose(settings: Settings, work: Work) -> Proposals:
     """One question for each of `settings.proposals` different tasks; tasks for which the clip is not suitable are left out.
 
     Raises JudgeError where there is no answer in the form that is asked for; UnreachableError where there is no VLM any more.
     """
     rng = Random(f"{settings.seed} {work.facts['clip']}")
-    possible = {task: share for task, share in settings.shares.items() if task in POOL and share > 0}
-    found = []
+    possible = _possible(settings)
+    found, answers = Proposals(), []
     while possible and len(found) < settings.proposals:
         task = rng.choices([*possible], [*possible.values()])[0]
         del possible[task]
-        said, _, _ = ask(settings.vlm, _messages(settings, work, task), lambda reply: understood(reply, settings.variants))
+        messages, began = _messages(settings, work, task), time.perf_counter()
+        said, reply, attempts = ask(settings.vlm, messages, lambda reply: understood(reply, settings.variants))
+        answers.append({"tokens": reply.tokens, "attempts": attempts, "seconds": time.perf_counter() - began})
         assert isinstance(said, dict)
         if said:
             back = {"add": "remove", "remove": "add"}.get(task, task)
             found.append({"task": task, "back_task": back, "instruction": said["forward"][0], **said, "expected": {}})
+    found.cost = cost_of(answers)
     return found
+
+
+def questions(settings: Settings) -> int:
+    """About one clip that every task suits; for each that does not there is one more, as long as there are tasks."""
+    return min(settings.proposals, len(_possible(settings)))
+
+
+def _possible(settings: Settings) -> dict[str, float]:
+    return {task: share for task, share in settings.shares.items() if task in POOL and share > 0}
 
 
 def understood(reply: Reply, most: int) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from ...video.mp4 import write_mp4
 from ...video.source import FileSource
 from .. import measure
 from ..outcomes import Outcome, Work
-from ..settings import Settings, StageChoice
+from ..settings import About, Settings, StageChoice
 
-TITLE, DEPENDS, USES_MODEL = "clips", ("frames", "fps", "width", "height", "cut"), False
+ABOUT = About("clips", ("frames", "fps", "width", "height", "cut"))
 
 CRF = 12
 """Of x264: clips are sources of training pairs, so that little is lost."""

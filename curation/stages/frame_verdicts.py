@@ -1,7 +1,8 @@
 """A VLM's verdict on the edited frame."""
 
+from ..settings import About
 from ..verdicts import edit_file, load, rows
 
 __all__ = ["edit_file", "load", "rows"]
 
-TITLE, DEPENDS, USES_MODEL = "verdicts on frames", ("vlm_model",), False
+ABOUT = About("verdicts on frames", ("vlm_model",), only_asks=True, questions=lambda settings: 1)

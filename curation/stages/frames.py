@@ -10,12 +10,12 @@ from ...evaluation.metrics.preference import model_of, preference
 from ..editors import best_edit, editor_of
 from ..measure import read_frames
 from ..outcomes import Outcome, Work
-from ..settings import Settings, StageChoice
+from ..settings import About, Settings, StageChoice
 
-TITLE, DEPENDS, USES_MODEL = (
+ABOUT = About(
     "target frames",
     ("seed", "frame_editor", "frame_model", "preference_model", "frame_candidates", "width", "height", "steps", "guidance", "cut"),
-    True,
+    uses_model=True,
 )  # fmt: skip
 
 

@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..outcomes import Outcome, Work
-from ..planners import OWN
+from ..planners import OWN, Proposals
+from ..planners.vlm import questions
 from ..plugins import module_of
-from ..settings import Settings, StageChoice
+from ..settings import About, Settings, StageChoice
 
-TITLE, DEPENDS, USES_MODEL = "plans", ("seed", "proposals", "shares", "planner", "variants"), False
+ABOUT = About(
+    "plans",
+    ("seed", "proposals", "shares", "planner", "variants"),
+    questions=lambda settings: questions(settings) if settings.planner == "vlm" else 0,
+)
 
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
@@ -32,4 +37,5 @@ def load(choice: StageChoice):
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[None, dict]:
     settings, propose = tools
     proposals = propose(settings, work)
-    return None, {"scores": {"proposals": len(proposals)}, "proposals": proposals}
+    asked = {"judge": proposals.cost._asdict()} if isinstance(proposals, Proposals) else {}
+    return None, {"scores": {"proposals": len(proposals)}, "proposals": proposals, **asked}

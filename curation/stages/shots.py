@@ -12,10 +12,10 @@ from ...video.clip import open_clip
 from ...video.source import FileSource
 from .. import measure
 from ..outcomes import Work
-from ..settings import StageChoice
+from ..settings import About, StageChoice
 from ..sources import Source
 
-TITLE, DEPENDS, USES_MODEL = "videos", ("cut",), False
+ABOUT = About("videos", ("cut",))
 
 FRAMES_AT_A_TIME = 16
 

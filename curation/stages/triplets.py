@@ -9,9 +9,9 @@ from ...pipelines import edit as headless
 from ...pipelines.encoded import encoded_clip, encoded_text
 from ..measure import read_frames
 from ..outcomes import Outcome, Work
-from ..settings import TO_REAL, Settings, StageChoice
+from ..settings import TO_REAL, About, Settings, StageChoice
 
-TITLE, DEPENDS, USES_MODEL = "triplets", ("frames", "width", "height", "direction"), True
+ABOUT = About("triplets", ("frames", "width", "height", "direction"), uses_model=True)
 
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:

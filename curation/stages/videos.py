@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ..editors import best_edit, editor_of
 from ..outcomes import Outcome, Work
-from ..settings import Settings, StageChoice
+from ..settings import About, Settings, StageChoice
 
-TITLE, DEPENDS, USES_MODEL = (
+ABOUT = About(
     "target videos",
     ("seed", "frames", "video_editor", "video_model", "depth_model", "video_candidates", "width", "height", "steps", "guidance", "cut"),
-    True,
+    uses_model=True,
 )  # fmt: skip
 
 

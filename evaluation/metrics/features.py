@@ -39,6 +39,8 @@ class HubModel:
         repository = repository or self.repository
         if Path(repository).is_dir():
             return repository
+        if Path(repository).is_file():
+            raise RuntimeError(f"{repository} is a file: name the folder that has it, config.json and the processor's files.")
         revision = self.revision if repository == self.repository else "main"
         try:
             return hub.snapshot_download(repository, revision=revision, local_files_only=True)
@@ -130,8 +132,14 @@ def load(model: HubModel):
     """The model and its processor."""
     transformers = needed("transformers", "transformers", EXTRA)
     network = getattr(transformers, model.model_class).from_pretrained(model.folder(), local_files_only=True).eval()
-    processor = transformers.AutoProcessor if model.model_class == "CLIPModel" else transformers.AutoImageProcessor
-    return network, processor.from_pretrained(model.folder(model.processor), local_files_only=True)
+    return network, processor_of(model)
+
+
+def processor_of(model: HubModel):
+    """Of pictures, and of a CLIPModel's text."""
+    transformers = needed("transformers", "transformers", EXTRA)
+    kind = transformers.AutoProcessor if model.model_class == "CLIPModel" else transformers.AutoImageProcessor
+    return kind.from_pretrained(model.folder(model.processor), local_files_only=True)
 
 
 def ready(model: HubModel) -> None:

@@ -1,4 +1,4 @@
-"""How people would like a picture as an answer to its description: by a model that the user names, PickScore (arXiv 2305.01569) for one.
+"""How people would like a picture as an answer to its description: by a model that the user names, PickScore (arXiv 2305.01569) or HPSv2.
 
 Such models are CLIPs that learned from people's choices between pictures of one prompt; their logit of picture and text is the score. Two
 scores compare only if one model gave them.
@@ -6,26 +6,37 @@ scores compare only if one model gave them.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 
 import torch
 
 from ..frames import Inputs
-from .features import HubModel, load, ready, text_alignment
+from . import hps
+from .features import HubModel, load, processor_of, ready, text_alignment
 from .metric import Metric
 
 NAME, GAIN = "preference", "preference_gain"
 
 
 def model_of(name: str) -> HubModel:
-    """name: a folder, or a repository in Hugging Face's cache, of a CLIPModel of transformers with its processor."""
+    """name: a folder, or a repository in Hugging Face's cache, of a CLIPModel of transformers with its processor; or a folder as in `hps`."""
     return HubModel(name, "main", "CLIPModel")
 
 
 @torch.no_grad()
 def preference(model: HubModel, frames: torch.Tensor, text: str) -> float:
     """Mean over the frames, [T, H, W, 3] uint8, of the score as pictures of the text."""
-    return text_alignment(*load(model), frames, text)
+    folder = Path(model.folder())
+    if (checkpoint := hps.checkpoint_in(folder)) is None:
+        return text_alignment(*load(model), frames, text)
+    network, processor = _in_hps_form(model, folder, checkpoint)
+    return text_alignment(network, processor, hps.squared(frames, network.config.vision_config.image_size), text)
+
+
+@lru_cache(maxsize=1)
+def _in_hps_form(model: HubModel, folder: Path, checkpoint: Path):
+    return hps.read(folder, checkpoint), processor_of(model)
 
 
 def metric(name: str) -> Metric:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from html import escape
@@ -20,9 +20,10 @@ from ..metrics.metric import About
 from ..records import file_states
 from ..results import Results, Scored
 from . import tables
-from .render import html, markdown, page
+from .render import contents, html, markdown, page
 from .statistics import estimate
 
+ITEMS = "Items"
 FRAMES_AT_A_TIME = 16
 SHORTEST = 240
 """Frames lower than this are doubled until they are not, so that small videos can be seen."""
@@ -52,10 +53,8 @@ def write_report(
         video = _video(one, folder, inputs_of) if videos and one.edit else None
         _write(folder / "items" / f"{one.item.id}.html", _item_page(results, index, video))
         each()
-    listed = "".join(_row(one) for one in results.scored)
-    head = "<thead><tr><th>item</th><th>task</th><th class='text'>instruction</th><th>scores</th></tr></thead>"
-    items = f'<h2>Items</h2><div class="wide"><table>{head}<tbody>{listed}</tbody></table></div>'
-    _write(folder / "index.html", page(title, f"<h1>{escape(title)}</h1><p>{escape(_facts(results))}</p>{html(shown)}{items}"))
+    heading = f"<h1>{escape(title)}</h1><p>{escape(_facts(results))}</p>{contents(shown, ITEMS)}"
+    _write(folder / "index.html", page(title, f"{heading}{html(shown)}{_listed(results)}"))
     return folder / "index.html"
 
 
@@ -83,10 +82,11 @@ def _tables(results: Results, metrics: dict[str, About], benches: dict[str, Benc
         *(tables.of_bench(results, bench) if bench else []),
         *([tables.comparison(against, results, metrics)] if against else []),
         *tables.of_sets(results, against),
+        *([tables.by_task(results, results.columns)] if len(results.tasks) > 1 else []),
         *tables.means(results),
         tables.coverage(results),
         *tables.judged(results),
-        tables.Table("What the columns are", ("metric", "reason"), about),
+        tables.Table("What the columns are", ("metric", "what it is"), about),
         *(tables.published(bench) if bench else []),
     ]
 
@@ -99,11 +99,19 @@ def _facts(results: Results) -> str:
     )
 
 
-def _row(one: Scored) -> str:
+def _listed(results: Results) -> str:
+    """Every item with its scores, and a link to its page."""
+    columns = "".join(f"<th>{escape(column)}</th>" for column in results.columns)
+    head = f"<thead><tr><th>item</th><th>task</th><th class='text'>instruction</th>{columns}<th>missing</th></tr></thead>"
+    rows = "".join(_row(one, results.columns) for one in results.scored)
+    return f'<h2 id="{ITEMS.lower()}">{ITEMS}</h2><div class="wide"><table>{head}<tbody>{rows}</tbody></table></div>'
+
+
+def _row(one: Scored, columns: Sequence[str]) -> str:
     link = f'<a href="items/{escape(one.item.id)}.html">{escape(one.item.id)}</a>'
-    count = f"{len(one.values)}" + (f", {len(one.missing)} missing" if one.missing else "")
-    text = escape(one.item.instruction[:120])
-    return f'<tr><td>{link}</td><td>{escape(one.item.task)}</td><td class="text">{text}</td><td>{count}</td></tr>\n'
+    values = "".join(f"<td>{tables.number(one.values.get(column))}</td>" for column in columns)
+    text, missing = escape(one.item.instruction[:120]), len(one.missing) or ""
+    return f'<tr><td>{link}</td><td>{escape(one.item.task)}</td><td class="text">{text}</td>{values}<td>{missing}</td></tr>\n'
 
 
 def _item_page(results: Results, index: int, video: str | None) -> str:

@@ -21,10 +21,13 @@ a { color: var(--accent) }
 video { width: 100%; background: #000; border-radius: 6px }
 .roles { display: flex; margin: 1rem 0 .2rem; font-weight: 600 } .roles span { flex: 1; text-align: center }
 blockquote { border-left: 3px solid var(--line); margin: .5rem 0; padding: .2rem 1rem; white-space: pre-wrap }
+summary { cursor: pointer; margin-top: 1rem } summary h2 { display: inline }
+td { white-space: nowrap } td.text { white-space: normal; min-width: 16rem; overflow-wrap: anywhere }
+.contents { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: 1rem 0 }
 nav { display: flex; justify-content: space-between; margin: 1rem 0 }
 """
 
-TEXT = ("reason", "it is", "instruction", "source")
+TEXT = ("reason", "it is", "instruction", "source", "what it is")
 """Headers of columns that hold text, which stands on the left."""
 
 
@@ -50,15 +53,33 @@ def html(tables: Iterable[Table]) -> str:
 
 def _table(table: Table) -> str:
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
-    heading = f"<h2>{escape(table.title)}</h2>{notes}"
     if not table.rows:
-        return heading
+        return f"{_heading(table)}{notes}"
     kinds = [' class="text"' if name in TEXT else "" for name in table.header]
     head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(table.header, kinds))
     rows = "".join(
         "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds)) + "</tr>\n" for row in table.rows
     )
-    return f'{heading}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>'
+    whole = f'{notes}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>'
+    return f"<details><summary>{_heading(table)}</summary>{whole}</details>" if table.folded else f"{_heading(table)}{whole}"
+
+
+def _heading(table: Table) -> str:
+    return f'<h2 id="{escape(_anchor(table.title))}">{escape(table.title)}</h2>'
+
+
+def _anchor(title: str) -> str:
+    return "-".join("".join(char if char.isalnum() else " " for char in title.lower()).split())
+
+
+def contents(tables: Iterable[Table], *more: str) -> str:
+    """Links to the tables that are not folded, and to headings of these titles."""
+    titles = [*(table.title for table in tables if not table.folded), *more]
+    return (
+        '<p class="contents">'
+        + "".join(f'<a href="#{escape(_anchor(title))}">{escape(title)}</a>' for title in titles)
+        + "</p>"
+    )
 
 
 def page(title: str, body: str) -> str:

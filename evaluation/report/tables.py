@@ -19,12 +19,13 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Table:
-    """notes: sentences under the title. rows: cells as text."""
+    """notes: sentences under the title. rows: cells as text. folded: a page shows the title alone, until it is clicked."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    folded: bool = False
 
 
 def means(results: Results) -> list[Table]:
@@ -38,7 +39,8 @@ def means(results: Results) -> list[Table]:
                 found = estimate([*values.values()])
                 rows.append((column, number(found.mean), interval(found), f"{found.count} of {count}"))
         name = task or "All items"
-        tables.append(Table(f"{name} ({count})", ("column", "mean", f"{LEVEL:.0%} interval", "items"), tuple(rows)))
+        header = ("column", "mean", f"{LEVEL:.0%} interval", "items")
+        tables.append(Table(f"{name} ({count})", header, tuple(rows), folded=task is not None))
     return tables
 
 

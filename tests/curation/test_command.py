@@ -72,6 +72,7 @@ def test_from_raw_clips_to_an_export(place, capsys):
     assert told(capsys, "export", "pairs", "native", "out")["pairs"] == 2
     listed = told(capsys, "import", "native", "out", "list.jsonl")
     assert (listed["pairs"], listed["missing"]) == (2, 0) and (place / "list.jsonl").is_file()
+    assert told(capsys, "import", "native", "out", "again.jsonl", "--sources")["videos"] == 2
     pairs = [pair for pair in native.read(place / "out") if pair.status == "accepted"]
     assert [pair.instruction for pair in pairs] == ["undo style sepia", "undo box blue"]
     assert pairs[0].source["licence"] == "CC0" and pairs[0].models == {"frames": "fake@1", "videos": "fake@1"}
@@ -116,6 +117,7 @@ def test_other_settings_change_nothing_of_a_run(place, capsys):
     (("run", "clips.jsonl", "--out", "x", "--gate", "flicker.most=two"), "name.most=NUMBER"),
     (("run", "clips.jsonl", "--out", "x", "--gate", "flikker=off"), "no gate 'flikker'"),
     (("run", "clips.jsonl", "--out", "x", "--settings", "gates.json"), "no setting 'length'"),
+    (("plan", "x", "--clips", "5", "--settings", "gates.json"), "no setting 'length'"),
 ])  # fmt: skip
 def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(place, capsys, arguments, words):
     before = {*place.iterdir()}
@@ -145,6 +147,27 @@ def test_a_plan_before_anything_is_made_names_what_was_published(place, capsys):
     assert stages["videos"]["seconds"] == pytest.approx(1780 * 290 * 3600 / 1000)
     assert "say with --clips" in told(capsys, "plan", "nothing-yet", status=2)["error"]
     assert not (place / "nothing-yet").exists()
+
+
+def test_a_plan_tells_the_questions_to_a_vlm_before_anything_is_made(place, capsys):
+    vlm = {"planner": "vlm", "vlm_url": "http://localhost:8000/v1", "vlm_model": "qwen", "proposals": 3}
+    (place / "vlm.json").write_text(json.dumps(vlm), encoding="utf-8")
+    asked = ("plan", "nothing-yet", "--clips", "1000", "--settings", "vlm.json")
+    stages = {one["stage"]: one for one in told(capsys, *asked)["stages"]}
+    assert {name: round(one["questions"]) for name, one in stages.items() if one["questions"]} == {
+        "plans": 3000, "frame_verdicts": 2670, "video_verdicts": round(2670 * 0.378),
+    }  # fmt: skip
+    assert stages["plans"]["tokens"] is None and stages["videos"]["tokens"] == 0
+    assert main(["data", *asked]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "questions" in lines[0] and "3,000         unknown" in next(line for line in lines if line.startswith("plans"))
+    assert main(["data", "plan", "nothing-yet", "--clips", "1000"]) == 0
+    assert "questions" not in capsys.readouterr().out
+
+
+def test_a_plan_of_a_run_is_by_its_own_settings(place, capsys):
+    told(capsys, *RUN, "--settings", "settings.json", "--gates", "gates.json", "--until", "shots")
+    assert "leave --settings out" in told(capsys, "plan", "pairs", "--settings", "settings.json", status=2)["error"]
 
 
 @pytest.mark.slow

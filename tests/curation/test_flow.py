@@ -431,6 +431,10 @@ def test_a_vlm_plans_by_the_shares(flow):
     assert first.made["proposals"][0]["forward"] == ["style sepia"] and first.made["proposals"][0]["task"] == "style"
     assert first.made["proposals"][0]["target"] == "A sepia street"
     assert second.reason == "no suitable task"
+    # The refused answer and the one without a plan were paid for too.
+    assert [(one.made["judge"]["questions"], one.made["judge"]["attempts"]) for one in (first, second)] == [(1, 2), (1, 1)]
+    write_report(run)
+    assert "| plans | 2 | 2 | 3 | 36 | 18 |" in (run.folder / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("answer", ["[]", '{"forward": ["a"], "backward": ["b"]}', '{"suitable": "yes"}', '{"suitable": true, "forward": "a", "backward": ["b"]}',

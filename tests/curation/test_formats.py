@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from liveditor_isa.curation.formats import FORMATS, collect, export, native
+from liveditor_isa.curation.formats import FORMATS, collect, collect_sources, export, native
 from liveditor_isa.curation.records import Pair, read_pairs, write_pairs
+from liveditor_isa.curation.sources import SourcesError, read_sources
 from liveditor_isa.data import shards
 from liveditor_isa.video.mp4 import write_mp4
 from safetensors.torch import save_file
@@ -298,6 +299,36 @@ def test_pairs_whose_videos_were_not_downloaded_are_left_out_and_counted(pairs, 
     with pytest.raises(ValueError, match="None of the 2 pairs"):
         collect(tmp_path / "out", "kiwi", tmp_path / "none.jsonl")
     assert not (tmp_path / "none.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["ditto", "reco", "openve", "senorita", "native"])
+def test_videos_that_were_edited_are_sources_of_a_data_run_each_once(pairs, tmp_path, name):
+    """In `native` the real clip is the target, whose file both pairs share; the others have copies, and do not know a direction."""
+    export(pairs, name, tmp_path / "out")
+    count, missing = collect_sources(tmp_path / "out", name, tmp_path / "clips.jsonl", "CC0")
+    found = read_sources(tmp_path / "clips.jsonl")
+    role = "target" if name == "native" else "context"
+    wanted = [Path(getattr(pair, role)) for pair in FORMATS[name].read(tmp_path / "out") if pair.status == "accepted"]
+    assert (count, missing) == (2, 0) and [Path(source.video) for source in found] == [path.resolve() for path in wanted]
+    assert {source.licence for source in found} == {"CC0"} and len({source.id for source in found}) == 2
+    assert found[0].origin == ("own" if name == "native" else name)
+
+
+def test_one_video_of_many_edits_is_one_source_and_missing_ones_are_counted(tmp_path):
+    laid(tmp_path / "videos", "a.mp4", "a1.mp4")
+    rows = [("original_video", "video", "prompt"), *((clip, "a1.mp4", "x") for clip in ("a.mp4", "a.mp4", "gone.mp4"))]
+    (tmp_path / "style.csv").write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+    assert collect_sources(tmp_path, "openve", tmp_path / "clips.jsonl") == (1, 1)
+    assert [Path(source.video).name for source in read_sources(tmp_path / "clips.jsonl")] == ["a.mp4"]
+    (tmp_path / "videos/a.mp4").unlink()
+    with pytest.raises(ValueError, match="None of the 2 videos"):
+        collect_sources(tmp_path, "openve", tmp_path / "none.jsonl")
+
+
+def test_pairs_in_the_place_of_sources_are_one_sentence_with_the_cure(pairs, tmp_path):
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    with pytest.raises(SourcesError, match="this is a pair and no raw video; liveditor data import --sources"):
+        read_sources(tmp_path / "pairs.jsonl")
 
 
 @pytest.mark.parametrize("content", ["{}", "[3]", '[{"source_path": "a", "edited_path": "b"}]', "[", '[{"source_path": 1}]'])

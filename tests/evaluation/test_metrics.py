@@ -71,44 +71,47 @@ def test_ssim_is_skimages(videos, measured):
     assert measured("ssim_reference_inside", videos["noisy"]) == pytest.approx(wanted, abs=1e-5)
 
 
-def plain_lpips(trunk: dict, heads: list[torch.Tensor], one: torch.Tensor, other: torch.Tensor) -> float:
-    """AlexNet's, written from the paper: unit features of five layers, squared differences, weighted by heads, averaged over places."""
-    net = torchvision.models.alexnet(weights=None).features
-    net.load_state_dict({name.removeprefix("features."): value for name, value in trunk.items()})
+LAYERS = {"alex": (2, 5, 8, 10, 12), "vgg": (4, 9, 16, 23, 30), "squeeze": (2, 5, 8, 10, 11, 12, 13)}
+"""Of torchvision's `features`, after which LPIPS looks."""
+
+
+def plain_lpips(
+    net: torch.nn.Module, ends: tuple[int, ...], heads: list[torch.Tensor], one: torch.Tensor, other: torch.Tensor
+) -> float:
+    """Written from the paper: unit features of some layers, squared differences, weighted by heads, averaged over places."""
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-    values = [(2 * image - 1 - shift[:, None, None]) / scale[:, None, None] for image in (one, other)]
+    values = [((2 * image - 1 - shift[:, None, None]) / scale[:, None, None])[None] for image in (one, other)]
     total, last = 0.0, 0
-    for end, head in zip((2, 5, 8, 10, 12), heads):
+    for end, head in zip(ends, heads):
         values = [net[last:end](value) for value in values]
-        units = [value / (value.square().sum(0, keepdim=True).sqrt() + 1e-10) for value in values]
-        total += float(((units[0] - units[1]).square() * head[:, None, None]).sum(0).mean())
+        units = [value / (value.square().sum(1, keepdim=True).sqrt() + 1e-10) for value in values]
+        total += float(((units[0] - units[1]).square() * head[:, None, None]).sum(1).mean())
         last = end
     return total
 
 
-def random_trunk() -> dict[str, torch.Tensor]:
+TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+
+
+def random_trunk(network: str = "alex") -> torch.nn.Module:
     torch.manual_seed(0)
-    return {name: value for name, value in torchvision.models.alexnet(weights=None).state_dict().items() if "features" in name}
+    return getattr(torchvision.models, TRUNKS[network])(weights=None).eval()
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_lpips_is_the_papers_formula(videos):
-    trunk = random_trunk()
-    network = lpips.build("alex", trunk)
-    heads = [
-        layer.model[-1].weight[0, :, 0, 0] for layer in (network.lin0, network.lin1, network.lin2, network.lin3, network.lin4)
-    ]
+@pytest.mark.parametrize("name", LAYERS)
+def test_lpips_is_the_papers_formula(videos, name):
+    trunk = random_trunk(name)
+    network = lpips.build(name, trunk.state_dict())
+    heads = [getattr(network, f"lin{at}").model[-1].weight[0, :, 0, 0] for at in range(len(LAYERS[name]))]
     one, other = (video[0].movedim(-1, 0).float() / 255 for video in (videos["noisy"], videos["reference"]))
     found = float(network(one[None], other[None], normalize=True).mean())
-    assert found == pytest.approx(plain_lpips(trunk, heads, one, other), rel=1e-4) and found > 0
+    assert found == pytest.approx(plain_lpips(trunk.features, LAYERS[name], heads, one, other), rel=1e-4) and found > 0
     assert float(network(one[None], one[None], normalize=True).mean()) == 0
 
 
-@pytest.mark.slow
-def test_lpips_takes_torchvisions_squeezenet_and_refuses_small_pictures():
-    """The test with real weights takes the other two."""
-    lpips.build("squeeze", torchvision.models.squeezenet1_1(weights=None).state_dict())
+def test_lpips_refuses_small_pictures():
     with pytest.raises(ValueError, match="64 pixels"):
         lpips.distance("alex", torch.zeros(1, 3, 63, 80), torch.zeros(1, 3, 63, 80))
 
@@ -121,8 +124,8 @@ def test_weights_that_are_not_here_are_one_sentence(monkeypatch, tmp_path):
     assert "liveditor evaluate models" in unable["mobilenet"] and "no package ships it" in unable["lpips_squeeze_source"]
     assert "psnr_source" in {metric.name for metric in able}
     (tmp_path / "checkpoints").mkdir()
-    torch.save(random_trunk(), tmp_path / "checkpoints" / weights.TORCHVISION["alex"])
-    assert weights.tensors_of("alex").keys() == random_trunk().keys()
+    torch.save(random_trunk().state_dict(), tmp_path / "checkpoints" / weights.TORCHVISION["alex"])
+    assert weights.tensors_of("alex").keys() == random_trunk().state_dict().keys()
 
 
 def test_offline_means_no_model_of_a_hub():

@@ -5,6 +5,9 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from liveditor_isa.evaluation.items import missing_files, read_items
 from liveditor_isa.evaluation.records import Run, edit_of
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.video.mp4 import write_mp4
+from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +167,47 @@ def test_the_benchmark_from_clips_to_result(drawn, tmp_path, monkeypatch):
     assert len(made) == 2 * 14
     rows = {row[0]: row for row in benchmark.table(stored).rows}
     assert rows["fast"][1].startswith("-") and rows["fast"][-1] == "–" and float(rows["full"][1]) > 30
+
+
+FOUR = """
+import sys
+from dataclasses import replace
+from liveditor_isa.benchmarks.evaluation import mini
+
+whole = mini.prepared
+mini.prepared = lambda folder, subset: replace(items := whole(folder, subset), items=items.items[:4])
+mini.EXTRA_METRICS = ()
+mini.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.long
+def test_the_benchmark_killed_half_way_goes_on_with_the_included_editor(tmp_path):
+    """Of its first four clips: what was edited stays, the pages show scores, and another run makes nothing."""
+    edits, result = tmp_path / "full/edits", tmp_path / "result.json"
+    command = [sys.executable, "-c", FOUR, "--folder", str(tmp_path), "--settings", benchmark.FULL, "--out", str(result)]
+    first = subprocess.Popen(command)
+    try:
+        until(lambda: (edits.exists() and len(times(edits)) >= 2) or first.poll() is not None, seconds=400)
+    finally:
+        first.kill()
+    assert first.wait() == -signal.SIGKILL
+    before = times(edits)
+    assert 2 <= len(before) < 4 and not result.exists()
+    subprocess.run(command, check=True, timeout=500)
+    after = times(edits)
+    assert len(after) == 4 and {name: after[name] for name in before} == before
+    stored = json.loads(result.read_text(encoding="utf-8"))["settings"][benchmark.FULL]["means"]
+    assert stored["psnr_reference"]["count"] == 4 and stored["psnr_reference"]["mean"] > 15
+    assert "psnr_reference" in (tmp_path / "full/report/items/swap-0.html").read_text(encoding="utf-8")
+    scores = times(tmp_path / "full/scores")
+    subprocess.run(command, check=True, timeout=500)
+    assert times(edits) == after and times(tmp_path / "full/scores") == scores
+
+
+def times(folder: Path) -> dict[str, int]:
+    """Without what a kill breaks off, whose names begin with a dot."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def test_settings_are_the_pages_presets():

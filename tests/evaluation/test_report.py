@@ -81,7 +81,7 @@ def written(tmp_path):
     source, _ = scene()
     paths = {name: str(save(tmp_path / name, video)) for name, video in (("source", source), ("edit", noisy(source)))}
     item = Item("clip", paths["source"], 'Say "<hello>"', reference=paths["source"], task="say")
-    other = Item("other", paths["source"], "Do nothing")
+    other = Item("other", paths["source"], "Do nothing", task="rest")
     scored = (
         Scored(item, paths["edit"], {"psnr_source": 21.5}, {"vmaf_neg_source": "ffmpeg lacks libvmaf."}, {"judge_pair": "It says <hello>."}),
         Scored(other, None),
@@ -102,6 +102,18 @@ def test_pages_hold_videos_side_by_side_scores_words_and_gaps(written):
     stored = json.loads((index.parent / "report.json").read_text(encoding="utf-8"))
     assert stored["means"]["all"]["psnr_source"]["mean"] == 21.5 and stored["items"]["items"] == 2
     assert [path.name for path in index.parent.rglob(".*")] == []
+
+
+def test_the_first_page_leads_to_its_tables_and_lists_items_with_their_scores(written):
+    index, found = written
+    page = index.read_text(encoding="utf-8")
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= (ids := set(re.findall(r'id="([^"]+)"', page)))
+    assert {"all-items-2", "by-kind-of-edit", "coverage", "items"} <= ids
+    listed = page[page.index('id="items"') :]
+    assert "<th>psnr_source</th><th>missing</th>" in listed and "<td>21.5</td><td>1</td>" in listed
+    assert "<td>–</td><td></td>" in listed  # the item without an edit
+    kinds = re.findall(r"<details><summary><h2[^>]*>([^<]+)</h2>", page)
+    assert kinds == ["say (1)"] and ">All items (2)</h2></summary>" not in page
 
 
 def test_a_video_is_made_once_and_anew_for_another_edit(written):
@@ -129,7 +141,13 @@ def test_pages_show_in_a_browser_what_they_say(written):
         page = browser.new_page()
         page.goto(index.as_uri())
         assert page.title() == "mine: set"
-        page.click("text=clip")
+        page.click(".contents >> text=/^Items$/")
+        assert page.url.endswith("#items")
+        kind = page.locator("details table")
+        assert not kind.is_visible()
+        page.click("text=say (1)")
+        assert kind.is_visible()
+        page.click("a >> text=clip")
         page.wait_for_function("document.querySelector('video').readyState >= 2")
         assert page.evaluate("document.querySelector('video').videoWidth") == 3 * 128 * 4
         page.click("text=all items")

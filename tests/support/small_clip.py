@@ -12,13 +12,14 @@ def write_clip(folder: Path, processor: bool = True) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: number for number, word in enumerate(words)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     torch.manual_seed(0)
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {"vocab_size": len(words), "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 1}
+    text = {"vocab_size": len(words), "max_position_embeddings": 77}
+    text |= {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1}
     config = CLIPConfig(text_config=small | text, vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=12)
     CLIPModel(config).eval().save_pretrained(folder)
     if processor:
