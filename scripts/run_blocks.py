@@ -5,6 +5,7 @@ Needs nothing but Python: `fresh_installs.py` has the Python of a new environmen
     python run_blocks.py < blocks.json      [[name, language, code], ...]
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -30,4 +31,5 @@ def run_all(blocks):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     run_all(json.load(sys.stdin))
