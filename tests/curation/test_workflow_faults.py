@@ -98,7 +98,7 @@ def clip(tmp_path) -> str:
 
 def choice(**settings) -> StageChoice:
     settings = Settings(frames=FRAMES, fps=8, width=SIZE[0], height=SIZE[1], video_candidates=1, **settings)
-    return StageChoice(settings, ModelChoice(device="cpu"), videos.DEPENDS, True)
+    return StageChoice(settings, ModelChoice(device="cpu"), videos.ABOUT.depends, True)
 
 
 def asked(clip: str, tmp_path, instruction: str = "make it blue") -> Request:
