@@ -5,7 +5,7 @@ python scripts/fresh_installs.py [--extras diffusers serve ...] [--out FILE]
 Each environment is new and lies outside this folder, as does the folder in which commands run; it is removed afterwards. Into it
 go PyTorch, gigabytes of it, and a wheel with one extra. Then run, in order, every block of README and docs that needs this extra, or
 none; and commands of other extras must say in one sentence which one brings what they lack. `image` follows the Dockerfile's own
-lines instead of the pages'.
+lines instead of the pages'. A file that is there keeps its rows of other extras.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ BEYOND = {"": r"diffusers|liveditor \w", "diffusers": r"liveditor batch"}
 
 ALSO = {
     "": ["liveditor --version", "liveditor --help", "liveditor convert liveditor_ckpt.bin --dtype bf16"],
-    "evaluation": ["liveditor evaluate score items.jsonl --run run --metrics psnr ssim", "liveditor evaluate report run"],
+    "evaluation": [
+        "liveditor evaluate score items.jsonl --run run --metrics psnr_source ssim_source",
+        "liveditor evaluate report run",
+    ],
 }
 """Commands beside the pages' blocks."""
 
@@ -65,7 +68,7 @@ def main() -> int:
     parser.add_argument("--extras", nargs="+", choices=EXTRAS, default=EXTRAS, metavar="EXTRA", help='"" is none')
     parser.add_argument("--out", type=Path, default=ROOT / f"benchmarks/results/fresh-installs-{date.today()}.json")
     options = parser.parse_args()
-    installs = {}
+    installs = json.loads(options.out.read_text(encoding="utf-8"))["installs"] if options.out.exists() else {}
     with tempfile.TemporaryDirectory(prefix="wheel-") as folder:
         wheel = build_wheel(Path(folder))
         for extra in options.extras:
@@ -73,7 +76,7 @@ def main() -> int:
                 installs[extra or "none"] = tried(extra, wheel, Path(folder))
             about = {"python": sys.version.split()[0], "installs": installs}
             options.out.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    failed = [row for install in installs.values() for row in install["rows"] if row["fault"]]
+    failed = [row for extra in options.extras for row in installs[extra or "none"]["rows"] if row["fault"]]
     print(options.out, f"{len(failed)} failed", sep=": ")
     return bool(failed)
 
