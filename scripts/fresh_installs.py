@@ -2,10 +2,10 @@
 
 python scripts/fresh_installs.py [--extras diffusers serve ...] [--out FILE]
 
-Each environment is new and lies outside this folder, as does the folder in which commands run; it is removed afterwards. Into it
-go PyTorch, gigabytes of it, and a wheel with one extra. Then run, in order, every block of README and docs that needs this extra, or
-none; and commands of other extras must say in one sentence which one brings what they lack. `image` follows the Dockerfile's own
-lines instead of the pages'. A file that is there keeps its rows of other extras.
+Each environment is new, lies outside this folder, and is removed afterwards. It gets PyTorch, which is gigabytes, and this pack's wheel
+with one extra. Then the script runs the blocks of the pages about this extra, in order, and commands of other extras, which must name
+in one sentence the extra to install. `image` installs by the Dockerfile's lines instead of the pages'. A FILE that exists keeps its rows
+of other extras.
 """
 
 from __future__ import annotations
@@ -73,16 +73,16 @@ def main() -> int:
         wheel = build_wheel(Path(folder))
         for extra in options.extras:
             with tempfile.TemporaryDirectory(prefix="fresh-") as folder:
-                installs[extra or "none"] = tried(extra, wheel, Path(folder))
-            about = {"python": sys.version.split()[0], "installs": installs}
+                installs[extra or "none"] = installed(extra, wheel, Path(folder))
+            about = {"command": "python scripts/fresh_installs.py", "python": sys.version.split()[0], "installs": installs}
             options.out.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     failed = [row for extra in options.extras for row in installs[extra or "none"]["rows"] if row["fault"]]
     print(options.out, f"{len(failed)} failed", sep=": ")
     return bool(failed)
 
 
-def tried(extra: str, wheel: Path, folder: Path) -> dict:
-    """What one installation holds, and a row for each of its pages and commands; fault: None where all went as it should."""
+def installed(extra: str, wheel: Path, folder: Path) -> dict:
+    """The packages of one installation, and a row for each of its pages and commands; fault: None where all ended as it should."""
     venv.create(folder / "env", with_pip=True)
     shell = Shell(folder / "env", folder / "place")
     for line in from_dockerfile() if extra == "image" else ["pip install torch torchvision", f'pip install ".[{extra}]"']:

@@ -31,7 +31,7 @@ def french(browser, server):
         server.post("/settings", {"Comfy.Locale": "en"})
 
 
-def told(page, sentence: str, **values: str):
+def run_and_see(page, sentence: str, **values: str):
     """Run, and wait for the sentence; a value is a pattern."""
     text = re.sub(r"\\\{(\w+)\\\}", lambda name: values[name[1]], re.escape(WORDS[sentence]))
     page.get_by_test_id("queue-button").dispatch_event("click")
@@ -43,7 +43,7 @@ def test_a_damaged_video(french, server):
     bad.write_bytes(b"no video at all " * 100)
     set_widgets(french, {"LoadVideo": {"file": bad.name}})
     cause = f"{re.escape(WORDS['it is damaged, or no video'])}: .*bad.mp4"
-    told(
+    run_and_see(
         french,
         "The video cannot be read ({cause}). If a player shows it, convert it to an mp4 with H.264 and load that.",
         cause=cause,
@@ -55,7 +55,7 @@ def test_an_output_folder_that_is_none(french, server):
     """As Python says an error of the system: with its number before it."""
     (server.base / "output/a file").write_bytes(b"")
     set_widgets(french, {"LIVEditorDecodeVideo": {"filename_prefix": "a file/x"}})
-    told(
+    run_and_see(
         french,
         "filename_prefix {prefix} cannot be used in the output folder ({cause}): choose another, or make it writable.",
         prefix="'a file/x'",
