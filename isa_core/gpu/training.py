@@ -3,7 +3,7 @@
 Routing is constant: no gradient flows through which blocks meet.
 
 Tensors are kept for the backward pass by `save_for_backward` alone, which gradient checkpointing and offload to main memory see. A graph of the
-library's would escape both, so dense query blocks are attended once more in the backward pass.
+library's would escape both, so what it keeps is taken out of it (`kept_graph.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..layout import BlockTable
 from ..plan import RoutingMasks, RoutingPlan
 from ..residual import coarse_output
 from .dense_group import begin_count, gathered, turns
+from .kept_graph import KeptGraph
 from .plan import Blocks, KernelPlan, blocks_on, make_plan, plan_of, pool, tail_means
 
 
@@ -55,10 +56,9 @@ class _Attention(torch.autograd.Function):
         count = rows()
         ctx.turns = [_DenseTurn(heads, plan, count, table, config, blocks, dense) for heads in turns(q, plan, table, count)]
         means = pooled_k.to(k.dtype), pooled_v.to(k.dtype)
-        for turn in ctx.turns:
-            turn.attend(q, k, v, means, out)
+        kept = [x for turn in ctx.turns for x in turn.attend(q, k, v, means, out)]
         ctx.plan, ctx.blocks = plan, blocks
-        ctx.save_for_backward(q, k, v, out, log_sum, *means)
+        ctx.save_for_backward(q, k, v, out, log_sum, *means, *kept)
         routings.append(plan.routing)
         return out, pooled_q, pooled_k, pooled_v
 
@@ -67,7 +67,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, d_out, *d_pooled):
         from ...kernels.backward import sparse_attention_backward, spread_means
 
-        q, k, v, out, log_sum, mean_k, mean_v = ctx.saved_tensors
+        q, k, v, out, log_sum, mean_k, mean_v, *kept = ctx.saved_tensors
         plan, blocks = ctx.plan, ctx.blocks
         if d_out is None:
             d_out = torch.zeros_like(out)
@@ -77,7 +77,8 @@ class _Attention(torch.autograd.Function):
         )  # fmt: skip
         d_means = [None, d_mean_k, d_mean_v]
         for turn in ctx.turns:
-            turn.add_gradients(q, k, v, (mean_k, mean_v), d_out, d_tokens, d_means)
+            own, kept = kept[: turn.kept], kept[turn.kept :]
+            turn.add_gradients(own, d_out, d_tokens, d_means)
         for d_x, d_mean, d_pool in zip(d_tokens, d_means, d_pooled):
             total = d_pool if d_mean is None else d_mean if d_pool is None else d_mean + d_pool
             if total is not None:
@@ -95,44 +96,40 @@ class _DenseTurn:
         self.dense_rows = plan.dense_rows[heads, :rows].contiguous()
         self.table, self.config, self.blocks, self.dense = table, config, blocks, dense
 
-    def attend(self, q, k, v, means, out) -> None:
-        """Fill these rows of out."""
+    def attend(self, q, k, v, means, out) -> list[torch.Tensor]:
+        """Fill these rows of out -> what the backward pass needs."""
         from ...kernels.compact import scatter_blocks
 
-        inputs, listed, _ = self._inputs(q, k, v, means)
-        scatter_blocks(self._attended(listed, *inputs), out, self.number, self.dense_rows, *self.blocks)
-
-    def add_gradients(self, q, k, v, means, d_out, d_tokens, d_means) -> None:
-        from ...kernels.compact import gather_blocks, scatter_blocks
-
-        inputs, listed, offsets = self._inputs(q, k, v, means)
-        with torch.enable_grad():
-            inputs = [x.detach().requires_grad_() for x in inputs]
-            result = self._attended(listed, *inputs)
-        rows = self.dense_rows.shape[1] * self.blocks.size
-        d_result = gather_blocks(d_out, self.number, self.dense_rows, None, rows, *self.blocks)
-        d_query, d_key, d_value, *d_tail = torch.autograd.grad(result, inputs, d_result.to(result.dtype))
-        # Rows of dense query blocks are zero so far. The gradients of keys and values already contain the sparse group's part.
-        scatter_blocks(d_query, d_tokens[0], self.number, self.dense_rows, *self.blocks)
-        for d_compact, d_x in zip((d_key, d_value), d_tokens[1:]):
-            scatter_blocks(d_compact, d_x, self.number, listed, *self.blocks, offsets=offsets, add=True)
-        for d_mean, d_part in zip(d_means[1:], d_tail):
-            d_mean.index_add_(0, self.heads, d_part.to(d_mean.dtype))
-
-    def _inputs(self, q, k, v, means):
-        """([query, key, value, and the means of keys and values where they count], listed, offsets), as `gathered` has them."""
         tokens = self.table.listed_tokens(self.config.keep_ratio)
-        *inputs, listed, offsets = gathered(
+        *inputs, self.listed, self.offsets = gathered(
             q, k, v, self.heads, self.dense_rows, self.plan.routing, tokens, self.blocks, self.blocks
         )  # fmt: skip
         if self.config.context_tail == "taylor":
             inputs += [x[self.heads] for x in means]
-        return inputs, listed, offsets
+        self.graph = KeptGraph(self._attended, inputs)
+        result, kept = self.graph.take()
+        self.kept = len(kept)
+        scatter_blocks(result, out, self.number, self.dense_rows, *self.blocks)
+        return kept
 
-    def _attended(self, listed, query, key, value, *means) -> torch.Tensor:
+    def add_gradients(self, kept, d_out, d_tokens, d_means) -> None:
+        """kept: what `attend` returned."""
+        from ...kernels.compact import gather_blocks, scatter_blocks
+
+        rows = self.dense_rows.shape[1] * self.blocks.size
+        d_result = gather_blocks(d_out, self.number, self.dense_rows, None, rows, *self.blocks)
+        d_query, d_key, d_value, *d_tail = self.graph.gradients(kept, d_result)
+        # Rows of dense query blocks are zero so far. The gradients of keys and values already contain the sparse group's part.
+        scatter_blocks(d_query, d_tokens[0], self.number, self.dense_rows, *self.blocks)
+        for d_compact, d_x in zip((d_key, d_value), d_tokens[1:]):
+            scatter_blocks(d_compact, d_x, self.number, self.listed, *self.blocks, offsets=self.offsets, add=True)
+        for d_mean, d_part in zip(d_means[1:], d_tail):
+            d_mean.index_add_(0, self.heads, d_part.to(d_mean.dtype))
+
+    def _attended(self, query, key, value, *means) -> torch.Tensor:
         """[rows * block_size, heads, D]."""
         query, key, value = (x[None] for x in (query, key, value))
         if means:
             mean_k, mean_v = means
-            return dense_with_tail(query, key, value, mean_k, mean_v, listed.long(), self.table)[0]
+            return dense_with_tail(query, key, value, mean_k, mean_v, self.listed.long(), self.table)[0]
         return self.dense(query, key, value)[0]

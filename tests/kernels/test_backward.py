@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kernel_device import DEVICE, DTYPES, GPU
 from liveditor_isa import kernels
 from liveditor_isa.isa_core import ISAConfig, RoutingMasks, TokenLayout, in_context_sparse_attention
+from liveditor_isa.isa_core.attend import dense_attention
 from liveditor_isa.isa_core.layout import block_table
 from liveditor_isa.kernels.backward import _listed_by, _sparse_rows, sparse_attention_backward, spread_means
 from sweeps import pairs, sweep
@@ -344,3 +345,22 @@ def test_checkpointing_keeps_nothing_and_computes_once_more(monkeypatch):
     assert alive() - before == {id(out)}
     out.sum().backward()
     assert len(runs) == 2 and tokens.grad.isfinite().all()
+
+
+def test_dense_blocks_are_attended_once(monkeypatch):
+    """Their backward pass goes on from what the library kept, any number of times."""
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda *_: None)
+    layout, calls = TokenLayout(136, (130,)), []
+    tokens = torch.randn(1, layout.total, 2, 32, device=DEVICE, requires_grad=True)
+
+    def dense(q, k, v):
+        calls.append(q.shape)
+        return dense_attention(q, k, v)
+
+    out = in_context_sparse_attention(
+        2 * tokens, 3 * tokens, tokens + 1, layout=layout, config=ISAConfig(0.4, 0.6, 0.3), dense=dense, backend="triton"
+    )
+    assert calls
+    before = len(calls)
+    (first,), (second,) = (torch.autograd.grad(out.square().sum(), tokens, retain_graph=True) for _ in range(2))
+    assert len(calls) == before and first.isfinite().all() and torch.equal(first, second)
