@@ -68,9 +68,8 @@ fresh: setup
 same-numbers: setup
 	@$(PYTHON) scripts/same_numbers.py $(if $(COMPARE),--compare $(COMPARE))
 
-# One thread: others would wait for each other over such small work.
 bench-mini: setup
-	@OMP_NUM_THREADS=1 $(PYTHON) -m liveditor_isa.benchmarks.evaluation.mini
+	@$(PYTHON) -m liveditor_isa.benchmarks.evaluation.mini
 
 data-demo: setup
 	@$(PYTHON) -m liveditor_isa data demo --out output/data-demo

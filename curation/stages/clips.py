@@ -14,7 +14,7 @@ from ...video.clip import open_clip
 from ...video.geometry import fit_frames
 from ...video.mp4 import write_mp4
 from ...video.source import FileSource
-from .. import measure
+from .. import measure, safety
 from ..outcomes import Outcome, Work
 from ..settings import About, Settings, StageChoice
 
@@ -48,5 +48,5 @@ def edit_file(settings: Settings, work: Work, output: Path, progress: bool) -> t
         raise ValueError(f"The video ends {settings.frames - len(frames)} frames before the clip does.")
     file = write_mp4(output, [frames], Fraction(settings.fps).limit_denominator(1000), crf=CRF)
     pixels = to_bytes(frames)
-    scores = measure.clip_scores(pixels, settings.cut)
+    scores = measure.clip_scores(pixels, settings.cut) | {"unsafe": safety.unsafe(pixels)}
     return file, {"file": file.name, "scores": scores, "features": measure.features(pixels)}

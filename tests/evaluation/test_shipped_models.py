@@ -178,6 +178,18 @@ def test_real_models_have_the_values_of_their_packages_own_code():
 
 
 @pytest.mark.long
+def test_open_nsfw_has_the_values_of_onnxruntime():
+    """With the package's own preparation of pictures."""
+    pytest.importorskip("cv2", reason="the data extra is not installed")
+    from liveditor_isa.curation import safety
+    from skimage import data
+
+    fetched("open_nsfw")
+    for picture, wanted in (("chelsea", 0.00014869), ("astronaut", 0.0317939), ("coffee", 0.0130485), ("rocket", 0.00045836)):
+        assert safety.probability(torch.from_numpy(getattr(data, picture)())) == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.long
 def test_real_models_order_edits_as_everybody_would(tmp_path):
     fetched("i3d", "dinov2_s", "niqe", "mobilenet_v2", "alex")
     orders.main(["--folder", str(tmp_path), "--out", str(tmp_path / "orders.json")])
