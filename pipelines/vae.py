@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from inspect import signature
 from pathlib import Path
-from types import MethodType
 
 import torch
 import torch.nn.functional as F
@@ -39,16 +38,18 @@ def load_vae(path: str | Path, dtype: torch.dtype | None = torch.float32) -> Aut
     if (vae.config.z_dim, vae.config.in_channels, vae.config.out_channels) != (CHANNELS, 3, 3):
         raise _another(path)
     for module in vae.modules():
-        if isinstance(module, torch.nn.Conv3d) and module.in_channels < NARROW:
-            module._conv_forward = MethodType(_convolved, module)
+        if type(module) is WanCausalConv3d and module.in_channels < NARROW:
+            module.__class__ = _Narrow
     return vae
 
 
-def _convolved(conv: torch.nn.Conv3d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+class _Narrow(WanCausalConv3d):
     """On a CPU by oneDNN. PyTorch 2.11 chooses its own code there for small or narrow volumes, which takes up to seven times as long."""
-    through = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    y = F.conv3d(x.to_mkldnn() if through else x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    return y.to_dense() if through else y
+
+    def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+            return super()._conv_forward(x, weight, bias)
+        return F.conv3d(x.to_mkldnn(), weight, bias, self.stride, self.padding, self.dilation, self.groups).to_dense()
 
 
 def _from_file(path: Path, dtype: torch.dtype | None) -> AutoencoderKLWan:

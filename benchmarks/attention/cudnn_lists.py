@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from triton.testing import do_bench
 from ...isa_core import ISAConfig, TokenLayout, in_context_sparse_attention
 from ...optional import needed
 from ..machine import gpu_slug, heading, result_file
+
+PACKAGES = ("nvidia-cudnn-frontend", "nvidia-cutlass-dsl")
 
 TOKENS, HEADS, DIM, SHARE = 65_536, 40, 128, 0.28
 
@@ -88,7 +91,9 @@ def main():
             torch.cuda.synchronize()
         longest = max(event.device_time_total for event in profiler.key_averages()) / 5000
         rows += [row(f"ours, kernel, {name}", longest, 64), row(f"ours, whole call, {name}", measured(ours), 64)]
-    result = {**heading(__spec__.name), "tokens": TOKENS, "heads": HEADS, "head_dim": DIM, "share": SHARE, "rows": rows}
+    about = heading(__spec__.name)
+    about["versions"] |= {package: version(package) for package in PACKAGES}
+    result = {**about, "tokens": TOKENS, "heads": HEADS, "head_dim": DIM, "share": SHARE, "rows": rows}
     path = options.out or result_file(f"cudnn-lists-{gpu_slug(result['gpu'])}")
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(path)

@@ -36,7 +36,9 @@ def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
 
 
 def load(choice: StageChoice) -> Settings:
-    measure.cuts(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), choice.settings.cut)  # raises where a package is missing
+    # Where a package is missing or a file of weights is damaged, these raise before every clip would.
+    nothing = torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
+    measure.cuts(nothing, choice.settings.cut), measure.features(nothing), safety.unsafe(nothing)
     return choice.settings
 
 

@@ -17,24 +17,22 @@ class KeptGraph:
     """`function(*inputs)` -> `result`, without gradients of its own; `kept`: what the backward pass will need."""
 
     def __init__(self, function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]):
-        kept: list[torch.Tensor] = []
+        # The hooks hold this list alone: one that held `self` would close a circle through the graph, which Python cannot collect.
+        tensors: list[torch.Tensor] = []
 
         def pack(x: torch.Tensor) -> int:
-            kept.append(x.detach())
-            return len(kept) - 1
+            tensors.append(x.detach())
+            return len(tensors) - 1
 
         with torch.enable_grad():
             # Edges of leaves would keep the leaves.
             begun = _Begin.apply(torch.zeros((), requires_grad=True), *inputs)
             self._inputs = [get_gradient_edge(x) for x in begun]
-            with saved_tensors_hooks(pack, lambda number: self._tensors[number]):
+            with saved_tensors_hooks(pack, tensors.__getitem__):
                 result = function(*begun)
-        self._result = get_gradient_edge(result)
-        self._tensors: Sequence[torch.Tensor] = ()
-        self._dtype = result.dtype
-        # The graph holds `pack` and with it the list.
-        self.result, self.kept = result.detach(), kept[:]
-        kept.clear()
+        self._result, self._dtype, self._tensors = get_gradient_edge(result), result.dtype, tensors
+        self.result, self.kept = result.detach(), tensors[:]
+        tensors.clear()
 
     def take(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(result, kept), which from now on are the caller's alone."""
@@ -44,12 +42,12 @@ class KeptGraph:
 
     def gradients(self, kept: Sequence[torch.Tensor], d_result: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The gradient of each input, given that of the result."""
-        self._tensors = kept
+        self._tensors[:] = kept
         try:
-            # There is nothing to free: the graph holds numbers.
+            # A second backward pass needs the graph again. What it holds are numbers.
             return torch.autograd.grad([self._result], self._inputs, [d_result.to(self._dtype)], retain_graph=True)
         finally:
-            self._tensors = ()
+            self._tensors.clear()
 
 
 class _Begin(torch.autograd.Function):

@@ -8,6 +8,10 @@ pytest.importorskip("cv2", reason="the data extra is not installed")
 
 from liveditor_isa.curation import safety  # noqa: E402
 from liveditor_isa.curation.gates import GATES, of_stage, verdict  # noqa: E402
+from liveditor_isa.curation.settings import Settings, StageChoice  # noqa: E402
+from liveditor_isa.curation.stages import clips  # noqa: E402
+from liveditor_isa.evaluation import weights  # noqa: E402
+from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 
 
 def test_the_worst_of_the_first_the_middle_and_the_last_frame_counts(monkeypatch):
@@ -31,6 +35,15 @@ def test_without_its_weights_nothing_is_measured_and_nothing_rejected(monkeypatc
     assert found.is_kept and found.unmeasured == ("safety",)
     assert verdict({"unsafe": 0.8}, gates).is_kept
     assert verdict({"unsafe": 0.81}, gates).reason == "not safe for work"
+
+
+def test_a_damaged_file_ends_the_stage_before_its_first_clip(monkeypatch, tmp_path):
+    """It sent every clip into quarantine."""
+    monkeypatch.setenv("LIVEDITOR_MODELS", str(tmp_path))
+    weights.own_file(safety.MODEL).write_bytes(b"half of a file")
+    safety._network.cache_clear()
+    with pytest.raises(RuntimeError, match="cannot be read .*: remove it"):
+        clips.load(StageChoice(Settings(), ModelChoice(), (), False, False))
 
 
 def test_a_picture_is_squeezed_cut_and_centred():

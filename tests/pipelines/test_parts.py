@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import pickle
 import sys
 import unicodedata
 import weakref
@@ -13,6 +14,7 @@ import pytest
 import sentencepiece
 import torch
 from comfy_headless import ROOT
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from liveditor_isa.checkpoint.keys import CheckpointError
@@ -120,6 +122,18 @@ def test_no_more_is_held_than_a_few_frames(vaes):
     finally:
         [hook.remove() for hook in hooks]
     assert sizes == [(1, 1), (4, 2), (4, 3), (4, 4)]
+
+
+def test_narrow_convolutions_are_diffusers_own_and_go_through_a_pickle():
+    """They run through oneDNN on a CPU."""
+    vae = load_vae(VAES["included"])
+    again = pickle.loads(pickle.dumps(vae))
+    convolution, copied = (each.decoder.up_blocks[-1].resnets[0].conv1 for each in (vae, again))
+    assert type(convolution) is type(copied) is not WanCausalConv3d and isinstance(copied, WanCausalConv3d)
+    volume = torch.randn(1, convolution.in_channels, 6, 20, 24, generator=torch.Generator().manual_seed(0))
+    plain = torch.nn.functional.conv3d(volume, convolution.weight, convolution.bias)
+    for each in (convolution, copied):
+        assert error(each._conv_forward(volume, each.weight, each.bias), plain) < 1e-5
 
 
 def test_tiles_are_blended_by_diffusers():
