@@ -28,7 +28,7 @@ from .lora import load_lora, unload_differences
 from .steps import set_timesteps, solves_flows
 from .text_encoder import embedded_lengths, load_text_encoder, own_length, text_length, unknown_to
 from .transformer import TRAIN_TIMESTEPS, LIVEditorTransformer3DModel
-from .vae import decode_video, encode_video, load_vae
+from .vae import decode_video, encode_video, load_vae, through_onednn
 
 CODE = "liveditor_pipeline"
 """Name of the module in a saved folder that leads diffusers to this class."""
@@ -73,6 +73,8 @@ class LIVEditorPipeline(WanPipeline):
         longest_side: int | None = None,
     ):
         super(WanPipeline, self).__init__()  # Wan's own would register its second transformer
+        if isinstance(vae, torch.nn.Module):
+            through_onednn(vae)  # also of a folder that diffusers has opened
         self.register_modules(
             tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, scheduler=scheduler, transformer=transformer
         )

@@ -37,6 +37,11 @@ def load_vae(path: str | Path, dtype: torch.dtype | None = torch.float32) -> Aut
     vae = load_part(AutoencoderKLWan, path, "vae", dtype) if path.is_dir() else _from_file(path, dtype)
     if (vae.config.z_dim, vae.config.in_channels, vae.config.out_channels) != (CHANNELS, 3, 3):
         raise _another(path)
+    return through_onednn(vae)
+
+
+def through_onednn(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """The same, whose narrow convolutions are `_Narrow`: up to three times as fast on a CPU, for small videos."""
     for module in vae.modules():
         if type(module) is WanCausalConv3d and module.in_channels < NARROW:
             module.__class__ = _Narrow
