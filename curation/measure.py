@@ -16,7 +16,7 @@ from ..evaluation.frames import read_video, to_bytes, to_unit
 from ..evaluation.metrics.features import mobilenet_features
 from ..evaluation.metrics.pixels import psnr
 from ..evaluation.metrics.temporal import steadiness
-from ..evaluation.weights import file_of
+from ..evaluation.weights import is_here
 from ..optional import needed
 from . import EXTRA
 
@@ -70,9 +70,7 @@ def clip_scores(frames: torch.Tensor, cut: float) -> dict[str, float]:
 
 def features(frames: torch.Tensor) -> list[float] | None:
     """Of the clip's middle frame, of length 1, by MobileNetV2; None where its weights are not here."""
-    try:
-        file_of("mobilenet_v2")
-    except RuntimeError:
+    if not is_here("mobilenet_v2"):
         return None
     with torch.no_grad():
         found = mobilenet_features(frames[len(frames) // 2][None])[0]

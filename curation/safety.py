@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ..evaluation.weights import file_of, tensors_of
+from ..evaluation.weights import is_here, tensors_of
 from ..optional import needed
 from . import EXTRA
 
@@ -21,9 +21,7 @@ MEAN = (104, 117, 123)
 
 def unsafe(frames: torch.Tensor) -> float | None:
     """The largest probability of the first, the middle and the last frame of [T, H, W, 3] uint8; None where the weights are not here."""
-    try:
-        file_of(MODEL)
-    except RuntimeError:
+    if not is_here(MODEL):
         return None
     return max(probability(frames[number]) for number in sorted({0, len(frames) // 2, len(frames) - 1}))
 

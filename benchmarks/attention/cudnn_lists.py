@@ -27,12 +27,16 @@ PACKAGES = ("nvidia-cudnn-frontend", "nvidia-cutlass-dsl")
 TOKENS, HEADS, DIM, SHARE = 65_536, 40, 128, 0.28
 
 
+def listed(block: int) -> int:
+    """Blocks of a list: an even number, which cuDNN's kernels for other GPUs ask for."""
+    return round(SHARE * (TOKENS // block)) // 2 * 2
+
+
 def lists(block: int, generator: torch.Generator) -> torch.Tensor:
     """[1, HEADS, blocks, listed] of blocks in ascending order, int32."""
     count = TOKENS // block
-    listed = round(SHARE * count) // 2 * 2
     of_head = (
-        torch.rand(count, count, device="cuda", generator=generator).topk(listed, 1).indices.sort(1).values
+        torch.rand(count, count, device="cuda", generator=generator).topk(listed(block), 1).indices.sort(1).values
         for _ in range(HEADS)
     )
     return torch.stack([*of_head])[None].int().contiguous()
@@ -49,8 +53,7 @@ def error(out: torch.Tensor, qkv: list[torch.Tensor], chosen: torch.Tensor, bloc
 
 
 def row(name: str, ms: float, block: int, **more) -> dict:
-    listed = round(SHARE * (TOKENS // block)) // 2 * 2
-    tflops = 4 * TOKENS * listed * block * DIM * HEADS / ms / 1e9
+    tflops = 4 * TOKENS * listed(block) * block * DIM * HEADS / ms / 1e9
     found = {"kernel": name, "block": block, "ms": round(ms, 3), "tflops": round(tflops, 1), **more}
     print(found, flush=True)
     return found

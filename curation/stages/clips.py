@@ -38,7 +38,9 @@ def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
 def load(choice: StageChoice) -> Settings:
     # Where a package is missing or a file of weights is damaged, these raise before every clip would.
     nothing = torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
-    measure.cuts(nothing, choice.settings.cut), measure.features(nothing), safety.unsafe(nothing)
+    measure.cuts(nothing, choice.settings.cut)
+    measure.features(nothing)
+    safety.unsafe(nothing)
     return choice.settings
 
 

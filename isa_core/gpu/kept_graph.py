@@ -14,9 +14,10 @@ from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 
 
 class KeptGraph:
-    """`function(*inputs)` -> `result`, without gradients of its own; `kept`: what the backward pass will need."""
+    """The way back through one call: its graph, without the tensors that it needs."""
 
     def __init__(self, function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]):
+        """`result` is `function(*inputs)` without gradients, `kept` what `gradients` will need: the caller takes both by `take`."""
         # The hooks hold this list alone: one that held `self` would close a circle through the graph, which Python cannot collect.
         tensors: list[torch.Tensor] = []
 

@@ -15,7 +15,7 @@ from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 
 
 def test_the_worst_of_the_first_the_middle_and_the_last_frame_counts(monkeypatch):
-    monkeypatch.setattr(safety, "file_of", lambda name: name)
+    monkeypatch.setattr(safety, "is_here", lambda name: True)
     monkeypatch.setattr(safety, "probability", lambda frame: float(frame[0, 0, 0]) / 100)
     frames = torch.zeros(9, 16, 16, 3, dtype=torch.uint8)
     frames[[1, 3, 7]] = 99
