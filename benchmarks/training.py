@@ -70,6 +70,7 @@ def recipe(options: argparse.Namespace, bucket: tuple[int, int, int], groups: in
             "model": {"trains": options.trains, "dtype": "fp32" if options.small else "bf16"},
             "lora": {"rank": options.rank},
             "memory": {f"offload_{what}": True for what in options.offload} | {"compile": options.compile},
+            "optimiser": {"eight_bit": options.eight_bit},
             "parallel": {"context": options.context},
             "objective": {"drop_text": 0.0},
             "stage": [one | {"attention": kind} for _ in range(options.turns + 1) for kind in KINDS],
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=1, help="GPUs that share the tokens of an example")
     parser.add_argument("--backend", help="diffusers' name of the attention that full attention and ISA's dense blocks take")
     parser.add_argument("--compile", action="store_true", help="torch.compile, block by block")
+    parser.add_argument("--eight-bit", action="store_true", help="AdamW's moments in 8 bits, with torchao")
     parser.add_argument("--small", action="store_true", help="a small network and a short clip")
     parser.add_argument("--no-store", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -177,13 +179,17 @@ def main() -> None:
             "blocks": config.num_layers,
             "trained": trained,
             "offload": options.offload,
+            "compile": options.compile,
+            "eight_bit": options.eight_bit,
         }
         facts |= {"gpus": count, "planned_gb": round(planned.total, 2), "planned_host_gb": round(planned.host, 2)}
         result = about | facts | {"rows": summary(steps, options.trains, planned.tokens), "steps": steps}
         print(*map(json.dumps, (facts, *result["rows"])), sep="\n", flush=True)
         if not options.no_store:
             name = gpu_slug(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"
-            path = options.out or result_file("-".join(["training-step", options.trains, *options.offload, name]))
+            name = f"{count}x-{name}" if count > 1 else name
+            extras = [*options.offload, *["compile"] * options.compile, *["eight-bit"] * options.eight_bit]
+            path = options.out or result_file("-".join(["training-step", options.trains, *extras, name]))
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     processes.leave()
 

@@ -171,6 +171,21 @@ def test_new_parameters_alone_change(network, pairs, tmp_path):
     assert changed == {name for name in before if start.is_new(name)} and len(changed) == 4
 
 
+def test_a_rate_that_is_a_tensor_is_filled(network, pairs, tmp_path, monkeypatch, keep_trainers):
+    """torchao's optimisers compile their step with it, and refuse another object."""
+    from liveditor_isa.training.editor import trainer
+
+    rates = []
+
+    def made(weights, settings):
+        rates.append(torch.tensor(0.0))
+        return torch.optim.AdamW(weights, lr=rates[0], foreach=False)
+
+    monkeypatch.setattr(trainer, "optimiser_of", made)
+    loop.run(recipe(network, pairs, "new", steps=1, stage={"rate": 3e-4}), tmp_path / "run", "cpu", progress=False)
+    assert keep_trainers[-1].optimiser.param_groups[0]["lr"] is rates[0] and rates[0] == torch.tensor(3e-4)
+
+
 def test_plain_wan_begins_without_its_residual_and_sees_the_context_as_the_target(pairs, tmp_path, keep_trainers):
     wan = write_network(tmp_path / "wan.safetensors", plain=True)
     with pytest.raises(CheckpointError, match="plain Wan: what LIVEditor adds"):

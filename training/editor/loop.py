@@ -152,7 +152,7 @@ class Meter:
             "step": trainer.done,
             "loss": round(self.loss / max(1, self.steps), 6),
             "gradient": round(self.gradient, 6),
-            "rate": trainer.optimiser.param_groups[0]["lr"],
+            "rate": float(trainer.optimiser.param_groups[0]["lr"]),
             "seconds": round(now - self.began, 2),
             "seconds_per_step": round(seconds / max(1, self.steps), 4),
             "tokens_per_second": round(self.tokens / seconds, 1),

@@ -48,11 +48,12 @@ class Trainer:
         choose_trained(network, recipe.model, recipe.lora, recipe.operation.seed)
         if recipe.memory.checkpointing:
             network.enable_gradient_checkpointing(activations.checkpointing(recipe.memory, spread.device))
-        place(network, spread, recipe.memory)
         if recipe.memory.compile:
-            network.compile_repeated_blocks()
+            # Before FSDP gives blocks another class: they are found by its name.
+            network.compile_repeated_blocks(options=compile_options())
+        place(network, spread, recipe.memory)
         self.names, self.weights = map(list, zip(*trained(network)))
-        self.optimiser = optimiser_of(self.weights, recipe.optimiser, spread)
+        self.optimiser = optimiser_of(self.weights, recipe.optimiser)
         self.averaged: list[torch.Tensor] | None = None
         """Of the weights over steps; None where no stage averages."""
         if any(stage.ema for stage in recipe.stage):
@@ -112,7 +113,10 @@ class Trainer:
 
     def _descend(self, stage: Stage) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate
+            if isinstance(group["lr"], torch.Tensor):  # of torchao's, which compiles its step
+                group["lr"].fill_(self.rate)
+            else:
+                group["lr"] = self.rate
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.done += 1
@@ -138,7 +142,14 @@ class Trainer:
         return dict(zip(self.names, self.weights if self.averaged is None else self.averaged))
 
 
-def optimiser_of(weights: list[torch.nn.Parameter], settings: Optimiser, spread: Spread) -> torch.optim.Optimizer:
+def compile_options() -> dict:
+    """Of torch.compile: without kernels that sum over rows and columns at once, whose gradients have a wrong shape in PyTorch
+    2.11 (pytorch/pytorch#178080)."""
+    name = "triton.mix_order_reduction"
+    return {name: False} if name in torch._inductor.list_options() else {}
+
+
+def optimiser_of(weights: list[torch.nn.Parameter], settings: Optimiser) -> torch.optim.Optimizer:
     """AdamW; vectors do not decay. Raises RuntimeError where 8 bits need a package that is not there."""
     groups = [
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": settings.weight_decay},
@@ -147,5 +158,4 @@ def optimiser_of(weights: list[torch.nn.Parameter], settings: Optimiser, spread:
     groups = [group for group in groups if group["params"]]
     if settings.eight_bit:
         return needed("torchao.optim", "torchao", EXTRA).AdamW8bit(groups, lr=0.0, betas=settings.betas)
-    fused = all(local(weight.detach()).is_cuda for weight in weights)
-    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=fused)
+    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=True)
