@@ -17,6 +17,10 @@ OWN = "own"
 MEASURED = "benchmarks/results/gates-cpu-2026-11-29.json"
 """Source of bounds that `benchmarks.gates` has chosen, or measured where the bound says itself what is right."""
 
+SURE = "IVE-Bench's bound of GroundingDINO's boxes"
+
+UNKNOWN_DETECTOR = "none published: detectors are of unlike sharpness"
+
 SAMA = "SAMA, appendix B (Qwen2.5-VL-72B, 1 to 10)"
 
 
@@ -60,12 +64,18 @@ GATES = (
     Gate("frame_style", "frames", "style", "wrong style", MEASURED, least=0),
     Gate("frame_colour", "frames", "colour", "wrong colour", MEASURED, least=0),
     Gate("frame_shape", "frames", "shape", "wrong shape", MEASURED, least=0),
+    Gate("frame_objects_lost", "frames", "objects_lost", "other objects changed", UNKNOWN_DETECTOR),
+    Gate("frame_object_gone", "frames", "object_left", "object not removed", SURE, most=0.3),
+    Gate("frame_object_there", "frames", "new_object", "new object missing", SURE, least=0.3),
     Gate("frame_preferred", "frames", "preference", "low preference", "none published: scores of unlike models do not compare"),
     Gate("present", "videos", "present", "edit missing", MEASURED, least=14.58),
     Gate("outside", "videos", "outside_psnr", "background changed", MEASURED, least=25.82),
     Gate("style", "videos", "style", "wrong style", MEASURED, least=0),
     Gate("colour", "videos", "colour", "wrong colour", MEASURED, least=0),
     Gate("shape", "videos", "shape", "wrong shape", MEASURED, least=0),
+    Gate("objects_lost", "videos", "objects_lost", "other objects changed", UNKNOWN_DETECTOR),
+    Gate("object_gone", "videos", "object_left", "object not removed", SURE, most=0.3),
+    Gate("object_there", "videos", "new_object", "new object missing", SURE, least=0.3),
     Gate("flicker", "videos", "flicker_added", "flicker", MEASURED, most=0.5),
     Gate("drift", "videos", "drift", "colours drift", MEASURED, most=8.67),
     Gate("sharpness", "videos", "sharpness", "blurred", MEASURED, least=0.85),

@@ -24,7 +24,7 @@ SHARES = {"style": STYLE, "human": HUMAN, "other": OTHER} | {
 """Of LIVEditor's groups of edits (arXiv 2605.04569, §4.1). The paper gives the first three as numbers; the others are in a figure
 alone, and have equal parts of the rest here."""
 
-FILES = ("frame_model", "video_model", "depth_model", "preference_model", "vlm_model")
+FILES = ("frame_model", "video_model", "depth_model", "preference_model", "detector_model", "grounding_model", "vlm_model")
 """Settings that may name a file or a folder."""
 
 DEPTHLESS = ("liveditor", "workflow")
@@ -49,6 +49,7 @@ class Settings:
     frame_model, video_model: of the editors `pipeline` (a folder or repository of a pipeline of diffusers) and `workflow` (a ComfyUI workflow's
         file). depth_model: a folder or repository of transformers' depth models, which a VACE pipeline follows; None: the clip's grey frames.
     preference_model: as in `evaluation.metrics.preference`, which scores target frames whose plan describes what they should show.
+    detector_model, grounding_model: as in `objects`, which look at target frames and videos; the second where a plan names objects.
     comfyui_url: of the server that runs workflows.
     frame_candidates, video_candidates: edits made of one proposal, of which the best is taken. steps, guidance: the editor's;
         None for the model's own. variants: instructions written of one pair. direction: one of DIRECTIONS.
@@ -71,6 +72,8 @@ class Settings:
     video_model: str | None = None
     depth_model: str | None = None
     preference_model: str | None = None
+    detector_model: str | None = None
+    grounding_model: str | None = None
     comfyui_url: str = "http://127.0.0.1:8188"
     frame_candidates: int = 1
     video_candidates: int = 2

@@ -15,11 +15,11 @@ from ...checkpoint.files import new_folder
 from ..records import ACCEPTED, Pair, write_pairs
 from ..settings import TO_REAL
 from ..sources import Source, write_sources
-from . import comfyui, diffsynth, ditto, kiwi, musubi, native, openve, reco, senorita, videox_fun, webdataset
+from . import comfyui, diffsynth, ditto, kiwi, musubi, native, nemo, openve, reco, senorita, videox_fun, webdataset
 
 FORMATS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (native, diffsynth, musubi, videox_fun, kiwi, webdataset, comfyui, ditto, reco, openve, senorita)
+    for module in (native, diffsynth, musubi, videox_fun, kiwi, webdataset, comfyui, nemo, ditto, reco, openve, senorita)
 }
 
 KEPT = ("origin", "licence", "url", "caption")

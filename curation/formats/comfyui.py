@@ -16,7 +16,7 @@ from ...pipelines.vae import without_normalisation
 from ...runtime.in_context import CONTEXT_LATENTS
 from ..records import Pair
 from . import native
-from .files import write_json
+from .files import check_encoded, write_json
 
 ABOUT = "ComfyUI: shards for Load Training Dataset, the context as context_latents"
 
@@ -27,8 +27,7 @@ def write(pairs: Sequence[Pair], folder: Path) -> None:
     """Raises ValueError for a pair that was not encoded."""
     from safetensors.torch import load_file
 
-    if missing := [pair.id for pair in pairs if not pair.latents]:
-        raise ValueError(f"{missing[0]} has no latents: the run's last stage, triplets, makes them.")
+    check_encoded(pairs)
     native.write_videos(pairs, folder)
     count = 0
     for start in range(0, len(pairs), PAIRS_A_SHARD):

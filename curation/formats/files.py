@@ -31,6 +31,12 @@ def placed_videos(pair: Pair, folder: Path) -> tuple[str, str]:
     return context, placed(pair.target, folder, f"videos/{pair.id}.target.mp4")
 
 
+def check_encoded(pairs: Sequence[Pair]) -> None:
+    """Raises ValueError for the first pair without latents."""
+    if missing := [pair.id for pair in pairs if not pair.latents]:
+        raise ValueError(f"{missing[0]} has no latents: the run's last stage, triplets, makes them.")
+
+
 def id_of(target: str) -> str:
     """The pair's id, by the name that `placed` gave its target; another file's name without its ending."""
     name = Path(target).name

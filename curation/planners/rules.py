@@ -71,7 +71,7 @@ def _add(rng: Random, variants: int) -> dict:
         return phrases.phrase(rng, SPLIT, "remove", {"ref": f"the {words}", "bare": words})
 
     expected = {"colour": thing.colour, "shape": thing.shape, "place": place}
-    return _proposal("add", "remove", forward, backward, variants, expected)
+    return _proposal("add", "remove", forward, backward, variants, expected) | {"new_object": f"{thing.colour} {thing.shape}"}
 
 
 def _proposal(

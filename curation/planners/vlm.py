@@ -37,8 +37,8 @@ TEXT = (
     "These are frames of a real video.{caption}\nPropose an edit of this kind: {task}. It must change clearly what it names, be possible in all "
     "frames, and leave the rest as it is. Do not propose anything unsafe.\n"
     'Answer with JSON: {{"suitable": true or false, "forward": [{count} ways to say the edit], "backward": [{count} ways to say how to get from '
-    'the edited video back to this one], "target": one sentence that describes what the edited video shows}}. With "suitable": false the lists '
-    "and the sentence are empty."
+    'the edited video back to this one], "target": one sentence that describes what the edited video shows, "object": the object that is no longer '
+    'there, in a few words, or "", "new_object": the object that is there instead, or ""}}. With "suitable": false all of them are empty.'
 )
 FRAMES = 3
 LONGEST = 1000
@@ -77,7 +77,8 @@ def _possible(settings: Settings) -> dict[str, float]:
 
 
 def understood(reply: Reply, most: int) -> dict[str, Any]:
-    """{"forward", "backward"}, `most` texts each at most, and "target", a text, or {} for a clip that is not suitable.
+    """{"forward", "backward"}, `most` texts each at most, "target", a text, and "object" and "new_object" where the answer names them, or
+    {} for a clip that is not suitable.
 
     Raises ValueError for any other answer.
     """
@@ -96,7 +97,8 @@ def understood(reply: Reply, most: int) -> dict[str, Any]:
         found[way] = list(dict.fromkeys(text.strip() for text in texts))[:most]
     if not _is_text(answer.get("target")):
         raise ValueError("target is no description")
-    return found | {"target": answer["target"].strip()}
+    named = {name: answer[name].strip() for name in ("object", "new_object") if _is_text(answer.get(name))}
+    return found | {"target": answer["target"].strip()} | named
 
 
 def _is_text(text: object) -> bool:

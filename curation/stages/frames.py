@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...evaluation.metrics.features import ready
 from ...evaluation.metrics.preference import model_of, preference
+from .. import objects
 from ..editors import best_edit, editor_of
 from ..measure import read_frames
 from ..outcomes import Outcome, Work
@@ -14,7 +15,10 @@ from ..settings import About, Settings, StageChoice
 
 ABOUT = About(
     "target frames",
-    ("seed", "frame_editor", "frame_model", "preference_model", "frame_candidates", "width", "height", "steps", "guidance", "cut"),
+    (
+        "seed", "frame_editor", "frame_model", "preference_model", "detector_model", "grounding_model", "frame_candidates", "width",
+        "height", "steps", "guidance", "cut",
+    ),
     uses_model=True,
 )  # fmt: skip
 
@@ -27,17 +31,19 @@ def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
 
 
 def load(choice: StageChoice):
-    """Raises RuntimeError, a sentence, where the preference model is not there."""
+    """Raises RuntimeError, a sentence, where the preference model or a detector is not there."""
     settings = choice.settings
     liked = model_of(settings.preference_model) if settings.preference_model else None
     if liked:
         ready(liked)
-    return settings, editor_of(settings.frame_editor, choice, settings.frame_model, 1), liked
+    detectors = objects.detectors_of(settings)
+    return settings, editor_of(settings.frame_editor, choice, settings.frame_model, 1), liked, detectors
 
 
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:
-    settings, editor, liked = tools
+    settings, editor, liked, detectors = tools
     file, made = best_edit(editor, settings, work, output, frames=1, candidates=settings.frame_candidates)
     if liked and (description := work.facts["proposal"].get("target")):
         made["scores"]["preference"] = preference(liked, read_frames(str(file)), description)
+    made["scores"] |= objects.scores(detectors, read_frames(work.video), read_frames(str(file)), work.facts["proposal"])
     return file, made

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from .. import objects
 from ..editors import best_edit, editor_of
+from ..measure import read_frames
 from ..outcomes import Outcome, Work
 from ..settings import About, Settings, StageChoice
 
 ABOUT = About(
     "target videos",
-    ("seed", "frames", "video_editor", "video_model", "depth_model", "video_candidates", "width", "height", "steps", "guidance", "cut"),
+    (
+        "seed", "frames", "video_editor", "video_model", "depth_model", "detector_model", "grounding_model", "video_candidates", "width",
+        "height", "steps", "guidance", "cut",
+    ),
     uses_model=True,
 )  # fmt: skip
 
@@ -23,10 +28,14 @@ def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
 
 
 def load(choice: StageChoice):
+    """Raises RuntimeError, a sentence, where a detector is not there."""
     settings = choice.settings
-    return settings, editor_of(settings.video_editor, choice, settings.video_model, settings.frames)
+    detectors = objects.detectors_of(settings)
+    return settings, editor_of(settings.video_editor, choice, settings.video_model, settings.frames), detectors
 
 
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:
-    settings, editor = tools
-    return best_edit(editor, settings, work, output, frames=settings.frames, candidates=settings.video_candidates)
+    settings, editor, detectors = tools
+    file, made = best_edit(editor, settings, work, output, frames=settings.frames, candidates=settings.video_candidates)
+    made["scores"] |= objects.scores(detectors, read_frames(work.video), read_frames(str(file)), work.facts["proposal"])
+    return file, made

@@ -62,6 +62,7 @@ CLIP_L = HubModel("openai/clip-vit-large-patch14", "main", "CLIPModel")
 CLIP_L_VISION = HubModel("openai/clip-vit-large-patch14", "main", "CLIPVisionModel")
 DINOV2 = HubModel("facebook/dinov2-base", "main", "Dinov2Model")
 PICK = HubModel("yuvalkirstain/PickScore_v1", "main", "CLIPModel", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+WITH_TEXT = ("CLIPModel", "AutoModelForZeroShotObjectDetection")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """One of these is a processor's; newer versions of transformers write the second."""
 TEXT_TOKENS = 77
@@ -136,9 +137,9 @@ def load(model: HubModel):
 
 
 def processor_of(model: HubModel):
-    """Of pictures, and of a CLIPModel's text."""
+    """Of pictures, and of the text that some models take beside them."""
     transformers = needed("transformers", "transformers", EXTRA)
-    kind = transformers.AutoProcessor if model.model_class == "CLIPModel" else transformers.AutoImageProcessor
+    kind = transformers.AutoProcessor if model.model_class in WITH_TEXT else transformers.AutoImageProcessor
     return kind.from_pretrained(model.folder(model.processor), local_files_only=True)
 
 

@@ -31,6 +31,7 @@ from liveditor_isa.evaluation.judge.client import Reply  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
 from small_clip import write_clip  # noqa: E402
+from small_detectors import write_detector  # noqa: E402
 from small_vlm import write_vlm  # noqa: E402
 
 SETTINGS = Settings(
@@ -378,9 +379,12 @@ def test_a_vlm_that_is_neither_served_nor_a_folder_stops_the_run(flow, url, word
 @pytest.mark.slow
 def test_a_preference_model_scores_target_frames_by_what_they_should_show(flow, monkeypatch, tmp_path):
     monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia")
-    settings = replace(SETTINGS, preference_model=str(write_clip(tmp_path / "likes")))
+    settings = replace(
+        SETTINGS, preference_model=str(write_clip(tmp_path / "likes")), detector_model=str(write_detector(tmp_path / "sees"))
+    )
     run = flow(settings=settings)
     run.run(ModelChoice(), HERE, until="frames")
+    assert all("objects_lost" in one.scores and "object_left" not in one.scores for one in run.outcomes("frames"))
     found = [one.scores["preference"] for one in run.outcomes("frames")]
     assert len(found) == 2 and found[0] != found[1] and all(one.is_kept for one in run.outcomes("frames"))
     between = moved({"frame_preferred": {"least": sum(found) / 2}}, GATES)
@@ -389,8 +393,9 @@ def test_a_preference_model_scores_target_frames_by_what_they_should_show(flow, 
     assert [(pair.gate, pair.prompts["target"]) for pair in funnel.pairs(moved_run)] == [("frame_preferred", "a clip in sepia")]
 
 
-def test_a_preference_model_that_is_not_there_stops_the_run_before_a_frame_is_made(flow, tmp_path):
-    run = flow(settings=replace(SETTINGS, preference_model="nobody/likes"))
+@pytest.mark.parametrize("name", ["preference_model", "grounding_model"])
+def test_a_model_that_is_not_there_stops_the_run_before_a_frame_is_made(flow, tmp_path, name):
+    run = flow(settings=replace(SETTINGS, **{name: "nobody/likes"}))
     with pytest.raises(JobError, match="nobody/likes at main is no folder"):
         run.run(ModelChoice(), HERE, until="frames")
     assert not edits(tmp_path)

@@ -157,9 +157,28 @@ def test_comfyuis_own_node_loads_the_shards_with_latents_as_its_vae_makes_them(p
         assert text.shape == (1, 512, 8) and torch.equal(text[0, :tokens], made["text"]) and not text[0, tokens:].any()
 
 
-def test_pairs_without_latents_are_not_exported_for_comfyui(pairs, tmp_path):
+def test_nemos_dataset_finds_what_its_own_encoder_would_have_written(pairs, tmp_path, monkeypatch):
+    """What components/datasets/diffusion/text_to_video_dataset.py of NVIDIA-NeMo/Automodel reads, started in the folder."""
+    from safetensors.torch import load_file
+
+    export(pairs, "nemo", tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    shards = json.loads(Path("metadata.json").read_text(encoding="utf-8"))["shards"]
+    rows = [row for shard in shards for row in json.loads(Path(shard).read_text(encoding="utf-8"))]
+    assert len(rows) == 2
+    for pair, row in zip(pairs, rows):
+        made, cached = load_file(pair.latents), torch.load(Path(row["cache_file"]).resolve(), weights_only=True)
+        assert row["bucket_resolution"] == [pair.width, pair.height] and row["aspect_ratio"] == pair.width / pair.height
+        for name, role in (("video_latents", "target"), ("context_latents", "context")):
+            assert cached[name].dtype == torch.float16 and torch.equal(cached[name][0], made[role].half())
+        text, tokens = cached["text_embeddings"], len(made["text"])
+        assert text.shape == (1, 226, 8) and torch.equal(text[0, :tokens], made["text"]) and not text[0, tokens:].any()
+
+
+@pytest.mark.parametrize("name", ["comfyui", "nemo"])
+def test_pairs_without_latents_are_not_exported_encoded(pairs, tmp_path, name):
     with pytest.raises(ValueError, match="has no latents"):
-        export([replace(pairs[0], latents=None)], "comfyui", tmp_path / "out")
+        export([replace(pairs[0], latents=None)], name, tmp_path / "out")
     assert [*tmp_path.iterdir()] == []
 
 

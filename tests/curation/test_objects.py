@@ -1,0 +1,68 @@
+"""Objects that detectors see: their counting by hand, and transformers' own classes with small random weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="the evaluation extra is not installed")
+
+from liveditor_isa.curation import objects  # noqa: E402
+from liveditor_isa.curation.objects import Boxes, Detectors  # noqa: E402
+from liveditor_isa.curation.settings import Settings  # noqa: E402
+from small_detectors import write_detector, write_grounding  # noqa: E402
+
+HERE, THERE, NEAR = [0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 12]
+NOTHING = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+
+
+def boxes(*found) -> Boxes:
+    return Boxes(
+        torch.tensor([corners for corners, _ in found], dtype=torch.float), torch.tensor([label for _, label in found])
+    )
+
+
+@pytest.mark.parametrize(
+    "before, after, share",
+    [
+        (boxes((HERE, 1), (THERE, 2)), boxes((THERE, 2), (NEAR, 1)), 0.0),
+        (boxes((HERE, 1), (THERE, 2)), boxes((HERE, 1)), 0.5),
+        (boxes((HERE, 1)), boxes((HERE, 2)), 1.0),  # another class
+        (boxes((HERE, 1), (NEAR, 1)), boxes((HERE, 1)), 0.5),  # one box stands for one
+        (boxes((HERE, 1)), boxes((HERE, 1), (THERE, 3)), 0.0),  # what is new is not lost
+        (boxes((HERE, 1)), NOTHING, 1.0),
+        (NOTHING, boxes((HERE, 1)), None),
+    ],
+)
+def test_lost_objects_are_counted(before, after, share):
+    assert objects.lost([before], [after]) == share
+
+
+def test_frames_without_objects_say_nothing():
+    one = boxes((HERE, 1), (THERE, 2))
+    assert objects.lost([NOTHING, one, one], [one, one, NOTHING]) == 0.5
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory) -> Detectors:
+    folder = tmp_path_factory.mktemp("detectors")
+    models = write_detector(folder / "classes"), write_grounding(folder / "words")
+    return objects.detectors_of(replace(Settings(), detector_model=str(models[0]), grounding_model=str(models[1])))
+
+
+def test_transformers_detectors_look_at_an_edit(detectors, monkeypatch):
+    monkeypatch.setattr(objects, "SURE", 0.3)  # of random weights
+    frames = torch.randint(0, 256, (9, 48, 64, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    found = objects.seen(detectors.classes, frames[:2])
+    assert all(len(one.labels) and one.corners.shape == (len(one.labels), 4) for one in found)
+    same = objects.scores(detectors, frames, frames, {"object": "Red ball.", "new_object": "dog"})
+    assert same["objects_lost"] == 0 and 0 < same["object_left"] < 1
+    assert same["object_left"] == objects.confidence(detectors.words, frames[[0, 2, 4, 6, 8]], "red ball")
+    assert same["object_left"] != same["new_object"]
+    assert objects.scores(detectors, frames, frames[:1], {}).keys() == {"objects_lost"}
+    assert objects.scores(Detectors(None, None), frames, frames, {"object": "dog"}) == {}
+
+
+def test_a_detector_that_is_not_there_is_named():
+    with pytest.raises(RuntimeError, match="nobody/sees at main is no folder"):
+        objects.detectors_of(replace(Settings(), grounding_model="nobody/sees"))

@@ -1,0 +1,65 @@
+"""An RT-DETRv2 and a GroundingDINO with random weights and their processors, in transformers' layout."""
+
+from pathlib import Path
+
+import torch
+
+SMALL = {"d_model": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_layers": 2, "encoder_layers": 1}
+
+
+def write_detector(folder: Path, classes: int = 3) -> Path:
+    from transformers import RTDetrImageProcessor, RTDetrResNetConfig, RTDetrV2Config, RTDetrV2ForObjectDetection
+
+    torch.manual_seed(0)
+    backbone = RTDetrResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage2", "stage3", "stage4"]
+    )  # fmt: skip
+    config = RTDetrV2Config(
+        backbone_config=backbone, encoder_in_channels=[8, 16, 16], encoder_hidden_dim=32, decoder_in_channels=[32, 32, 32],
+        encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=12, num_denoising=0, num_labels=classes, initializer_bias_prior_prob=0.5, **SMALL,
+    )  # fmt: skip
+    RTDetrV2ForObjectDetection(config).eval().save_pretrained(folder)
+    RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def write_grounding(folder: Path) -> Path:
+    from transformers import (
+        BertConfig,
+        BertTokenizerFast,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessor,
+        GroundingDinoProcessor,
+        SwinConfig,
+    )
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "dog", "red", "ball"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    backbone = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_features=["stage2", "stage3", "stage4"]
+    )
+    bert = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        model_type="bert",
+    )
+    config = GroundingDinoConfig(
+        backbone_config=backbone,
+        text_config=bert,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_queries=12,
+        max_text_len=16,
+        **SMALL,
+    )
+    GroundingDinoForObjectDetection(config).eval().save_pretrained(folder)
+    images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    GroundingDinoProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
