@@ -23,7 +23,7 @@ from ..metrics.features import CLIP_L, HubModel, load, text_alignment
 from ..metrics.metric import Metric
 from ..records import REFERENCE
 from ..results import Scored
-from .bench import Bench, LayoutError, described, exported, mean_of, read_json, safe_id, write_json
+from .bench import Bench, LayoutError, check_rows, described, exported, mean_of, read_json, safe_id, write_json
 
 TYPES = {1: "rigid", 2: "non-rigid", 3: "colour", 4: "material", 5: "addition", 6: "removal"}
 EVERY = 8
@@ -45,14 +45,15 @@ def prepare(folder: Path, subset: str | None) -> list[Item]:
         if subset in (None, kind):
             path = root / "edit_prompt" / f"edit{number}_FiVE.json"
             rows = read_json(path, "FiVE-Bench has edit_prompt/edit1_FiVE.json to edit6_FiVE.json beside images and bmasks")
-            items += [_item(root, path, number, at, row) for at, row in enumerate(rows)]
+            if not isinstance(rows, list):
+                raise LayoutError(f"{path} holds no items: it should be a list of objects.")
+            check_rows(((f"{path.name}, item {at}", row) for at, row in enumerate(rows)), NEEDED, QUESTIONS)
+            items += [_item(root, number, row) for row in rows]
     names = all_ids([(None, item.id) for item in items])
     return [Item(**{**vars(item), "id": name}) for item, name in zip(items, names)]
 
 
-def _item(root: Path, path: Path, number: int, at: int, row: dict) -> Item:
-    if lacking := [name for name in NEEDED if name not in row]:
-        raise LayoutError(f"{path.name}, item {at}: there is no {lacking[0]}.")
+def _item(root: Path, number: int, row: dict) -> Item:
     name, target = row["video_name"], without_brackets(row["target_prompt"])
     video, mask = root / "videos" / f"{name}.mp4", root / "bmasks" / name
     facts = {key: row[key] for key in QUESTIONS if row.get(key)}
