@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from evaluated import noisy, save, scene
 from liveditor_isa.evaluation.benches.bench import Bench
 from liveditor_isa.evaluation.catalogue import described
@@ -12,7 +14,7 @@ from liveditor_isa.evaluation.frames import read_video
 from liveditor_isa.evaluation.items import Item, ItemSet
 from liveditor_isa.evaluation.records import Run, Settings
 from liveditor_isa.evaluation.report import tables
-from liveditor_isa.evaluation.report.pages import write_report
+from liveditor_isa.evaluation.report.pages import _beside, write_report
 from liveditor_isa.evaluation.report.render import html, markdown
 from liveditor_isa.evaluation.report.statistics import estimate, paired
 from liveditor_isa.evaluation.results import Results, Scored
@@ -128,11 +130,34 @@ def test_a_video_is_made_once_and_anew_for_another_edit(written):
     assert newer.name != video.name
 
 
+@pytest.mark.parametrize(("height", "width", "shown"), [(1, 96, (256, 288 * 256)), (300, 1, (600, 6)), (241, 5, (240, 12))])
+def test_videos_of_any_size_lie_beside_each_other(height, width, shown):
+    """Of frames one pixel high it never came to an end."""
+    videos = [torch.zeros(2, height, width, 3, dtype=torch.uint8)] * 3
+    assert next(_beside(videos)).shape == (2, *shown, 3)
+
+
+def test_a_video_that_cannot_be_shown_leaves_a_page_without_one(tmp_path):
+    """Frames of two sizes ended the whole report, and so did a width that no player takes, and a rate near 0."""
+    source, _ = scene()
+    paths = {name: str(save(tmp_path / name, source)) for name in ("source", "torn")}
+    shutil.copy(save(tmp_path / "small", source[:, ::2, ::2]) / "00000.png", tmp_path / "torn/00001.png")
+    paths["wide"] = str(save(tmp_path / "wide", source[:1, :1]))
+    items = tuple(Item(id, paths["source"], "Do it", facts={"fps": 0.0001}) for id in ("torn", "wide", "slow"))
+    scored = tuple(Scored(item, edit) for item, edit in zip(items, (paths["torn"], paths["wide"], paths["source"])))
+    settings = Settings(str(tmp_path / "set.jsonl"), None, "mine", "corrected", "crop")
+    pages = (
+        write_report(Results(Run(tmp_path / "run"), settings, ItemSet("set", items), scored), described(), {}).parent / "items"
+    )
+    torn, wide, slow = ((pages / f"{item.id}.html").read_text(encoding="utf-8") for item in items)
+    assert "cannot be shown: " in torn and "has another size than 00000.png" in torn
+    assert "cannot be shown: " in wide and "<video" not in wide and "<video" in slow
+    assert not [*pages.parent.glob("videos/.*")]
+
+
 def test_pages_show_in_a_browser_what_they_say(written):
     """Chromium: the video has pictures of both, links lead there and back."""
     sync = pytest.importorskip("playwright.sync_api")
-    import shutil
-
     if not shutil.which(BROWSER):
         pytest.skip(f"no {BROWSER}")
     index, _ = written
