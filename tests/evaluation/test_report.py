@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,26 @@ def test_what_is_better_follows_from_the_metric(tmp_path):
     assert rows["psnr_source"][-1] == "better" and rows["mse_source"][-1] == "worse"
     same = {row[0]: row[-1] for row in tables.comparison(one, one, described()).rows}
     assert set(same.values()) == {"no clear difference"}
+
+
+def test_one_item_has_no_verdict(tmp_path):
+    """It was "worse" by a single difference."""
+    first, second = (results(tmp_path, label, x={"psnr_source": value}) for label, value in (("a", 30.0), ("b", 20.0)))
+    (row,) = tables.comparison(first, second, described()).rows
+    assert row == ("psnr_source", "-10", "–", "0 / 1", "1", "no clear difference")
+
+
+def test_scores_of_other_models_and_other_ways_are_not_compared_silently(tmp_path):
+    """A judge's with another judge's, say."""
+    first, second = (results(tmp_path, label, x={"judge_quality": 1.0, "psnr_source": 1.0}) for label in "ab")
+    for found, judge in ((first, "1, small"), (second, "1, large")):
+        found.scored[0].stamps.update(judge_quality=judge, psnr_source="1")
+    table = tables.comparison(first, second, described())
+    verdicts = {row[0]: row[-1] for row in table.rows}
+    assert verdicts == {"judge_quality": "another model or version", "psnr_source": "no clear difference"}
+    assert "unlike judges" in table.notes[1]
+    stretched = replace(second, settings=replace(second.settings, alignment="stretch"))
+    assert "corrected and stretch" in tables.comparison(first, stretched, described()).notes[-1]
 
 
 def test_missing_values_are_left_out_of_means_and_counted(tmp_path):
