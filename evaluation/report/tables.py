@@ -152,8 +152,10 @@ def of_bench(results: Results, bench: Bench) -> list[Table]:
         f"Mode {results.settings.mode}. Items: {described['set']}, {described['items']}, "
         f"sha256 of the list {described['sha256'][:12]}."
     ]
-    if not all(one.has_scores for one in results.scored):
-        notes.append("Items without scores are left out: these are not numbers of the whole set.")
+    if lacking := sum(bool(one.missing) or not one.has_scores for one in results.scored):
+        notes.append(
+            f"{lacking} items lack scores, which are left out: these are not numbers of the whole set. Coverage says what is missing."
+        )
     rows = tuple((name, number(value)) for name, value in found.items())
     return [Table(f"{bench.title}: {results.settings.label}", ("column", "value"), rows, (*notes, *bench.notes))]
 

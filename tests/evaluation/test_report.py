@@ -76,6 +76,15 @@ def test_scores_of_other_models_and_other_ways_are_not_compared_silently(tmp_pat
     assert "corrected and stretch" in tables.comparison(first, stretched, described()).notes[-1]
 
 
+def test_a_benchs_table_says_how_many_items_lack_scores(tmp_path):
+    """Where a judge failed, and other measures did not, it passed for the whole set."""
+    found = results(tmp_path, a={"x": 1.0}, b={"psnr_source": 1.0}, c={"x": 1.0})
+    bench = Bench("b", "B", "", lambda folder, subset: [], lambda scored, mode: {"x": 1.0})
+    assert "lack scores" not in str(tables.of_bench(found, bench))
+    found.scored[1].missing["judge"] = "It answers 429."
+    assert tables.of_bench(found, bench)[0].notes[1].startswith("1 items lack scores")
+
+
 def test_missing_values_are_left_out_of_means_and_counted(tmp_path):
     found = results(tmp_path, a={"x": 1.0}, b={"x": 3.0}, c={})
     (everything, *_) = tables.means(found)
