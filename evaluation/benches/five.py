@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ...batch.manifest import all_ids
+from ...optional import needed
 from ..frames import STRETCH, Inputs, read_video
 from ..items import Item
 from ..metrics import lpips, pixels
@@ -171,10 +172,8 @@ def as_published(frames: torch.Tensor, correct: bool) -> torch.Tensor:
 
     The published code normalises values of 0..255 as if they were 0..1; correct: 0..1.
     """
-    height, width = frames.shape[-2:]
-    scale = min(224 / min(height, width), 480 / max(height, width))
-    size = max(8, int(height * scale)), max(8, int(width * scale))
-    small = F.interpolate(frames if correct else frames * 255, size, mode="bilinear", antialias=True)
+    transforms = needed("torchvision.transforms.v2.functional", "torchvision")
+    small = transforms.resize(frames if correct else frames * 255, [224], max_size=480, antialias=True)
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (small - mean[:, None, None]) / deviation[:, None, None]
 
@@ -207,7 +206,7 @@ OWN = (
     ),
     Metric(
         "five_structure", _structure, "FiVE-Bench: ×1000, squared difference of the self-similarity of DINO ViT-B/8 keys.",
-        ("mask",), higher=False, model=DINO_B.described, ready=DINO_B.folder,
+        ("mask",), higher=False, version="2", model=DINO_B.described, ready=DINO_B.folder,
     ),
 )  # fmt: skip
 
