@@ -17,6 +17,7 @@ from ..checkpoint.files import replacing
 from ..evaluation import catalogue
 from ..evaluation.frames import ALIGNMENTS, CROP
 from ..evaluation.items import Item, ItemSet, missing_files, read_items, write_items
+from ..evaluation.judge.judge import foretold
 from ..evaluation.records import CORRECTED, MODES, REFERENCE, Run, Settings, edit_of
 from ..evaluation.report.pages import write_report
 from ..evaluation.results import collect, edits_folder
@@ -256,7 +257,7 @@ def _score(options: argparse.Namespace) -> Outcome:
     without = sum(work.edit is None for work in works)
     print(f"{_described(items)}: {left} scores to compute, {without} items without an edit.", flush=True)
     if judge and (calls := sum(metric.calls(work.item) for work in works for metric in work.metrics)):
-        print(f"At most {calls} questions to {judge.model}; answers that are kept are not asked again.", flush=True)
+        print(foretold(calls, judge, run.judge_cache, items.bench), flush=True)
     if options.dry_run:
         return Outcome(Status.DONE, {"to_compute": left, "without_edit": without, "left_out": unable})
     run.begin(settings, items)

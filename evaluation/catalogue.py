@@ -23,7 +23,7 @@ OFFLINE = (
     *(name for name in METRICS if name.split("_")[0] in ("psnr", "ssim", "mse")),
     *(name for name in METRICS if name.startswith(("lpips_alex", "lpips_vgg"))),
     "temporal_flickering", "flicker_added", "vmaf_neg_source", "vmaf_neg_reference", "mobilenet",
-    "content_similarity", "structure_distance_s", "niqe", "fvd",
+    "content_similarity", "structure_distance_s", "niqe", "fvd", "five_background", "mini_progress",
 )  # fmt: skip
 """Those whose models are no hub's."""
 
@@ -44,20 +44,20 @@ def described() -> dict[str, About]:
 def chosen(names: Sequence[str] | None, items: ItemSet, offline: bool, named: Sequence[Metric] = ()) -> list[Metric]:
     """names: metrics, or beginnings of their names that end in *; None for the bench's own, or USUAL. named: those that are taken in any case.
 
-    offline: only those of OFFLINE. Raises ValueError for a name that no metric has.
+    offline: only those of OFFLINE. Raises ValueError for a name that no metric has, and for one that is not offline.
     """
     known = all_metrics(named)
     bench = BENCHES.get(items.bench)
     if names is None:
-        usual = bench.metrics if bench and bench.metrics and not offline else USUAL
-        names = usual
+        of_bench = bench.metrics if bench else ()
+        names = [name for name in (*USUAL, *of_bench) if name in OFFLINE] if offline else of_bench or USUAL
+    allowed = {*OFFLINE, *(metric.name for metric in named)} if offline else {*known}
     found = {}
     for name in (*names, *(metric.name for metric in named)):
         matching = [key for key in known if key == name or (name.endswith("*") and key.startswith(name[:-1]))]
         if not matching:
             raise ValueError(f"There is no metric {name!r}: liveditor evaluate metrics lists them.")
-        found |= {key: known[key] for key in matching}
-    if offline:
-        allowed = {*OFFLINE, *(metric.name for metric in named)}
-        found = {name: metric for name, metric in found.items() if name in allowed}
+        if allowed.isdisjoint(matching):
+            raise ValueError(f"The model of {name} is a hub's or torchvision's: leave out --offline, or ask for other metrics.")
+        found |= {key: known[key] for key in matching if key in allowed}
     return [*found.values()]

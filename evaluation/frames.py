@@ -31,7 +31,10 @@ def read_video(path: str, most: int = 0) -> Video:
     """most: at most so many frames, 0 for all. Raises ValueError for what cannot be read."""
     if os.path.isdir(path):
         files = pictures_in(Path(path))
-        return Video(torch.stack([read_picture(file) for file in files[: most or None]]), 0.0)
+        frames = [read_picture(file) for file in files[: most or None]]
+        if other := next((file for file, frame in zip(files, frames) if frame.shape != frames[0].shape), None):
+            raise ValueError(f"{other} has another size than {files[0].name}: frames of one video are of one size.")
+        return Video(torch.stack(frames), 0.0)
     needed("av", "av", EXTRA)
     from ..video.clip import open_clip
     from ..video.source import FileSource

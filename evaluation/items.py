@@ -12,6 +12,7 @@ from pathlib import Path
 from ..batch.manifest import all_ids, id_fault
 from ..checkpoint.files import replacing
 from ..errors import FaultsError
+from ..pipelines.request import RANGES
 
 OWN = "own"
 """The bench of a user's own clips."""
@@ -155,11 +156,19 @@ def _faults(row: dict | str) -> list[str]:
         found.append(f"pictures must be a list of files; got {pictures!r}")
     if not isinstance(row.get("facts", {}), dict):
         found.append(f"facts must be an object; got {row['facts']!r}")
+    elif (rate := row.get("facts", {}).get("fps")) is not None and not _is_rate(rate):
+        low, high = RANGES["fps"]
+        found.append(f"fps in facts must be a number from {low} to {high}; got {rate!r}")
     if not found and not row.get("source", "").strip():
         found.append("source is missing")
     if not found and "id" in row and (fault := id_fault(row["id"])):
         found.append(fault)
     return found
+
+
+def _is_rate(value) -> bool:
+    low, high = RANGES["fps"]
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def _double_ids(rows: list[dict], name: str) -> list[str]:

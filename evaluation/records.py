@@ -1,7 +1,7 @@
 """The folder of an evaluated run. Every score is in it as soon as it is known, whatever is killed when.
 
     run.json              the items, where their edits lie, how they are compared
-    scores/<id>.json      of one item: {"inputs": what its files were, "scores": {metric: score}}
+    scores/<id>.json      of one item: {"inputs": what its files and texts were, "scores": {metric: score}}
     edits/                what `liveditor evaluate generate` made: a batch job's folder
     job/                  that of scoring with several workers
     judge/<key>.json      answers of a judge, by the content of the question
@@ -13,6 +13,7 @@ fails leaves a gap with its reason, never a number. Metrics of sets have "featur
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -93,14 +94,17 @@ class Run:
         return read_items(self.settings().items_file)
 
     def scores(self, item: Item, files: dict[str, str] | None = None) -> dict[str, dict]:
-        """{metric: score}; none where `files`, {role: path}, have changed since. None for `files`: whatever is stored."""
+        """{metric: score}; none where `files`, {role: path}, or the item's texts have changed since. None for `files`: whatever is stored."""
         stored = _read(self._scores(item.id)) or {}
-        if files is not None and stored.get("inputs") != file_states(files):
-            return {}
+        if files is not None:
+            inputs, now = stored.get("inputs"), _inputs(item, files)
+            # Scores of older editions do not say what was asked.
+            if not isinstance(inputs, dict) or {ASKED: now[ASKED], **inputs} != now:
+                return {}
         return stored.get("scores", {})
 
     def store(self, item: Item, files: dict[str, str], scores: dict[str, dict]) -> None:
-        _write(self._scores(item.id), {"inputs": file_states(files), "scores": scores})
+        _write(self._scores(item.id), {"inputs": _inputs(item, files), "scores": scores})
 
     def _scores(self, id: str) -> Path:
         return self.folder / "scores" / f"{id}.json"
@@ -127,6 +131,16 @@ def packed(features: dict[str, np.ndarray]) -> dict[str, list[str]]:
 def unpacked(features: dict[str, list[str]]) -> dict[str, np.ndarray]:
     """The inverse of `packed`, float64."""
     return {role: np.array([row.split() for row in rows], dtype=np.float64) for role, rows in features.items()}
+
+
+ASKED = "asked"
+"""Among an item's inputs: hash of its texts and facts, and of its pictures' states."""
+
+
+def _inputs(item: Item, files: dict[str, str]) -> dict[str, list[int] | str]:
+    pictures = [_state(Path(path)) for path in item.pictures]
+    content = [item.instruction, item.source_prompt, item.target_prompt, item.facts, pictures]
+    return {**file_states(files), ASKED: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]}
 
 
 def file_states(files: dict[str, str]) -> dict[str, list[int]]:

@@ -27,6 +27,8 @@ class Scored:
     """{metric: what its judge's answers took}."""
     features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     """{metric of sets: {role: [clips, C]}}."""
+    stamps: dict[str, str] = field(default_factory=dict)
+    """{column: version and model of what computed it}."""
 
     @property
     def has_scores(self) -> bool:
@@ -60,6 +62,10 @@ class Results:
         rows = [one.features[metric][role] for one in self.scored if role in one.features.get(metric, {})]
         return np.concatenate(rows) if rows else None
 
+    def stamps(self, column: str) -> set[str]:
+        """Versions and models that computed it: several where weights changed in between."""
+        return {one.stamps[column] for one in self.scored if column in one.stamps}
+
     def of_task(self, task: str | None) -> list[Scored]:
         return [one for one in self.scored if task is None or one.item.task == task]
 
@@ -86,7 +92,8 @@ def _scored(run: Run, item: Item, edit: str | None) -> Scored:
     words = {name: score["words"] for name, score in scores.items() if "words" in score}
     features = {name: unpacked(score["features"]) for name, score in scores.items() if "features" in score}
     costs = {name: cost_of(score["judge"]) for name, score in scores.items() if "judge" in score}
-    return Scored(item, edit, _values(scores.values()), missing, words, costs, features)
+    stamps = {column: score.get("version", "") for score in scores.values() for column in score.get("values", {})}
+    return Scored(item, edit, _values(scores.values()), missing, words, costs, features, stamps)
 
 
 def _values(scores: Iterable[dict]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,21 @@ def read_json(path: Path, what: str):
         raise LayoutError(f"There is no {path}: {what}.") from None
     except (OSError, ValueError) as error:
         raise LayoutError(f"{path} cannot be read ({error}): {what}.") from None
+
+
+def check_rows(rows: Iterable[tuple[str, object]], needed: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """rows: (where it stands, row) of a bench's list. Raises LayoutError for rows that are no objects, and for columns that are not
+    there, or are no text; a column of `optional` may be missing or null."""
+    faults = []
+    for place, row in rows:
+        if not isinstance(row, dict):
+            faults.append(f"{place}: it should be an object; got {row!r}.")
+            continue
+        faults += [f"{place}: there is no {name}." for name in needed if row.get(name) is None]
+        named = [(name, row[name]) for name in (*needed, *optional) if row.get(name) is not None]
+        faults += [f"{place}: {name} must be text; got {value!r}." for name, value in named if not isinstance(value, str)]
+    if faults:
+        raise LayoutError(*faults)
 
 
 def write_json(path: Path, content) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..frames import read_video
 from ..items import Item
 from ..results import Scored
-from .bench import Bench, LayoutError, described, exported, mean_of, read_json, write_json
+from .bench import Bench, LayoutError, check_rows, described, exported, mean_of, read_json, write_json
 
 FILES = ("test.json", "EditVerseBench.json")
 """Both names are in use."""
@@ -42,13 +42,9 @@ def prepare(folder: Path, subset: str | None) -> list[Item]:
     root = folder / "EditVerseBench" if (folder / "EditVerseBench").is_dir() else folder
     path = next((root / name for name in FILES if (root / name).is_file()), root / FILES[0])
     rows = read_json(path, "EditVerseBench has test.json or EditVerseBench.json, beside a folder videos")
-    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+    if not isinstance(rows, dict):
         raise LayoutError(f"{path} holds no items: it should be an object with an object for each item.")
-    lacking = [
-        f"{path.name}, item {key}: there is no {name}." for key, row in rows.items() for name in NEEDED if name not in row
-    ]
-    if lacking:
-        raise LayoutError(*lacking)
+    check_rows(((f"{path.name}, item {key}", row) for key, row in rows.items()), NEEDED, OPTIONAL)
     wanted = {_plain(name) for name in SUBSETS[subset]} if subset else None
     items = [_item(root, key, row) for key, row in rows.items() if wanted is None or _plain(row["type"]) in wanted]
     if not items:
@@ -58,6 +54,7 @@ def prepare(folder: Path, subset: str | None) -> list[Item]:
 
 
 NEEDED = ("<text>", "<video1>", "type", "source_prompt", "target_prompt")
+OPTIONAL = ("direction", "<video2>", "<image1>")
 
 
 def _item(root: Path, key: str, row: dict) -> Item:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ...batch.manifest import all_ids
+from ...optional import needed
 from ..frames import STRETCH, Inputs, read_video
 from ..items import Item
 from ..metrics import lpips, pixels
@@ -23,7 +24,7 @@ from ..metrics.features import CLIP_L, HubModel, load, text_alignment
 from ..metrics.metric import Metric
 from ..records import REFERENCE
 from ..results import Scored
-from .bench import Bench, LayoutError, described, exported, mean_of, read_json, safe_id, write_json
+from .bench import Bench, LayoutError, check_rows, described, exported, mean_of, read_json, safe_id, write_json
 
 TYPES = {1: "rigid", 2: "non-rigid", 3: "colour", 4: "material", 5: "addition", 6: "removal"}
 EVERY = 8
@@ -45,14 +46,15 @@ def prepare(folder: Path, subset: str | None) -> list[Item]:
         if subset in (None, kind):
             path = root / "edit_prompt" / f"edit{number}_FiVE.json"
             rows = read_json(path, "FiVE-Bench has edit_prompt/edit1_FiVE.json to edit6_FiVE.json beside images and bmasks")
-            items += [_item(root, path, number, at, row) for at, row in enumerate(rows)]
+            if not isinstance(rows, list):
+                raise LayoutError(f"{path} holds no items: it should be a list of objects.")
+            check_rows(((f"{path.name}, item {at}", row) for at, row in enumerate(rows)), NEEDED, QUESTIONS)
+            items += [_item(root, number, row) for row in rows]
     names = all_ids([(None, item.id) for item in items])
     return [Item(**{**vars(item), "id": name}) for item, name in zip(items, names)]
 
 
-def _item(root: Path, path: Path, number: int, at: int, row: dict) -> Item:
-    if lacking := [name for name in NEEDED if name not in row]:
-        raise LayoutError(f"{path.name}, item {at}: there is no {lacking[0]}.")
+def _item(root: Path, number: int, row: dict) -> Item:
     name, target = row["video_name"], without_brackets(row["target_prompt"])
     video, mask = root / "videos" / f"{name}.mp4", root / "bmasks" / name
     facts = {key: row[key] for key in QUESTIONS if row.get(key)}
@@ -170,10 +172,8 @@ def as_published(frames: torch.Tensor, correct: bool) -> torch.Tensor:
 
     The published code normalises values of 0..255 as if they were 0..1; correct: 0..1.
     """
-    height, width = frames.shape[-2:]
-    scale = min(224 / min(height, width), 480 / max(height, width))
-    size = max(8, int(height * scale)), max(8, int(width * scale))
-    small = F.interpolate(frames if correct else frames * 255, size, mode="bilinear", antialias=True)
+    transforms = needed("torchvision.transforms.v2.functional", "torchvision")
+    small = transforms.resize(frames if correct else frames * 255, [224], max_size=480, antialias=True)
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (small - mean[:, None, None]) / deviation[:, None, None]
 
@@ -206,7 +206,7 @@ OWN = (
     ),
     Metric(
         "five_structure", _structure, "FiVE-Bench: ×1000, squared difference of the self-similarity of DINO ViT-B/8 keys.",
-        ("mask",), higher=False, model=DINO_B.described, ready=DINO_B.folder,
+        ("mask",), higher=False, version="2", model=DINO_B.described, ready=DINO_B.folder,
     ),
 )  # fmt: skip
 

@@ -18,10 +18,11 @@ from ..metrics.features import IMAGES_AT_A_TIME, HubModel, image_features, load,
 from ..metrics.metric import Metric, NothingToMeasure
 from ..records import REFERENCE
 from ..results import Scored
-from .bench import Bench, LayoutError, described, exported, mean_of, read_json, write_json
+from .bench import Bench, LayoutError, check_rows, described, exported, mean_of, read_json, write_json
 
 LISTS = {"short": "ivebenchdb_prompt_short.json", "long": "ivebenchdb_prompt_long.json"}
 NEEDED = ("src_video_name", "category", "subcategory", "source_prompt", "edit_prompt", "target_prompt")
+OPTIONAL = ("target_phrase", "target_span")
 ENDINGS = (".mp4", ".mov", ".webm", "")
 
 DINO_S = HubModel("facebook/dino-vits16", "main", "ViTModel")
@@ -46,15 +47,30 @@ def prepare(folder: Path, subset: str | None) -> list[Item]:
     """The list of the subset, short unless long is asked for, and the videos anywhere below the folder."""
     path = folder / LISTS[subset or "short"]
     rows = read_json(path, "IVE-Bench has this list beside its videos")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list):
         raise LayoutError(f"{path} holds no items: it should be a list of objects.")
-    lacking = [
-        f"{path.name}, item {at}: there is no {name}." for at, row in enumerate(rows) for name in NEEDED if name not in row
-    ]
-    if lacking:
-        raise LayoutError(*lacking)
-    there = {file.stem if file.is_file() else file.name: file for file in sorted(folder.rglob("*")) if file.suffix in ENDINGS}
+    check_rows(((f"{path.name}, item {at}", row) for at, row in enumerate(rows)), NEEDED, OPTIONAL)
+    there = _videos(folder, {row["src_video_name"] for row in rows})
     return [_item(folder, there, row) for row in rows]
+
+
+def _videos(folder: Path, names: set[str]) -> dict[str, Path]:
+    """{name: its video, or else the folder of its frames}. Raises LayoutError for a name that several have: one of them may be an edit."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        frames = path.is_dir()
+        name = path.name if frames else path.stem
+        if name in names and (frames or path.suffix.lower() in ENDINGS):
+            found.setdefault(name, []).append(path)
+    chosen = {name: [path for path in paths if path.is_file()] or paths for name, paths in found.items()}
+    faults = [
+        f"{name} is there {len(paths)} times, as {paths[0]} and {paths[1]}: keep edits in a folder of their own."
+        for name, paths in chosen.items()
+        if len(paths) > 1
+    ]
+    if faults:
+        raise LayoutError(*faults)
+    return {name: paths[0] for name, paths in chosen.items()}
 
 
 def _item(folder: Path, there: dict[str, Path], row: dict) -> Item:

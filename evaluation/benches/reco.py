@@ -6,6 +6,7 @@ Its lists, names of results and averages are those of its card and of the code t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from glob import escape
 from pathlib import Path
 
 from ...batch.manifest import all_ids
@@ -47,7 +48,7 @@ def prepare(folder: Path, subset: str | None) -> list[Item]:
 def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     """(video, instruction, reference picture or nothing) of each line "VIDEO: INSTRUCTION | PICTURE"."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise LayoutError(
             f"{path} cannot be read ({error}): ReCo-Bench has {', '.join(f'{LISTS}/{task}.txt' for task in TASKS)}."
@@ -63,7 +64,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def _video(folder: Path, name: str) -> str:
     usual = folder / VIDEOS / name
-    return str(usual if usual.is_file() else next(folder.rglob(Path(name).name), usual))
+    return str(usual if usual.is_file() else next(folder.rglob(escape(Path(name).name)), usual))
 
 
 def edit_name(video: str, instruction: str) -> str:

@@ -4,9 +4,11 @@ is not documented: the list of items is looked for."""
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 
 from ...batch.manifest import all_ids
@@ -37,6 +39,13 @@ SIMILARITY = "judge_similarity"
 def prepare(folder: Path, subset: str | None) -> list[Item]:
     """subset: text leaves out edits that need a reference picture."""
     path, rows, names = _list(folder)
+    if faults := [
+        f"{path.name}, item {at}: there is no {names[what]}."
+        for at, row in enumerate(rows)
+        for what in ("source", "instruction")
+        if not _text(row, names, what).strip()
+    ]:
+        raise LayoutError(*faults)
     found = [(row, _text(row, names, "instruction"), _text(row, names, "task")) for row in rows]
     if subset:
         found = [one for one in found if group_of(one[2]) not in ("Ref-swap", "Ref-add")]
@@ -67,13 +76,13 @@ def _rows(path: Path) -> list[dict]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".csv":
-            return [*csv.DictReader(text.splitlines())]
+            return [*csv.DictReader(io.StringIO(text, newline=""))]
         if path.suffix == ".jsonl":
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            found = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             found = json.loads(text)
             found = [*found.values()] if isinstance(found, dict) else found
-    except (OSError, ValueError):
+    except (OSError, ValueError, csv.Error):
         return []
     return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
 
@@ -92,7 +101,7 @@ def _file(folder: Path, listed_in: Path, name: str) -> Path:
     for root in (listed_in.parent, folder):
         if (root / name).is_file():
             return root / name
-    return next((file for file in folder.rglob(Path(name).name or "*") if file.is_file()), folder / name)
+    return next((file for file in folder.rglob(escape(Path(name).name)) if file.is_file()), folder / name)
 
 
 KINDS = {

@@ -81,6 +81,22 @@ class Judge:
         }  # fmt: skip
 
 
+def foretold(questions: int, asked: Judging, cache: Path, bench: str) -> str:
+    """What the questions will take, for people. Tokens are those of this judge's kept answers, where its server counts them."""
+    attempts = f", put {asked.attempts} times at most" if asked.attempts > 1 else ""
+    said = (
+        f"At most {questions} questions to {asked.model}, each with {RUBRICS.get(bench, PAIR).pictures} pictures, reference pictures "
+        f"not counted{attempts}; answers that are kept are not asked again."
+    )
+    kept = [
+        answer for path in sorted(cache.glob("*.json")) if (answer := _kept(path)) and answer.get("asked_model") == asked.model
+    ]
+    if tokens := [answer["tokens"] for answer in kept if answer.get("tokens")]:
+        each = sum(tokens) / len(tokens)
+        said += f" The {len(tokens)} kept ones took {each:.0f} tokens each: these would take {questions * each:.0f}."
+    return said
+
+
 def _messages(question: Question) -> list[dict]:
     content: list[dict] = [{"type": "text", "text": question.text}]
     for label, picture in question.pictures:

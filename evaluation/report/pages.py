@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ...checkpoint.files import replacing
+from ...errors import sentence
 from ...video.mp4 import write_mp4
 from ..benches.bench import Bench
 from ..frames import Inputs
@@ -50,8 +51,8 @@ def write_report(
     _write(folder / "report.md", f"# {title}\n\n{_facts(results)}\n\n{markdown(shown)}")
     _write(folder / "report.json", json.dumps(numbers(results, against), indent=1) + "\n")
     for index, one in enumerate(results.scored):
-        video = _video(one, folder, inputs_of) if videos and one.edit else None
-        _write(folder / "items" / f"{one.item.id}.html", _item_page(results, index, video))
+        shown_there = _shown(one, folder, inputs_of) if videos and one.edit else ""
+        _write(folder / "items" / f"{one.item.id}.html", _item_page(results, index, shown_there))
         each()
     heading = f"<h1>{escape(title)}</h1><p>{escape(_facts(results))}</p>{contents(shown, ITEMS)}"
     _write(folder / "index.html", page(title, f"{heading}{html(shown)}{_listed(results)}"))
@@ -114,7 +115,8 @@ def _row(one: Scored, columns: Sequence[str]) -> str:
     return f'<tr><td>{link}</td><td>{escape(one.item.task)}</td><td class="text">{text}</td>{values}<td>{missing}</td></tr>\n'
 
 
-def _item_page(results: Results, index: int, video: str | None) -> str:
+def _item_page(results: Results, index: int, video: str) -> str:
+    """video: HTML."""
     one = results.scored[index]
     before, after = (results.scored[at].item.id if 0 <= at < len(results.scored) else None for at in (index - 1, index + 1))
     links = [f'<a href="{escape(id)}.html">{text}</a>' if id else "<span></span>" for id, text in ((before, "←"), (after, "→"))]
@@ -122,11 +124,7 @@ def _item_page(results: Results, index: int, video: str | None) -> str:
     parts.append(
         f"<p>{escape(one.item.instruction)}</p>" + (f'<p class="note">{escape(one.item.task)}</p>' if one.item.task else "")
     )
-    if video:
-        roles = "".join(f"<span>{role}</span>" for role in _roles(one))
-        parts.append(f'<div class="roles">{roles}</div><video src="{escape(video)}" controls loop muted autoplay></video>')
-    elif one.edit is None:
-        parts.append("<p>There is no edit of this item.</p>")
+    parts.append("<p>There is no edit of this item.</p>" if one.edit is None else video)
     rows = tuple((name, tables.number(value)) for name, value in one.values.items())
     shown = [tables.Table("Scores", ("column", "value"), rows)]
     if one.missing:
@@ -141,8 +139,18 @@ def _roles(one: Scored) -> list[str]:
     return ["source", "edit", *(["right edit"] if one.item.reference else [])]
 
 
-def _video(one: Scored, folder: Path, inputs_of: Callable[..., Inputs]) -> str | None:
-    """Address, from the item's page, of source, edit and right edit in one video; None where a file cannot be read."""
+def _shown(one: Scored, folder: Path, inputs_of: Callable[..., Inputs]) -> str:
+    """HTML: source, edit and right edit in one video, or why they cannot be shown."""
+    try:
+        address = _video(one, folder, inputs_of)
+    except (ValueError, OSError, RuntimeError) as error:
+        return f'<p class="note">The videos cannot be shown: {escape(sentence(error))}</p>'
+    roles = "".join(f"<span>{role}</span>" for role in _roles(one))
+    return f'<div class="roles">{roles}</div><video src="{escape(address)}" controls loop muted autoplay></video>'
+
+
+def _video(one: Scored, folder: Path, inputs_of: Callable[..., Inputs]) -> str:
+    """Address, from the item's page, of source, edit and right edit in one video. Raises ValueError, OSError or RuntimeError."""
     assert one.edit
     states = file_states({**one.item.files, "edit": one.edit})
     key = hashlib.sha256(repr((one.edit, states)).encode()).hexdigest()[:10]
@@ -152,21 +160,20 @@ def _video(one: Scored, folder: Path, inputs_of: Callable[..., Inputs]) -> str |
         videos.mkdir(exist_ok=True)
         for old in videos.glob(f"{one.item.id}-??????????.mp4"):
             old.unlink()
-        try:
-            inputs = inputs_of(one.item, one.edit)
-            shown = [inputs.source, inputs.edit, *([inputs.reference] if one.item.reference else [])]
-        except (ValueError, OSError):
-            return None
-        write_mp4(path, _beside(shown), Fraction(inputs.fps).limit_denominator(1001))
+        inputs = inputs_of(one.item, one.edit)
+        shown = [inputs.source, inputs.edit, *([inputs.reference] if one.item.reference else [])]
+        write_mp4(path, _beside(shown), Fraction(inputs.fps).limit_denominator(1001) or Fraction(1))
     return f"../videos/{path.name}"
 
 
 def _beside(videos: list[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Chunks of [f, H, W, 3] in 0..1: videos of one size beside each other, at a size that H.264 takes."""
-    height, width = (side - side % 2 for side in videos[0].shape[1:3])
+    height, width = videos[0].shape[1:3]
     times = 1
-    while height * times < SHORTEST:
+    while height * times < SHORTEST or width * times < 2:
         times *= 2
+    if times == 1:
+        height, width = height - height % 2, width - width % 2
     for parts in zip(*(video[:, :height, :width].split(FRAMES_AT_A_TIME) for video in videos)):
         chunk = torch.cat(parts, dim=2).float() / 255
         yield chunk.repeat_interleave(times, 1).repeat_interleave(times, 2)

@@ -8,7 +8,7 @@ from html import escape
 from .tables import Table
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8885; --quiet: #888; --accent: #3a7bd5; }
+:root { color-scheme: light dark; --line: #8885; --quiet: light-dark(#666, #aaa); --accent: #3a7bd5; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin: 2rem 0 .3rem }
 p { margin: .3rem 0 } .note { color: var(--quiet); font-size: .9rem }

@@ -16,6 +16,8 @@ from .statistics import LEVEL, Estimate, estimate, paired
 
 ALL = "all"
 
+OTHER_MODEL = "another model or version"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -62,19 +64,28 @@ def comparison(first: Results, second: Results, metrics: dict[str, About]) -> Ta
         if pairs is None:
             continue
         found = pairs.difference
-        clear = found.low > 0 or found.high < 0
+        clear = found.count > 1 and (found.low > 0 or found.high < 0)
         better = higher_is_better(column, metrics)
         verdict = "no clear difference"
         if clear and better is not None:
             verdict = "better" if (found.mean > 0) == better else "worse"
         elif clear:
             verdict = "higher" if found.mean > 0 else "lower"
+        if len(first.stamps(column) | second.stamps(column)) > 1:
+            verdict = OTHER_MODEL
         row = (column, signed(found.mean), interval(found, signed), f"{pairs.above} / {pairs.below}", str(found.count), verdict)
         rows.append(row)
     names = second.settings.label, first.settings.label
     notes = ["Each item is compared with itself. Above and below count items whose difference is above and below 0."]
     if first.items.fingerprint != second.items.fingerprint:
         notes.append("The two runs have other sets of items: only what both have is compared.")
+    if any(row[-1] == OTHER_MODEL for row in rows):
+        notes.append(
+            f"{OTHER_MODEL.capitalize()}: the two runs were scored by unlike judges, weights or code, which differ themselves."
+        )
+    ways = [f"{one.settings.mode} and {one.settings.alignment}" for one in (first, second)]
+    if ways[0] != ways[1]:
+        notes.append(f"Mode and alignment are {ways[1]} in the one run, {ways[0]} in the other: differences hold these too.")
     header = ("column", "difference", f"{LEVEL:.0%} interval", "above / below", "items", "it is")
     return Table(f"{names[0]} less {names[1]}", header, tuple(rows), tuple(notes))
 
@@ -141,8 +152,10 @@ def of_bench(results: Results, bench: Bench) -> list[Table]:
         f"Mode {results.settings.mode}. Items: {described['set']}, {described['items']}, "
         f"sha256 of the list {described['sha256'][:12]}."
     ]
-    if not all(one.has_scores for one in results.scored):
-        notes.append("Items without scores are left out: these are not numbers of the whole set.")
+    if lacking := sum(bool(one.missing) or not one.has_scores for one in results.scored):
+        notes.append(
+            f"{lacking} items lack scores, which are left out: these are not numbers of the whole set. Coverage says what is missing."
+        )
     rows = tuple((name, number(value)) for name, value in found.items())
     return [Table(f"{bench.title}: {results.settings.label}", ("column", "value"), rows, (*notes, *bench.notes))]
 

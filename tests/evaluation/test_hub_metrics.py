@@ -201,6 +201,12 @@ def test_fives_structure_distance(compute, cache, edit, options):
     assert compute("five_structure", edit, **options)["five_structure"] == pytest.approx(wanted, rel=1e-2) and wanted > 0
 
 
+@pytest.mark.parametrize(("size", "wanted"), [((214, 380), (224, 397)), ((1097, 400), (480, 175)), ((427, 1280), (160, 480))])
+def test_fives_pictures_for_dino_have_torchvisions_size(size, wanted):
+    """A short side of 214 pixels, and 176 others, became 223 by rounding down: DINO lost a row of its patches."""
+    assert five.as_published(torch.rand(1, 3, *size), correct=True).shape[-2:] == wanted
+
+
 def test_fives_lpips_is_squeezenets_of_both_black_within_the_mask(compute, tmp_path, monkeypatch):
     torch.manual_seed(0)
     (tmp_path / "checkpoints").mkdir()

@@ -254,9 +254,17 @@ def test_the_command_tells_the_number_of_questions_and_shows_the_judges_words(in
         command = ["evaluate", "score", str(clips), "--run", str(run), "--metrics", "psnr_source", "--judge-attempts", "2"]
         command += ["--judge-url", server.url, "--judge-model", "fake"]
         assert main([*command, "--dry-run"]) == 0 and not server.asked
-        assert "At most 2 questions to fake" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert (
+            "At most 2 questions to fake, each with 6 pictures" in told
+            and "put 2 times at most" in told
+            and "tokens" not in told
+        )
         assert main(command) == 1
         assert len(server.asked) == 4
+        capsys.readouterr()
+        assert main([*command, "--dry-run", "--retry-missing"]) == 0
+        assert "The 1 kept ones took 24 tokens each: these would take 24." in capsys.readouterr().out
         assert main(command) == 1 and len(server.asked) == 4
     results = collect(Run(run))
     assert results.of("judge_quality") == {"a": 9} and results.of("psnr_source").keys() == {"a", "b"}

@@ -2,9 +2,12 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from evaluated import noisy, save, scene
 from liveditor_isa.evaluation.benches.bench import Bench
 from liveditor_isa.evaluation.catalogue import described
@@ -12,7 +15,7 @@ from liveditor_isa.evaluation.frames import read_video
 from liveditor_isa.evaluation.items import Item, ItemSet
 from liveditor_isa.evaluation.records import Run, Settings
 from liveditor_isa.evaluation.report import tables
-from liveditor_isa.evaluation.report.pages import write_report
+from liveditor_isa.evaluation.report.pages import _beside, write_report
 from liveditor_isa.evaluation.report.render import html, markdown
 from liveditor_isa.evaluation.report.statistics import estimate, paired
 from liveditor_isa.evaluation.results import Results, Scored
@@ -51,6 +54,35 @@ def test_what_is_better_follows_from_the_metric(tmp_path):
     assert rows["psnr_source"][-1] == "better" and rows["mse_source"][-1] == "worse"
     same = {row[0]: row[-1] for row in tables.comparison(one, one, described()).rows}
     assert set(same.values()) == {"no clear difference"}
+
+
+def test_one_item_has_no_verdict(tmp_path):
+    """It was "worse" by a single difference."""
+    first, second = (results(tmp_path, label, x={"psnr_source": value}) for label, value in (("a", 30.0), ("b", 20.0)))
+    (row,) = tables.comparison(first, second, described()).rows
+    assert row == ("psnr_source", "-10", "–", "0 / 1", "1", "no clear difference")
+
+
+def test_scores_of_other_models_and_other_ways_are_not_compared_silently(tmp_path):
+    """A judge's with another judge's, say."""
+    first, second = (results(tmp_path, label, x={"judge_quality": 1.0, "psnr_source": 1.0}) for label in "ab")
+    for found, judge in ((first, "1, small"), (second, "1, large")):
+        found.scored[0].stamps.update(judge_quality=judge, psnr_source="1")
+    table = tables.comparison(first, second, described())
+    verdicts = {row[0]: row[-1] for row in table.rows}
+    assert verdicts == {"judge_quality": "another model or version", "psnr_source": "no clear difference"}
+    assert "unlike judges" in table.notes[1]
+    stretched = replace(second, settings=replace(second.settings, alignment="stretch"))
+    assert "corrected and stretch" in tables.comparison(first, stretched, described()).notes[-1]
+
+
+def test_a_benchs_table_says_how_many_items_lack_scores(tmp_path):
+    """Where a judge failed, and other measures did not, it passed for the whole set."""
+    found = results(tmp_path, a={"x": 1.0}, b={"psnr_source": 1.0}, c={"x": 1.0})
+    bench = Bench("b", "B", "", lambda folder, subset: [], lambda scored, mode: {"x": 1.0})
+    assert "lack scores" not in str(tables.of_bench(found, bench))
+    found.scored[1].missing["judge"] = "It answers 429."
+    assert tables.of_bench(found, bench)[0].notes[1].startswith("1 items lack scores")
 
 
 def test_missing_values_are_left_out_of_means_and_counted(tmp_path):
@@ -128,11 +160,34 @@ def test_a_video_is_made_once_and_anew_for_another_edit(written):
     assert newer.name != video.name
 
 
+@pytest.mark.parametrize(("height", "width", "shown"), [(1, 96, (256, 288 * 256)), (300, 1, (600, 6)), (241, 5, (240, 12))])
+def test_videos_of_any_size_lie_beside_each_other(height, width, shown):
+    """Of frames one pixel high it never came to an end."""
+    videos = [torch.zeros(2, height, width, 3, dtype=torch.uint8)] * 3
+    assert next(_beside(videos)).shape == (2, *shown, 3)
+
+
+def test_a_video_that_cannot_be_shown_leaves_a_page_without_one(tmp_path):
+    """Frames of two sizes ended the whole report, and so did a width that no player takes, and a rate near 0."""
+    source, _ = scene()
+    paths = {name: str(save(tmp_path / name, source)) for name in ("source", "torn")}
+    shutil.copy(save(tmp_path / "small", source[:, ::2, ::2]) / "00000.png", tmp_path / "torn/00001.png")
+    paths["wide"] = str(save(tmp_path / "wide", source[:1, :1]))
+    items = tuple(Item(id, paths["source"], "Do it", facts={"fps": 0.0001}) for id in ("torn", "wide", "slow"))
+    scored = tuple(Scored(item, edit) for item, edit in zip(items, (paths["torn"], paths["wide"], paths["source"])))
+    settings = Settings(str(tmp_path / "set.jsonl"), None, "mine", "corrected", "crop")
+    pages = (
+        write_report(Results(Run(tmp_path / "run"), settings, ItemSet("set", items), scored), described(), {}).parent / "items"
+    )
+    torn, wide, slow = ((pages / f"{item.id}.html").read_text(encoding="utf-8") for item in items)
+    assert "cannot be shown: " in torn and "has another size than 00000.png" in torn
+    assert "cannot be shown: " in wide and "<video" not in wide and "<video" in slow
+    assert not [*pages.parent.glob("videos/.*")]
+
+
 def test_pages_show_in_a_browser_what_they_say(written):
     """Chromium: the video has pictures of both, links lead there and back."""
     sync = pytest.importorskip("playwright.sync_api")
-    import shutil
-
     if not shutil.which(BROWSER):
         pytest.skip(f"no {BROWSER}")
     index, _ = written

@@ -119,6 +119,25 @@ def test_another_edit_is_scored_anew_and_old_scores_are_not_shown(clips, tmp_pat
     assert [len(left.metrics) for left in work(run, items, metric)] == [0, 1, 0]
 
 
+@pytest.mark.parametrize(
+    "change", [{"instruction": "Another"}, {"target_prompt": "b"}, {"facts": {"text": "c"}}, {"pictures": ["p.png"]}]
+)
+def test_other_texts_are_scored_anew(clips, tmp_path, change):
+    """An instruction was put right, and its judge's scores stayed. Scores of older editions, without a trace of the texts, count."""
+    run, items = begun(clips, tmp_path)
+    metric = counting("one", [])
+    score(run, work(run, items, metric))
+    rows = [json.loads(line) for line in clips.read_text(encoding="utf-8").splitlines()]
+    changed = read_items(write_rows(clips, {**rows[0], **change}, *rows[1:]))
+    assert [len(left.metrics) for left in work(run, changed, metric)] == [1, 0, 0]
+    assert collect(run).of("one").keys() == {"clip1", "clip2"}
+    stored = run.folder / "scores/clip0.json"
+    old = json.loads(stored.read_text(encoding="utf-8"))
+    del old["inputs"]["asked"]
+    stored.write_text(json.dumps(old), encoding="utf-8")
+    assert [len(left.metrics) for left in work(run, changed, metric)] == [0, 0, 0]
+
+
 def test_an_item_without_edit_is_told_and_others_are_scored(clips, tmp_path):
     save(tmp_path / "results/clip1", scene()[0])
     run, items = begun(clips, tmp_path, str(tmp_path / "results"))
