@@ -18,6 +18,7 @@ from ..evaluation import catalogue
 from ..evaluation.frames import ALIGNMENTS, CROP
 from ..evaluation.items import Item, ItemSet, missing_files, read_items, write_items
 from ..evaluation.judge.judge import foretold
+from ..evaluation.metrics.plugins import metrics_of
 from ..evaluation.records import CORRECTED, MODES, REFERENCE, Run, Settings, edit_of
 from ..evaluation.report.pages import write_report
 from ..evaluation.results import collect, edits_folder
@@ -28,6 +29,7 @@ from ..pipelines.request import Edit
 from .judge import add_judge_options, judge_of
 from .options import add_model_options, frame_size, model_choice, whole_number
 from .outcome import STATUSES, Outcome, Status
+from .own_metrics import add_own_metrics, add_preference
 
 EPILOG = f"""\
 steps:
@@ -209,11 +211,8 @@ def _add_score(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--metrics", nargs="+", metavar="NAME", help="metrics, or the beginning of names and * (default: the bench's)"
     )
-    parser.add_argument(
-        "--preference", metavar="MODEL",
-        help="score edits by this model of people's preference too: the folder of a CLIPModel of transformers with its processor, such as "
-        "PickScore, or its repository in the cache; or a folder with HPSv2's .pt file (docs/evaluation.md)",
-    )  # fmt: skip
+    add_preference(parser)
+    add_own_metrics(parser)
     parser.add_argument("--offline", action="store_true", help="only metrics whose models no hub has to be asked for")
     parser.add_argument(
         "--mode", choices=MODES, default=CORRECTED,
@@ -246,7 +245,7 @@ def _score(options: argparse.Namespace) -> Outcome:
     if options.edits and not options.edits.is_dir():
         raise ValueError(f"There is no folder {options.edits}: name the one with the finished edits.")
     judge = judge_of(options)
-    named = named_metrics(judge, options.preference, run, options.mode, items.bench)
+    named = named_metrics(judge, options.preference, options.own_metrics, run, options.mode, items.bench)
     metrics, unable = runnable(catalogue.chosen(options.metrics, items, options.offline, named))
     for name, why in unable.items():
         print(f"{name} is left out: {why}")
@@ -269,6 +268,7 @@ def _score(options: argparse.Namespace) -> Outcome:
                 names,
                 judge,
                 options.preference,
+                tuple(options.own_metrics),
                 options.retry_missing,
                 "auto" if options.judge_folder else "cpu",
             )
@@ -301,15 +301,17 @@ def _add_report(parser: argparse.ArgumentParser):
     parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run that was scored")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another run, which it is compared with item by item")
     parser.add_argument("--no-videos", action="store_true", help="pages without videos")
+    add_own_metrics(parser)
     parser.set_defaults(act=_report)
 
 
 def _report(options: argparse.Namespace) -> Outcome:
+    metrics = catalogue.described(metrics_of(options.own_metrics))
     results = collect(Run(options.run))
     against = collect(Run(options.against)) if options.against else None
     with tqdm(total=len(results.scored), desc="pages") as bar:
         index = write_report(
-            results, catalogue.described(), catalogue.BENCHES, against, not options.no_videos, inputs_of(results.settings), bar.update,
+            results, metrics, catalogue.BENCHES, against, not options.no_videos, inputs_of(results.settings), bar.update,
         )  # fmt: skip
     print(f"{index}, and report.md beside it")
     return Outcome(Status.DONE, {"report": str(index)})

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ..evaluation.judge.rubrics import evenly
-from ..evaluation.metrics.features import HubModel, load, ready
+from ..evaluation.metrics.features import HubModel, as_image, load, ready
 from ..optional import needed
 from . import EXTRA
 from .settings import Settings
@@ -104,7 +104,7 @@ def seen(model: HubModel, frames: torch.Tensor) -> list[Boxes]:
     network, processor = load(model)
     found = []
     for frame in frames:
-        out = network(**processor(images=_image(frame), return_tensors="pt"))
+        out = network(**processor(images=as_image(frame), return_tensors="pt"))
         (one,) = processor.post_process_object_detection(out, threshold=SURE, target_sizes=[tuple(frame.shape[:2])])
         found.append(Boxes(one["boxes"], one["labels"]))
     return found
@@ -117,11 +117,7 @@ def confidence(model: HubModel, frames: torch.Tensor, words: str) -> float:
     surest = []
     for frame in frames:
         # It was trained on lower-case phrases that end with a full stop.
-        inputs = processor(images=_image(frame), text=f"{words.strip().lower().rstrip('.')}.", return_tensors="pt")
+        inputs = processor(images=as_image(frame), text=f"{words.strip().lower().rstrip('.')}.", return_tensors="pt")
         (one,) = processor.post_process_grounded_object_detection(network(**inputs), threshold=0.0, text_threshold=0.0)
         surest.append(one["scores"].max())
     return float(torch.stack(surest).mean())
-
-
-def _image(frame: torch.Tensor):
-    return needed("PIL.Image", "pillow", EXTRA).fromarray(frame.numpy())

@@ -34,9 +34,9 @@ def all_metrics(named: Sequence[Metric] = ()) -> dict[str, Metric]:
     return METRICS | own_ones | {metric.name: metric for metric in named}
 
 
-def described() -> dict[str, About]:
-    """Of all metrics, judges' included: for reports."""
-    found = {name: About(metric.names, metric.about, metric.higher) for name, metric in all_metrics().items()}
+def described(named: Sequence[Metric] = ()) -> dict[str, About]:
+    """Of all metrics, judges' included, and of those that the user names: for reports."""
+    found = {name: About(metric.names, metric.about, metric.higher) for name, metric in all_metrics(named).items()}
     found |= {rubric.name: About(rubric.columns, rubric.about, True) for rubric in (*RUBRICS.values(), PAIR)}
     return found | {preference.NAME: About((preference.NAME, preference.GAIN), "Of a model that the user named.", True)}
 

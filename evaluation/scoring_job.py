@@ -20,6 +20,7 @@ from .judge.client import Endpoint
 from .judge.judge import Judge
 from .judge.local import LocalVLM
 from .metrics.metric import Metric
+from .metrics.plugins import metrics_of
 from .metrics.preference import metric as preference_metric
 from .records import Run, Settings, edit_of
 from .results import edits_folder
@@ -28,12 +29,13 @@ from .scoring import Summary, Work, inputs_of, planned, score, summarised
 
 @dataclass(frozen=True)
 class Choice:
-    """What all workers load. run: the folder, absolute. metrics: names, those of `named_metrics` left out. device: where workers work."""
+    """What all workers load. run: the folder, absolute. metrics: names, those of `named_metrics` left out. modules: as in `metrics.plugins`. device: where workers work."""
 
     run: str
     metrics: tuple[str, ...]
     judge: Endpoint | LocalVLM | None = None
     preference: str | None = None
+    modules: tuple[str, ...] = ()
     retry_missing: bool = False
     device: str = "cpu"
 
@@ -62,10 +64,12 @@ class Loaded:
     retry_missing: bool
 
 
-def named_metrics(judge: Endpoint | LocalVLM | None, preference: str | None, run: Run, mode: str, bench: str) -> list[Metric]:
-    """Those of models that the user names: a judge, a model of preference."""
+def named_metrics(
+    judge: Endpoint | LocalVLM | None, preference: str | None, modules: Sequence[str], run: Run, mode: str, bench: str
+) -> list[Metric]:
+    """Those that the user names: by a judge, by a model of preference, of modules of their own."""
     judged = [Judge(judge, run.judge_cache, mode).metric(bench)] if judge else []
-    return judged + ([preference_metric(preference)] if preference else [])
+    return judged + ([preference_metric(preference)] if preference else []) + metrics_of(modules)
 
 
 def score_by_job(
@@ -93,7 +97,7 @@ def _give_up(run: Run, work: Work, reason: str) -> None:
 def load(choice: Choice) -> Loaded:
     run = Run(choice.run)
     settings, items = run.settings(), run.items()
-    named = named_metrics(choice.judge, choice.preference, run, settings.mode, items.bench)
+    named = named_metrics(choice.judge, choice.preference, choice.modules, run, settings.mode, items.bench)
     known = catalogue.all_metrics()
     metrics = (*(known[name] for name in choice.metrics), *named)
     return Loaded(run, settings, {item.id: item for item in items.items}, metrics, choice.retry_missing)

@@ -18,6 +18,7 @@ from ..metrics.features import IMAGES_AT_A_TIME, HubModel, image_features, load,
 from ..metrics.metric import Metric, NothingToMeasure
 from ..records import REFERENCE
 from ..results import Scored
+from . import quantity
 from .bench import Bench, LayoutError, check_rows, described, exported, mean_of, read_json, write_json
 
 LISTS = {"short": "ivebenchdb_prompt_short.json", "long": "ivebenchdb_prompt_long.json"}
@@ -75,7 +76,9 @@ def _videos(folder: Path, names: set[str]) -> dict[str, Path]:
 
 def _item(folder: Path, there: dict[str, Path], row: dict) -> Item:
     name = row["src_video_name"]
-    facts = {key: row[key] for key in ("subcategory", "target_phrase", "target_span") if row.get(key)}
+    facts: dict = {key: row[key] for key in ("subcategory", "target_phrase", "target_span") if row.get(key)}
+    if number := quantity.asked(row["edit_prompt"]):
+        facts[quantity.FACT] = [*number]
     return Item(
         name, str(there.get(name, folder / f"{name}.mp4")), row["edit_prompt"], task=row["category"], bench="ive",
         source_prompt=row["source_prompt"], target_prompt=row["target_prompt"], result=name, facts=facts,
@@ -136,6 +139,7 @@ OWN = (
         "background_consistency", _background, "CLIP ViT-B/32 features against the frame before and the first frame (IVE-Bench).",
         ready=partial(CLIP_B.folder), model=CLIP_B.described,
     ),
+    quantity.METRIC,
 )  # fmt: skip
 
 
@@ -173,12 +177,12 @@ BENCH = Bench(
     f"{LISTS['short']} or {LISTS['long']}, videos anywhere below; results by the source's name",
     prepare,
     aggregate,
-    metrics=("subject_consistency", "background_consistency", "temporal_flickering"),
+    metrics=("subject_consistency", "background_consistency", "temporal_flickering", "quantity_accuracy"),
     own=OWN,
     subsets=tuple(LISTS),
     export=export,
     notes=(
-        "Not computed here: motion smoothness (AMT), VTSS, the three measures by VideoCLIP-XL, quantity accuracy, motion fidelity, and "
+        "Not computed here: motion smoothness (AMT), VTSS, the three measures by VideoCLIP-XL, motion fidelity, and "
         "the judgements of Qwen2.5-VL-72B. A group's total needs all of its parts.",
     ),
 )

@@ -111,9 +111,12 @@ def _pixels(processor, frames: torch.Tensor) -> dict:
 
 
 def _images(frames: torch.Tensor) -> list:
-    from PIL import Image
+    return [as_image(frame) for frame in frames]
 
-    return [Image.fromarray(frame.numpy()) for frame in frames]
+
+def as_image(frame: torch.Tensor):
+    """A PIL image of [H, W, 3] uint8."""
+    return needed("PIL.Image", "pillow", EXTRA).fromarray(frame.numpy())
 
 
 def shrunk(frames: torch.Tensor, longest: int) -> torch.Tensor:
