@@ -346,6 +346,7 @@ import sys; sys.stderr = sys.stdout
 from liveditor_isa.command import main
 assert main(["edit", {str(sample_video)!r}, "Make it night"]) == 2
 assert main(["convert", {path_of("diffusion_model")!r}, {str(tmp_path / "folder")!r}]) == 2
+assert "torch._dynamo" not in sys.modules, "torch's compiler, whose import takes seconds, for which --help would wait too"
 """
     edit, convert = run_without({"av", "diffusers", "comfy"}, code).splitlines()
     assert edit.startswith("liveditor edit: av cannot be imported") and "into this Python with pip install av" in edit
