@@ -151,10 +151,13 @@ def _options(parser: Parser, module, command: str, given: list[str]) -> argparse
     tables = with_steps(command, parser)
     step = given[:1] if f"{command}.{''.join(given[:1])}" in tables else []
     table, rest = ".".join([command, *step]), given[len(step) :]
-    own = tables.get(table, parser)
+    if table not in tables:  # no step, or none that there is
+        return parser.parse_args(given)
+    own, found = tables[table], []
     try:
         said = _told_first(own, rest)
-        found = arguments_from(said.config, table, [*COMMANDS], own, vars(said)) if said.config and table in tables else []
+        if said.config:
+            found = arguments_from(said.config, table, [*COMMANDS], own, vars(said))
         said = _told_first(own, [*found, *rest])
         if repeated := getattr(said, "repeat", None):
             own.set_defaults(
