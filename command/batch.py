@@ -14,6 +14,7 @@ from ..batch.worker import ATTEMPTS
 from ..errors import sentence
 from ..optional import needed
 from ..pipelines import EXTRA
+from ..video.geometry import crop_box
 from .failure import reported
 from .options import add_model_options, model_choice, whole_number
 from .outcome import STATUSES, Outcome, Status, failure
@@ -161,7 +162,6 @@ def _fault_of(clip: Clip) -> str | None:
     """Why a clip cannot be edited, as far as opening its files tells."""
     from ..video.clip import open_clip
     from ..video.folder import source_of
-    from ..video.geometry import crop_box
     from ..video.mask import read_mask
     from ..video.region import Region, SourceFrames, box_list
     from ..video.source import FileSource
