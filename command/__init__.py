@@ -130,7 +130,7 @@ def _run(arguments: list[str]) -> int:
         command = chosen.command
         own = Parser(prog=f"liveditor {command}")
         module = add_command(command, own)
-        options = _options(own, command, chosen.rest)
+        options = _options(own, module, command, chosen.rest)
     except ModuleNotFoundError as error:
         return reported(command, _missing(command, error), chosen.debug).status
     except WrongOption as error:
@@ -146,18 +146,37 @@ def _run(arguments: list[str]) -> int:
     return outcome.status
 
 
-def _options(parser: Parser, command: str, given: list[str]) -> argparse.Namespace:
-    first = Parser(prog=parser.prog, add_help=False)
-    first.add_argument("--config", type=Path)
-    path = first.parse_known_args(given)[0].config
+def _options(parser: Parser, module, command: str, given: list[str]) -> argparse.Namespace:
+    """Of the command line, before that of --config's file, before that of a command's --repeat. One of a list replaces the whole list."""
     tables = with_steps(command, parser)
     step = given[:1] if f"{command}.{''.join(given[:1])}" in tables else []
-    table = ".".join([command, *step])
+    table, rest = ".".join([command, *step]), given[len(step) :]
+    if table not in tables:  # no step, or none that there is
+        return parser.parse_args(given)
+    own, found = tables[table], []
     try:
-        found = arguments_from(path, table, [*COMMANDS], tables[table]) if path and table in tables else []
-        return parser.parse_args([*step, *found, *given[len(step) :]])
+        said = _told_first(own, rest)
+        if said.config:
+            found = arguments_from(said.config, table, [*COMMANDS], own, vars(said))
+        said = _told_first(own, [*found, *rest])
+        if repeated := getattr(said, "repeat", None):
+            own.set_defaults(
+                **{name: value for name, value in module.recorded(repeated, own).items() if not vars(said).get(name)}
+            )
+        return parser.parse_args([*step, *found, *rest])
     except ValueError as error:
         raise WrongOption(f"liveditor {command}: {error}") from None
+
+
+def _told_first(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """What the others depend on: the files that give more options, and what is given several times."""
+    first = Parser(prog=parser.prog, add_help=False)
+    for action in parser._actions:
+        if isinstance(action, argparse._AppendAction):
+            first.add_argument(*action.option_strings, dest=action.dest, action="append")
+        elif action.dest in ("config", "repeat"):
+            first.add_argument(*action.option_strings, dest=action.dest, type=Path)
+    return first.parse_known_args(arguments)[0]
 
 
 @contextmanager

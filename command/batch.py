@@ -14,6 +14,7 @@ from ..batch.worker import ATTEMPTS
 from ..errors import sentence
 from ..optional import needed
 from ..pipelines import EXTRA
+from ..video.geometry import crop_box
 from .failure import reported
 from .options import add_model_options, model_choice, whole_number
 from .outcome import STATUSES, Outcome, Status, failure
@@ -161,14 +162,20 @@ def _fault_of(clip: Clip) -> str | None:
     """Why a clip cannot be edited, as far as opening its files tells."""
     from ..video.clip import open_clip
     from ..video.folder import source_of
+    from ..video.mask import read_mask
+    from ..video.region import Region, SourceFrames, box_list
     from ..video.source import FileSource
 
     edit = clip.edit
     try:
         edit.check_files()
-        open_clip(source_of(edit.video, edit.fps), edit.frames, edit.fps, edit.start_frame, edit.every_nth, sound=False)
-        for other in edit.files[1:]:
+        clip = open_clip(source_of(edit.video, edit.fps), edit.frames, edit.fps, edit.start_frame, edit.every_nth, sound=False)
+        for other in edit.references:
             open_clip(FileSource(other), edit.frames, 0, sound=False)
+        # Without a size the model chooses one, and with it what is cut off at the edges.
+        crop = crop_box(clip.size, *(edit.size or map(round, clip.shown_size)), clip.pixel_aspect)
+        mask = read_mask(edit.mask, clip.source_frames + 1) if edit.mask else None
+        Region(clip.size, crop, mask, box_list(edit.boxes), edit.feather, SourceFrames(clip.indices, clip.source_frames))
     except (ValueError, OSError) as error:
         return sentence(error)
     return None

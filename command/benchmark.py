@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoint.dtypes import DTYPES
-from ..isa_core import TokenLayout, dense_attention, in_context_sparse_attention
+from ..isa_core import TokenLayout, dense_attention
 from ..video.geometry import token_count
 from .options import add_isa_options, frame_size, isa_choice, whole_number
 from .outcome import Outcome, Status
@@ -55,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def run(options: argparse.Namespace) -> Outcome:
+    from ..isa_core import in_context_sparse_attention  # whose import takes seconds
+
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device)
     dtype = DTYPES.get(options.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
     usual = USUAL.get(device.type, USUAL["cuda"])

@@ -9,8 +9,11 @@ from ..optional import read_toml
 from ..pipelines import EXTRA
 
 
-def arguments_from(path: Path, command: str, commands: list[str], parser: argparse.ArgumentParser) -> list[str]:
-    """What the file says for `command`, "evaluate.score" for a step of one, as arguments of its parser.
+def arguments_from(
+    path: Path, command: str, commands: list[str], parser: argparse.ArgumentParser, given: dict | None = None
+) -> list[str]:
+    """What the file says for `command`, "evaluate.score" for a step of one, as arguments of its parser. given: options that have a value,
+    which a list in the file does not add to.
 
     Raises ValueError in one sentence for a file that says something else.
     """
@@ -27,7 +30,8 @@ def arguments_from(path: Path, command: str, commands: list[str], parser: argpar
             raise ValueError(f"{path}, [{name}]: {loose[0]!r} belongs into the table of a step, such as [{command}].")
         chosen = chosen.get(step, {})
     for name, value in chosen.items():
-        found += _arguments_of(name, value, parser, path, command)
+        arguments = _arguments_of(name, value, parser, path, command)
+        found += [] if (given or {}).get(name.replace("-", "_")) else arguments
     return found
 
 

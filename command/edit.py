@@ -28,19 +28,20 @@ edit; --whole-frame puts it back over the source, as do --mask and --box.
 """
 
 
-class Repeat(argparse.Action):
-    """Sets all options as a file has recorded them, where the command line does not."""
-
-    def __call__(self, parser, namespace, path, option_string=None):
-        try:
-            recorded = _options_of(recorded_in(path))
-        except (ValueError, TypeError, KeyError) as error:
-            raise argparse.ArgumentError(self, str(error)) from None
-        for name, value in recorded.items():
-            if getattr(namespace, name, None) == parser.get_default(name):
-                setattr(namespace, name, value)
-        parser.set_defaults(**recorded)
-        namespace.repeats = True
+def recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
+    """{option: value} as the file has recorded them. Raises ValueError in one sentence for a file without, or with what is no option's."""
+    record = recorded_in(path)
+    try:
+        found = _options_of(record)
+    except (AttributeError, TypeError, KeyError) as error:  # of a record that somebody changed
+        raise ValueError(f"{path.name} records something else than an edit ({error}).") from None
+    for action in parser._actions:
+        value = found.get(action.dest)
+        if value is not None and action.choices and value not in action.choices:
+            raise ValueError(
+                f"{path.name} records the {action.dest} {value!r}, but there are {', '.join(map(str, action.choices))}."
+            )
+    return found
 
 
 def _options_of(record: dict) -> dict:
@@ -50,7 +51,12 @@ def _options_of(record: dict) -> dict:
     found = {"isa": isa is not None, **(isa or {}), "lora": model.pop("loras"), **model}
     edit = vars(Edit.from_dict(record)).copy()
     references, boxes = edit.pop("references"), edit.pop("boxes")
-    edit |= {"video": Path(record["video"]), "fps": record["fps"] or None, "reference": [*references], "box": [*boxes]}
+    edit |= {
+        "video": Path(edit["video"]),
+        "fps": edit["fps"] or None,
+        "reference": [*references],
+        "box": [box_of(",".join(map(str, box))) for box in boxes],
+    }
     return found | edit
 
 
@@ -59,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("video", type=Path, nargs="?", help="the video to edit: a file, or a folder of its frames as pictures")
     parser.add_argument("prompt", nargs="?", help="what to change")
     parser.add_argument(
-        "--repeat", action=Repeat, type=Path, metavar="FILE",
+        "--repeat", type=Path, metavar="FILE",
         help="make the edit again that FILE, a result of this command, was made by; what is given beside it replaces what was "
         "recorded: another video or seed, for example",
     )  # fmt: skip
@@ -104,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     )  # fmt: skip
     edit.add_argument(
         "--box", action="append", type=_box, default=[], metavar="X,Y,W,H",
-        help="the same by a box in pixels of the source; may be given several times",
+        help="the same by a box in pixels of the source; may be given several times; --box=-8,0,64,64 for one that begins outside",
     )  # fmt: skip
     edit.add_argument(
         "--feather", type=int, default=Edit.feather, metavar="N",
@@ -134,7 +140,7 @@ def _box(text: str) -> tuple[int, int, int, int]:
 def run(options: argparse.Namespace) -> Outcome:
     if options.video is None or options.prompt is None:
         raise ValueError("Name the video and say what to change, or give --repeat a file that was edited before.")
-    if getattr(options, "repeats", False) and not options.isa:
+    if options.repeat and not options.isa:
         vars(options).update(dict.fromkeys(ISA_OPTIONS))  # recorded with ISA, and --no-isa beside it
     if options.fps == 0:
         raise ValueError("--fps 0 is no frame rate: leave it out for the video's own.")

@@ -5,14 +5,20 @@ query blocks) -> residual (gated coarse output). `call` ties them together, `att
 on Triton kernels, and `reference` states them in fp64 loops.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .attend import dense_attention
-from .attention import in_context_sparse_attention
 from .backend import BACKENDS, DENSE_BACKENDS, BackendUnavailable, resolve_backend, resolve_dense
 from .config import CONTEXT_TAILS, POLICIES, SHARPNESS_METRICS, ISAConfig
 from .layout import TokenLayout
 from .plan import RoutingMasks
 from .residual import add_coarse_residual, coarse_gate
 from .stats import ISAStats, estimate_cost
+
+if TYPE_CHECKING:
+    from .attention import in_context_sparse_attention
 
 __all__ = [
     "BACKENDS",
@@ -33,3 +39,13 @@ __all__ = [
     "resolve_backend",
     "resolve_dense",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Imported on access: it needs torch's compiler, whose import takes seconds, and settings do not.
+    if name != "in_context_sparse_attention":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .attention import in_context_sparse_attention
+
+    globals()[name] = in_context_sparse_attention
+    return in_context_sparse_attention

@@ -65,7 +65,8 @@ def load(choice: ModelChoice) -> LIVEditorPipeline:
         attach_isa(pipe.transformer, config, min_tokens=choice.min_tokens, context_refresh=choice.refresh, keeping=keeping)
     place(pipe, choice, device)
     share_gpus(pipe.transformer)
-    pipe.model_choice = choice
+    # For the record: "auto" would be another type on another machine.
+    pipe.model_choice = replace(choice, dtype=next(name for name, each in DTYPES.items() if each == dtype))
     return pipe
 
 

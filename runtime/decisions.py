@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..isa_core import TokenLayout
-from .finite import FiniteGuard
 from .live import Settings
 from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from .finite import FiniteGuard
 
 OUTSIDE_SCHEDULE = "outside start_percent to end_percent"
 SWITCHED_OFF = "switched off"

@@ -138,6 +138,7 @@ def test_an_edit_is_repeated_from_its_file_and_for_another_seed(sample_video, tm
     assert main(["edit", str(sample_video), "Make it night", *QUICK, *options, "--out", "first.mp4"]) == 0
     record = recorded_in("first.mp4")
     assert record["guidance"] == 2 and record["steps"] == 2 and record["model"]["isa"]["keep_ratio"] == 0.5
+    assert record["model"]["dtype"] == "fp32"  # and not "auto", which elsewhere is another
     assert record["versions"]["liveditor-isa"] == liveditor_isa.__version__ and "torch" in record["versions"]
     assert main(["edit", "--repeat", "first.mp4", "--out", "again.mp4"]) == 0
     assert recorded_in("again.mp4") == record and np.array_equal(pictures("first.mp4"), pictures("again.mp4"))
@@ -346,6 +347,7 @@ import sys; sys.stderr = sys.stdout
 from liveditor_isa.command import main
 assert main(["edit", {str(sample_video)!r}, "Make it night"]) == 2
 assert main(["convert", {path_of("diffusion_model")!r}, {str(tmp_path / "folder")!r}]) == 2
+assert "torch._dynamo" not in sys.modules, "torch's compiler, whose import takes seconds, for which --help would wait too"
 """
     edit, convert = run_without({"av", "diffusers", "comfy"}, code).splitlines()
     assert edit.startswith("liveditor edit: av cannot be imported") and "into this Python with pip install av" in edit

@@ -2,11 +2,14 @@
 
 import json
 import subprocess
+from fractions import Fraction
 
 import pytest
+import torch
 from liveditor_isa.checkpoint.included import path_of
 from liveditor_isa.command import COMMANDS, convert, main
 from liveditor_isa.command.outcome import Outcome, Status
+from liveditor_isa.video.mp4 import write_mp4
 from safetensors.torch import load_file
 
 BENCHMARK = ["benchmark", "--size", "64x48", "--frames", "5", "--heads", "1", "--turns", "1", "--device", "cpu"]
@@ -70,6 +73,21 @@ def test_a_dry_run_lists_faults_as_an_object(tmp_path, capsys):
     manifest.write_text('{"video": "no.mp4"}\n{"prompt": "night"}\n', encoding="utf-8")
     assert main(arguments) == 2
     assert len(json.loads(capsys.readouterr().out)["faults"]) == 2
+
+
+def test_a_dry_run_finds_regions_in_which_nothing_would_show(tmp_path, capsys):
+    write_mp4(tmp_path / "beach.mp4", [torch.zeros(2, 48, 64, 3)], Fraction(8))
+    write_mp4(tmp_path / "black.mp4", [torch.zeros(1, 48, 64, 3)], Fraction(8))
+    rows = [{"boxes": ["500,0,9,9"]}, {"mask": "black.mp4"}, {"boxes": ["8,8,16,16"]}]
+    lines = [json.dumps({"video": "beach.mp4", "prompt": "night", "id": str(number)} | row) for number, row in enumerate(rows)]
+    (tmp_path / "clips.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert (
+        main(["batch", str(tmp_path / "clips.jsonl"), "--out", str(tmp_path / "out"), "--dry-run", "--json"]) == Status.PARTLY
+    )
+    faults = json.loads(capsys.readouterr().out)["faults"]
+    assert [fault.split(":")[0] for fault in faults] == ["line 1, 0", "line 2, 1"] and all(
+        "nothing of the edit" in fault for fault in faults
+    )
 
 
 def test_ctrl_c_has_a_status_of_its_own(monkeypatch, capsys):
