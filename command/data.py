@@ -19,6 +19,7 @@ from ..curation.run_folder import SETTINGS, begin, opened, stored_gates, stored_
 from ..curation.settings import Settings, read_settings
 from ..curation.sources import read_sources
 from ..evaluation.weights import fetch
+from ..pipelines import require
 from ..pipelines.request import ModelChoice
 from .options import add_model_options, model_choice, whole_number
 from .outcome import Outcome, Status
@@ -111,6 +112,7 @@ def _run(options: argparse.Namespace) -> Outcome:
 
 
 def _made(flow: Flow, model: ModelChoice, options: argparse.Namespace) -> Outcome:
+    require()  # what the last stage needs is missed at once
     model.check_files()
     begin(flow, model)
 

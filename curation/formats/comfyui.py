@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 
-from ...pipelines.text_encoder import TEXT_LENGTH
-from ...pipelines.vae import without_normalisation
 from ...runtime.in_context import CONTEXT_LATENTS
 from ..records import Pair
 from . import native
@@ -26,6 +24,9 @@ PAIRS_A_SHARD = 100
 def write(pairs: Sequence[Pair], folder: Path) -> None:
     """Raises ValueError for a pair that was not encoded."""
     from safetensors.torch import load_file
+
+    from ...pipelines.text_encoder import TEXT_LENGTH  # these import diffusers
+    from ...pipelines.vae import without_normalisation
 
     check_encoded(pairs)
     native.write_videos(pairs, folder)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...pipelines import edit as headless
-from ...pipelines.encoded import encoded_clip, encoded_text
 from ..measure import read_frames
 from ..outcomes import Outcome, Work
 from ..settings import TO_REAL, About, Settings, StageChoice
@@ -21,12 +19,16 @@ def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
 
 
 def load(choice: StageChoice):
+    from ...pipelines import edit as headless  # whose import takes many seconds
+
     return choice.settings, headless.load(choice.model)
 
 
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:
     """Writes {"context", "target": [16, T, h, w], "text": [tokens, width] without padding}, all bf16, as safetensors."""
     from safetensors.torch import save_file
+
+    from ...pipelines.encoded import encoded_clip, encoded_text
 
     settings, pipe = tools
     pair = directed(work.facts, settings)
