@@ -103,6 +103,9 @@ def test_a_folder_of_files_and_a_list_are_the_same_pairs(raw, tmp_path):
     by_name = [(Path(one.context).name, Path(one.target).name, one.instruction) for one in read_raw(tmp_path)]
     assert by_name == [(Path(one.context).name, Path(one.target).name, one.instruction) for one in read_raw(raw)]
     assert read_raw(raw / "pairs.jsonl") == read_raw(raw)
+    (tmp_path / "1.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match="1.txt is not UTF-8"):
+        read_raw(tmp_path)
     (tmp_path / "1.txt").unlink()
     with pytest.raises(ValueError, match="has no 1.txt beside it"):
         read_raw(tmp_path)

@@ -53,7 +53,11 @@ def run(recipe: Recipe, out: Path, device: str, progress: bool = True) -> Result
     """
     recipe.model.choice.check_files()
     start.opened(recipe.model)
+    if recipe.validation.every:
+        for edit in recipe.validation.edits:
+            edit.check_files()
     spread = join(device, recipe.model.dtype, recipe.parallel)
+    recipe.check_groups(spread.groups)
     first = processes.rank() == 0
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out) if first else nullcontext():
@@ -192,10 +196,17 @@ def out_of_memory_said(recipe: Recipe) -> Iterator[None]:
 
 
 def _cut_log(path: Path, done: int) -> None:
-    """Without the lines of steps that are done again."""
+    """Without the lines of steps that are done again, and without one that a full disk cut off."""
     if not path.is_file():
         return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and json.loads(line)["step"] <= done]
+
+    def stays(line: str) -> bool:
+        try:
+            return json.loads(line)["step"] <= done
+        except ValueError:
+            return False
+
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if stays(line)]
     with replacing(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 

@@ -74,6 +74,7 @@ def planned(recipe: Recipe, gpus: int = 1) -> list[Plan]:
     unit = recipe.parallel.context * recipe.parallel.replicas
     if gpus % unit:
         raise ValueError(f"{gpus} GPUs cannot be shared as [parallel] says: name a multiple of {unit} with --gpus.")
+    recipe.check_groups(gpus // recipe.parallel.context)
     return [
         plan_of(recipe, number, bucket, config, shapes, parameters, trained, gpus)
         for number, stage in enumerate(recipe.stage)

@@ -23,16 +23,10 @@ class Trainer:
     """`step` it; `checkpoints` saves it and loads it into a new one, and that goes on with the same numbers.
 
     network: of `start.load`, which this marks, spreads and changes. sources: of the recipe. draws: of its objective.
-    Raises ValueError for batches that the processes cannot share.
     """
 
     def __init__(self, recipe: Recipe, network, sources: Sources, draws: Draws, spread: Spread):
         self.recipe, self.network, self.draws, self.spread = recipe, network, draws, spread
-        for stage in recipe.stage:
-            if stage.batch % spread.groups:
-                raise ValueError(
-                    f"A stage's batch of {stage.batch} cannot be shared by {spread.groups} groups of processes: take a multiple."
-                )
         self.data = [
             (
                 [sources.pairs[source.path] for source in stage.sources],
