@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -53,10 +54,17 @@ def test_half_precision_trains_on_a_cpu(network, pairs, tmp_path):
     assert all(torch.equal(before[name].bfloat16(), after[name]) != is_new(name) for name in after)
 
 
-def test_what_a_run_needs_later_is_asked_for_at_its_start(network, pairs, tmp_path):
+def test_what_a_run_needs_later_is_asked_for_at_its_start(network, pairs, tmp_path, monkeypatch):
     clips = {"every": 1, "clips": [{"video": str(tmp_path / "gone.mp4"), "prompt": "Let it snow"}]}
     with pytest.raises(ValueError, match="no file .*gone.mp4"):
         loop.run(recipe(network, pairs, validation=clips), tmp_path / "run", "cpu", progress=False)
+    for package, settings in (
+        ("torchao", {"optimiser": {"eight_bit": True}}),
+        ("tensorboard", {"operation": {"tensorboard": True}}),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(RuntimeError, match=f"^{package} .*: install it into this Python with pip install {package}"):
+            loop.run(recipe(network, pairs, **settings), tmp_path / "run", "cpu", progress=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from ...checkpoint.files import Occupied, occupying, replacing
 from ...errors import is_out_of_memory
 from ...optional import needed
-from ...pipelines import EXTRA
 from .. import processes
 from ..run import log_line
 from ..stopping import Stopped, held_back
@@ -29,7 +28,7 @@ from .objective import Draws
 from .parallel import join
 from .recipe import Recipe
 from .settings import Objective, Stage
-from .trainer import Trainer
+from .trainer import Trainer, torchao
 from .validation import validate
 from .work import example_flops, peak_of
 
@@ -53,6 +52,10 @@ def run(recipe: Recipe, out: Path, device: str, progress: bool = True) -> Result
     """
     recipe.model.choice.check_files()
     start.opened(recipe.model)
+    if recipe.optimiser.eight_bit:
+        torchao()
+    if recipe.operation.tensorboard:
+        needed("tensorboard", "tensorboard", "")
     if recipe.validation.every:
         for edit in recipe.validation.edits:
             edit.check_files()
@@ -110,14 +113,30 @@ def _steps(trainer: Trainer, checkpoints: Checkpoints, out: Path, progress: bool
                 checkpoints.save(trainer, wait=bool(over or stopped))
             every = recipe.validation.every
             if every and not stopped and (trainer.done % every == 0 or over):
-                validate(trainer, out / VALIDATION)
+                stopped = _validated(trainer, out / VALIDATION, noted)
                 meter.skip()
+                if stopped:
+                    checkpoints.save(trainer, wait=True)
         checkpoints.finish()
         stopped = stopped or processes.largest(noted[0] if noted else 0)
     if board:
         board.close()
     if stopped:
         raise Stopped(stopped)
+
+
+def _validated(trainer: Trainer, out: Path, noted: list[int]) -> int:
+    """The signal that stopped it, heard after each of an edit's steps; 0 for none."""
+
+    def heard(*_):
+        if number := processes.largest(noted[0] if noted else 0):
+            raise Stopped(number)
+
+    try:
+        validate(trainer, out, heard)
+    except Stopped as stop:
+        return stop.signal
+    return 0
 
 
 class Meter:
@@ -212,7 +231,6 @@ def _cut_log(path: Path, done: int) -> None:
 
 
 def _board(folder: Path):
-    needed("tensorboard", "tensorboard", EXTRA)
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 
 from ...errors import NotFiniteError
 from ...optional import needed
-from ...pipelines import EXTRA
 from ...pipelines.attention import attach_isa, detach_isa
 from ..run import half_cosine
 from . import activations
@@ -143,6 +144,11 @@ def compile_options() -> dict:
     return {name: False} if name in torch._inductor.list_options() else {}
 
 
+def torchao() -> ModuleType:
+    """Its optimisers. Raises RuntimeError where the package is not there."""
+    return needed("torchao.optim", "torchao", "")
+
+
 def optimiser_of(weights: list[torch.nn.Parameter], settings: Optimiser) -> torch.optim.Optimizer:
     """AdamW; vectors do not decay. Raises RuntimeError where 8 bits need a package that is not there."""
     groups = [
@@ -151,5 +157,5 @@ def optimiser_of(weights: list[torch.nn.Parameter], settings: Optimiser) -> torc
     ]
     groups = [group for group in groups if group["params"]]
     if settings.eight_bit:
-        return needed("torchao.optim", "torchao", EXTRA).AdamW8bit(groups, lr=0.0, betas=settings.betas)
+        return torchao().AdamW8bit(groups, lr=0.0, betas=settings.betas)
     return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=True)
