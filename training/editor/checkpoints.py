@@ -46,18 +46,18 @@ class Checkpoints:
         return self.folder / f"step-{step:08}"
 
     def save(self, trainer: Trainer, wait: bool = False) -> None:
-        """Of the trainer as it is now. Several processes write on while it steps, unless `wait`. Raises RuntimeError for a full disk,
-        also for what was being written before."""
+        """Of the trainer as it is now. Several processes write on while it steps, unless `wait`, or its moments are in 8 bits. Raises
+        RuntimeError for a full disk, also for what was being written before."""
         self.finish()
         if trainer.done not in self.steps():
             state, path = _state(trainer), self.path(trainer.done)
             self._path = path
             self.folder.mkdir(parents=True, exist_ok=True)
-            if dist.is_initialized():
+            if self._group and not trainer.recipe.optimiser.eight_bit:
                 self._writing = dcp.async_save(state, checkpoint_id=str(path), process_group=self._group)
-            else:
+            else:  # torch cannot copy moments in 8 bits aside
                 with _of_one_process(), _written(path):
-                    dcp.save(state, checkpoint_id=str(path), no_dist=True)
+                    dcp.save(state, checkpoint_id=str(path), process_group=self._group, no_dist=self._group is None)
         if wait or self._writing is None:
             self.finish()
 
