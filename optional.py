@@ -22,7 +22,8 @@ def _is_installed() -> bool:
 def needed(module: str, package: str, extra: str | None = None) -> ModuleType:
     """Import `module` of `package`. Raises RuntimeError, which says what to install where that cannot be imported.
 
-    extra: the one of this project's that brings the package, for a Python of one's own; None: ComfyUI's Python needs it.
+    extra: the one of this project's that brings the package, for a Python of one's own; "" where none brings it; None: ComfyUI's Python
+    needs it.
     """
     try:
         return importlib.import_module(module)
@@ -42,7 +43,7 @@ def missing(package: str, extra: str | None = None) -> RuntimeError:
 
 
 def _python(extra: str | None) -> str:
-    return "this Python" if extra else "ComfyUI's Python"
+    return "ComfyUI's Python" if extra is None else "this Python"
 
 
 def toml_reader(extra: str | None = None) -> ModuleType:

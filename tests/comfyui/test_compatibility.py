@@ -229,6 +229,8 @@ def test_what_an_extra_brings_is_named_with_the_extra(monkeypatch):
         RuntimeError, match=r'^rays is missing: install it into this Python with pip install "liveditor-isa\[batch\]"\.$'
     ):
         needed("no_such_module", "rays", "batch")
+    with pytest.raises(RuntimeError, match="^rays is missing: install it into this Python with pip install rays\\.$"):
+        needed("no_such_module", "rays", "")
 
 
 MISSING = f"""

@@ -26,7 +26,7 @@ def write_network(path: Path, plain: bool = False, seed: int = 0) -> Path:
     return path
 
 
-def write_encoded(folder: Path, buckets=((64, 48, 5),) * 4, seed: int = 0) -> Path:
+def write_encoded(folder: Path, buckets=((64, 48, 5),) * 4, seed: int = 0, text_width: int = TEXT) -> Path:
     """Shards of random latents and texts, one pair for each bucket."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -37,7 +37,7 @@ def write_encoded(folder: Path, buckets=((64, 48, 5),) * 4, seed: int = 0) -> Pa
         return (
             f"pair-{number}",
             [*bucket],
-            tensors | {"text": torch.randn(3 + number % 3, TEXT, generator=generator).bfloat16()},
+            tensors | {"text": torch.randn(3 + number % 3, text_width, generator=generator).bfloat16()},
         )
 
     folder.parent.mkdir(parents=True, exist_ok=True)

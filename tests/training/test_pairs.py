@@ -1,7 +1,9 @@
 """What `liveditor train` reads: raw pairs, encoded once as they would be on the fly, and shards; validation edits of what it trains."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,13 @@ from drawn_pairs import INSTRUCTION, write_pairs
 from liveditor_isa.checkpoint.included import path_of
 from liveditor_isa.data.shards import TENSORS
 from liveditor_isa.evaluation.frames import read_video
-from liveditor_isa.training.editor import encoders, loop
+from liveditor_isa.training.editor import encoders, loop, validation
 from liveditor_isa.training.editor.objective import Draws
 from liveditor_isa.training.editor.pairs import bucket_for, read_raw
 from liveditor_isa.training.editor.parallel import Spread
 from liveditor_isa.training.editor.recipe import recipe_of
 from liveditor_isa.training.editor.settings import Objective
+from liveditor_isa.training.stopping import Stopped
 from small_training import write_encoded, write_network
 
 CPU = Spread(torch.device("cpu"), torch.float32)
@@ -103,6 +106,9 @@ def test_a_folder_of_files_and_a_list_are_the_same_pairs(raw, tmp_path):
     by_name = [(Path(one.context).name, Path(one.target).name, one.instruction) for one in read_raw(tmp_path)]
     assert by_name == [(Path(one.context).name, Path(one.target).name, one.instruction) for one in read_raw(raw)]
     assert read_raw(raw / "pairs.jsonl") == read_raw(raw)
+    (tmp_path / "1.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match="1.txt is not UTF-8"):
+        read_raw(tmp_path)
     (tmp_path / "1.txt").unlink()
     with pytest.raises(ValueError, match="has no 1.txt beside it"):
         read_raw(tmp_path)
@@ -171,3 +177,19 @@ def test_validation_edits_with_the_averaged_weights_as_the_command_does(raw, tmp
     )
     # The file is bf16, which an untrained network makes much of.
     assert (last - again).abs().mean() < 0.1 * (last - first).abs().mean() and last.shape == (5, 48, 64, 3)
+
+
+def test_a_signal_within_a_validation_edit_saves_and_stops(raw, tmp_path, monkeypatch):
+    before = validation.edit_file
+
+    def edit(*clip, **settings):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return before(*clip, **settings)
+
+    monkeypatch.setattr(validation, "edit_file", edit)
+    clips = [{"video": str(raw / "0.context.mp4"), "prompt": "make it night"}]
+    looked_at = {"every": 1, "clips": clips, "width": 64, "height": 48, "steps": 2}
+    with pytest.raises(Stopped):
+        loop.run(recipe(write_encoded(tmp_path / "shards"), validation=looked_at), tmp_path / "run", "cpu", progress=False)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000001"]
+    assert not [*(tmp_path / "run/validation").rglob("*.mp4")]

@@ -1,6 +1,7 @@
 """`liveditor train --plan` against what a run then has: numbers of weights, bytes of its state, and what blocks keep."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -59,6 +60,13 @@ def test_liveditor_14b_is_planned_from_its_header_alone(tmp_path, capsys, monkey
     )
     with pytest.raises(ValueError, match="8 GPUs|multiple of 4"):
         plan.planned(of, 6)
+    offloaded = replace(of, memory=replace(of.memory, offload_weights=True))
+    (counted,) = plan.planned(offloaded, 8)
+    assert counted.average == counted.weights == 0 and counted.host == pytest.approx(20 * 14.29 / 8, rel=1e-3)
+    with pytest.raises(ValueError, match="40 attention heads cannot be shared by 3 GPUs equally"):
+        plan.planned(replace(of, parallel=replace(of.parallel, context=3)), 3)
+    with pytest.raises(ValueError, match="batch of 2 cannot be shared by 4 groups"):
+        plan.planned(of, 16)
 
 
 def test_the_command_prints_it_and_makes_nothing(tmp_path, capsys):

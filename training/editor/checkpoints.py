@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from ...checkpoint.files import replacing
+from ...errors import is_out_of_memory
 from .. import processes
 from .trainer import Trainer
 
@@ -32,6 +34,8 @@ class Checkpoints:
     def __init__(self, out: Path, keep: int):
         self.folder, self.keep = out / FOLDER, keep
         self._writing: Future | None = None
+        # Processes agree about what is written while they agree about steps: each in a group of its own, or one hears the other's numbers.
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
 
     def steps(self) -> list[int]:
         """Of those that are whole, in order."""
@@ -42,38 +46,42 @@ class Checkpoints:
         return self.folder / f"step-{step:08}"
 
     def save(self, trainer: Trainer, wait: bool = False) -> None:
-        """Of the trainer as it is now. Several processes write on while it steps, unless `wait`. Raises what the save before raised."""
+        """Of the trainer as it is now. Several processes write on while it steps, unless `wait`, or its moments are in 8 bits. Raises
+        RuntimeError for a full disk, also for what was being written before."""
         self.finish()
         if trainer.done not in self.steps():
             state, path = _state(trainer), self.path(trainer.done)
+            self._path = path
             self.folder.mkdir(parents=True, exist_ok=True)
-            if dist.is_initialized():
-                self._writing = dcp.async_save(
-                    state, checkpoint_id=str(path)
-                )  # a process group can wait for itself only once it is copied
-            else:
-                with _of_one_process():
-                    dcp.save(state, checkpoint_id=str(path), no_dist=True)
+            if self._group and not trainer.recipe.optimiser.eight_bit:
+                self._writing = dcp.async_save(state, checkpoint_id=str(path), process_group=self._group)
+            else:  # torch cannot copy moments in 8 bits aside
+                with _of_one_process(), _written(path):
+                    dcp.save(state, checkpoint_id=str(path), process_group=self._group, no_dist=self._group is None)
         if wait or self._writing is None:
             self.finish()
 
     def finish(self) -> None:
-        """Wait for what is being written, then delete what is too old."""
+        """Wait for what is being written, then delete what is too old, and what was never finished before the last whole one."""
         if self._writing is not None:
-            self._writing.result()
-            self._writing = None
+            writing, self._writing = self._writing, None
+            with _written(self._path):
+                writing.result()
             processes.wait()
-        if processes.rank() == 0:
-            for step in self.steps()[: -self.keep]:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+        if processes.rank() == 0 and (steps := self.steps()):
+            kept = [self.path(step) for step in steps[-self.keep :]]
+            for path in self.folder.glob("step-*"):
+                if path < kept[-1] and path not in kept:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def resume(self, trainer: Trainer) -> bool:
-        """Load the last whole one, also one of another number of processes. Returns whether there was one."""
+        """Load the last whole one, also one of another number of processes. Returns whether there was one. Raises RuntimeError for a damaged
+        one."""
         if not (steps := self.steps()):
             return False
-        state = _state(trainer)
-        with _of_one_process():
-            dcp.load(state, checkpoint_id=str(self.path(steps[-1])), no_dist=not dist.is_initialized())
+        state, path = _state(trainer), self.path(steps[-1])
+        with _of_one_process(), _said(path, "read", "delete it, and the run goes on from the one before it."):
+            dcp.load(state, checkpoint_id=str(path), no_dist=not dist.is_initialized())
         set_optimizer_state_dict(trainer.network, trainer.optimiser, state["optimiser"])
         # Setting the optimiser's state takes a step of length 0 with it. Weights were loaded in place.
         trainer.done = int(state["done"])
@@ -85,6 +93,23 @@ def _of_one_process() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         yield
+
+
+@contextmanager
+def _said(path: Path, done: str, cure: str) -> Iterator[None]:
+    """In place of torch's exception, which is none of `Exception`, a sentence; memory that ran out is raised as it is."""
+    try:
+        yield
+    except CheckpointException as error:
+        cause, _ = next(iter(error.failures.values()))
+        if is_out_of_memory(cause):
+            raise cause from None
+        reason = f" ({cause.strerror})" if isinstance(cause, OSError) and cause.strerror else ""
+        raise RuntimeError(f"The checkpoint {path} cannot be {done}{reason}: {cure}") from cause
+
+
+def _written(path: Path):
+    return _said(path, "written", "make room for it, and the same command goes on from the one before it.")
 
 
 def _state(trainer: Trainer) -> dict:

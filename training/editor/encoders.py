@@ -19,7 +19,7 @@ from ...pipelines.encoded import encoded_text
 from ...pipelines.pipeline import LIVEditorPipeline
 from ...pipelines.request import ModelChoice
 from ...pipelines.text_encoder import load_text_encoder, own_length
-from ...pipelines.vae import load_vae
+from ...pipelines.vae import CHANNELS, load_vae
 from .. import processes
 from .pairs import Cached, Pairs, Raw, Shards, cache_file, encode, identity, read_raw, shards_of, write_cached
 from .parallel import Spread
@@ -79,6 +79,11 @@ class Sources:
         shards = Shards(folder)
         if not shards.rows:
             raise ValueError(f"The source {path} holds no encoded pair: export accepted pairs, or name raw ones.")
+        pair = shards[0]
+        if pair["text"].shape[-1] != self.texts.empty.shape[-1] or len(pair["target"]) != CHANNELS:
+            raise ValueError(
+                f"The source {path} was encoded by another text encoder or VAE than the recipe's: export it with those, or name raw pairs."
+            )
         return shards
 
     @contextmanager

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from ...checkpoint.files import Occupied, occupying, replacing
 from ...errors import is_out_of_memory
 from ...optional import needed
-from ...pipelines import EXTRA
 from .. import processes
 from ..run import log_line
 from ..stopping import Stopped, held_back
@@ -29,7 +28,7 @@ from .objective import Draws
 from .parallel import join
 from .recipe import Recipe
 from .settings import Objective, Stage
-from .trainer import Trainer
+from .trainer import Trainer, torchao
 from .validation import validate
 from .work import example_flops, peak_of
 
@@ -53,7 +52,15 @@ def run(recipe: Recipe, out: Path, device: str, progress: bool = True) -> Result
     """
     recipe.model.choice.check_files()
     start.opened(recipe.model)
+    if recipe.optimiser.eight_bit:
+        torchao()
+    if recipe.operation.tensorboard:
+        needed("tensorboard", "tensorboard", "")
+    if recipe.validation.every:
+        for edit in recipe.validation.edits:
+            edit.check_files()
     spread = join(device, recipe.model.dtype, recipe.parallel)
+    recipe.check_groups(spread.groups)
     first = processes.rank() == 0
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out) if first else nullcontext():
@@ -106,14 +113,30 @@ def _steps(trainer: Trainer, checkpoints: Checkpoints, out: Path, progress: bool
                 checkpoints.save(trainer, wait=bool(over or stopped))
             every = recipe.validation.every
             if every and not stopped and (trainer.done % every == 0 or over):
-                validate(trainer, out / VALIDATION)
+                stopped = _validated(trainer, out / VALIDATION, noted)
                 meter.skip()
+                if stopped:
+                    checkpoints.save(trainer, wait=True)
         checkpoints.finish()
         stopped = stopped or processes.largest(noted[0] if noted else 0)
     if board:
         board.close()
     if stopped:
         raise Stopped(stopped)
+
+
+def _validated(trainer: Trainer, out: Path, noted: list[int]) -> int:
+    """The signal that stopped it, heard after each of an edit's steps; 0 for none."""
+
+    def heard(*_):
+        if number := processes.largest(noted[0] if noted else 0):
+            raise Stopped(number)
+
+    try:
+        validate(trainer, out, heard)
+    except Stopped as stop:
+        return stop.signal
+    return 0
 
 
 class Meter:
@@ -192,16 +215,22 @@ def out_of_memory_said(recipe: Recipe) -> Iterator[None]:
 
 
 def _cut_log(path: Path, done: int) -> None:
-    """Without the lines of steps that are done again."""
+    """Without the lines of steps that are done again, and without one that a full disk cut off."""
     if not path.is_file():
         return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and json.loads(line)["step"] <= done]
+
+    def stays(line: str) -> bool:
+        try:
+            return json.loads(line)["step"] <= done
+        except ValueError:
+            return False
+
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if stays(line)]
     with replacing(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _board(folder: Path):
-    needed("tensorboard", "tensorboard", EXTRA)
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder))

@@ -98,7 +98,10 @@ def _of_folder(folder: Path) -> list[Raw]:
         target, text = folder / context.name.replace(".context.", ".target."), folder / f"{name}.txt"
         if not text.is_file():
             raise ValueError(f"{context} has no {text.name} beside it: write the instruction into it.")
-        found.append(Raw(str(context), str(target), text.read_text(encoding="utf-8").strip()))
+        try:
+            found.append(Raw(str(context), str(target), text.read_text(encoding="utf-8-sig").strip()))
+        except UnicodeDecodeError:
+            raise ValueError(f"{text} is not UTF-8: save the instruction as that.") from None
     return _checked(found, folder)
 
 

@@ -38,14 +38,17 @@ class Spread:
 def join(device: str, dtype: str, parallel: Parallel) -> Spread:
     """Joins the other processes, where torchrun started this one. device: "cpu" or "cuda".
 
-    A process alone on a GPU is a group of one: what it computes, and in which types, is the same as among others.
+    A process alone is a group of one on a GPU, and where it computes in other types than fp32: what it computes is the same as among
+    others.
     Raises ValueError where the processes cannot be shared out as the recipe says.
     """
     own = torch.device(processes.join(device))
+    computed = DTYPES[dtype] if dtype != "auto" else torch.bfloat16 if own.type == "cuda" else torch.float32
     if own.type == "cuda" and not dist.is_initialized():
         torch.cuda.set_device(own.index or 0)
         dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.HashStore(), rank=0, world_size=1)
-    computed = DTYPES[dtype] if dtype != "auto" else torch.bfloat16 if own.type == "cuda" else torch.float32
+    elif computed != torch.float32 and not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     count, unit = processes.count(), parallel.context * parallel.replicas
     if count % unit:
         raise ValueError(

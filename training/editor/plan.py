@@ -74,6 +74,11 @@ def planned(recipe: Recipe, gpus: int = 1) -> list[Plan]:
     unit = recipe.parallel.context * recipe.parallel.replicas
     if gpus % unit:
         raise ValueError(f"{gpus} GPUs cannot be shared as [parallel] says: name a multiple of {unit} with --gpus.")
+    if config.num_attention_heads % recipe.parallel.context:
+        raise ValueError(
+            f"{config.num_attention_heads} attention heads cannot be shared by {recipe.parallel.context} GPUs equally."
+        )
+    recipe.check_groups(gpus // recipe.parallel.context)
     return [
         plan_of(recipe, number, bucket, config, shapes, parameters, trained, gpus)
         for number, stage in enumerate(recipe.stage)
@@ -124,7 +129,7 @@ def plan_of(recipe: Recipe, number: int, bucket: Bucket, config, shapes, paramet
     kept = own * kept_per_token(recipe, config, computed)
     host = 0.0
     if memory.offload_weights:
-        host, weights, gradients, optimiser = weights + gradients + optimiser, 0.0, 0.0, 0.0
+        host, weights, gradients, optimiser, average = weights + gradients + optimiser + average, 0.0, 0.0, 0.0, 0.0
     if memory.offload_activations:
         host, inputs = host + inputs, 2 * inputs / config.num_layers
     if not memory.checkpointing:

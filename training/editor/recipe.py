@@ -44,6 +44,14 @@ class Recipe:
             step -= stage.steps
         raise IndexError(f"the training is over after {self.steps} steps")
 
+    def check_groups(self, groups: int) -> None:
+        """Raises ValueError for a batch that so many groups of GPUs cannot share."""
+        for stage in self.stage:
+            if stage.batch % groups:
+                raise ValueError(
+                    f"A stage's batch of {stage.batch} cannot be shared by {groups} groups of GPUs: take a multiple."
+                )
+
     def fixed(self) -> dict:
         """What may not change once a run has begun: what its numbers depend on."""
         values = dataclasses.asdict(self)

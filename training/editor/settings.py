@@ -54,6 +54,8 @@ class Lora:
 
     def __post_init__(self):
         at_least("lora.rank", self.rank, 1)
+        if self.alpha is not None:
+            between("lora.alpha", self.alpha, 1e-6, 1e6)
         if not self.targets:
             raise ValueError("lora.targets is empty: name layers, as q, k, v, o, ffn.0 and ffn.2.")
 
@@ -166,6 +168,7 @@ class Operation:
     def __post_init__(self):
         for name in ("log_every", "save_every", "keep"):
             at_least(f"operation.{name}", getattr(self, name), 1)
+        between("operation.seed", self.seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,8 @@ class Stage:
             at_least(f"stage.{name}", getattr(self, name), least)
         between("stage.ema", self.ema, 0, 1 - 1e-9)
         between("stage.rate", self.rate, 0, 10)
+        if self.rate_end is not None:
+            between("stage.rate_end", self.rate_end, 0, 10)
         one_of("stage.attention", self.attention, ATTENTIONS)
         if not self.sources:
             raise ValueError('A stage has no sources: name one, as [[stage.sources]] with path = "pairs".')

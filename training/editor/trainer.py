@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 
 from ...errors import NotFiniteError
 from ...optional import needed
-from ...pipelines import EXTRA
 from ...pipelines.attention import attach_isa, detach_isa
 from ..run import half_cosine
 from . import activations
@@ -23,16 +24,10 @@ class Trainer:
     """`step` it; `checkpoints` saves it and loads it into a new one, and that goes on with the same numbers.
 
     network: of `start.load`, which this marks, spreads and changes. sources: of the recipe. draws: of its objective.
-    Raises ValueError for batches that the processes cannot share.
     """
 
     def __init__(self, recipe: Recipe, network, sources: Sources, draws: Draws, spread: Spread):
         self.recipe, self.network, self.draws, self.spread = recipe, network, draws, spread
-        for stage in recipe.stage:
-            if stage.batch % spread.groups:
-                raise ValueError(
-                    f"A stage's batch of {stage.batch} cannot be shared by {spread.groups} groups of processes: take a multiple."
-                )
         self.data = [
             (
                 [sources.pairs[source.path] for source in stage.sources],
@@ -149,6 +144,11 @@ def compile_options() -> dict:
     return {name: False} if name in torch._inductor.list_options() else {}
 
 
+def torchao() -> ModuleType:
+    """Its optimisers. Raises RuntimeError where the package is not there."""
+    return needed("torchao.optim", "torchao", "")
+
+
 def optimiser_of(weights: list[torch.nn.Parameter], settings: Optimiser) -> torch.optim.Optimizer:
     """AdamW; vectors do not decay. Raises RuntimeError where 8 bits need a package that is not there."""
     groups = [
@@ -157,5 +157,5 @@ def optimiser_of(weights: list[torch.nn.Parameter], settings: Optimiser) -> torc
     ]
     groups = [group for group in groups if group["params"]]
     if settings.eight_bit:
-        return needed("torchao.optim", "torchao", EXTRA).AdamW8bit(groups, lr=0.0, betas=settings.betas)
+        return torchao().AdamW8bit(groups, lr=0.0, betas=settings.betas)
     return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from .parallel import local
 from .trainer import Trainer
 
 
-def validate(trainer: Trainer, out: Path) -> list[Path]:
+def validate(trainer: Trainer, out: Path, on_step: Callable[[int, int], None]) -> list[Path]:
     """Writes the recipe's validation clips into `out`/step-…, and returns them. All processes call this; the first one writes.
 
-    Raises what an edit raises.
+    on_step: of `edit_file`. Raises what an edit raises.
     """
     spread, network = trainer.spread, trainer.network
     pipe = pipeline_of(trainer.recipe.model.choice, spread.dtype, network)
@@ -30,7 +30,7 @@ def validate(trainer: Trainer, out: Path) -> list[Path]:
             for number, edit in enumerate(trainer.recipe.validation.edits):
                 path = folder / f"{number}.mp4"
                 path.unlink(missing_ok=True)
-                made.append(edit_file(pipe, edit, path, progress=False)[0])
+                made.append(edit_file(pipe, edit, path, progress=False, on_step=on_step)[0])
     finally:
         network.train()
     return made
