@@ -46,6 +46,16 @@ def _python(extra: str | None) -> str:
     return "ComfyUI's Python" if extra is None else "this Python"
 
 
+def named_module(name: str, cure: str) -> ModuleType:
+    """A module that the user names, by its full name. Raises ValueError in one sentence, which ends with the cure, where there is none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            raise ValueError(f"There is no module {name!r}: {cure}.") from None
+        raise
+
+
 def toml_reader(extra: str | None = None) -> ModuleType:
     """The module that reads TOML, Python's own or, before 3.11, the package. Raises RuntimeError as `needed`."""
     try:

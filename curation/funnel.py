@@ -100,7 +100,8 @@ def _pair(flow: Flow, id: str, stages: dict[str, Outcome], last: Outcome) -> Pai
         source={**facts["source"], "span": facts["span"]},
         prompts={"edit": proposal["instruction"], "edit_task": proposal["task"]}
         | ({"target": proposal["target"]} if "target" in proposal else {}),
-        models={stage: one.made["model"] for stage, one in stages.items() if "model" in one.made},
+        models=({"plans": proposal["model"]} if "model" in proposal else {})
+        | {stage: one.made["model"] for stage, one in stages.items() if "model" in one.made},
         seeds={stage: one.made["seed"] for stage, one in stages.items() if "seed" in one.made},
         scores={stage: one.scores for stage, one in stages.items() if one.scores},
         seconds={stage: one.seconds for stage, one in stages.items()},

@@ -121,6 +121,12 @@ def verdict(scores: Mapping[str, float], gates: Iterable[Gate]) -> Verdict:
     return Verdict(failed, tuple(unmeasured))
 
 
+def failing(scores: Mapping[str, float | None], stage: str) -> int:
+    """How many of a stage's usual gates the scores fail."""
+    measured = ((gate, scores.get(gate.score)) for gate in of_stage(GATES, stage) if gate.is_on)
+    return sum(value is not None and not gate.passes(value) for gate, value in measured)
+
+
 def of_stage(gates: Sequence[Gate], stage: str) -> list[Gate]:
     return [gate for gate in gates if gate.stage == stage]
 

@@ -29,16 +29,19 @@ CHANGED = 24
 FAR = 0.45
 """Distance of RGB in 0..1 from which a pixel has none of the named colours."""
 
+MOST = 0.02
+"""Share of the pixels, those that changed most, in which an edit shows whose place nobody knows."""
+
 ROOM = 1.5
 """An added object lies within this many times the radius at which the included editor learned to draw it."""
 
 
-def cuts(frames: torch.Tensor | Iterable[torch.Tensor], threshold: float) -> list[int]:
+def cuts(frames: torch.Tensor | Iterable[torch.Tensor], threshold: float, shortest: int = 1) -> list[int]:
     """Indices of frames that begin a shot, by PySceneDetect's ContentDetector. [T, H, W, 3] uint8, or chunks of these, which are read as
-    they are needed."""
+    they are needed. shortest: frames of a shot."""
     needed("cv2", "opencv-python-headless", EXTRA)
     common = needed("scenedetect.common", "scenedetect-headless", EXTRA)
-    detector = needed("scenedetect.detectors", "scenedetect-headless", EXTRA).ContentDetector(threshold, min_scene_len=2)
+    detector = needed("scenedetect.detectors", "scenedetect-headless", EXTRA).ContentDetector(threshold, min_scene_len=shortest)
     found = []
     chunks = [frames] if isinstance(frames, torch.Tensor) else frames
     for index, frame in enumerate(frame for chunk in chunks for frame in _small(chunk)):
@@ -80,13 +83,14 @@ def features(frames: torch.Tensor) -> list[float] | None:
 def pair_scores(source: torch.Tensor, edit: torch.Tensor, expected: dict, cut: float) -> dict[str, float | None]:
     """Of an edit and its source, [T, H, W, 3] uint8 of one size; None for what cannot be measured of this kind of edit.
 
-    expected: what a planner knows of a right edit: "style", one of the included editor's; "colour" of a new object; "place" of it and,
-        with that, its "shape"; or "region", [T, H, W] bool, which may change. Without a place or region the whole frame may.
+    expected: what a planner knows of a right edit: "style", one of the included editor's; "everywhere", true where another style changes all
+        of the frame; "colour" of a new object; "place" of it and, with that, its "shape"; or "region", [T, H, W] bool, which may change.
+        Without any of these the edit may be anywhere.
 
-    present: mean change where the edit should be, in levels of 255. outside_psnr: dB, where it should not. style: by how many dB the edit
+    present: mean change where the edit should be, in levels of 255; of the pixels that changed most where that is not known. outside_psnr: dB, where it should not. style: by how many dB the edit
     is nearer to the asked style than to the next other one. colour, shape: by how much the asked one is ahead of the next, -1 to 1.
     flicker_added: levels. drift: growth of the colour's difference from the first to the last frame, levels. sharpness: of the edit,
-    relative to what is expected. cuts_added.
+    relative to what is expected. cuts_added. Flicker, drift and sharpness are not there where the style to expect is not known.
     """
     edit, source = edit[: len(source)], source[: len(edit)]
     region = expected.get("region")
@@ -97,19 +101,29 @@ def pair_scores(source: torch.Tensor, edit: torch.Tensor, expected: dict, cut: f
     outside = None if region is None else ~region
     difference = (edit.float() - source.float()).abs().mean(-1)
     scores: dict[str, float | None] = {
-        "present": float(difference.mean() if region is None else difference[region].mean()),
+        "present": float((difference[region] if region is not None else _shown(difference, expected)).mean()),
         "outside_psnr": None if outside is None else _psnr(source, edit, outside),
         "style": _style_margin(source, edit, style) if style else None,
         "colour": None if style else _colour_margin(source, edit, region, expected.get("colour")),
         "shape": None if style else _shape_margin(source, edit, expected),
     }
     if len(edit) > 1:
+        scores["cuts_added"] = len(cuts(edit, cut)) - len(cuts(source, cut))
+    if expected.get("everywhere"):
+        return scores
+    if len(edit) > 1:
         scores["flicker_added"] = 255 * (steadiness(reference) - steadiness(edit))
         scores["drift"] = _drift(reference, edit, outside)
-        scores["cuts_added"] = len(cuts(edit, cut)) - len(cuts(source, cut))
     base = _sharpness(reference, outside)
     scores["sharpness"] = _sharpness(edit, outside) / base if base > 1 else None
     return scores
+
+
+def _shown(difference: torch.Tensor, expected: dict) -> torch.Tensor:
+    """The part of [T, H, W] in which an edit without a place or region shows."""
+    if expected.get("style") or expected.get("everywhere"):
+        return difference
+    return difference.flatten().topk(math.ceil(MOST * difference.numel())).values
 
 
 def likeness(one: torch.Tensor, other: torch.Tensor) -> float | None:

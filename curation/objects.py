@@ -61,7 +61,7 @@ def scores(detectors: Detectors, source: torch.Tensor, edit: torch.Tensor, propo
     proposal: a planner's; `object` names what the edit takes away or changes, `new_object` what it puts there, where the planner said so.
 
     objects_lost: share of the source's objects that the edit has not, 0 to 1; None where there are none. It counts what the edit takes away.
-    object_left, new_object: confidence that the object is in the edit, 0 to 1, mean over the frames.
+    object_left, of removals, and new_object: confidence that the object is in the edit, 0 to 1, mean over the frames.
     """
     at = evenly(len(edit), FRAMES)
     source, edit = source[at], edit[at]
@@ -69,9 +69,11 @@ def scores(detectors: Detectors, source: torch.Tensor, edit: torch.Tensor, propo
     if detectors.classes:
         found["objects_lost"] = lost(seen(detectors.classes, source), seen(detectors.classes, edit))
     if detectors.words:
-        for score, name in (("object_left", "object"), ("new_object", "new_object")):
-            if words := proposal.get(name):
-                found[score] = confidence(detectors.words, edit, words)
+        # After a swap or a restyling there may still be one of its kind.
+        if proposal.get("object") and proposal.get("task") == "remove":
+            found["object_left"] = confidence(detectors.words, edit, proposal["object"])
+        if proposal.get("new_object"):
+            found["new_object"] = confidence(detectors.words, edit, proposal["new_object"])
     return found
 
 

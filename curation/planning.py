@@ -20,7 +20,7 @@ PUBLISHED: dict[str, tuple[float, float, str]] = {
     "video_verdicts": (0.413, 0.0, "SAMA's gate: 206,596 of ReCo-Data's 500,000 kept"),
     "triplets": (1.0, 0.0, "everything is kept"),
 }
-"""{stage: (share kept, GPU-seconds a row, source)}: where a run has no records of its own. Papers give seconds of the whole only, which
+"""{stage: (share kept, GPU-seconds an edit, source)}: where a run has no records of its own. Papers give seconds of the whole only, which
 stand at the stage that takes most of them."""
 
 LEAST = 20
@@ -48,16 +48,20 @@ def estimates(
 ) -> list[Estimate]:
     """counts, asked: of a run so far, as `funnel.counts` and `funnel.judge_costs`. rows: of the stage `clips`, which the plan begins with."""
     found = []
+    of = {count.stage: count for count in counts}
+    candidates = {"frames": settings.frame_candidates, "videos": settings.video_candidates}
     for count in counts:
         if count.stage == "shots":
             continue
         if count.stage == "frames":
-            rows *= settings.proposals
+            planned = of["plans"].kept if "plans" in of else 0
+            rows *= count.entered / planned if planned >= LEAST else settings.proposals
         done = count.kept + count.rejected
-        if done >= LEAST and count.rate is not None:
-            rate, each, source = count.rate, count.seconds / done, f"this run, {done} rows"
+        if done >= LEAST:
+            rate, each, source = count.kept / (done + count.quarantined), count.seconds / done, f"this run, {done} rows"
         else:
             rate, each, source = PUBLISHED[count.stage]
+            each *= candidates.get(count.stage, 1)
         questions, tokens = _asked(count.stage, rows, settings, (asked or {}).get(count.stage, ()))
         found.append(Estimate(count.stage, rows, rows * rate, rows * each, source, questions, tokens))
         rows *= rate

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from ..optional import named_module
+
 
 def module_of(name: str, folder: str, own: tuple[str, ...]) -> ModuleType:
     """name: one of `own`, modules of `folder` in this package; or the full name of a module that every worker can import.
@@ -13,11 +15,4 @@ def module_of(name: str, folder: str, own: tuple[str, ...]) -> ModuleType:
     """
     if name in own:
         return importlib.import_module(f".{folder}.{name}", __package__)
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
-            raise ValueError(
-                f"There is no module {name!r}: name one of {', '.join(own)}, or a module that Python can import."
-            ) from None
-        raise
+    return named_module(name, f"name one of {', '.join(own)}, or a module that Python can import")

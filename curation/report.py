@@ -143,8 +143,9 @@ def _sampled(pairs: Sequence[Pair], samples: int) -> list[tuple[str, list[Pair]]
     """Headings with pairs, spread evenly over the run."""
     kinds: dict[str, list[Pair]] = {"Accepted": []}
     for pair in pairs:
-        kinds.setdefault("Accepted" if pair.status == ACCEPTED else f"Rejected: {pair.reason}", []).append(pair)
-    return [(f"{kind} ({len(of)})", of[:: max(1, len(of) // samples)][:samples]) for kind, of in kinds.items() if of]
+        rejected = f"Rejected: {pair.reason}" if pair.gate else "Failed"
+        kinds.setdefault("Accepted" if pair.status == ACCEPTED else rejected, []).append(pair)
+    return [(f"{kind} ({len(of)})", of[:: max(1, len(of) // max(1, samples))][:samples]) for kind, of in kinds.items() if of]
 
 
 def _sample(flow: Flow, pair: Pair) -> str:

@@ -7,15 +7,17 @@ model: the setting `frame_model` or `video_model`. frames: 1 where target frames
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
 
 from ...evaluation.frames import read_video
 from .. import measure
+from ..gates import failing
 from ..outcomes import Work
 from ..plugins import module_of
 from ..settings import Settings, StageChoice
@@ -28,7 +30,7 @@ OWN = ("liveditor", "pipeline", "workflow")
 class Request:
     """One candidate. video: the real clip. frames: how many of it. size: width and height. target_frame: the edited first frame, where there is one.
 
-    output: the mp4 to write.
+    output: the mp4 to write. description: what the edit shows, where the planner says so: what models of text to video were trained on.
     """
 
     video: str
@@ -40,6 +42,11 @@ class Request:
     size: tuple[int, int]
     target_frame: str | None
     output: Path
+    description: str | None = None
+
+
+class WrongEdit(RuntimeError):
+    """An editor cannot do what is asked of it, whatever the clip: three in a row stop a run."""
 
 
 class Editor(NamedTuple):
@@ -61,9 +68,16 @@ def pictures(video: str, most: int) -> Iterator[Image.Image]:
         yield Image.fromarray(frame.numpy())
 
 
-def best_edit(editor: Editor, settings: Settings, work: Work, output: Path, frames: int, candidates: int) -> tuple[Path, dict]:
-    """The best candidate's file, and the scores of all. Raises what the editor raises, ValueError for an edit of another length."""
-    proposal = work.facts["proposal"]
+def best_edit(
+    editor: Editor, settings: Settings, work: Work, output: Path, stage: str, candidates: int,
+    also: Callable[[torch.Tensor, torch.Tensor], dict],
+) -> tuple[Path, dict]:  # fmt: skip
+    """The best candidate's file, and the scores of all: that which fails the fewest of the stage's gates, then the best by `goodness`.
+
+    stage: "frames" or "videos". also: more scores of an edit, given source and edit.
+    Raises what the editor raises, WrongEdit for an edit of another length.
+    """
+    proposal, frames = work.facts["proposal"], 1 if stage == "frames" else settings.frames
     size = settings.width, settings.height
     source = measure.read_frames(work.video)[:frames]
     target = work.facts.get("target_frame")
@@ -73,19 +87,21 @@ def best_edit(editor: Editor, settings: Settings, work: Work, output: Path, fram
         seed = settings.seed + number
         file = output.with_name(f"candidate-{number}.mp4")
         request = Request(
-            work.video, proposal["instruction"], frames, seed, settings.steps, settings.guidance, size, target, file
+            work.video, proposal["instruction"], frames, seed, settings.steps, settings.guidance, size, target, file,
+            proposal.get("target"),
         )  # fmt: skip
         made = editor.module.edit(editor.tools, request)
         edit = measure.read_frames(str(file))
         if len(edit) != frames:
-            raise ValueError(
+            raise WrongEdit(
                 f"{made['model']} made {len(edit)} frames where {frames} were asked for: take another model or workflow."
             )
-        scores = measure.pair_scores(source, edit, proposal["expected"], settings.cut)
+        scores = measure.pair_scores(source, edit, proposal["expected"], settings.cut) | also(source, edit)
         if target:
             scores["frame_psnr"] = measure.likeness(edit[0], measure.read_frames(target)[0])
         tried.append({"seed": seed, "scores": scores, **made})
         files.append(file)
-    best = max(range(candidates), key=lambda number: measure.goodness(tried[number]["scores"]))
+    found = [each["scores"] for each in tried]
+    best = max(range(candidates), key=lambda number: (-failing(found[number], stage), measure.goodness(found[number])))
     os.replace(files[best], output)
     return output, {"file": output.name, **tried[best], "candidates": tried, "chosen": best}

@@ -1,7 +1,8 @@
 """A ComfyUI workflow as an editor of frames or videos, run by a server that is there (`comfyui_url`).
 
 The file is in API format (*Export (API)* in ComfyUI), with these words in the place of values: %video% and %frame%, files of the real clip and of its
-first frame for LoadVideo and LoadImage; %target_frame%, the edited one; %instruction%; %seed%, %frames%, %width%, %height%, numbers. The
+first frame for LoadVideo and LoadImage; %target_frame%, the edited one; %instruction%; %description%, what the edit
+shows, or the instruction where the plan does not say; %seed%, %frames%, %width%, %height%, numbers. The
 first video or picture that the workflow saves is the edit.
 """
 
@@ -27,10 +28,10 @@ from ...video.mp4 import write_mp4
 from ...video.pictures import PICTURES, read_picture
 from .. import EXTRA
 from ..settings import StageChoice, read_object
-from . import Request, pictures
+from . import Request, WrongEdit, pictures
 
 WORD = re.compile(r"%([a-z_]+)%")
-KNOWN = ("video", "frame", "target_frame", "instruction", "seed", "frames", "width", "height")
+KNOWN = ("video", "frame", "target_frame", "instruction", "description", "seed", "frames", "width", "height")
 COMFYUIS = ("year", "month", "day", "hour", "minute", "second")
 """Words that ComfyUI knows in names of files."""
 POLL = 0.5
@@ -68,9 +69,9 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
     )
     if unknown := sorted(words - {*KNOWN, *COMFYUIS}):
         raise ValueError(f"{model} asks for %{unknown[0]}%; there are {', '.join(f'%{word}%' for word in KNOWN)}.")
-    if "instruction" not in words or not words & {"video", "frame", "target_frame"}:
+    if not words & {"instruction", "description"} or not words & {"video", "frame", "target_frame"}:
         raise ValueError(
-            f"{model} must take %instruction%, and %video%, %frame% or %target_frame%: write them in the place of values."
+            f"{model} must take %instruction% or %description%, and %video%, %frame% or %target_frame%: write them in the place of values."
         )
     if frames == 1 and "target_frame" in words:
         raise ValueError(f"{model} asks for %target_frame%, which a workflow of target frames makes.")
@@ -80,11 +81,11 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
 
 
 def edit(tools: Tools, request: Request) -> dict:
-    """Raises ValueError in one sentence where the server refuses the workflow, or it fails or saves nothing; UnreachableError where there
-    is no server any more."""
+    """Raises WrongEdit, a sentence, where the server refuses the workflow, or it fails or saves nothing; UnreachableError where there is no
+    server any more."""
     begun = time.monotonic()
     values = {
-        "instruction": request.instruction, "seed": request.seed, "frames": request.frames, "width": request.size[0],
+        "instruction": request.instruction, "description": request.description or request.instruction, "seed": request.seed, "frames": request.frames, "width": request.size[0],
         "height": request.size[1],
     }  # fmt: skip
     for word, video in (("frame", request.video), ("target_frame", request.target_frame)):
@@ -96,10 +97,10 @@ def edit(tools: Tools, request: Request) -> dict:
     identity = _ask(tools.client, "POST", "/prompt", json={"prompt": _filled(tools.workflow, values)})["prompt_id"]
     done = _done(tools.client, identity)
     if done["status"]["status_str"] != "success":
-        raise ValueError(f"The workflow {tools.name} failed: {_error_of(done['status'])}.")
+        raise WrongEdit(f"The workflow {tools.name} failed: {_error_of(done['status'])}.")
     saved = [file for output in done["outputs"].values() for kind in output.values() for file in kind if _is_saved(file)]
     if not saved:
-        raise ValueError(f"The workflow {tools.name} saved nothing: end it with Save Video or Save Image.")
+        raise WrongEdit(f"The workflow {tools.name} saved nothing: end it with Save Video or Save Image.")
     place = {name: saved[0].get(name, "") for name in ("filename", "subfolder", "type")}
     file = request.output.with_name(f"saved{Path(place['filename']).suffix.lower()}")
     try:
@@ -155,7 +156,7 @@ def _client(url: str):
 
 
 def _answer(client, method: str, path: str, **more):
-    """Raises ValueError in one sentence where the server refuses; UnreachableError where it does not answer, or a proxy says so."""
+    """Raises WrongEdit, a sentence, where the server refuses; UnreachableError where it does not answer, or a proxy says so."""
     httpx = needed("httpx", "httpx", EXTRA)
     try:
         answer = client.request(method, path, **more)
@@ -165,7 +166,7 @@ def _answer(client, method: str, path: str, **more):
     if why:
         raise UnreachableError(f"ComfyUI at {client.base_url} does not answer ({why}): start it, or set comfyui_url.")
     if answer.is_error:
-        raise ValueError(f"ComfyUI refused {path} ({answer.status_code}): {_refusal(answer.text)}.")
+        raise WrongEdit(f"ComfyUI refused {path} ({answer.status_code}): {_refusal(answer.text)}.")
     return answer
 
 

@@ -61,8 +61,12 @@ def collect_sources(folder: Path, name: str, file: Path, licence: str = "") -> t
 
     A pair's real clip is such a video where its direction is known, else its context.
     """
-    found = {pair.target if pair.direction == TO_REAL else pair.context: pair for pair in _listed(folder, name, file, licence)}
-    there = {video: pair for video, pair in found.items() if video and Path(video).is_file()}
+    listed = [
+        (pair.target if pair.direction == TO_REAL else pair.context, pair) for pair in _listed(folder, name, file, licence)
+    ]
+    # Exports of our own have the real clip beside each pair that was made of it.
+    found = {pair.parent or video: (video, pair) for video, pair in reversed(listed)}
+    there = {video: pair for video, pair in reversed(found.values()) if video and Path(video).is_file()}
     if not there:
         raise ValueError(f"None of the {len(found)} videos that were edited in {folder} is there as a file of its own.")
     known = {video: {key: str(pair.source.get(key, "")) for key in KEPT} for video, pair in there.items()}
@@ -78,5 +82,5 @@ def _listed(folder: Path, name: str, file: Path, licence: str) -> list[Pair]:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
     stated = {"licence": licence} if licence else {}
-    found = [pair for pair in FORMATS[name].read(folder) if pair.status == ACCEPTED]
+    found = [pair for pair in FORMATS[name].read(folder.resolve()) if pair.status == ACCEPTED]  # the list may lie elsewhere
     return [replace(pair, source={"origin": name, **pair.source} | stated) for pair in found]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..records import Pair
-from .files import id_of, placed_videos, read_csv, write_csv
+from .files import distinct, placed_videos, read_csv, write_csv
 
 ABOUT = "DiffSynth-Studio: metadata.csv, the context as vace_video"
 
@@ -21,7 +21,8 @@ def write(pairs: Sequence[Pair], folder: Path) -> None:
 
 
 def read(folder: Path) -> list[Pair]:
+    rows = read_csv(folder / "metadata.csv", "video", "prompt", "vace_video")
     return [
-        Pair(id_of(row["video"]), "", row["prompt"], str(folder / row["vace_video"]), str(folder / row["video"]))
-        for row in read_csv(folder / "metadata.csv")
+        Pair(id, "", row["prompt"], str(folder / row["vace_video"]), str(folder / row["video"]))
+        for id, row in zip(distinct([row["video"] for row in rows]), rows)
     ]

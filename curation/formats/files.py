@@ -45,14 +45,18 @@ def id_of(target: str) -> str:
 
 def distinct(files: Sequence[str]) -> list[str]:
     """An id for each: by its name as `id_of` has it, with its folders in front where names are the same, and a number where paths are."""
-    names, found = [*map(id_of, files)], []
-    often, seen = Counter(names), Counter()
+    names = [*map(id_of, files)]
+    often, found = Counter(names), dict[str, None]()
     for file, name in zip(files, names):
         if often[name] > 1:
-            name = "-".join((*Path(file).parts[:-1], name))
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return found
+            folders = Path(file).parts[:-1]
+            name = "-".join((*(part for part in folders if part != Path(file).anchor), name))
+        number, free = 1, name
+        while free in found:
+            number += 1
+            free = f"{name}-{number}"
+        found[free] = None
+    return [*found]
 
 
 def rows_of(content, file: Path, *columns: str) -> list[dict[str, str]]:
@@ -73,9 +77,10 @@ def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
+    """As `rows_of`."""
     with opened(path) as file:
-        return [*csv.DictReader(file)]
+        return rows_of([*csv.DictReader(file)], path, *columns)
 
 
 def write_json(path: Path, content) -> None:
@@ -88,6 +93,14 @@ def read_json(path: Path):
             return json.load(file)
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error}): name a folder of this format.") from None
+
+
+def read_json_lines(path: Path) -> list:
+    with opened(path) as file:
+        try:
+            return [json.loads(line) for line in file if line.strip()]
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON lines ({error}): name a folder of this format.") from None
 
 
 def opened(path: Path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..records import Pair
-from .files import id_of, placed, placed_videos, read_csv, write_csv
+from .files import distinct, placed, placed_videos, read_csv, write_csv
 
 ABOUT = "Kiwi-Edit: metadata.csv of src_video, tgt_video, prompt, ref_image"
 
@@ -21,10 +21,11 @@ def write(pairs: Sequence[Pair], folder: Path) -> None:
 
 
 def read(folder: Path) -> list[Pair]:
+    rows = read_csv(folder / "metadata.csv", "src_video", "tgt_video", "prompt")
     return [
         Pair(
-            id_of(row["tgt_video"]), "", row["prompt"], str(folder / row["src_video"]), str(folder / row["tgt_video"]),
+            id, "", row["prompt"], str(folder / row["src_video"]), str(folder / row["tgt_video"]),
             reference=str(folder / row["ref_image"]) if row.get("ref_image") else None,
         )
-        for row in read_csv(folder / "metadata.csv")
+        for id, row in zip(distinct([row["tgt_video"] for row in rows]), rows)
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..records import Pair
-from .files import id_of, opened, placed_videos
+from .files import distinct, placed_videos, read_json_lines, rows_of
 
 ABOUT = "musubi-tuner: pairs.jsonl of video_path, control_path, caption, and dataset.toml"
 
@@ -31,12 +31,12 @@ def write(pairs: Sequence[Pair], folder: Path) -> None:
 
 
 def read(folder: Path) -> list[Pair]:
-    with opened(folder / "pairs.jsonl") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
+    path = folder / "pairs.jsonl"
+    rows = rows_of(read_json_lines(path), path, "video_path", "control_path", "caption")
     return [
         Pair(
-            id_of(row["video_path"]), "", row["caption"],
+            id, "", row["caption"],
             str(folder / row["control_path"]), str(folder / row["video_path"]),
         )
-        for row in rows
+        for id, row in zip(distinct([row["video_path"] for row in rows]), rows)
     ]  # fmt: skip

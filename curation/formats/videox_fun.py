@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..records import Pair
-from .files import id_of, placed_videos, read_json, write_json
+from .files import distinct, placed_videos, read_json, rows_of, write_json
 
 ABOUT = "VideoX-Fun: metadata.json of file_path, control_file_path, text"
 
@@ -21,10 +21,12 @@ def write(pairs: Sequence[Pair], folder: Path) -> None:
 
 
 def read(folder: Path) -> list[Pair]:
+    path = folder / "metadata.json"
+    rows = rows_of(read_json(path), path, "file_path", "control_file_path", "text")
     return [
         Pair(
-            id_of(row["file_path"]), "", row["text"], str(folder / row["control_file_path"]),
-            str(folder / row["file_path"]), width=row["width"], height=row["height"],
+            id, "", row["text"], str(folder / row["control_file_path"]),
+            str(folder / row["file_path"]), width=int(row.get("width") or 0), height=int(row.get("height") or 0),
         )
-        for row in read_json(folder / "metadata.json")
+        for id, row in zip(distinct([row["file_path"] for row in rows]), rows)
     ]  # fmt: skip

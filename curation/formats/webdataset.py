@@ -18,7 +18,8 @@ PAIRS_A_TAR = 1000
 
 def write(pairs: Sequence[Pair], folder: Path) -> None:
     for number in range(0, len(pairs), PAIRS_A_TAR):
-        with tarfile.open(folder / f"{number // PAIRS_A_TAR:05}.tar", "w") as tar:
+        # A file that has another name as well, as exports link them, would be written as a link, which WebDataset leaves out.
+        with tarfile.open(folder / f"{number // PAIRS_A_TAR:05}.tar", "w", dereference=True) as tar:
             for pair in pairs[number : number + PAIRS_A_TAR]:
                 assert pair.context and pair.target
                 # A dot would begin the ending: WebDataset's names are cut at the first one.
@@ -44,8 +45,13 @@ def read(folder: Path) -> list[Pair]:
                 if member.name.endswith(".json"):
                     file = tar.extractfile(member)
                     assert file
-                    facts = json.loads(file.read())
                     name = member.name.removesuffix(".json")
                     ends = {role: f"{path}#{name}.{role}.mp4" for role in ("context", "target")}
-                    pairs.append(Pair(**{**facts, "instructions": tuple(facts["instructions"]), **ends}))
+                    try:
+                        facts = json.loads(file.read())
+                        pairs.append(Pair(**{**facts, "instructions": tuple(facts["instructions"]), **ends}))
+                    except (ValueError, KeyError, TypeError):
+                        raise ValueError(
+                            f"{member.name} of {path} is no record of a pair: name a folder of this format."
+                        ) from None
     return pairs

@@ -15,6 +15,9 @@ from ...data.procedural.styles import STYLES
 from ..outcomes import Work
 from ..settings import Settings
 
+TRIES = 50
+"""Draws for one proposal: there may be fewer different ones than are asked for."""
+
 SPLIT = "train"
 """Of `data.procedural`: the pairs of colour and shape, and the sentences, that the editor was trained on."""
 
@@ -29,11 +32,13 @@ BACK_FROM_STYLE = (
 
 
 def propose(settings: Settings, work: Work) -> list[dict]:
-    """As many proposals as settings ask for, all different. The same for the same clip and seed."""
+    """As many proposals as settings ask for, all different, where there are so many. The same for the same clip and seed."""
     rng = Random(f"{settings.seed} {work.facts['clip']}")
     possible = {task: share for task, share in settings.shares.items() if task in TASKS and share > 0}
     found: list[dict] = []
-    while possible and len(found) < settings.proposals:
+    for _ in range(TRIES * settings.proposals if possible else 0):
+        if len(found) == settings.proposals:
+            break
         task = rng.choices([*possible], [*possible.values()])[0]
         proposal = TASKS[task](rng, settings.variants)
         if all(proposal["expected"] != other["expected"] for other in found):

@@ -62,7 +62,16 @@ def propose(settings: Settings, work: Work) -> Proposals:
         assert isinstance(said, dict)
         if said:
             back = {"add": "remove", "remove": "add"}.get(task, task)
-            found.append({"task": task, "back_task": back, "instruction": said["forward"][0], **said, "expected": {}})
+            found.append(
+                {
+                    "task": task,
+                    "back_task": back,
+                    "instruction": said["forward"][0],
+                    "model": reply.model,
+                    **said,
+                    "expected": {"everywhere": True} if task == "style" else {},
+                }
+            )
     found.cost = cost_of(answers)
     return found
 
@@ -102,7 +111,7 @@ def understood(reply: Reply, most: int) -> dict[str, Any]:
 
 
 def _is_text(text: object) -> bool:
-    return isinstance(text, str) and 0 < len(text.strip()) <= LONGEST
+    return isinstance(text, str) and 0 < len(text.strip()) <= LONGEST and text == text.encode("utf-8", "ignore").decode("utf-8")
 
 
 def _messages(settings: Settings, work: Work, task: str) -> list[dict]:

@@ -9,7 +9,6 @@ from ...evaluation.metrics.features import ready
 from ...evaluation.metrics.preference import model_of, preference
 from .. import objects
 from ..editors import best_edit, editor_of
-from ..measure import read_frames
 from ..outcomes import Outcome, Work
 from ..settings import About, Settings, StageChoice
 
@@ -42,8 +41,12 @@ def load(choice: StageChoice):
 
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:
     settings, editor, liked, detectors = tools
-    file, made = best_edit(editor, settings, work, output, frames=1, candidates=settings.frame_candidates)
-    if liked and (description := work.facts["proposal"].get("target")):
-        made["scores"]["preference"] = preference(liked, read_frames(str(file)), description)
-    made["scores"] |= objects.scores(detectors, read_frames(work.video), read_frames(str(file)), work.facts["proposal"])
-    return file, made
+    proposal = work.facts["proposal"]
+
+    def more(source, edit) -> dict:
+        found = objects.scores(detectors, source, edit, proposal)
+        if liked and (description := proposal.get("target")):
+            found["preference"] = preference(liked, edit, description)
+        return found
+
+    return best_edit(editor, settings, work, output, "frames", settings.frame_candidates, more)

@@ -33,7 +33,7 @@ def load(choice: StageChoice) -> float:
 def edit_file(cut: float, work: Work, output: Path, progress: bool) -> tuple[None, dict]:
     clip = open_clip(FileSource(work.video), 0, 0, sound=False)
     chunks = (to_bytes(chunk) for chunk in clip.chunks(FRAMES_AT_A_TIME))
-    begins = [0, *measure.cuts(chunks, cut), clip.frames]
+    begins = [0, *measure.cuts(chunks, cut, shortest=2), clip.frames]
     width, height = clip.shown_size
     scores = {
         "seconds": float(clip.frames / clip.fps),

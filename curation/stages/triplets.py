@@ -26,7 +26,7 @@ def load(choice: StageChoice):
 
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:
     """Writes {"context", "target": [16, T, h, w], "text": [tokens, width] without padding}, all bf16, as safetensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from ...pipelines.encoded import encoded_clip, encoded_text
 
@@ -35,7 +35,7 @@ def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, di
     tensors = {role: encoded_clip(pipe, read_frames(pair[role]).float() / 255) for role in ("context", "target")}
     tensors["text"] = encoded_text(pipe, pair["instruction"])
     file = output.with_suffix(".safetensors")
-    save_file(tensors, file)
+    file.write_bytes(save(tensors))  # a full disk is an OSError, by which the engine knows it
     shapes = {name: [*tensor.shape] for name, tensor in tensors.items()}
     return file, {"file": file.name, "scores": {}, "pair": pair, "shapes": shapes}
 

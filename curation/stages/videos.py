@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from .. import objects
 from ..editors import best_edit, editor_of
-from ..measure import read_frames
 from ..outcomes import Outcome, Work
 from ..settings import About, Settings, StageChoice
 
@@ -36,6 +36,5 @@ def load(choice: StageChoice):
 
 def edit_file(tools, work: Work, output: Path, progress: bool) -> tuple[Path, dict]:
     settings, editor, detectors = tools
-    file, made = best_edit(editor, settings, work, output, frames=settings.frames, candidates=settings.video_candidates)
-    made["scores"] |= objects.scores(detectors, read_frames(work.video), read_frames(str(file)), work.facts["proposal"])
-    return file, made
+    more = partial(objects.scores, detectors, proposal=work.facts["proposal"])
+    return best_edit(editor, settings, work, output, "videos", settings.video_candidates, more)

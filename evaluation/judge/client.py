@@ -32,6 +32,10 @@ class JudgeError(RuntimeError):
     """There is no answer to this question: one sentence with the cause."""
 
 
+class QuestionError(JudgeError, ValueError):
+    """The judge has no score for this question, and may have one for others: it refuses it, or answers beside it."""
+
+
 class _Passing(Exception):
     """Another attempt may help. wait: seconds that the server asks for."""
 
@@ -103,10 +107,10 @@ def ask(
     """(what `understood` makes of the reply, the reply, how many attempts it took).
 
     understood: raises ValueError for an answer that is not as asked for; then the question is put again.
-    Raises JudgeError after the last attempt, or at once for what would not pass; UnreachableError where the server is not there at the last
+    Raises JudgeError after the last attempt, QuestionError where that is the question's fault, also at once where it is refused; UnreachableError where the server is not there at the last
     attempt, or would refuse any question.
     """
-    why, absent, spent = "", False, 0
+    why, absent, beside, spent = "", False, False, 0
     for attempt in range(1, judge.attempts + 1):
         wait = float(WAITS[min(attempt, len(WAITS)) - 1])
         try:
@@ -115,22 +119,22 @@ def ask(
                 spent += reply.tokens
                 reply = replace(reply, tokens=spent)
             return understood(reply), reply, attempt
-        except UnreachableError:  # a ValueError too
+        except (UnreachableError, QuestionError):  # ValueErrors too
             raise
         except ValueError as error:
-            why, wait, absent = f"its answer is not as asked for ({error})", 0.0, False
+            why, wait, absent, beside = f"its answer is not as asked for ({error})", 0.0, False, True
         except _Passing as error:
-            why, wait, absent = str(error), max(wait, error.wait), isinstance(error, _Absent)
+            why, wait, absent, beside = str(error), max(wait, error.wait), isinstance(error, _Absent), False
         if attempt < judge.attempts and wait:
             sleep(wait)
     times = f"{judge.attempts} attempts" if judge.attempts > 1 else "one attempt"
     if absent:
         raise UnreachableError(f"The judge {judge.model} cannot be reached ({why}): start its server, or give another address.")
-    raise JudgeError(f"The judge {judge.model} gave no score in {times}: {why}.")
+    raise (QuestionError if beside else JudgeError)(f"The judge {judge.model} gave no score in {times}: {why}.")
 
 
 def _once(endpoint: Endpoint, messages: list[dict]) -> Reply:
-    """Raises _Passing, JudgeError, UnreachableError."""
+    """Raises _Passing, QuestionError, UnreachableError."""
     body = json.dumps({"model": endpoint.model, "messages": messages, "temperature": endpoint.temperature}).encode()
     status, headers, content = _post(endpoint, body)
     if status in PASSING:
@@ -138,7 +142,7 @@ def _once(endpoint: Endpoint, messages: list[dict]) -> Reply:
     if status != 200:
         words = content.decode(errors="replace").strip().splitlines()
         said = f" ({words[0][:200]})" if words else ""
-        kind = UnreachableError if status in REFUSED_ALL else JudgeError
+        kind = UnreachableError if status in REFUSED_ALL else QuestionError
         raise kind(f"The judge's server refuses with {status}{said}: {REFUSED_ALL.get(status, 'check its log')}.")
     try:
         answer = json.loads(content)

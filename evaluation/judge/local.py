@@ -20,7 +20,7 @@ from .. import EXTRA
 from ..weights import folder_stamp
 from .client import Reply
 
-LONGEST = 512
+LONGEST = 2048
 """Tokens of an answer."""
 
 

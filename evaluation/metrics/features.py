@@ -131,7 +131,7 @@ def shrunk(frames: torch.Tensor, longest: int) -> torch.Tensor:
     return torch.stack([torch.from_numpy(np.array(image.resize(size))) for image in _images(frames)])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def load(model: HubModel):
     """The model and its processor."""
     transformers = needed("transformers", "transformers", EXTRA)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
+from ...optional import named_module
 from .metric import Metric
 
 
@@ -18,14 +18,8 @@ def metrics_of(modules: Sequence[str]) -> list[Metric]:
 
 
 def _of(name: str) -> Sequence[Metric]:
-    try:
-        found = getattr(importlib.import_module(name), "METRICS", None)
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
-            raise ValueError(
-                f"There is no module {name!r}: name one that Python can import, from a folder of PYTHONPATH say."
-            ) from None
-        raise
+    module = named_module(name, "name one that Python can import, from a folder of PYTHONPATH say")
+    found = getattr(module, "METRICS", None)
     if not (isinstance(found, (list, tuple)) and found and all(isinstance(metric, Metric) for metric in found)):
         raise ValueError(f"The module {name} has no METRICS: make it a list of liveditor_isa.evaluation.metrics.metric.Metric.")
     return found

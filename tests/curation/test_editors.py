@@ -13,7 +13,7 @@ pytest.importorskip("diffusers", reason="the diffusers extra is not installed")
 
 import diffusers  # noqa: E402
 from liveditor_isa.checkpoint.keys import CheckpointError  # noqa: E402
-from liveditor_isa.curation.editors import Request, editor_of, pipeline  # noqa: E402
+from liveditor_isa.curation.editors import Request, WrongEdit, editor_of, pipeline  # noqa: E402
 from liveditor_isa.curation.settings import Settings, StageChoice  # noqa: E402
 from liveditor_isa.errors import NotFiniteError  # noqa: E402
 from liveditor_isa.evaluation.frames import read_video, to_unit  # noqa: E402
@@ -256,7 +256,7 @@ def test_what_a_server_says_of_a_workflow_is_one_sentence(server, request_of, wo
     def failing(**changed) -> str:
         workflow = {name: node for name, node in {**NEGATIVE_PICTURE, **changed}.items() if node}
         editor = editor_of("workflow", choice(comfyui_url=server.url), workflow_of(workflow), 1)
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(WrongEdit) as error:
             editor.module.edit(editor.tools, request_of(1))
         assert "\n" not in str(error.value)
         return str(error.value)

@@ -416,6 +416,16 @@ def test_a_vlm_that_dies_stops_the_run_and_loses_no_row(flow, monkeypatch):
     assert all(one.is_kept for one in flow(settings=settings).outcomes("frame_verdicts"))
 
 
+def test_a_vlm_that_refuses_some_clips_does_not_stop_the_others(flow, monkeypatch):
+    """Three in a row stopped the run, which then met the same three first."""
+    monkeypatch.setenv(fake_pairs.PROPOSALS, "style sepia|box red|box blue")
+    good = scores(following=10, preservation=10, quality=10)
+    with fake_judge(400, 400, 400, 400, good) as server:
+        run = flow(settings=judged(server))
+        run.run(ModelChoice(), HERE, until="frame_verdicts")
+    assert [one.status for one in run.outcomes("frame_verdicts")] == ["quarantined"] * 4 + ["done"] * 2
+
+
 @pytest.mark.parametrize("step", ["gone", 401])
 def test_a_planner_whose_vlm_is_gone_or_refuses_all_stops_the_run(flow, monkeypatch, step):
     monkeypatch.setattr("liveditor_isa.evaluation.judge.client.WAITS", (0,))

@@ -6,7 +6,7 @@ import math
 import pytest
 from comfy_headless import ROOT
 from liveditor_isa.curation.flow import STAGES
-from liveditor_isa.curation.gates import GATES, MEASURED, Gate, moved, of_stage, parsed, read_changes, verdict
+from liveditor_isa.curation.gates import GATES, MEASURED, Gate, failing, moved, of_stage, parsed, read_changes, verdict
 
 TWO = (Gate("first", "videos", "a", "too little", "own", least=2), Gate("second", "videos", "b", "too much", "own", most=5))
 
@@ -64,11 +64,20 @@ def test_changes_in_a_file(tmp_path):
             read_changes(path)
 
 
+def test_failing_gates_are_counted_and_what_is_not_measured_fails_none():
+    assert failing({}, "videos") == failing({"present": None, "cuts_added": 0, "drift": 1.0}, "videos") == 0
+    assert failing({"present": 1.0, "cuts_added": 2, "drift": float("nan")}, "videos") == 3
+
+
 def test_every_usual_gate_names_a_stage_a_source_and_one_bound_at_least():
     assert len({gate.name for gate in GATES}) == len(GATES)
     for gate in GATES:
         assert gate.stage in STAGES and gate.source and gate.reason
-        assert gate.is_on or gate.name == "frame_preferred"  # of a model that the user chooses
+        assert gate.is_on or gate.name in (
+            "frame_preferred",
+            "frame_objects_lost",
+            "objects_lost",
+        )  # of models that the user chooses
     for stage, published in (("video_verdicts", [8, 9, 8]), ("frame_verdicts", [9, 9, 9])):  # SAMA, appendix B
         assert [gate.least for gate in of_stage(GATES, stage)] == published
 

@@ -41,6 +41,21 @@ def test_cuts_are_the_frames_that_begin_a_shot():
     assert measure.cuts(still(0, 9), CUT) == []
 
 
+def test_a_jump_after_the_first_frame_is_a_cut():
+    """As of a video that does not go on from its target frame. Of a film it is none: a shot has two frames at least."""
+    jump = torch.cat([still(0, 1), (still(1, 8) / 6).to(torch.uint8)])
+    assert measure.cuts(jump, CUT) == [1] and measure.cuts(jump, CUT, shortest=2) == []
+
+
+def test_an_edit_whose_place_nobody_knows_shows_where_most_has_changed():
+    video = still(5, 3)
+    scores = measure.pair_scores(video, with_object(video, "left", "red"), {}, CUT)
+    assert scores["present"] > 60 and scores["outside_psnr"] is None and scores["sharpness"] is not None
+    assert measure.pair_scores(video, video, {}, CUT)["present"] == 0
+    style = measure.pair_scores(video, 255 - video, {"everywhere": True}, CUT)
+    assert style["present"] > 14.58 and not {"flicker_added", "drift", "sharpness"} & style.keys()
+
+
 def test_motion_is_in_percent_of_the_diagonal():
     picture = texture(3, 96, 160)
     moving = to_bytes(torch.stack([picture.roll(2 * index, 1)[:, 16:144] for index in range(4)]))

@@ -55,7 +55,7 @@ def test_transformers_detectors_look_at_an_edit(detectors, monkeypatch):
     frames = torch.randint(0, 256, (9, 48, 64, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     found = objects.seen(detectors.classes, frames[:2])
     assert all(len(one.labels) and one.corners.shape == (len(one.labels), 4) for one in found)
-    same = objects.scores(detectors, frames, frames, {"object": "Red ball.", "new_object": "dog"})
+    same = objects.scores(detectors, frames, frames, {"task": "remove", "object": "Red ball.", "new_object": "dog"})
     assert same["objects_lost"] == 0 and 0 < same["object_left"] < 1
     assert same["object_left"] == objects.confidence(detectors.words, frames[[0, 2, 4, 6, 8]], "red ball")
     assert same["object_left"] != same["new_object"]

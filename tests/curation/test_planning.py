@@ -23,6 +23,15 @@ def test_questions_and_tokens_are_those_of_the_runs_own_answers_where_there_are_
     assert told([plans])[1].split()[:6] == ["plans", "1,000", "1,000", "0.6", "3,000", "1,500,000"]
 
 
+def test_published_seconds_are_of_one_candidate_and_own_rates_count_what_failed():
+    settings = Settings(proposals=3, video_candidates=2)
+    assert estimates([counted("videos", 0)], 10, settings)[0].seconds == 10 * 2 * 1044.0
+    failed = Count("videos", "videos", 2 * LEAST, LEAST, 0, LEAST, 0, {}, {}, 0.0)
+    assert estimates([failed], 10, settings)[0].kept == 5
+    half_planned = [counted("plans", LEAST), Count("frames", "frames", LEAST + 10, 0, 0, 0, LEAST + 10, {}, {}, 0.0)]
+    assert estimates(half_planned, 100, settings)[1].rows == 150 and estimates(half_planned[1:], 100, settings)[0].rows == 300
+
+
 def test_a_server_that_counts_no_tokens_tells_none():
     plans = estimates([counted("plans", LEAST)], 10, SETTINGS, {"plans": [Cost(2, 2, 0, 1.0)] * LEAST})[0]
     assert (plans.questions, plans.tokens) == (20, None)

@@ -17,7 +17,7 @@ from liveditor_isa.batch.job import settings_of  # noqa: E402
 from liveditor_isa.batch.manifest import Clip  # noqa: E402
 from liveditor_isa.batch.results import JobError, Results  # noqa: E402
 from liveditor_isa.batch.worker import Worker  # noqa: E402
-from liveditor_isa.curation.editors import Request, best_edit, editor_of, workflow  # noqa: E402
+from liveditor_isa.curation.editors import Request, WrongEdit, best_edit, editor_of, workflow  # noqa: E402
 from liveditor_isa.curation.outcomes import Work  # noqa: E402
 from liveditor_isa.curation.settings import Settings, StageChoice  # noqa: E402
 from liveditor_isa.curation.stages import videos  # noqa: E402
@@ -107,7 +107,7 @@ def asked(clip: str, tmp_path, instruction: str = "make it blue") -> Request:
 
 def refusal(fake, file_of, clip, tmp_path) -> str:
     editor = editor_of("workflow", choice(comfyui_url=fake.url), file_of(FROM_VIDEO), FRAMES)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((ValueError, WrongEdit)) as error:
         editor.module.edit(editor.tools, asked(clip, tmp_path))
     assert "\n" not in str(error.value) and not [*tmp_path.glob("saved*")]
     return str(error.value)
@@ -167,8 +167,8 @@ def test_a_picture_is_no_edit_of_a_clip(fake, file_of, clip, tmp_path):
     settings = choice(comfyui_url=fake.url)
     editor = editor_of("workflow", settings, file_of(FROM_VIDEO), FRAMES)
     work = Work(clip, {"proposal": {"instruction": "make it blue", "expected": {}}})
-    with pytest.raises(ValueError, match=r"workflow\.json made 1 frames where 5 were asked for"):
-        best_edit(editor, settings.settings, work, tmp_path / "edit.mp4", FRAMES, 1)
+    with pytest.raises(WrongEdit, match=r"workflow\.json made 1 frames where 5 were asked for"):
+        best_edit(editor, settings.settings, work, tmp_path / "edit.mp4", "videos", 1, lambda *_: {})
 
 
 def test_sound_that_a_workflow_saves_before_the_video_is_not_the_edit(fake, file_of, clip, tmp_path):

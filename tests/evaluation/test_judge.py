@@ -16,7 +16,7 @@ from liveditor_isa.command import main
 from liveditor_isa.errors import UnreachableError
 from liveditor_isa.evaluation.frames import Inputs
 from liveditor_isa.evaluation.items import Item
-from liveditor_isa.evaluation.judge.client import Endpoint, JudgeError, ask
+from liveditor_isa.evaluation.judge.client import Endpoint, JudgeError, QuestionError, ask
 from liveditor_isa.evaluation.judge.judge import Judge
 from liveditor_isa.evaluation.judge.parse import parsed
 from liveditor_isa.evaluation.judge.rubrics import ANSWERS, FRAMES, _shrunk, editverse_frames, evenly, five_frames
@@ -106,6 +106,13 @@ def test_a_server_that_never_ends_is_left_in_time(inputs, tmp_path):
         with pytest.raises(JudgeError, match="within 0.5 s"):
             asked.scored(inputs)
         assert len(server.asked) == 2 and time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("answer, kind", [(400, QuestionError), ("I cannot help with that.", QuestionError), (500, JudgeError)])
+def test_a_question_that_is_refused_or_answered_beside_it_is_the_questions_fault(inputs, tmp_path, answer, kind):
+    with fake_judge(answer) as server, pytest.raises(JudgeError) as raised:
+        Asked(server, tmp_path, attempts=2).scored(inputs)
+    assert type(raised.value) is kind and len(server.asked) == (1 if answer == 400 else 2)
 
 
 @pytest.mark.parametrize("state", [401, 404])
