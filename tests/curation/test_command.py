@@ -72,7 +72,7 @@ def test_from_raw_clips_to_an_export(place, capsys):
     assert told(capsys, "export", "pairs", "native", "out")["pairs"] == 2
     listed = told(capsys, "import", "native", "out", "list.jsonl")
     assert (listed["pairs"], listed["missing"]) == (2, 0) and (place / "list.jsonl").is_file()
-    assert told(capsys, "import", "native", "out", "again.jsonl", "--sources")["videos"] == 2
+    assert told(capsys, "import", "native", "out", "again.jsonl", "--sources")["videos"] == 1  # both were made of one clip
     pairs = [pair for pair in native.read(place / "out") if pair.status == "accepted"]
     assert [pair.instruction for pair in pairs] == ["undo style sepia", "undo box blue"]
     assert pairs[0].source["licence"] == "CC0" and pairs[0].models == {"frames": "fake@1", "videos": "fake@1"}
@@ -144,7 +144,7 @@ def test_a_plan_before_anything_is_made_names_what_was_published(place, capsys):
         1780,
     )  # two proposals of a clip; 89 % of the frames kept
     assert stages["triplets"]["kept"] == pytest.approx(1780 * 0.378)
-    assert stages["videos"]["seconds"] == pytest.approx(1780 * 290 * 3600 / 1000)
+    assert stages["videos"]["seconds"] == pytest.approx(2 * 1780 * 290 * 3600 / 1000)  # two candidates
     assert "say with --clips" in told(capsys, "plan", "nothing-yet", status=2)["error"]
     assert not (place / "nothing-yet").exists()
 
