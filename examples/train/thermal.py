@@ -22,13 +22,13 @@ def propose(settings, work) -> list[dict]:
     return [
         {
             "task": "style", "back_task": "style", "instruction": INSTRUCTION, "forward": [INSTRUCTION],
-            "backward": ["make the video look as it was filmed"], "expected": {},
+            "backward": ["make the video look as it was filmed"], "expected": {"everywhere": True},
         }
     ]  # fmt: skip
 
 
-def load(choice):
-    return None
+def load(choice, model, frames):
+    """Nothing to load. model: the setting frame_model or video_model; frames: 1 where target frames are made."""
 
 
 def edit(tools, request) -> dict:

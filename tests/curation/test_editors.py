@@ -12,8 +12,10 @@ pytest.importorskip("cv2", reason="the data extra is not installed")
 pytest.importorskip("diffusers", reason="the diffusers extra is not installed")
 
 import diffusers  # noqa: E402
+from comfy_headless import ROOT  # noqa: E402
 from liveditor_isa.checkpoint.keys import CheckpointError  # noqa: E402
-from liveditor_isa.curation.editors import Request, WrongEdit, editor_of, pipeline  # noqa: E402
+from liveditor_isa.curation.editors import Request, WrongEdit, best_edit, editor_of, pipeline  # noqa: E402
+from liveditor_isa.curation.outcomes import Work  # noqa: E402
 from liveditor_isa.curation.settings import Settings, StageChoice  # noqa: E402
 from liveditor_isa.errors import NotFiniteError  # noqa: E402
 from liveditor_isa.evaluation.frames import read_video, to_unit  # noqa: E402
@@ -286,3 +288,16 @@ def test_what_is_no_workflow_is_said_before_anything_is_made(server, workflow_of
     after = {**NEGATIVE_PICTURE, "5": {"class_type": "LoadImage", "inputs": {"image": "%target_frame%"}}}
     assert "a workflow of target frames makes" in refused(workflow_of(after))
     assert "does not answer" in refused(workflow_of(NEGATIVE_PICTURE), url="http://127.0.0.1:9")
+
+
+# Modules of others ----------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_module_is_a_planner_and_an_editor(request_of, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples/train")
+    editor = editor_of("thermal", choice(), None, FRAMES)
+    request = request_of(FRAMES)
+    (proposal,) = editor.module.propose(choice().settings, Work(request.video))
+    work = Work(request.video, {"proposal": proposal})
+    file, made = best_edit(editor, choice().settings, work, tmp_path / "edit.mp4", "videos", 1, lambda *_: {})
+    assert file.is_file() and made["model"] == "thermal@1" and made["scores"]["present"] > 14.58

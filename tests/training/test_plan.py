@@ -73,7 +73,8 @@ def test_the_command_prints_it_and_makes_nothing(tmp_path, capsys):
     write_encoded(tmp_path / "pairs", ((64, 48, 5), (96, 64, 9)))
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
     (tmp_path / "recipe.toml").write_text(
-        '[[stage]]\nsteps = 3\nbatch = 2\nattention = "isa"\nmin_tokens = 0\n[[stage.sources]]\npath = "pairs"\n', encoding="utf-8"
+        '[[stage]]\nsteps = 3\nbatch = 2\nattention = "isa"\nmin_tokens = 0\n[[stage.sources]]\npath = "pairs"\n',
+        encoding="utf-8",
     )
     before = sorted(tmp_path.rglob("*"))
     assert main(["train", str(tmp_path / "recipe.toml"), "--plan", "--gpus", "2", "--json"]) == 0
