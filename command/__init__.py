@@ -155,10 +155,10 @@ def _options(parser: Parser, module, command: str, given: list[str]) -> argparse
         return parser.parse_args(given)
     own, found = tables[table], []
     try:
-        said = _told_first(own, rest)
+        said = _first_pass(own, rest)
         if said.config:
             found = arguments_from(said.config, table, [*COMMANDS], own, vars(said))
-        said = _told_first(own, [*found, *rest])
+        said = _first_pass(own, [*found, *rest])
         if repeated := getattr(said, "repeat", None):
             own.set_defaults(
                 **{name: value for name, value in module.recorded(repeated, own).items() if not vars(said).get(name)}
@@ -168,7 +168,7 @@ def _options(parser: Parser, module, command: str, given: list[str]) -> argparse
         raise WrongOption(f"liveditor {command}: {error}") from None
 
 
-def _told_first(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+def _first_pass(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """What the others depend on: the files that give more options, and what is given several times."""
     first = Parser(prog=parser.prog, add_help=False)
     for action in parser._actions:

@@ -29,7 +29,8 @@ from .scoring import Summary, Work, inputs_of, planned, score, summarised
 
 @dataclass(frozen=True)
 class Choice:
-    """What all workers load. run: the folder, absolute. metrics: names, those of `named_metrics` left out. modules: as in `metrics.plugins`. device: where workers work."""
+    """What all workers load. run: the folder, absolute. metrics: names, those of `named_metrics` left out. modules: as in `metrics.plugins`.
+    device: where workers work."""
 
     run: str
     metrics: tuple[str, ...]

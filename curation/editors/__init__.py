@@ -30,7 +30,7 @@ OWN = ("liveditor", "pipeline", "workflow")
 class Request:
     """One candidate. video: the real clip. frames: how many of it. size: width and height. target_frame: the edited first frame, where there is one.
 
-    output: the mp4 to write. description: what the edit shows, where the planner says so: what models of text to video were trained on.
+    output: the mp4 to write. description: what the edit shows, where the planner says so.
     """
 
     video: str
@@ -43,6 +43,11 @@ class Request:
     target_frame: str | None
     output: Path
     description: str | None = None
+
+    @property
+    def video_prompt(self) -> str:
+        """For models of text to video, which were trained on descriptions."""
+        return self.description or self.instruction
 
 
 class WrongEdit(RuntimeError):
@@ -101,7 +106,11 @@ def best_edit(
             scores["frame_psnr"] = measure.likeness(edit[0], measure.read_frames(target)[0])
         tried.append({"seed": seed, "scores": scores, **made})
         files.append(file)
-    found = [each["scores"] for each in tried]
-    best = max(range(candidates), key=lambda number: (-failing(found[number], stage), measure.goodness(found[number])))
+
+    def worth(number: int) -> tuple:
+        scores = tried[number]["scores"]
+        return -failing(scores, stage), measure.goodness(scores)
+
+    best = max(range(candidates), key=worth)
     os.replace(files[best], output)
     return output, {"file": output.name, **tried[best], "candidates": tried, "chosen": best}

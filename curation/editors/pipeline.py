@@ -82,7 +82,8 @@ def edit(tools: Tools, request: Request) -> dict:
     begun = time.monotonic()
     width, height = request.size
     asked = {
-        "prompt": request.instruction if request.frames == 1 else request.description or request.instruction, "width": width, "height": height, "num_frames": request.frames,
+        "prompt": request.instruction if request.frames == 1 else request.video_prompt,
+        "width": width, "height": height, "num_frames": request.frames,
         "generator": torch.Generator("cpu").manual_seed(request.seed), "output_type": "pt", **tools.inputs(request),
     }  # fmt: skip
     if request.steps:

@@ -1,9 +1,9 @@
 """A ComfyUI workflow as an editor of frames or videos, run by a server that is there (`comfyui_url`).
 
 The file is in API format (*Export (API)* in ComfyUI), with these words in the place of values: %video% and %frame%, files of the real clip and of its
-first frame for LoadVideo and LoadImage; %target_frame%, the edited one; %instruction%; %description%, what the edit
-shows, or the instruction where the plan does not say; %seed%, %frames%, %width%, %height%, numbers. The
-first video or picture that the workflow saves is the edit.
+first frame for LoadVideo and LoadImage; %target_frame%, the edited one; %instruction%; %description%, what the edit shows, or the
+instruction where the plan does not say; %seed%, %frames%, %width%, %height%, numbers. The first video or picture that the workflow saves is the
+edit.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def edit(tools: Tools, request: Request) -> dict:
     server any more."""
     begun = time.monotonic()
     values = {
-        "instruction": request.instruction, "description": request.description or request.instruction, "seed": request.seed, "frames": request.frames, "width": request.size[0],
-        "height": request.size[1],
+        "instruction": request.instruction, "description": request.video_prompt, "seed": request.seed, "frames": request.frames,
+        "width": request.size[0], "height": request.size[1],
     }  # fmt: skip
     for word, video in (("frame", request.video), ("target_frame", request.target_frame)):
         if word in tools.words:

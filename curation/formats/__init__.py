@@ -61,12 +61,12 @@ def collect_sources(folder: Path, name: str, file: Path, licence: str = "") -> t
 
     A pair's real clip is such a video where its direction is known, else its context.
     """
-    listed = [
-        (pair.target if pair.direction == TO_REAL else pair.context, pair) for pair in _listed(folder, name, file, licence)
-    ]
-    # Exports of our own have the real clip beside each pair that was made of it.
-    found = {pair.parent or video: (video, pair) for video, pair in reversed(listed)}
-    there = {video: pair for video, pair in reversed(found.values()) if video and Path(video).is_file()}
+    found: dict[str | None, tuple[str | None, Pair]] = {}
+    for pair in _listed(folder, name, file, licence):
+        video = pair.target if pair.direction == TO_REAL else pair.context
+        # Exports of our own have the real clip beside each pair that was made of it.
+        found.setdefault(pair.parent or video, (video, pair))
+    there = {video: pair for video, pair in found.values() if video and Path(video).is_file()}
     if not there:
         raise ValueError(f"None of the {len(found)} videos that were edited in {folder} is there as a file of its own.")
     known = {video: {key: str(pair.source.get(key, "")) for key in KEPT} for video, pair in there.items()}
