@@ -77,8 +77,8 @@ def _videos(folder: Path, names: set[str]) -> dict[str, Path]:
 def _item(folder: Path, there: dict[str, Path], row: dict) -> Item:
     name = row["src_video_name"]
     facts: dict = {key: row[key] for key in ("subcategory", "target_phrase", "target_span") if row.get(key)}
-    if number := quantity.asked(row["edit_prompt"]):
-        facts[quantity.FACT] = [*number]
+    if counted := quantity.asked(row["edit_prompt"]):
+        facts[quantity.FACT] = [*counted]
     return Item(
         name, str(there.get(name, folder / f"{name}.mp4")), row["edit_prompt"], task=row["category"], bench="ive",
         source_prompt=row["source_prompt"], target_prompt=row["target_prompt"], result=name, facts=facts,

@@ -107,10 +107,11 @@ def ask(
     """(what `understood` makes of the reply, the reply, how many attempts it took).
 
     understood: raises ValueError for an answer that is not as asked for; then the question is put again.
-    Raises JudgeError after the last attempt, QuestionError where that is the question's fault, also at once where it is refused; UnreachableError where the server is not there at the last
-    attempt, or would refuse any question.
+    Raises JudgeError after the last attempt, QuestionError where that is the question's fault, at once where the server refuses it;
+    UnreachableError where the server is not there at the last attempt, or would refuse any question.
     """
-    why, absent, beside, spent = "", False, False, 0
+    why, spent = "", 0
+    kind: type[Exception] = JudgeError
     for attempt in range(1, judge.attempts + 1):
         wait = float(WAITS[min(attempt, len(WAITS)) - 1])
         try:
@@ -122,15 +123,15 @@ def ask(
         except (UnreachableError, QuestionError):  # ValueErrors too
             raise
         except ValueError as error:
-            why, wait, absent, beside = f"its answer is not as asked for ({error})", 0.0, False, True
+            why, wait, kind = f"its answer is not as asked for ({error})", 0.0, QuestionError
         except _Passing as error:
-            why, wait, absent, beside = str(error), max(wait, error.wait), isinstance(error, _Absent), False
+            why, wait, kind = str(error), max(wait, error.wait), UnreachableError if isinstance(error, _Absent) else JudgeError
         if attempt < judge.attempts and wait:
             sleep(wait)
     times = f"{judge.attempts} attempts" if judge.attempts > 1 else "one attempt"
-    if absent:
+    if kind is UnreachableError:
         raise UnreachableError(f"The judge {judge.model} cannot be reached ({why}): start its server, or give another address.")
-    raise (QuestionError if beside else JudgeError)(f"The judge {judge.model} gave no score in {times}: {why}.")
+    raise kind(f"The judge {judge.model} gave no score in {times}: {why}.")
 
 
 def _once(endpoint: Endpoint, messages: list[dict]) -> Reply:
