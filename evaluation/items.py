@@ -17,6 +17,9 @@ from ..pipelines.request import RANGES
 OWN = "own"
 """The bench of a user's own clips."""
 
+ALL = "all"
+"""In reports, the items of every kind of edit together."""
+
 
 class ItemsError(FaultsError):
     """What is wrong with a file of items: the first fault in one sentence. faults: all of them."""
@@ -161,6 +164,8 @@ def _faults(row: dict | str) -> list[str]:
         found.append(f"fps in facts must be a number from {low} to {high}; got {rate!r}")
     if not found and not row.get("source", "").strip():
         found.append("source is missing")
+    if row.get("task") == ALL:
+        found.append(f"no kind of edit can be named {ALL!r}, as reports name all of them together")
     if not found and "id" in row and (fault := id_fault(row["id"])):
         found.append(fault)
     return found

@@ -17,6 +17,7 @@ from ...errors import sentence
 from ...video.mp4 import write_mp4
 from ..benches.bench import Bench
 from ..frames import Inputs
+from ..items import ALL
 from ..metrics.metric import About
 from ..records import file_states
 from ..results import Results, Scored
@@ -64,7 +65,7 @@ def numbers(results: Results, against: Results | None = None) -> dict:
     found = {}
     for task in [None, *results.tasks]:
         values = {column: results.of(column, task) for column in results.columns}
-        found[task or tables.ALL] = {name: asdict(estimate([*one.values()])) for name, one in values.items() if one}
+        found[task or ALL] = {name: asdict(estimate([*one.values()])) for name, one in values.items() if one}
     settings = asdict(results.settings)
     kept = {name: settings[name] for name in ("label", "mode", "alignment")}
     return {

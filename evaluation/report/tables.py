@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..benches.bench import Bench
+from ..items import ALL
 from ..judge import cost
 from ..metrics import i3d
 from ..metrics.metric import About
 from ..results import Results
 from .statistics import LEVEL, Estimate, estimate, paired
-
-ALL = "all"
 
 OTHER_MODEL = "another model or version"
 

@@ -34,6 +34,7 @@ def test_paths_are_relative_to_the_file_and_ids_come_from_names(tmp_path):
         ('{"source": "a.mp4", "pictures": "b.png"}', "pictures must be a list"),
         ('{"source": "a.mp4", "facts": {"fps": "fast"}}', "fps in facts must be a number from 0 to 1000; got 'fast'"),
         ('{"source": "a.mp4", "facts": {"fps": -3}}', "fps in facts"),
+        ('{"source": "a.mp4", "task": "all"}', "no kind of edit can be named 'all'"),
         ('{"source": "a.mp4", "id": "../up"}', "cannot name a file"),
         ('{"source": "a.mp4", "id": "con"}', "device on Windows"),
     ],
