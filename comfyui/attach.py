@@ -26,7 +26,7 @@ from . import memory
 from .compiled import apart_when_compiled
 from .context_reuse import sequence_of, with_context_reuse
 from .core_nodes import in_front, node_of, taken_beneath
-from .hosts import host_of, is_in_context, layout_of
+from .hosts import host_of, is_in_context, keeps_of, layout_of
 from .model_call import Arguments, give_blocks_their_numbers
 from .network import name_of
 from .sampling_run import SamplingRun, Watcher, going, run_of
@@ -122,8 +122,7 @@ class ISAOverride:
         run = run_of(self, (model_options or {}).get("transformer_options", {}))
         contexts = run.contexts if run else ContextStore()
         reuses = any(each.reuses_context and contexts.serves(each.context_refresh) for each in self.live.planned())
-        host = host_of(model.model.diffusion_model)
-        keeping = self.keeping if reuses and (host is None or host.reuses) else None
+        keeping = self.keeping if reuses and keeps_of(model.model.diffusion_model) else None
         with memory.shape_to_estimate(model, noise_shape, conds, model_options, keeping) as shape:
             return executor(model, shape, conds, *args, model_options=model_options, **kwargs)
 
@@ -186,7 +185,7 @@ class ISAOverride:
             front = transformer_options.get(OVERRIDE)
             in_front_of = None if front is None or front is self else node_of(front) or name_of(front)
             run.called(tensors_of(inputs["x"])[0].shape[0], in_front_of)
-        options, layout, host = dict(transformer_options), None, host_of(network)
+        options, layout, host, keeps = dict(transformer_options), None, host_of(network), keeps_of(network)
         if host is not None:
             layout = layout_of(host, network, inputs)
             if not isinstance(layout, TokenLayout):
@@ -210,9 +209,9 @@ class ISAOverride:
             called.pop(NETWORK_RAN, None)
             changed = {"transformer_options": called}
             if isinstance(contexts, Reuse):
-                changed[CONTEXT_LATENTS] = None
+                changed |= keeps.left_out(called, layout)
                 if layout is not None:
-                    called[IN_CONTEXT] = InContextCall(TokenLayout(layout.target))
+                    called[IN_CONTEXT] = InContextCall(layout.without_context)
             out = arguments.passed(executor, **changed)
             if contexts is not None:
                 # A wrapper that copies the options keeps the network's word from us, but not the attention's.
@@ -232,15 +231,14 @@ class ISAOverride:
         if not run.settings.reuses_context:
             run.contexts.clear()  # it may have been switched off in the middle of the run
             return None
-        host = host_of(network)
-        if host is not None and not host.reuses:
+        keeps = keeps_of(network)
+        if keeps is None:
             if layout is not None:
                 run.recomputed(decisions.NO_REUSE)
             return None
-        if not inputs.get(CONTEXT_LATENTS):
+        if not inputs.get(keeps.inputs):
             return None
-        text, options = inputs["context"], inputs["transformer_options"]
-        sequence = run.contexts.given_up or sequence_of(run, network, inputs["x"], text, layout, options, inputs)
+        sequence = run.contexts.given_up or sequence_of(run, network, layout, inputs, inputs[keeps.inputs])
         if isinstance(sequence, str):
             run.recomputed(sequence)
             return None

@@ -10,24 +10,26 @@ import torch
 from ..isa_core import TokenLayout
 from ..runtime import decisions
 from ..runtime.context_reuse import Passes, digest, number_among
-from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
+from ..runtime.in_context import InContextNetwork
 from ..runtime.kept_context import ONE, Reuse
 from .sampling_run import SamplingRun
+
+ALSO_GIVEN = ("clip_fea", "y", "guidance")
+"""Tensors beside text and contexts by which passes may differ, by core's names."""
 
 POSITIVE = 0
 """In core's `cond_or_uncond`."""
 
 
 def sequence_of(
-    run: SamplingRun, network, x: torch.Tensor, text: torch.Tensor, layout: TokenLayout | None, options: dict, inputs: dict
+    run: SamplingRun, network, layout: TokenLayout | None, inputs: dict, latents: Sequence[torch.Tensor]
 ) -> tuple[Hashable, Passes] | str:
     """What identifies the sequence of a model call within its run, and its passes of guidance: two calls may share a context
     where both are equal, or the first alone if one copy serves all passes. A sentence where the context must be computed.
 
-    x [B, C, T, h, w], text [B, L, C]; layout: of core's own in-context Wan, None for a network that publishes its own;
-    options: `transformer_options`; inputs: the call's other keywords.
+    layout: of all tokens, None for a network that publishes its own. inputs: the call's arguments by core's names. latents: of the contexts.
     """
-    latents = inputs[CONTEXT_LATENTS]
+    x, text, options = inputs["x"], inputs["context"], inputs["transformer_options"]
     if "sigmas" not in options:
         return decisions.NO_NOISE_LEVEL
     if torch.is_grad_enabled():
@@ -35,15 +37,15 @@ def sequence_of(
     if not isinstance(network, InContextNetwork):
         if layout is None:
             return decisions.NOT_UNDERSTOOD
-        if layout.target == text.shape[1]:
+        if not layout.exact and layout.target == text.shape[1]:  # where the text is no part of the sequence
             return decisions.text_as_long_as_target(layout.target)
     # Their strength may change with the step, and with it the weights.
     if getattr(run.guider.model_patcher, "current_hooks", None):
         return decisions.HOOKED_WEIGHTS
     kinds, window = tuple(options.get("cond_or_uncond", ())), options.get("context_window")
     # Guidance may run another pass with a condition's name, but another text, context or network.
-    given = [each for each in (text, *latents, inputs.get("clip_fea")) if each is not None]
-    content = digest(given), number_among(run.patches_seen, _patches(options))
+    given = [each for each in (text, *latents, *map(inputs.get, ALSO_GIVEN)) if each is not None]
+    content = digest(given), inputs.get("ref_latents_method"), number_among(run.patches_seen, _patches(options))
     names = tuple((*name, content) for name in zip_longest(kinds, options.get("uuids", ()))) or ((content,),)
     passes = Passes(names, kinds.index(POSITIVE) if POSITIVE in kinds else None if kinds else 0)
     shapes = (len(x) // len(names), *(tuple(each.shape[1:]) for each in (x, *latents)))

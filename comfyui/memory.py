@@ -15,6 +15,8 @@ import comfy.sampler_helpers
 from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
 from ..runtime.kept_context import GPU, LEFT_FREE, MAIN_MEMORY, ONE, Keeping
 from . import windows
+from .hosts import keeps_of, number_of_blocks
+from .hosts.parts import tokens_of
 
 COUNTED = "memory_usage_factor_conds"
 """Attribute of core's models: the conditions whose size counts when core forms a batch."""
@@ -34,7 +36,7 @@ def count_context(clone):
 def shape_to_estimate(patcher, noise_shape, conds: dict[str, list[dict]], model_options: dict | None, keeping: Keeping | None):
     """Yields the shape of a latent for which core estimates the memory of a run. Meanwhile `conds` hold what one step holds.
 
-    noise_shape: [B, C, T, h, w]. keeping: of contexts for reuse, None without it.
+    noise_shape: [B, C, T, h, w], of pictures [B, C, h, w]. keeping: of contexts for reuse, None without it.
     """
     kept = kept_bytes(patcher, noise_shape[0], conds, keeping) if keeping else 0  # also of what windows leave out
     with windows.cut(conds, (model_options or {}).get("context_handler")):
@@ -75,11 +77,13 @@ def kept_bytes(patcher, batch: int, conds: dict[str, list[dict]], keeping: Keepi
     Windows that overlap keep more, a guidance of 1 less.
     """
     network = patcher.model.diffusion_model
-    contexts = [cond.get(CONTEXT_LATENTS) or () for entries in conds.values() for cond in entries or ()]
+    if (keeps := keeps_of(network)) is None:
+        return 0
+    contexts = [cond.get(keeps.condition) or () for entries in conds.values() for cond in entries or ()]
     if keeping.copies == ONE:
         contexts = [max(contexts, key=lambda latents: sum(latent.numel() for latent in latents), default=())]
-    each = (latent for latents in contexts for latent in latents)
-    tokens = sum(prod(ceil(side / patch) for side, patch in zip(latent.shape[2:], network.patch_size)) for latent in each)
-    numbers = 2 * len(network.blocks) * batch * tokens * network.dim
+    tokens = sum(tokens_of(latent, keeps.patch(network)) for latents in contexts for latent in latents)
+    width, of_head = keeps.width(network)
+    numbers = 2 * number_of_blocks(network) * batch * tokens * width
     element_size = comfy.model_management.dtype_size(patcher.model.get_dtype_inference())
-    return sum(keeping.sizes_of(numbers, element_size, network.dim // network.num_heads))
+    return sum(keeping.sizes_of(numbers, element_size, of_head))

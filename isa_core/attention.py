@@ -48,9 +48,9 @@ def in_context_sparse_attention(
 ) -> torch.Tensor | tuple[torch.Tensor, ISAStats]:
     """ISA (arXiv 2605.04569, section 3) for one self-attention over target and context tokens.
 
-    q, k, v: [B, S, H, D], floating point, S = layout.total, any strides, in the layout's order. q may hold the target's
-        layout.target tokens alone, of several targets in memory order, as where the keys and values of the context are kept
-        from an earlier call; then only they are computed.
+    q, k, v: [B, S, H, D], floating point, S = layout.total, any strides, in the layout's order. q may hold all but the context's tokens
+        (`layout.without_context`), or the target's alone, of several targets in memory order, as where the keys and values of the context are
+        kept from an earlier call; then only they are computed.
     coarse_gate: [B, T, 1, 1], for the T tokens of q, factor of the coarse residual, or None for no residual.
     backend: "auto", "triton" or "torch"; "torch" runs on any device and dtype.
     dense: what attends for dense query blocks: a function, e.g. the attention the user of a host program chose,

@@ -9,10 +9,10 @@ import torch
 from .attend import DenseAttention, attend_blocks, dense_attention
 from .backend import resolve_backend, resolve_dense
 from .config import ERROR_AWARE, SEGMENT_TOP_K, ISAConfig
-from .exact_rows import with_exact_rows
+from .exact_rows import rows_of, with_exact_rows
 from .gpu.attend import attention_on_gpu
 from .gpu.training import attention_with_gradients
-from .layout import BlockTable, TokenLayout, block_table
+from .layout import TARGET, BlockTable, TokenLayout, block_table
 from .memory import head_chunks
 from .plan import Coarse, RoutingMasks, RoutingPlan, coarse_scores, composite_shares, logit_spread
 from .policies import error_aware, route
@@ -31,6 +31,11 @@ def run_call(
 ) -> torch.Tensor | tuple[torch.Tensor, ISAStats]:  # fmt: skip
     """As `attention.in_context_sparse_attention`, which documents the arguments; needs_grad: whether autograd records it."""
     _check(q, k, v, layout, coarse_gate)
+    rows, given, gate = layout if q.shape[1] == layout.total else layout.without_context, q, coarse_gate
+    has_exact_rows = bool(layout.exact) and q.shape[1] == rows.total
+    if has_exact_rows and rows != layout:  # a policy decides on all tokens that are not exact, or on the target's alone
+        q = rows_of(q, rows.spans(TARGET))
+        coarse_gate = None if gate is None else rows_of(gate, rows.spans(TARGET))
     if masks is not None:  # which list all blocks, have no dense queries, and say themselves what is met by means
         config = ISAConfig(1, 0, 1, block_size=config.block_size, tail_order=config.tail_order)
     name, reason = resolve_backend(backend, q.device, q.dtype, q.shape[3], config, needs_grad, bool(layout.exact))
@@ -55,14 +60,14 @@ def run_call(
         else:
             assert callable(dense), "our kernels need the other backend, which resolve_dense knows"
             out, plans = _attention_on_torch(q, k, v, table, config, coarse_gate, dense, return_stats, masks)
-    if layout.exact and q.shape[1] == layout.total:
+    if has_exact_rows:
         # What attends for dense query blocks in 8 bits, say, is not exact.
-        out = with_exact_rows(
-            out, q, k, v, layout, coarse_gate, dense if callable(dense) else dense_attention, config.block_size
-        )
+        exact_by = dense if callable(dense) else dense_attention
+        out = with_exact_rows(out, given, k, v, layout, rows, gate, exact_by, config.block_size)
     if not return_stats:
         return out
-    return out, _collect_stats(plans, q, table, config, (name, reason), (dense_name, dense_reason))
+    exact_rows = layout.exact if has_exact_rows else 0
+    return out, _collect_stats(plans, q, exact_rows, table, config, (name, reason), (dense_name, dense_reason))
 
 
 def _attention_on_torch(
@@ -143,13 +148,12 @@ def _heads_on_torch(
     return out
 
 
-def _collect_stats(plans, q, table, config, backend, dense) -> ISAStats:
+def _collect_stats(plans, q, exact_rows, table, config, backend, dense) -> ISAStats:
     batch_and_heads = (q.shape[0], q.shape[2])
 
     def joined(field):
         return torch.cat([field(plan) for plan in plans]).unflatten(0, batch_and_heads)
 
-    exact_rows = table.layout.exact if q.shape[1] == table.layout.total else 0
     density, flop_ratio = torch.cat([measure(plan, table, config, exact_rows) for plan in plans]).mean(0)
     return ISAStats(
         backend=backend[0],
@@ -167,7 +171,7 @@ def _collect_stats(plans, q, table, config, backend, dense) -> ISAStats:
 def _check(q, k, v, layout, gate):
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or (*q.shape[:1], *q.shape[2:]) != (*k.shape[:1], *k.shape[2:]):
         raise ValueError(
-            "q, k and v must be [B, S, H, D] of one shape, of which q may hold the target's tokens alone; "
+            "q, k and v must be [B, S, H, D] of one shape, of which q may hold all but the context's tokens, or the target's alone; "
             f"got {[*q.shape]}, {[*k.shape]}, {[*v.shape]}."
         )
     if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
@@ -175,7 +179,7 @@ def _check(q, k, v, layout, gate):
             "q, k and v must share one floating-point dtype and one device; "
             f"got {q.dtype} on {q.device}, {k.dtype} on {k.device}, {v.dtype} on {v.device}."
         )
-    if k.shape[1] != layout.total or q.shape[1] not in (layout.total, layout.target):
+    if k.shape[1] != layout.total or q.shape[1] not in (layout.total, layout.without_context.total, layout.target):
         held = f"q, k and v hold {q.shape[1]}" if q.shape[1] == k.shape[1] else f"q holds {q.shape[1]}, k and v {k.shape[1]}"
         raise ValueError(f"the layout describes {layout.total} tokens ({layout}), but {held}.")
     if gate is not None and gate.shape != (q.shape[0], q.shape[1], 1, 1):

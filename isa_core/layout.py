@@ -104,6 +104,11 @@ class TokenLayout:
         placed = [(segment.kind, start, segment.tokens) for segment, start in zip(self.in_memory, starts)]
         return tuple((start, tokens) for kind in KINDS if kind in kinds for found, start, tokens in placed if found == kind)
 
+    @property
+    def without_context(self) -> TokenLayout:
+        """Of the tokens that run where keys and values of the contexts are kept from an earlier call: targets and exact ones."""
+        return TokenLayout.of(*(segment for segment in self.in_memory if segment.kind != CONTEXT))
+
     def alone(self, kind: str) -> TokenLayout:
         """The segments of this kind one after the other, as if they were all: each of them is a target."""
         return TokenLayout.of(*((TARGET, tokens) for tokens in self._of(kind)))

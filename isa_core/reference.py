@@ -36,7 +36,7 @@ def reference_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout, config: ISAConfig,
     coarse_gate: torch.Tensor | None = None, lists: Routing | None = None,
 ) -> tuple[torch.Tensor, Routing]:  # fmt: skip
-    """k, v [B, S, H, D], q like them or its target's tokens alone, gate [B, tokens of q, 1, 1] or None -> (out like q in fp64, lists).
+    """k, v [B, S, H, D], q like them, without the context's tokens, or the target's alone, gate [B, tokens of q, 1, 1] or None -> (out like q in fp64, lists).
 
     Tokens stay where the layout has them: a block is a slice of the sequence. Blocks are numbered targets first, then contexts,
     then exact ones; a list holds numbers.
@@ -44,8 +44,9 @@ def reference_attention(
     """
     q, k, v = (x.double() for x in (q, k, v))
     blocks, kinds = cut_into_blocks(layout, config.block_size)
-    alone = q.shape[1] != layout.total
-    queries = moved_together(blocks[: kinds.count("target")]) if alone else blocks[: len(kinds) - kinds.count("exact")]
+    rows = next(each for each in (layout, layout.without_context, layout.alone("target")) if each.total == q.shape[1])
+    of_rows, kinds_of_rows = cut_into_blocks(rows, config.block_size)
+    queries = of_rows[: len(of_rows) - kinds_of_rows.count("exact")]
     out = torch.zeros_like(q)
     used: Routing = {}
     for b in range(q.shape[0]):
@@ -68,7 +69,7 @@ def reference_attention(
                     "exact": top_of_segments(head_q, head_k, queries, blocks, kinds, layout, config),
                 }
             used[b, h] = routing
-            for block in () if alone else blocks[len(queries) :]:
+            for block in of_rows[len(queries) :]:
                 row = torch.softmax(head_q[block] @ head_k.T / math.sqrt(q.shape[-1]), dim=1)
                 out[b, block, h] = row @ head_v
                 if coarse_gate is not None:
@@ -101,16 +102,6 @@ def cut_into_blocks(layout: TokenLayout, size: int) -> tuple[list[slice], list[s
         start += length
     found.sort(key=lambda block: block[0])
     return [block for _, block, _ in found], [kind for *_, kind in found]
-
-
-def moved_together(blocks: list[slice]) -> list[slice]:
-    """Where these blocks lie in a tensor that holds their tokens alone, in memory order."""
-    places: dict[int, slice] = {}
-    end = 0
-    for start, stop in sorted((block.start, block.stop) for block in blocks):
-        places[start] = slice(end, end + stop - start)
-        end += stop - start
-    return [places[block.start] for block in blocks]
 
 
 def route_head(

@@ -66,13 +66,13 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig, exact_rows:
     return torch.stack([density, flop_ratio], dim=1)
 
 
-def estimate_cost(layout: TokenLayout, config: ISAConfig, of_target: bool = False) -> tuple[float, float]:
+def estimate_cost(layout: TokenLayout, config: ISAConfig, without_context: bool = False) -> tuple[float, float]:
     """(density, flop_ratio) before running, for ratio routing; with an absolute threshold, `dense_query_ratio` is used.
 
-    of_target: where the queries are the target's alone.
+    without_context: where the context has no queries, because its keys and values are kept.
     """
     table = block_table(layout, config.block_size)
-    queries = table.of_queries(layout.target if of_target else layout.total)
+    queries = table.of_queries(layout.target if without_context else layout.total)
     keep_ratio = 1 if config.policy == SEGMENT_TOP_K else config.keep_ratio
     chosen = table.target_blocks + table.kept_blocks(keep_ratio)
     if config.policy == SEGMENT_TOP_K:
@@ -88,7 +88,7 @@ def estimate_cost(layout: TokenLayout, config: ISAConfig, of_target: bool = Fals
     pooled = (dense * means[0] + (1 - dense) * means[1]) / layout.total
     share = sum(queries.lengths) / layout.total
     coarse = _coarse_pass(config) * queries.count * table.count / layout.total**2
-    exact_rows = 0 if of_target else layout.exact / layout.total
+    exact_rows = layout.exact / layout.total
     return exact_rows + share * density, exact_rows + share * (density + pooled) + coarse
 
 

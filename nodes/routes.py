@@ -80,7 +80,7 @@ def estimate(body: dict) -> dict:
     density, flop_ratio = estimate_cost(layout, settings.config)
     found = {"density": density, "flop_ratio": flop_ratio}
     if settings.context_refresh:
-        found["reused"] = estimate_cost(layout, settings.config, of_target=True)[1]
+        found["reused"] = estimate_cost(layout, settings.config, without_context=True)[1]
     return found
 
 

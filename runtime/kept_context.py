@@ -108,12 +108,13 @@ class Refresh:
     def attended(
         self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
     ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
-        """The keys and values [B, S, H, D] that transformer block `block` attends to, and their layout: its own."""
+        """The keys and values [B, S, H, D] that transformer block `block` attends to, and their layout: its own, whose contexts are last
+        in memory."""
         self.layout, self.of_blocks = layout, of_blocks
         self._met.add(block)
         if self.part is None:
             return k, v, layout
-        kept_k, kept_v = (x[:, layout.target :].chunk(self.part[1])[self.part[0]] for x in (k, v))
+        kept_k, kept_v = (x[:, -sum(layout.context) :].chunk(self.part[1])[self.part[0]] for x in (k, v))
         if self.home is None and self.refused is None:
             sizes = self.keeping.sizes_of(kept_k.numel(), k.element_size(), k.shape[3])
             home = _home(self.keeping.device, k.device, [*sizes] * 2 * of_blocks)
@@ -166,7 +167,7 @@ class Refresh:
 
 
 class Reuse:
-    """A model call of the target's tokens alone, with the context of an earlier `Refresh`."""
+    """A model call of all but the context's tokens, with the context of an earlier `Refresh`."""
 
     def __init__(self, kept: Refresh):
         assert kept.layout is not None, "an attention was kept"
@@ -177,7 +178,7 @@ class Reuse:
     def attended(
         self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
     ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
-        """As of a Refresh, from the target's keys and values [B, T, H, D]: with the kept ones, all tokens'."""
+        """As of a Refresh, from the keys and values [B, T, H, D] of the tokens that run: with the kept ones, all tokens'."""
         self._met.add(block)
         kept_k, kept_v = (kept.restored(k.dtype) for kept in self._here(block, k.device))
         if self.kept.keeping.copies == ONE:  # for all passes of the batch

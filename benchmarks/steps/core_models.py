@@ -5,7 +5,7 @@
 
 Random weights in bf16, sampled by ComfyUI with guidance 1, each with a context as users give it: MiniMax H3 a video to edit, SCAIL-2 a pose and a
 reference, LTX a guide of the video's size, FLUX Kontext and Qwen-Image-Edit two pictures. Steps are timed between the sampler's own calls,
-the GPU waited for; variants take turns. `--small` is a network of little width over few tokens, to see that everything runs.
+the GPU waited for; variants take turns. With context reuse it is the mean step of a run of 28. `--small` is a network of little width over few tokens, to see that everything runs.
 Needs ComfyUI in COMFYUI_PATH, and but for `--small` a GPU.
 """
 
@@ -32,6 +32,7 @@ import comfy.supported_models
 import torch
 
 from ...comfyui.attach import attach_isa
+from ...comfyui.hosts import keeps_of
 from ...isa_core import ISAConfig, dense_attention
 from ...runtime.core_attention import OVERRIDE
 from ...runtime.live import LiveSettings, Settings
@@ -39,6 +40,7 @@ from ...runtime.schedule import Schedule
 
 GB = 1e9
 FULL = "full attention, cuDNN"
+REUSE, STEPS_WITH_REUSE = "ISA, context reuse", 28
 
 
 def drawn(*shape):
@@ -194,18 +196,23 @@ def sampled(patcher, noise, condition: dict, text: torch.Tensor, masks, steps: i
     return [later - earlier for earlier, later in zip(moments, moments[1:])]
 
 
+def attached(patcher, config: ISAConfig, refresh: float, told):
+    return attach_isa(patcher, LiveSettings(Settings(config, context_refresh=refresh)), Schedule(), "auto", told)
+
+
 def measure(name: str, small: bool, blocks: int, turns: int, config: ISAConfig) -> list[dict]:
     device = torch.device("cpu" if small else "cuda")
     kind, settings, *run = MODELS[name](small, blocks)
     patcher, told = built(kind, settings, device, torch.float32 if small else torch.bfloat16), []
-    live = LiveSettings(Settings(config, context_refresh=0.0))
     cudnn = patcher.clone()
     cudnn.model_options["transformer_options"][OVERRIDE] = by_cudnn
     variants = {
         FULL: cudnn,
         "full attention, ComfyUI's default": patcher,
-        "ISA": attach_isa(patcher, live, Schedule(), "auto", told.append),
+        "ISA": attached(patcher, config, 0.0, told.append),
     }
+    if keeps_of(patcher.model.diffusion_model):
+        variants[REUSE] = attached(patcher, config, 1.0, lambda said: None)
     rows, times = {}, {variant: [] for variant in variants}
     for variant, each in variants.items():
         if not small:
@@ -216,12 +223,14 @@ def measure(name: str, small: bool, blocks: int, turns: int, config: ISAConfig) 
             rows[variant]["peak_gb"] = round(torch.cuda.max_memory_allocated() / GB, 2)
     for _ in range(turns):
         for variant, each in variants.items():
-            times[variant] += sampled(each, *run)
+            steps = sampled(each, *run, steps=STEPS_WITH_REUSE) if variant == REUSE else sampled(each, *run)
+            times[variant] += [statistics.mean(steps)] if variant == REUSE else steps
     for variant, held in times.items():
         rows[variant]["seconds_per_step"] = round(statistics.median(held), 4)
         rows[variant]["range"] = [round(min(held), 4), round(max(held), 4)]
     rows["ISA"]["report"] = told[-1].splitlines()[0]
-    rows["ISA"]["vs_cudnn"] = round(statistics.median(times[FULL]) / statistics.median(times["ISA"]), 3)
+    for variant in {"ISA", REUSE} & times.keys():
+        rows[variant]["vs_cudnn"] = round(statistics.median(times[FULL]) / statistics.median(times[variant]), 3)
     return list(rows.values())
 
 

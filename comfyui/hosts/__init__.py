@@ -13,6 +13,7 @@ import torch
 from ...isa_core import TokenLayout
 from ...runtime.in_context import InContextNetwork
 from . import bernini, flux, ltx, minimax, qwen, scail
+from .keeping import Keeps
 from .parts import Part
 
 Key = tuple[str, int]
@@ -26,21 +27,21 @@ class Host(NamedTuple):
         blocks, for heat maps; [] where there is no picture of them.
     blocks: the network's transformer blocks by core's names, in order.
     numbered: whether core tells its attention which block it is.
-    reuses: whether its context can be kept.
+    keeps: how its context is kept; None where it cannot be yet.
     """
 
     layout: Callable[[torch.nn.Module, dict], TokenLayout | str]
     parts: Callable[[object, dict, Sequence], list[Part]]
     blocks: Callable[[torch.nn.Module], list[Key]]
     numbered: bool = True
-    reuses: bool = False
+    keeps: Keeps | None = None
 
 
 def _double(network) -> list[Key]:
     return [("double_block", number) for number in range(len(network.blocks))]
 
 
-BERNINI = Host(bernini.layout, bernini.parts, _double, reuses=True)
+BERNINI = Host(bernini.layout, bernini.parts, _double, keeps=bernini.KEEPS)
 
 HOSTS = {
     "comfy.ldm.wan.model.SCAIL2WanModel": Host(scail.layout, scail.parts, _double),
@@ -48,8 +49,8 @@ HOSTS = {
     "comfy.ldm.minimax.model.MiniMaxH3Model": Host(minimax.layout, minimax.parts, _double, numbered=False),
     "comfy.ldm.lightricks.model.LTXVModel": Host(ltx.layout, ltx.parts, ltx.blocks, numbered=False),
     "comfy.ldm.lightricks.av_model.LTXAVModel": Host(ltx.layout, ltx.parts, ltx.blocks, numbered=False),
-    "comfy.ldm.flux.model.Flux": Host(flux.layout, flux.parts, flux.blocks, numbered=False),
-    "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": Host(qwen.layout, qwen.parts, qwen.blocks),
+    "comfy.ldm.flux.model.Flux": Host(flux.layout, flux.parts, flux.blocks, numbered=False, keeps=flux.KEEPS),
+    "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": Host(qwen.layout, qwen.parts, qwen.blocks, keeps=qwen.KEEPS),
 }
 """By the network's class."""
 
@@ -71,3 +72,16 @@ def layout_of(host: Host, network, arguments: dict) -> TokenLayout | str:
 def is_in_context(network) -> bool:
     """Whether ISA can act in the network."""
     return isinstance(network, InContextNetwork) or host_of(network) is not None
+
+
+def keeps_of(network) -> Keeps | None:
+    """How the network's context is kept; None where it cannot be."""
+    host = host_of(network)
+    if host is not None:
+        return host.keeps
+    return bernini.KEEPS if isinstance(network, InContextNetwork) else None
+
+
+def number_of_blocks(network) -> int:
+    host = host_of(network)
+    return len(host.blocks(network) if host else network.blocks)

@@ -9,10 +9,21 @@ from comfy.ldm.wan.model import WanModel
 from ...isa_core import TokenLayout
 from ...runtime import decisions
 from ...runtime.in_context import CONTEXT_LATENTS
+from .keeping import Keeps
 from .parts import Part, frames_of, grid_of, tokens_of
 
 FRAMES = "liveditor_isa_frames"
 """Conditioning key beside `context_latents`: for every context its frames, [T, h, w, 3] uint8, one per latent frame."""
+
+
+KEEPS = Keeps(
+    CONTEXT_LATENTS,
+    CONTEXT_LATENTS,
+    patch=lambda network: network.patch_size,
+    width=lambda network: (network.dim, network.dim // network.num_heads),
+    left_out=lambda options, layout: {CONTEXT_LATENTS: None},
+)
+"""Of LIVEditor's own network too."""
 
 
 def serves(network) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...isa_core import TokenLayout
 from ...runtime import decisions
+from .keeping import Keeps
 from .parts import Part, frames_of, grid_of, over_first, tokens_of
 
 
@@ -26,6 +27,26 @@ def patch_of(network) -> tuple[int, int, int]:
 def blocks(network) -> list[tuple[str, int]]:
     kinds = ("double_block", network.double_blocks), ("single_block", network.single_blocks)
     return [(kind, number) for kind, of_kind in kinds for number in range(len(of_kind))]
+
+
+def left_out(options: dict, layout: TokenLayout) -> dict:
+    """By core's place for functions behind the network's input, where ours is the last. The target's positions are what they were."""
+
+    def target_alone(args: dict) -> dict:
+        return args | {name: args[name][:, : layout.target] for name in ("img", "img_ids")}
+
+    earlier = options.get("patches", {})
+    options["patches"] = {**earlier, "post_input": [*earlier.get("post_input", ()), target_alone]}
+    return {}
+
+
+KEEPS = Keeps(
+    "ref_latents",
+    "reference_latents",
+    patch=patch_of,
+    width=lambda network: (network.hidden_size, network.hidden_size // network.num_heads),
+    left_out=left_out,
+)
 
 
 def parts(base, cond: dict, shapes: Sequence) -> list[Part]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from . import flux
 from .flux import layout, parts
 
-__all__ = ["blocks", "layout", "parts"]
+__all__ = ["KEEPS", "blocks", "layout", "parts"]
+
+KEEPS = flux.KEEPS._replace(
+    width=lambda network: (network.inner_dim, network.inner_dim // network.transformer_blocks[0].num_attention_heads)
+)
 
 
 def blocks(network) -> list[tuple[str, int]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from core_models import CASES, drawn, flat, run
 from in_context import attached, relative_error
-from liveditor_isa.comfyui import attach
+from liveditor_isa.comfyui import attach, memory
 from liveditor_isa.comfyui.attach import Watcher, attach_isa, can_attach
 from liveditor_isa.comfyui.hosts import ltx
 from liveditor_isa.comfyui.hosts.parts import frames_of
@@ -14,10 +14,17 @@ from liveditor_isa.comfyui.model_call import Arguments
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, dense_attention
 from liveditor_isa.runtime import decisions
 from liveditor_isa.runtime.heatmap import EVERY_BLOCK
+from liveditor_isa.runtime.kept_context import Keeping, Refresh, Reuse
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.schedule import Schedule
 
 STEPS = 2
+KEEPING = ("flux", "qwen")
+"""Cases whose context can be kept."""
+
+BY_THRESHOLD = ISAConfig(0.5, sharpness_threshold=1e-4, exact_ratio=0.25, block_size=16)
+"""By which a query block is dense or not whatever the other queries are."""
+
 FULL, SPARSE = ISAConfig(1, 1, 1, block_size=16), ISAConfig(0.3, 0.3, 0.2, block_size=16)
 
 
@@ -104,12 +111,62 @@ def test_heat_maps_lie_over_the_right_frames(case):
             )
 
 
-def test_a_context_that_cannot_be_kept_is_said(case):
+def reusing(model, config, refresh: float, keeping: Keeping = Keeping()):
     shown = []
-    settings = Settings(FULL, context_refresh=1.0)
-    model = attach_isa(case.model, LiveSettings(settings), Schedule(), "torch", shown.append)
+    live = LiveSettings(Settings(config, context_refresh=refresh))
+    return attach_isa(model, live, Schedule(), "torch", shown.append, keeping=keeping), shown
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name not in KEEPING], indirect=True)
+def test_a_context_that_cannot_be_kept_is_said(case):
+    model, shown = reusing(case.model, FULL, 1.0)
     assert relative_error(flat(run(model, case.run)), case.plain) < 1e-5
     assert f"{STEPS} model calls could not reuse the context: {decisions.NO_REUSE}" in shown[0]
+
+
+@pytest.mark.parametrize("case, method", [("flux", "index"), ("qwen", "index_timestep_zero")], indirect=["case"])
+@pytest.mark.parametrize("config", [FULL, BY_THRESHOLD], ids=["full", "sparse"])
+def test_a_kept_context_gives_at_once_what_the_whole_sequence_gave(case, config, method, monkeypatch):
+    """Every model call twice: text and target alone over the context that was kept a moment ago."""
+    errors, ran = [], []
+
+    def twice(run, sequence, passes, sigmas, call):
+        refresh = Refresh()
+        out = call(refresh)
+        assert refresh.whole
+        reuse = Reuse(refresh)
+        errors.append(relative_error(call(reuse), out))
+        assert reuse.whole
+        return out
+
+    def watched(args):
+        ran.append(args["img"].shape[1])
+        return args
+
+    monkeypatch.setattr(attach, "with_context_reuse", twice)
+    model, _ = reusing(case.model, config, 1.0)
+    model.set_model_patch(watched, "post_input")
+    condition = case.run.condition | {"reference_latents_method": method}
+    run(model, case.run, condition=condition)
+    assert len(errors) == STEPS and max(errors) < 1e-5
+    assert set(ran) == {48 + 48 + 24}  # an earlier patch sees all tokens
+
+
+@pytest.mark.parametrize("case", KEEPING, indirect=True)
+def test_few_refreshes_stay_near_and_what_is_kept_is_reserved(case, monkeypatch):
+    def refreshed(shown):
+        return int(shown[0].split("The context was computed in ")[1].split()[0])
+
+    steps = 8
+    plain = flat(run(case.model, case.run, steps))
+    model, shown = reusing(case.model, FULL, 2e-5)
+    assert relative_error(flat(run(model, case.run, steps)), plain) < 1e-5 and refreshed(shown) == steps
+    model, shown = reusing(case.model, FULL, 10.0)
+    assert 1e-6 < relative_error(flat(run(model, case.run, steps)), plain) < 0.1 and refreshed(shown) == 2
+
+    numbers = 2 * case.run.attentions * (48 + 24) * 64
+    conditions = {"positive": [dict(case.run.condition)], "negative": [dict(case.run.condition)]}
+    assert memory.kept_bytes(model, 1, conditions, Keeping()) == 2 * 4 * numbers
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if not name.startswith("ltx")], indirect=True)

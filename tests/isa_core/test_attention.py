@@ -253,7 +253,7 @@ def test_estimated_cost_is_the_measured_cost_of_the_targets_queries_alone(config
     q, k, v, _ = tensors(layout)
     options = {"layout": layout, "config": config, "backend": "torch", "return_stats": True}
     _, stats = in_context_sparse_attention(q[:, :640], k, v, **options)
-    assert estimate_cost(layout, config, of_target=True) == pytest.approx(
+    assert estimate_cost(layout, config, without_context=True) == pytest.approx(
         (stats.density, stats.flop_ratio), rel=rounding(config)
     )
 

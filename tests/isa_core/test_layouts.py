@@ -21,6 +21,9 @@ AROUND = TokenLayout.of(("context", 40), ("target", 100), ("context", 30))
 TWO_TARGETS = TokenLayout.of(("target", 30), ("context", 45), ("exact", 5), ("target", 61), ("exact", 17))
 LAYOUTS = pytest.mark.parametrize("layout", [H3, AROUND, TWO_TARGETS], ids=str)
 
+QUERIES = [("target", "context", "exact"), ("target", "exact"), ("target",)]
+"""Kinds of tokens that have queries: all, those that run where the context is kept, the target's alone."""
+
 POLICIES = {
     "isa": ISAConfig(0.4, 0.3, 0.2, block_size=16),
     "taylor": ISAConfig(0.4, 0.3, 0.2, block_size=16, context_tail="taylor", tail_order=2),
@@ -62,17 +65,16 @@ segments = st.lists(st.tuples(st.sampled_from(["target", "context", "exact"]), s
         tail_order=st.sampled_from([0, 2]),
         block_size=st.sampled_from([7, 16]),
     ),
-    alone=st.booleans(),
+    kinds=st.sampled_from(QUERIES),
     gated=st.booleans(),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_order_equals_the_oracle(segments, config, alone, gated, seed):
+def test_any_order_equals_the_oracle(segments, config, kinds, gated, seed):
     """In fp64 on both sides, where rounding cannot flip a decision."""
     layout = TokenLayout.of(*segments)
     q, k, v, gate = tensors(layout, seed, heads=1)
-    if alone:
-        q, gate = (x[:, rows_of(layout, "target")] for x in (q, gate))
+    q, gate = (x[:, rows_of(layout, *kinds)] for x in (q, gate))
     gate = gate if gated else None
     out, stats = in_context_sparse_attention(
         q, k, v, layout=layout, config=config, coarse_gate=gate, backend="torch", return_stats=True
@@ -88,13 +90,13 @@ def test_any_order_equals_the_oracle(segments, config, alone, gated, seed):
 
 @LAYOUTS
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("alone", [False, True])
-def test_ratios_of_one_are_full_attention(layout, alone, gated):
+@pytest.mark.parametrize("kinds", QUERIES, ids="+".join)
+def test_ratios_of_one_are_full_attention(layout, kinds, gated):
     q, k, v, gate = tensors(layout)
     full = dense_attention(q, k, v)
     if gated:
         full = add_coarse_residual(full, q, k, v, gate, layout, 16)
-    rows = rows_of(layout, "target") if alone else slice(None)
+    rows = rows_of(layout, *kinds)
     for config in (ISAConfig(1, 1, 1, block_size=16), ISAConfig(1, 0, 1, block_size=16)):
         out = in_context_sparse_attention(
             q[:, rows], k, v, layout=layout, config=config, coarse_gate=gate[:, rows] if gated else None, backend="torch"
@@ -172,12 +174,14 @@ def test_estimated_cost_is_the_measured_cost(layout, name):
         *((kind, 160 * tokens) for kind, tokens in zip((kind for kind, _ in layout.in_memory), (2, 1, 3, 1, 2)))
     )
     q, k, v, _ = tensors(layout, dtype=torch.float32)
-    for alone in (False, True):
-        query = q[:, rows_of(layout, "target")] if alone else q
+    for kinds in QUERIES[:2]:
+        query = q[:, rows_of(layout, *kinds)]
         _, stats = in_context_sparse_attention(
             query, k, v, layout=layout, config=POLICIES[name], backend="torch", return_stats=True
         )
-        assert estimate_cost(layout, POLICIES[name], alone) == pytest.approx((stats.density, stats.flop_ratio), rel=0.01)
+        assert estimate_cost(layout, POLICIES[name], "context" not in kinds) == pytest.approx(
+            (stats.density, stats.flop_ratio), rel=0.01
+        )
 
 
 def test_the_density_counts_exact_pairs():
