@@ -27,7 +27,7 @@ from .compiled import apart_when_compiled
 from .context_reuse import sequence_of, with_context_reuse
 from .core_nodes import in_front, node_of, taken_beneath
 from .hosts import host_of, is_in_context, keeps_of, layout_of
-from .model_call import Arguments, give_blocks_their_numbers
+from .model_call import Arguments, give_blocks_their_numbers, run_blocks_without_context
 from .network import name_of
 from .sampling_run import SamplingRun, Watcher, going, run_of
 from .scene import scene
@@ -209,7 +209,10 @@ class ISAOverride:
             called.pop(NETWORK_RAN, None)
             changed = {"transformer_options": called}
             if isinstance(contexts, Reuse):
-                changed |= keeps.left_out(called, layout)
+                if keeps.left_out:
+                    changed[keeps.left_out] = None
+                else:
+                    run_blocks_without_context(called, host.blocks(network), layout, keeps.of_block)
                 if layout is not None:
                     called[IN_CONTEXT] = InContextCall(layout.without_context)
             out = arguments.passed(executor, **changed)
@@ -236,9 +239,10 @@ class ISAOverride:
             if layout is not None:
                 run.recomputed(decisions.NO_REUSE)
             return None
-        if not inputs.get(keeps.inputs):
+        latents = keeps.of_call(inputs)
+        if not latents or layout is None and not keeps.left_out:  # of which the layout says why
             return None
-        sequence = run.contexts.given_up or sequence_of(run, network, layout, inputs, inputs[keeps.inputs])
+        sequence = run.contexts.given_up or sequence_of(run, network, layout, inputs, latents)
         if isinstance(sequence, str):
             run.recomputed(sequence)
             return None

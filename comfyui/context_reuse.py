@@ -10,11 +10,12 @@ import torch
 from ..isa_core import TokenLayout
 from ..runtime import decisions
 from ..runtime.context_reuse import Passes, digest, number_among
+from ..runtime.finite import tensors_of
 from ..runtime.in_context import InContextNetwork
 from ..runtime.kept_context import ONE, Reuse
 from .sampling_run import SamplingRun
 
-ALSO_GIVEN = ("clip_fea", "y", "guidance")
+ALSO_GIVEN = ("clip_fea", "y", "guidance", "ref_mask_latents", "sam_latents")
 """Tensors beside text and contexts by which passes may differ, by core's names."""
 
 POSITIVE = 0
@@ -29,7 +30,7 @@ def sequence_of(
 
     layout: of all tokens, None for a network that publishes its own. inputs: the call's arguments by core's names. latents: of the contexts.
     """
-    x, text, options = inputs["x"], inputs["context"], inputs["transformer_options"]
+    (x, *others), text, options = tensors_of(inputs["x"]), inputs["context"], inputs["transformer_options"]
     if "sigmas" not in options:
         return decisions.NO_NOISE_LEVEL
     if torch.is_grad_enabled():
@@ -48,7 +49,7 @@ def sequence_of(
     content = digest(given), inputs.get("ref_latents_method"), number_among(run.patches_seen, _patches(options))
     names = tuple((*name, content) for name in zip_longest(kinds, options.get("uuids", ()))) or ((content,),)
     passes = Passes(names, kinds.index(POSITIVE) if POSITIVE in kinds else None if kinds else 0)
-    shapes = (len(x) // len(names), *(tuple(each.shape[1:]) for each in (x, *latents)))
+    shapes = (len(x) // len(names), *(tuple(each.shape[1:]) for each in (x, *others, *latents)))
     sequence = (id(network), x.device, shapes, tuple(getattr(window, "index_list", ())))
     if run.owner.keeping.copies == ONE:
         context = _fingerprint(latents, len(x), len(names))

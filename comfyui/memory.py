@@ -79,9 +79,9 @@ def kept_bytes(patcher, batch: int, conds: dict[str, list[dict]], keeping: Keepi
     network = patcher.model.diffusion_model
     if (keeps := keeps_of(network)) is None:
         return 0
-    contexts = [cond.get(keeps.condition) or () for entries in conds.values() for cond in entries or ()]
+    contexts = [keeps.of_condition(cond) for entries in conds.values() for cond in entries or ()]
     if keeping.copies == ONE:
-        contexts = [max(contexts, key=lambda latents: sum(latent.numel() for latent in latents), default=())]
+        contexts = [max(contexts, key=lambda latents: sum(latent.numel() for latent in latents), default=[])]
     tokens = sum(tokens_of(latent, keeps.patch(network)) for latents in contexts for latent in latents)
     width, of_head = keeps.width(network)
     numbers = 2 * number_of_blocks(network) * batch * tokens * width

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 
+from ..isa_core import TokenLayout
+from ..isa_core.exact_rows import rows_of
+from ..isa_core.layout import EXACT, TARGET
 from ..runtime.in_context import BLOCK
 
 
@@ -46,7 +50,38 @@ def give_blocks_their_numbers(options: dict, blocks: list[tuple[str, int]]):
 
         return block
 
+    _in_place_of(options, blocks, numbered)
+
+
+def run_blocks_without_context(options: dict, blocks: list[tuple[str, int]], layout: TokenLayout, of_block: Callable):
+    """Give each block those of its tokens that are no context's. What lies between the blocks, other nodes' functions too, sees all of them.
+
+    layout: of all tokens; some blocks are given text apart. of_block: as in `hosts.keeping.Keeps`.
+    """
+    of_images = TokenLayout.of(*(segment for segment in layout.in_memory if segment.kind != EXACT))
+    of_all, of_these = (sorted(each.spans(TARGET, EXACT)) for each in (layout, of_images))
+
+    def shortened(place: int, number: int, earlier):
+        def block(args, extra):
+            x = args["img"] if args["img"].ndim == 3 else args["img"][None]
+            spans = of_all if x.shape[1] == layout.total else of_these
+            part = rows_of(x, spans).reshape(*args["img"].shape[:-2], -1, x.shape[2])
+            own = {**args, "img": part, **of_block(args, of_all)}
+            out = earlier(own, extra) if earlier else extra["original_block"](own)
+            whole = x.clone()
+            rows = out["img"].reshape(len(x), -1, x.shape[2])
+            for (start, tokens), found in zip(spans, rows.split([tokens for _, tokens in spans], dim=1)):
+                whole[:, start : start + tokens] = found
+            return {**out, "img": whole.reshape(args["img"].shape)}
+
+        return block
+
+    _in_place_of(options, blocks, shortened)
+
+
+def _in_place_of(options: dict, blocks: list[tuple[str, int]], replaced):
+    """By core's way of putting something in a block's place: `replaced(place among all, number, what was there)` for each."""
     replacements = options.get("patches_replace", {})
     earlier = replacements.get("dit", {})
-    own = {(kind, number): numbered(place, number, earlier.get((kind, number))) for place, (kind, number) in enumerate(blocks)}
+    own = {(kind, number): replaced(place, number, earlier.get((kind, number))) for place, (kind, number) in enumerate(blocks)}
     options["patches_replace"] = {**replacements, "dit": {**earlier, **own}}

@@ -17,6 +17,7 @@ import torch
 
 from ..errors import is_out_of_memory
 from ..isa_core import TokenLayout
+from ..isa_core.layout import CONTEXT
 from . import decisions
 
 LEFT_FREE = 0.15
@@ -108,13 +109,12 @@ class Refresh:
     def attended(
         self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
     ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
-        """The keys and values [B, S, H, D] that transformer block `block` attends to, and their layout: its own, whose contexts are last
-        in memory."""
+        """The keys and values [B, S, H, D] that transformer block `block` attends to, and their layout: its own."""
         self.layout, self.of_blocks = layout, of_blocks
         self._met.add(block)
         if self.part is None:
             return k, v, layout
-        kept_k, kept_v = (x[:, -sum(layout.context) :].chunk(self.part[1])[self.part[0]] for x in (k, v))
+        kept_k, kept_v = (_of_context(x, layout).chunk(self.part[1])[self.part[0]] for x in (k, v))
         if self.home is None and self.refused is None:
             sizes = self.keeping.sizes_of(kept_k.numel(), k.element_size(), k.shape[3])
             home = _home(self.keeping.device, k.device, [*sizes] * 2 * of_blocks)
@@ -183,7 +183,7 @@ class Reuse:
         kept_k, kept_v = (kept.restored(k.dtype) for kept in self._here(block, k.device))
         if self.kept.keeping.copies == ONE:  # for all passes of the batch
             kept_k, kept_v = (x.repeat(len(k) // len(x), 1, 1, 1) for x in (kept_k, kept_v))
-        return torch.cat([k, kept_k], dim=1), torch.cat([v, kept_v], dim=1), self.layout
+        return _woven(k, kept_k, self.layout), _woven(v, kept_v, self.layout), self.layout
 
     def _here(self, block: int, device: torch.device) -> tuple[_Kept, _Kept]:
         """What was kept of a block, on `device`. From main memory the next block's comes while this one is in work."""
@@ -223,6 +223,22 @@ class Reuse:
 
     __deepcopy__ = Refresh.__deepcopy__
     __reduce__ = Refresh.__reduce__
+
+
+def _of_context(x: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """x [B, S, H, D] -> the tokens of all contexts, in memory order."""
+    if not layout.order:
+        return x[:, layout.target :]
+    return torch.cat([x.narrow(1, *span) for span in layout.spans(CONTEXT)], dim=1)
+
+
+def _woven(x: torch.Tensor, kept: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """All tokens in memory order, from those that ran and those of the contexts."""
+    if not layout.order:
+        return torch.cat([x, kept], dim=1)
+    of_kept, of_others = ([n for kind, n in layout.in_memory if (kind == CONTEXT) == wanted] for wanted in (True, False))
+    held, ran = iter(kept.split(of_kept, dim=1)), iter(x.split(of_others, dim=1))
+    return torch.cat([next(held if kind == CONTEXT else ran) for kind, _ in layout.in_memory], dim=1)
 
 
 def _home(choice: str, device: torch.device, sizes: Sequence[int]) -> torch.device | None:

@@ -44,9 +44,9 @@ def _double(network) -> list[Key]:
 BERNINI = Host(bernini.layout, bernini.parts, _double, keeps=bernini.KEEPS)
 
 HOSTS = {
-    "comfy.ldm.wan.model.SCAIL2WanModel": Host(scail.layout, scail.parts, _double),
-    "comfy.ldm.wan.model.SCAILWanModel": Host(scail.layout, scail.parts, _double),
-    "comfy.ldm.minimax.model.MiniMaxH3Model": Host(minimax.layout, minimax.parts, _double, numbered=False),
+    "comfy.ldm.wan.model.SCAIL2WanModel": Host(scail.layout, scail.parts, _double, keeps=scail.KEEPS),
+    "comfy.ldm.wan.model.SCAILWanModel": Host(scail.layout, scail.parts, _double, keeps=scail.KEEPS),
+    "comfy.ldm.minimax.model.MiniMaxH3Model": Host(minimax.layout, minimax.parts, _double, numbered=False, keeps=minimax.KEEPS),
     "comfy.ldm.lightricks.model.LTXVModel": Host(ltx.layout, ltx.parts, ltx.blocks, numbered=False),
     "comfy.ldm.lightricks.av_model.LTXAVModel": Host(ltx.layout, ltx.parts, ltx.blocks, numbered=False),
     "comfy.ldm.flux.model.Flux": Host(flux.layout, flux.parts, flux.blocks, numbered=False, keeps=flux.KEEPS),

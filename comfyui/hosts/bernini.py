@@ -17,11 +17,11 @@ FRAMES = "liveditor_isa_frames"
 
 
 KEEPS = Keeps(
-    CONTEXT_LATENTS,
-    CONTEXT_LATENTS,
+    of_call=lambda inputs: inputs.get(CONTEXT_LATENTS) or [],
+    of_condition=lambda cond: cond.get(CONTEXT_LATENTS) or [],
     patch=lambda network: network.patch_size,
     width=lambda network: (network.dim, network.dim // network.num_heads),
-    left_out=lambda options, layout: {CONTEXT_LATENTS: None},
+    left_out=CONTEXT_LATENTS,
 )
 """Of LIVEditor's own network too."""
 

@@ -29,23 +29,11 @@ def blocks(network) -> list[tuple[str, int]]:
     return [(kind, number) for kind, of_kind in kinds for number in range(len(of_kind))]
 
 
-def left_out(options: dict, layout: TokenLayout) -> dict:
-    """By core's place for functions behind the network's input, where ours is the last. The target's positions are what they were."""
-
-    def target_alone(args: dict) -> dict:
-        return args | {name: args[name][:, : layout.target] for name in ("img", "img_ids")}
-
-    earlier = options.get("patches", {})
-    options["patches"] = {**earlier, "post_input": [*earlier.get("post_input", ()), target_alone]}
-    return {}
-
-
 KEEPS = Keeps(
-    "ref_latents",
-    "reference_latents",
+    of_call=lambda inputs: inputs.get("ref_latents") or [],
+    of_condition=lambda cond: cond.get("reference_latents") or [],
     patch=patch_of,
     width=lambda network: (network.hidden_size, network.hidden_size // network.num_heads),
-    left_out=left_out,
 )
 
 

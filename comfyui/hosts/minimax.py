@@ -8,8 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import torch
+
 from ...isa_core import TokenLayout
+from ...isa_core.exact_rows import rows_of
 from ...runtime import decisions
+from .keeping import Keeps, Spans
 from .parts import Part, frames_of, grid_of, over_first
 
 KINDS = {"text": "exact", "cond": "exact", "ref_img": "context", "ref_audio": "exact", "audio": "exact", "video": "target"}
@@ -35,8 +39,37 @@ def _packed(network, inputs: dict):
     return packed(*signature, **{name: payload.get(name) for name in ("keyframes", "refs", "frame_count")})
 
 
+def of_call(inputs: dict) -> list[torch.Tensor]:
+    payload = inputs.get("minimax_payload") or {}
+    return [*payload.get("cond_video_latents", ()), *payload.get("cond_audio_latents", ())]
+
+
+def of_block(args: dict, spans: Spans) -> dict:
+    """Positions, and which row of the modulation is whose, (start, stop, row) each."""
+    found, at = [], 0
+    for start, tokens in spans:
+        parts = ((max(a, start), min(b, start + tokens), row) for a, b, row in args["mod_segments"])
+        found += [(a - start + at, b - start + at, row) for a, b, row in parts if a < b]
+        at += tokens
+    return {"rope_freqs": rows_of(args["rope_freqs"], spans), "mod_segments": found}
+
+
+def width(network) -> tuple[int, int]:
+    attention = network.blocks[0].attn
+    return attention.heads * attention.head_dim, attention.head_dim
+
+
+KEEPS = Keeps(
+    of_call,
+    of_condition=lambda cond: [block["latent"] for block in cond.get("minimax_refs") or () if "latent" in block],
+    patch=lambda network: network.patch_size,
+    width=width,
+    of_block=of_block,
+)
+
+
 def parts(base, cond: dict, shapes: Sequence) -> list[Part]:
-    latents = [block["latent"] for block in cond.get("minimax_refs") or () if "latent" in block]
+    latents = KEEPS.of_condition(cond)
     patch = base.diffusion_model.patch_size
     contexts = [Part(grid_of(latent.shape, patch), frames_of(latent, base.latent_format)) for latent in latents]
     return over_first(grid_of(shapes[0], patch), contexts) if contexts else []

@@ -8,6 +8,8 @@ import torch
 
 from ...isa_core import TokenLayout
 from ...runtime import decisions
+from . import bernini
+from .keeping import Keeps
 from .parts import Part, frames_of, grid_of, over_first, tokens_of
 
 
@@ -21,6 +23,18 @@ def layout(network, inputs: dict) -> TokenLayout | str:
     found = TokenLayout.of(*((kind, tokens_of(latent, network.patch_size)) for kind, latent in order if latent is not None))
     text = inputs.get("context")
     return decisions.text_as_long(found.total) if text is not None and found.total == text.shape[1] else found
+
+
+def of_call(inputs: dict) -> list[torch.Tensor]:
+    return [latent for name in ("reference_latent", "pose_latents") if (latent := inputs.get(name)) is not None]
+
+
+def of_condition(cond: dict) -> list[torch.Tensor]:
+    pose = cond.get("pose_video_latent")
+    return [*(cond.get("reference_latents") or ()), *([] if pose is None else [pose])]
+
+
+KEEPS = Keeps(of_call, of_condition, patch=bernini.KEEPS.patch, width=bernini.KEEPS.width)
 
 
 def parts(base, cond: dict, shapes: Sequence) -> list[Part]:
