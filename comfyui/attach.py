@@ -27,7 +27,7 @@ from .compiled import apart_when_compiled
 from .context_reuse import sequence_of, with_context_reuse
 from .core_nodes import in_front, node_of, taken_beneath
 from .hosts import host_of, is_in_context, keeps_of, layout_of
-from .model_call import Arguments, give_blocks_their_numbers, run_blocks_without_context
+from .model_call import Arguments, give_blocks_their_numbers, mark_when_running, run_blocks_without_context
 from .network import name_of
 from .sampling_run import SamplingRun, Watcher, going, run_of
 from .scene import scene
@@ -215,10 +215,12 @@ class ISAOverride:
                     run_blocks_without_context(called, host.blocks(network), layout, keeps.of_block)
                 if layout is not None:
                     called[IN_CONTEXT] = InContextCall(layout.without_context)
+            if contexts is not None and layout is not None and not keeps.left_out:
+                mark_when_running(called, host.blocks(network), contexts)
             out = arguments.passed(executor, **changed)
             if contexts is not None:
                 # A wrapper that copies the options keeps the network's word from us, but not the attention's.
-                contexts.skipped = NETWORK_RAN not in called and not contexts.met
+                contexts.skipped = not (contexts.met or contexts.ran or NETWORK_RAN in called)
             return out
 
         guard = run.guard if run else FiniteGuard()
@@ -239,10 +241,9 @@ class ISAOverride:
             if layout is not None:
                 run.recomputed(decisions.NO_REUSE)
             return None
-        latents = keeps.of_call(inputs)
-        if not latents or layout is None and not keeps.left_out:  # of which the layout says why
+        if not keeps.of_call(inputs) or layout is None and not keeps.left_out:  # of which the layout says why
             return None
-        sequence = run.contexts.given_up or sequence_of(run, network, layout, inputs, latents)
+        sequence = run.contexts.given_up or sequence_of(run, network, layout, inputs, keeps)
         if isinstance(sequence, str):
             run.recomputed(sequence)
             return None
@@ -281,8 +282,11 @@ class ISAOverride:
         return ModelCall(decisions=self._decisions(run, options), record=run, owner=self)
 
     def _refused(self, reason: str, options: dict):
-        if record := self._call_of(options).record:
-            record.full(reason, options[IN_CONTEXT].layout)
+        call = self._call_of(options)
+        if call.context:
+            call.context.ran = True
+        if call.record:
+            call.record.full(reason, options[IN_CONTEXT].layout)
 
     def _attend(self, call: InContextCall, q, k, v, options, full, core) -> torch.Tensor | None:
         model_call = self._call_of(options)

@@ -13,6 +13,7 @@ from ..runtime.context_reuse import Passes, digest, number_among
 from ..runtime.finite import tensors_of
 from ..runtime.in_context import InContextNetwork
 from ..runtime.kept_context import ONE, Reuse
+from .hosts.keeping import Keeps
 from .sampling_run import SamplingRun
 
 ALSO_GIVEN = ("clip_fea", "y", "guidance", "ref_mask_latents", "sam_latents")
@@ -23,13 +24,14 @@ POSITIVE = 0
 
 
 def sequence_of(
-    run: SamplingRun, network, layout: TokenLayout | None, inputs: dict, latents: Sequence[torch.Tensor]
+    run: SamplingRun, network, layout: TokenLayout | None, inputs: dict, keeps: Keeps
 ) -> tuple[Hashable, Passes] | str:
     """What identifies the sequence of a model call within its run, and its passes of guidance: two calls may share a context
     where both are equal, or the first alone if one copy serves all passes. A sentence where the context must be computed.
 
-    layout: of all tokens, None for a network that publishes its own. inputs: the call's arguments by core's names. latents: of the contexts.
+    layout: of all tokens, None for a network that publishes its own. inputs: the call's arguments by core's names.
     """
+    latents = keeps.of_call(inputs)
     (x, *others), text, options = tensors_of(inputs["x"]), inputs["context"], inputs["transformer_options"]
     if "sigmas" not in options:
         return decisions.NO_NOISE_LEVEL
@@ -40,17 +42,19 @@ def sequence_of(
             return decisions.NOT_UNDERSTOOD
         if not layout.exact and layout.target == text.shape[1]:  # where the text is no part of the sequence
             return decisions.text_as_long_as_target(layout.target)
+    if inputs.get("control") is not None:  # which may begin and end at any step
+        return decisions.CONTROLLED
     # Their strength may change with the step, and with it the weights.
     if getattr(run.guider.model_patcher, "current_hooks", None):
         return decisions.HOOKED_WEIGHTS
     kinds, window = tuple(options.get("cond_or_uncond", ())), options.get("context_window")
     # Guidance may run another pass with a condition's name, but another text, context or network.
     given = [each for each in (text, *latents, *map(inputs.get, ALSO_GIVEN)) if each is not None]
-    content = digest(given), inputs.get("ref_latents_method"), number_among(run.patches_seen, _patches(options))
+    content = digest(given), number_among(run.patches_seen, _patches(options))
     names = tuple((*name, content) for name in zip_longest(kinds, options.get("uuids", ()))) or ((content,),)
     passes = Passes(names, kinds.index(POSITIVE) if POSITIVE in kinds else None if kinds else 0)
     shapes = (len(x) // len(names), *(tuple(each.shape[1:]) for each in (x, *others, *latents)))
-    sequence = (id(network), x.device, shapes, tuple(getattr(window, "index_list", ())))
+    sequence = (id(network), x.device, shapes, keeps.placed_by(inputs), tuple(getattr(window, "index_list", ())))
     if run.owner.keeping.copies == ONE:
         context = _fingerprint(latents, len(x), len(names))
         # Passes with contexts of their own keep them, as one.

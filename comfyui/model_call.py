@@ -12,6 +12,7 @@ from ..isa_core import TokenLayout
 from ..isa_core.exact_rows import rows_of
 from ..isa_core.layout import EXACT, TARGET
 from ..runtime.in_context import BLOCK
+from ..runtime.kept_context import Refresh, Reuse
 
 
 @torch.compiler.disable
@@ -66,7 +67,9 @@ def run_blocks_without_context(options: dict, blocks: list[tuple[str, int]], lay
             x = args["img"] if args["img"].ndim == 3 else args["img"][None]
             spans = of_all if x.shape[1] == layout.total else of_these
             part = rows_of(x, spans).reshape(*args["img"].shape[:-2], -1, x.shape[2])
-            own = {**args, "img": part, **of_block(args, of_all)}
+            # By these other nodes' functions find the contexts behind the target.
+            options = args["transformer_options"] | {"reference_image_num_tokens": []}
+            own = {**args, "img": part, "transformer_options": options, **of_block(args, of_all)}
             out = earlier(own, extra) if earlier else extra["original_block"](own)
             whole = x.clone()
             rows = out["img"].reshape(len(x), -1, x.shape[2])
@@ -77,6 +80,19 @@ def run_blocks_without_context(options: dict, blocks: list[tuple[str, int]], lay
         return block
 
     _in_place_of(options, blocks, shortened)
+
+
+def mark_when_running(options: dict, blocks: list[tuple[str, int]], contexts: Refresh | Reuse):
+    """For networks that write into copies of `transformer_options`, by which nobody sees that they ran."""
+
+    def marking(place: int, number: int, earlier):
+        def block(args, extra):
+            contexts.ran = True
+            return earlier(args, extra) if earlier else extra["original_block"](args)
+
+        return block
+
+    _in_place_of(options, blocks[:1], marking)
 
 
 def _in_place_of(options: dict, blocks: list[tuple[str, int]], replaced):

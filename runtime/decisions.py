@@ -58,6 +58,8 @@ def other_as_long(tokens: int) -> str:
 
 HOOKED_WEIGHTS = "a hook changes the model's weights, and with them what the context becomes: load LoRAs without hooks"
 
+CONTROLLED = "a ControlNet acts, which may begin and end at any step, so all tokens must run"
+
 GRADIENTS = "gradients are recorded, for which all tokens must run"
 
 PARTS_LEFT_OUT = (

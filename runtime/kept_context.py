@@ -95,8 +95,8 @@ class Refresh:
         self.sequence, self.level, self.keeping, self._agreed, self.part = sequence, level, keeping, agreed, part
         self.refused: str | None = None
         """Why nothing is kept."""
-        self.skipped = False
-        """Set by the host where the network did not run, because a cache of steps answered for it."""
+        self.ran = self.skipped = False
+        """Set by the host: where the network ran for sure, and where it did not, because a cache of steps answered for it."""
         self.layout: TokenLayout | None = None
         self.of_blocks = 0
         self.home = home
@@ -171,7 +171,8 @@ class Reuse:
 
     def __init__(self, kept: Refresh):
         assert kept.layout is not None, "an attention was kept"
-        self.kept, self.layout, self.skipped = kept, kept.layout, False
+        self.kept, self.layout = kept, kept.layout
+        self.ran = self.skipped = False
         self._met: set[int] = set()
         self._coming: dict[int, tuple[_Kept, _Kept, torch.cuda.Event]] = {}
 
@@ -183,6 +184,9 @@ class Reuse:
         kept_k, kept_v = (kept.restored(k.dtype) for kept in self._here(block, k.device))
         if self.kept.keeping.copies == ONE:  # for all passes of the batch
             kept_k, kept_v = (x.repeat(len(k) // len(x), 1, 1, 1) for x in (kept_k, kept_v))
+        if layout.order:  # another pass of guidance may have another text
+            others = iter(layout.in_memory)
+            self.layout = TokenLayout.of(*(each if each.kind == CONTEXT else next(others) for each in self.layout.in_memory))
         return _woven(k, kept_k, self.layout), _woven(v, kept_v, self.layout), self.layout
 
     def _here(self, block: int, device: torch.device) -> tuple[_Kept, _Kept]:

@@ -35,6 +35,7 @@ export const NOTICES = [
     "give the model a reference image or video",
     "connect a reference image or a pose video",
     "it has a mask, which ISA does not know",
+    "a ControlNet acts, which may begin and end at any step, so all tokens must run",
     "a hook changes the model's weights, and with them what the context becomes: load LoRAs without hooks",
     "another node's patch answered for some transformer blocks or their attention, so the context cannot be kept: remove it, or set context_refresh to 0",
     "neither the GPU nor main memory would have 15 % free beside it: keep it in 8 bits (context_dtype int8) or in one copy for all passes (context_copies one), edit fewer frames or a smaller size, or set context_refresh to 0",

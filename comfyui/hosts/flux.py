@@ -34,6 +34,7 @@ KEEPS = Keeps(
     of_condition=lambda cond: cond.get("reference_latents") or [],
     patch=patch_of,
     width=lambda network: (network.hidden_size, network.hidden_size // network.num_heads),
+    placed_by=lambda inputs: inputs.get("ref_latents_method"),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ class Keeps(NamedTuple):
     """
     of_call, of_condition: the latents of the contexts, from a call's arguments by name, and from a conditioning.
     patch: network -> frames, rows and columns of a latent that are one token.
+    placed_by: a call's arguments by name -> what the contexts' positions depend on beside the shapes of the latents.
     width: network -> (numbers of a token's key in one block, in one head).
     left_out: the argument without which the network runs the other tokens alone; None where each block has to be given these.
     of_block: (a block's arguments, the (first, count) of the tokens that run) -> those arguments changed that are of single tokens, but `img`.
@@ -31,5 +32,6 @@ class Keeps(NamedTuple):
     of_condition: Callable[[dict], list[torch.Tensor]]
     patch: Callable[[torch.nn.Module], tuple[int, ...]]
     width: Callable[[torch.nn.Module], tuple[int, int]]
+    placed_by: Callable[[dict], Hashable] = lambda inputs: None
     left_out: str | None = None
     of_block: Callable[[dict, Spans], dict] = positions_of

@@ -64,6 +64,7 @@ KEEPS = Keeps(
     of_condition=lambda cond: [block["latent"] for block in cond.get("minimax_refs") or () if "latent" in block],
     patch=lambda network: network.patch_size,
     width=width,
+    placed_by=lambda inputs: inputs["context"].shape[1],  # all positions are counted from the text's end
     of_block=of_block,
 )
 

@@ -34,7 +34,13 @@ def of_condition(cond: dict) -> list[torch.Tensor]:
     return [*(cond.get("reference_latents") or ()), *([] if pose is None else [pose])]
 
 
-KEEPS = Keeps(of_call, of_condition, patch=bernini.KEEPS.patch, width=bernini.KEEPS.width)
+KEEPS = Keeps(
+    of_call,
+    of_condition,
+    patch=bernini.KEEPS.patch,
+    width=bernini.KEEPS.width,
+    placed_by=lambda inputs: inputs.get("ref_mask_flag"),
+)
 
 
 def parts(base, cond: dict, shapes: Sequence) -> list[Part]:

@@ -2,8 +2,10 @@
 
 from types import SimpleNamespace
 
+import comfy.controlnet
 import pytest
 import torch
+from comfy_extras.nodes_torch_compile import TorchCompileModel
 from core_models import CASES, drawn, flat, run
 from in_context import attached, relative_error
 from liveditor_isa.comfyui import attach, memory
@@ -34,7 +36,7 @@ def case(request):
     """A run, its model, and its sample without ISA."""
     found = CASES[request.param]()
     model = found.model()
-    return SimpleNamespace(run=found, model=model, plain=flat(run(model, found)))
+    return SimpleNamespace(name=request.param, run=found, model=model, plain=flat(run(model, found)))
 
 
 @pytest.fixture
@@ -156,6 +158,70 @@ def test_a_kept_context_gives_at_once_what_the_whole_sequence_gave(case, config,
     assert len(errors) == STEPS and max(errors) < 1e-5
     images = sum(tokens for kind, tokens in case.run.layout if kind != "exact")
     assert seen <= {images}  # FLUX and MiniMax H3 have no such place
+
+
+@pytest.mark.parametrize("case", KEEPING, indirect=True)
+def test_passes_with_unlike_texts_may_share_one_copy(case):
+    """H3's positions are counted from the text's end, so that its passes keep one each."""
+    import comfy.sample
+
+    words = [[[text, dict(case.run.condition)]] for text in (case.run.text, case.run.text[:, :4])]
+
+    def sampled(model):
+        return flat(
+            comfy.sample.sample(
+                model, case.run.noise, 6, 2.0, "euler", "simple", *words, case.run.noise * 0, noise_mask=case.run.mask, seed=1
+            )
+        )
+
+    models = [reusing(case.model, FULL, 10.0, Keeping(copies=copies)) for copies in ("each", "one")]
+    each, one = (sampled(model) for model, _ in models)
+    assert relative_error(each, sampled(case.model)) < 0.1
+    if case.name == "minimax":
+        assert torch.equal(one, each)
+    else:
+        assert 1e-6 < relative_error(one, each) < 0.1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", ["scail2", "flux", "qwen"], indirect=True)
+def test_a_reuse_under_torch_compile(case):
+    torch._dynamo.reset()
+    model, shown = reusing(case.model, FULL, 10.0)
+    plain = flat(run(model, case.run, 6))
+    compiled = TorchCompileModel.execute(model, "eager").args[0]
+    assert relative_error(flat(run(compiled, case.run, 6)), plain) < 1e-5
+    assert shown[0] == shown[1] and "computed in 2 of 6 model calls" in shown[0]
+
+
+def test_beside_a_controlnet_all_tokens_run():
+    case = CASES["flux"]()
+    model, shown = reusing(case.model(), FULL, 10.0)
+
+    class Control(comfy.controlnet.ControlBase):
+        def get_control(self, x, *args):
+            return {"input": [torch.zeros(1, 48, 64)], "output": []}
+
+        def get_models(self):
+            return []
+
+    run(model, case, 6, case.condition | {"control": Control(), "control_apply_to_uncond": True})
+    assert f"6 model calls could not reuse the context: {decisions.CONTROLLED}" in shown[0]
+
+
+@pytest.mark.parametrize("case", ["flux", "qwen"], indirect=True)
+def test_other_nodes_find_no_pictures_in_a_reuse(case):
+    """Some scale the keys of the last tokens, which they take for the pictures."""
+    seen = set()
+
+    def numbered(q, k, v, pe=None, attn_mask=None, extra_options=None, **more):
+        seen.add((q.shape[2], sum(extra_options["reference_image_num_tokens"])))
+        return {"q": q, "k": k, "v": v, "pe": pe}
+
+    model, _ = reusing(case.model, FULL, 10.0)
+    model.set_model_patch(numbered, "attn1_patch")
+    run(model, case.run, 6)
+    assert {tokens for _, tokens in seen} == {48 + 24, 0}
 
 
 @pytest.mark.parametrize("case", KEEPING, indirect=True)
