@@ -161,12 +161,12 @@ def _is_of(outcome: dict, clip: Clip, also_if_gone: bool = True) -> bool:
 
     also_if_gone: nobody has to keep the video of a clip that is done.
     """
-    size = _size(clip.edit.video)
+    size = size_of(clip.edit.video)
     same = size == outcome.get("source_bytes") or (also_if_gone and size is None)
     return same and outcome.get("fingerprint") == clip.fingerprint
 
 
-def _size(path: str) -> int | None:
+def size_of(path: str) -> int | None:
     """In bytes; of a folder, its files together. None where there is none."""
     try:
         files = [*os.scandir(path)] if os.path.isdir(path) else [Path(path)]
@@ -186,7 +186,7 @@ def _about_changed(changed: list[Clip]) -> str:
 
 def row_of(clip: Clip) -> bytes:
     """The arguments of a worker."""
-    return pickle.dumps((clip, _size(clip.edit.video)))
+    return pickle.dumps((clip, size_of(clip.edit.video)))
 
 
 def _in_this_process(pending: list[Clip], worker: tuple) -> Iterator[dict]:

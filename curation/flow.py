@@ -74,10 +74,7 @@ class Flow:
             works: Iterator[tuple[str, Work]] = shots.first_rows(self.sources)
         else:
             works = STAGES[stage].rows([one for one in self.outcomes(before) if one.is_kept], self.settings)
-        return [
-            Clip(id, line, work, fingerprint({"video": _within(work.video, self.folder), **self._portable(work.facts)}))
-            for line, (id, work) in enumerate(works, 1)
-        ]
+        return [Clip(id, line, work, fingerprint(self._asked(stage, work))) for line, (id, work) in enumerate(works, 1)]
 
     def outcomes(self, stage: str) -> list[Outcome]:
         """One for every row, those that wait included."""
@@ -121,6 +118,18 @@ class Flow:
                 )  # fmt: skip
                 each(stage, summaries[stage])
         return summaries
+
+    def _asked(self, stage: str, work: Work) -> dict:
+        """What the stage's work depends on, and is done again for: of where a video comes from only what the stage reads, and of files that
+        earlier stages made their sizes too. The engine looks at the size of the work's own video."""
+        reads = STAGES[stage].ABOUT.reads
+        facts = work.facts | {"source": {name: work.facts["source"].get(name, "") for name in reads}}
+        made = {
+            name: job.size_of(path)
+            for name, path in facts.items()
+            if isinstance(path, str) and Path(path).is_relative_to(self.folder)
+        }
+        return {"video": _within(work.video, self.folder), "bytes": made, **self._portable(facts)}
 
     def _portable(self, facts: dict) -> dict:
         """Paths within the run's folder relative to it, so that the whole folder may be moved."""

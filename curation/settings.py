@@ -150,7 +150,7 @@ class About:
     """What a stage says of itself. depends: names of settings that its results depend on. uses_model: whether it works with the model.
 
     only_asks: whether it does nothing but ask the VLM, so that it is left out where none is set. questions: put to the VLM about one row
-    where each answer is of use.
+    where each answer is of use. reads: columns of the source that its results depend on.
     """
 
     title: str
@@ -158,6 +158,7 @@ class About:
     uses_model: bool = False
     only_asks: bool = False
     questions: Callable[[Settings], int] = lambda settings: 0
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ CRF = 12
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
     for video in kept:
-        number = 0
+        number, source = 0, video.work.facts["source"]
         for begin, end in video.made["shots"]:
             first, last = math.ceil(begin * settings.fps - 1e-6), math.floor(end * settings.fps + 1e-6)
             for start in range(first, last - settings.frames + 1, settings.frames):
                 number += 1
                 span = [start / settings.fps, (start + settings.frames) / settings.fps]
-                yield f"{video.id}-{number:03}", Work(video.work.video, {**video.work.facts, "start": start, "span": span})
+                yield f"{video.id}-{number:03}", Work(video.work.video, {"source": source, "start": start, "span": span})
 
 
 def load(choice: StageChoice) -> Settings:

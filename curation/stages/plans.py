@@ -15,6 +15,7 @@ ABOUT = About(
     "plans",
     ("seed", "proposals", "shares", "planner", "variants"),
     questions=lambda settings: questions(settings) if settings.planner == "vlm" else 0,
+    reads=("caption",),
 )
 
 

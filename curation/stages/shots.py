@@ -22,7 +22,7 @@ FRAMES_AT_A_TIME = 16
 
 def first_rows(sources: list[Source]) -> Iterator[tuple[str, Work]]:
     for source in sources:
-        yield source.id, Work(source.video, {"source": source.facts})
+        yield source.id, Work(source.video, {"source": source.facts, "licensed": bool(source.licence.strip())})
 
 
 def load(choice: StageChoice) -> float:
@@ -38,7 +38,7 @@ def edit_file(cut: float, work: Work, output: Path, progress: bool) -> tuple[Non
     scores = {
         "seconds": float(clip.frames / clip.fps),
         "short_side": min(width, height),
-        "licensed": int(bool(work.facts["source"]["licence"].strip())),
+        "licensed": int(work.facts["licensed"]),
     }
     seconds = [float(begin / clip.fps) for begin in begins]
     return None, {"scores": scores, "fps": float(clip.fps), "shots": [[*span] for span in zip(seconds, seconds[1:])]}

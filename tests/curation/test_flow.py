@@ -117,6 +117,35 @@ def test_a_clip_that_changes_is_made_anew_with_all_that_follows(flow, tmp_path):
     assert [one.scores["present"] for one in again.outcomes("videos")] != before
 
 
+def test_what_is_known_of_a_source_may_change_and_no_edit_is_made_again(flow, tmp_path):
+    run = flow()
+    run.run(ModelChoice(), HERE, until="videos")
+    before, source = edits(tmp_path), run.sources[0]
+    told = replace(
+        source, licence="CC-BY-4.0", url="https://example.org/raw", origin="archive", caption="A texture that moves."
+    )
+    again = flow(sources=[told])
+    done = again.run(ModelChoice(), HERE, until="videos")
+    assert {stage: summary.edited for stage, summary in done.items() if summary.edited} == {
+        "plans": 2
+    }  # which the caption may change
+    assert edits(tmp_path) == before
+    assert again.outcomes("videos")[0].work.facts["source"] == told.facts
+    withdrawn = flow(sources=[replace(told, licence="")])
+    withdrawn.run(ModelChoice(), HERE, until="videos")
+    assert reasons(withdrawn, "shots") == {"raw": "no licence stated"} and withdrawn.outcomes("videos") == []
+
+
+def test_a_target_frame_that_is_made_anew_has_its_video_made_anew(flow, tmp_path):
+    run = flow()
+    run.run(ModelChoice(), HERE, until="videos")
+    frame = Path(run.outcomes("frames")[0].edit)
+    frame.unlink()
+    write_mp4(frame, [torch.zeros(1, 96, 128, 3)], Fraction(8))
+    done = flow().run(ModelChoice(), HERE, until="videos")
+    assert {stage: summary.edited for stage, summary in done.items() if summary.edited} == {"videos": 1}
+
+
 def test_a_moved_folder_with_its_raw_videos_goes_on_where_it_was(flow, tmp_path):
     run = flow()
     run.run(ModelChoice(), HERE, until="videos")
