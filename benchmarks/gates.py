@@ -27,6 +27,7 @@ from kornia.filters import gaussian_blur2d
 
 from ..curation import measure
 from ..curation.gates import GATES
+from ..curation.settings import MOBILENET
 from ..data.procedural.edits import Plan
 from ..data.procedural.scenes import COLOURS, SHAPES, Thing
 from ..data.procedural.stream import EditStream
@@ -228,17 +229,22 @@ def scores_of(count: int, seed: int) -> dict[str, list[dict]]:
 
 
 def _duplicates(found: dict[str, list[dict]], pair: Pair, other: Pair, folder: Path):
-    """The clip again, cropped by 4 %, brighter and compressed; and another clip."""
-    own = measure.features(to_bytes(pair.source))
+    """The clip again, compressed; and another clip."""
+    own = measure.features(to_bytes(pair.source), MOBILENET)
     if own is None:
         return
-    height, width = HEIGHT // 25, WIDTH // 25
-    cropped = pair.source[:, height:-height, width:-width].movedim(-1, 1)
-    again = F.interpolate(cropped, (HEIGHT, WIDTH), mode="bilinear", antialias=True).movedim(1, -1) * 1.05
-    for name, frames in (("near duplicate", compressed(again.clamp(0, 1), folder)), ("another clip", to_bytes(other.source))):
-        features = measure.features(frames)
+    for name, frames in (("near duplicate", compressed(again(pair.source), folder)), ("another clip", to_bytes(other.source))):
+        features = measure.features(frames, MOBILENET)
         assert features is not None
         found[name].append({"duplicate": sum(one * two for one, two in zip(own, features))})
+
+
+def again(frames: torch.Tensor) -> torch.Tensor:
+    """A near duplicate of [T, H, W, 3] in 0..1: cropped by 4 % at each side, and brighter by 5 %."""
+    high, wide = frames.shape[1:3]
+    height, width = high // 25, wide // 25
+    cropped = frames[:, height:-height, width:-width].movedim(-1, 1)
+    return (F.interpolate(cropped, (high, wide), mode="bilinear", antialias=True).movedim(1, -1) * 1.05).clamp(0, 1)
 
 
 def bound(right: list[float], faulty: list[float], least: bool) -> float:

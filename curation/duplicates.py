@@ -13,25 +13,29 @@ import torch
 
 from .gates import Gate, verdict
 from .outcomes import DONE, Outcome
+from .settings import DINO, MOBILENET
 
-SCORE, FEATURES = "duplicate", "features"
+SCORES = {MOBILENET: "duplicate", DINO: "duplicate_dino"}
+"""{network: name of the cosine}: cosines of unlike networks do not compare, so that each has a gate of its own."""
+
+FEATURES, NETWORK = "features", "features_by"
 
 
 def scored(outcomes: Iterable[Outcome], gates: Sequence[Gate]) -> Iterator[Outcome]:
-    """With the score `duplicate`, the cosine to the nearest clip kept before, in the order of the rows, and without the features, which
-    are most of a record. Clips that other gates reject are compared but push nobody out. Without features nothing is measured."""
-    kept = _Kept()
+    """With one of SCORES, the cosine to the nearest clip kept before, in the order of the rows, and without the features, which are most
+    of a record. Clips that other gates reject are compared but push nobody out. Without features nothing is measured."""
+    kept = {network: _Kept() for network in SCORES}
     for one in outcomes:
         features = one.made.get(FEATURES) if one.status == DONE else None
         if not features:
             yield one
             continue
-        vector = torch.tensor(features)
-        scores = {**one.scores, SCORE: round(kept.nearest(vector), 4)}
+        vector, network = torch.tensor(features), one.made.get(NETWORK, MOBILENET)
+        scores = {**one.scores, SCORES[network]: round(kept[network].nearest(vector), 4)}
         made = {name: value for name, value in one.made.items() if name != FEATURES}
         judged = replace(one, made={**made, "scores": scores}, verdict=verdict(scores, gates))
         if judged.is_kept:
-            kept.add(vector)
+            kept[network].add(vector)
         yield judged
 
 

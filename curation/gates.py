@@ -17,9 +17,14 @@ OWN = "own"
 MEASURED = "benchmarks/results/gates-cpu-2026-11-29.json"
 """Source of bounds that `benchmarks.gates` has chosen, or measured where the bound says itself what is right."""
 
+REAL_PICTURES = "benchmarks/results/duplicates-cpu-2026-11-30.json"
+"""Source of bounds that `benchmarks.duplicates` has chosen."""
+
 SURE = "IVE-Bench's bound of GroundingDINO's boxes"
 
 UNKNOWN_DETECTOR = "none published: detectors are of unlike sharpness"
+
+UNKNOWN_MASKS = "none published: outlines of unlike models leave out more or less"
 
 SAMA = "SAMA, appendix B (Qwen2.5-VL-72B, 1 to 10)"
 
@@ -58,6 +63,7 @@ GATES = (
     Gate("dark", "clips", "brightness", "black", OWN, least=0.06),
     Gate("safety", "clips", "unsafe", "not safe for work", "open_nsfw's authors: above 0.8 highly probable", most=0.8),
     Gate("duplicate", "clips", "duplicate", "near duplicate", MEASURED, most=0.86),
+    Gate("duplicate_dino", "clips", "duplicate_dino", "near duplicate", REAL_PICTURES, most=0.94),
     Gate("planned", "plans", "proposals", "no suitable task", OWN, least=1),
     Gate("frame_present", "frames", "present", "edit missing", MEASURED, least=14.58),
     Gate("frame_outside", "frames", "outside_psnr", "background changed", MEASURED, least=25.82),
@@ -67,6 +73,7 @@ GATES = (
     Gate("frame_objects_lost", "frames", "objects_lost", "other objects changed", UNKNOWN_DETECTOR),
     Gate("frame_object_gone", "frames", "object_left", "object not removed", SURE, most=0.3),
     Gate("frame_object_there", "frames", "new_object", "new object missing", SURE, least=0.3),
+    Gate("frame_outside_object", "frames", "outside_object", "background changed", UNKNOWN_MASKS),
     Gate("frame_preferred", "frames", "preference", "low preference", "none published: scores of unlike models do not compare"),
     Gate("present", "videos", "present", "edit missing", MEASURED, least=14.58),
     Gate("outside", "videos", "outside_psnr", "background changed", MEASURED, least=25.82),
@@ -76,6 +83,7 @@ GATES = (
     Gate("objects_lost", "videos", "objects_lost", "other objects changed", UNKNOWN_DETECTOR),
     Gate("object_gone", "videos", "object_left", "object not removed", SURE, most=0.3),
     Gate("object_there", "videos", "new_object", "new object missing", SURE, least=0.3),
+    Gate("outside_object", "videos", "outside_object", "background changed", UNKNOWN_MASKS),
     Gate("flicker", "videos", "flicker_added", "flicker", MEASURED, most=0.5),
     Gate("drift", "videos", "drift", "colours drift", MEASURED, most=8.67),
     Gate("sharpness", "videos", "sharpness", "blurred", MEASURED, least=0.85),

@@ -13,12 +13,14 @@ from ..data.procedural.render import silhouettes
 from ..data.procedural.scenes import COLOURS, PLACED, PLACES, SHAPES, half_extents
 from ..data.procedural.styles import STYLES
 from ..evaluation.frames import read_video, to_bytes, to_unit
+from ..evaluation.metrics import dino
 from ..evaluation.metrics.features import mobilenet_features
 from ..evaluation.metrics.pixels import psnr
 from ..evaluation.metrics.temporal import steadiness
 from ..evaluation.weights import is_here
 from ..optional import needed
 from . import EXTRA
+from .settings import DINO, MOBILENET
 
 FLOW_SIDE = 256
 """Frames are shrunk to this long side, in pixels, before flow and cuts are computed."""
@@ -71,13 +73,22 @@ def clip_scores(frames: torch.Tensor, cut: float) -> dict[str, float]:
     }
 
 
-def features(frames: torch.Tensor) -> list[float] | None:
-    """Of the clip's middle frame, of length 1, by MobileNetV2; None where its weights are not here."""
-    if not is_here("mobilenet_v2"):
+def features(frames: torch.Tensor, network: str) -> list[float] | None:
+    """Of the clip's middle frame, of length 1. network: one of `settings.DUPLICATE_FEATURES`.
+
+    None where the weights of MobileNetV2, which is usual, are not here. Raises RuntimeError, a sentence, where those of another are not.
+    """
+    if network == MOBILENET and not is_here(network):
         return None
-    with torch.no_grad():
-        found = mobilenet_features(frames[len(frames) // 2][None])[0]
+    of = {MOBILENET: mobilenet_features, DINO: dino.features}[network]
+    found = of(frames[len(frames) // 2][None])[0]
     return [round(float(value), 4) for value in torch.nn.functional.normalize(found, dim=0)]
+
+
+def check_features(network: str) -> None:
+    """Raises RuntimeError, a sentence, where `features` would."""
+    if network == DINO:
+        dino.ready()
 
 
 def pair_scores(source: torch.Tensor, edit: torch.Tensor, expected: dict, cut: float) -> dict[str, float | None]:
@@ -102,7 +113,7 @@ def pair_scores(source: torch.Tensor, edit: torch.Tensor, expected: dict, cut: f
     difference = (edit.float() - source.float()).abs().mean(-1)
     scores: dict[str, float | None] = {
         "present": float((difference[region] if region is not None else _shown(difference, expected)).mean()),
-        "outside_psnr": None if outside is None else _psnr(source, edit, outside),
+        "outside_psnr": None if outside is None else psnr_within(source, edit, outside),
         "style": _style_margin(source, edit, style) if style else None,
         "colour": None if style else _colour_margin(source, edit, region, expected.get("colour")),
         "shape": None if style else _shape_margin(source, edit, expected),
@@ -155,7 +166,8 @@ def _centre(place: str, height: int, width: int) -> tuple[float, float]:
     return 0.58 * right * x_end, 0.58 * down * y_end
 
 
-def _psnr(source: torch.Tensor, edit: torch.Tensor, part: torch.Tensor) -> float | None:
+def psnr_within(source: torch.Tensor, edit: torch.Tensor, part: torch.Tensor) -> float | None:
+    """dB, mean over the frames that have a part; [T, H, W, 3] uint8 and [T, H, W] bool."""
     pairs = [(one, two, here) for one, two, here in zip(to_unit(edit), to_unit(source), part) if here.any()]
     return sum(psnr(*pair) for pair in pairs) / len(pairs) if pairs else None
 

@@ -24,8 +24,13 @@ SHARES = {"style": STYLE, "human": HUMAN, "other": OTHER} | {
 """Of LIVEditor's groups of edits (arXiv 2605.04569, §4.1). The paper gives the first three as numbers; the others are in a figure
 alone, and have equal parts of the rest here."""
 
-FILES = ("frame_model", "video_model", "depth_model", "preference_model", "detector_model", "grounding_model", "vlm_model")
+FILES = (
+    "frame_model", "video_model", "depth_model", "preference_model", "detector_model", "grounding_model", "mask_model", "vlm_model"
+)  # fmt: skip
 """Settings that may name a file or a folder."""
+
+MOBILENET, DINO = DUPLICATE_FEATURES = "mobilenet_v2", "dinov2_s"
+"""Networks of `evaluation.shipped` whose features tell near duplicates."""
 
 DEPTHLESS = ("liveditor", "workflow")
 """Video editors of this package that have no use for `depth_model`."""
@@ -41,6 +46,7 @@ TO_REAL, TO_SYNTHETIC = DIRECTIONS = "synthetic-to-real", "real-to-synthetic"
 class Settings:
     """
     frames, fps, width, height: of every clip; frames are 4n+1, sizes multiples of 16. cut: ContentDetector's threshold.
+    duplicate_features: one of DUPLICATE_FEATURES; each has a gate of its own.
     seed: of all that is random. proposals: edits that are tried of one clip. shares: of tasks, by name; they need not add up to 1.
     vlm_url, vlm_model: an OpenAI-compatible server's address, up to /v1, and model, which planner "vlm" asks and the verdicts on frames
         and videos; None for neither. Its key is read from `KEY_VARIABLE` of the environment. Without vlm_url, vlm_model is a folder with a VLM
@@ -49,7 +55,8 @@ class Settings:
     frame_model, video_model: of the editors `pipeline` (a folder or repository of a pipeline of diffusers) and `workflow` (a ComfyUI workflow's
         file). depth_model: a folder or repository of transformers' depth models, which a VACE pipeline follows; None: the clip's grey frames.
     preference_model: as in `evaluation.metrics.preference`, which scores target frames whose plan describes what they should show.
-    detector_model, grounding_model: as in `objects`, which look at target frames and videos; the second where a plan names objects.
+    detector_model, grounding_model, mask_model: as in `objects`, which look at target frames and videos; the last two where a plan names
+        objects, the last within the boxes of the second.
     comfyui_url: of the server that runs workflows.
     frame_candidates, video_candidates: edits made of one proposal, of which the best is taken. steps, guidance: the editor's;
         None for the model's own. variants: instructions written of one pair. direction: one of DIRECTIONS.
@@ -62,6 +69,7 @@ class Settings:
     width: int = 832
     height: int = 480
     cut: float = 27.0
+    duplicate_features: str = MOBILENET
     seed: int = 0
     proposals: int = 2
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES), hash=False)
@@ -74,6 +82,7 @@ class Settings:
     preference_model: str | None = None
     detector_model: str | None = None
     grounding_model: str | None = None
+    mask_model: str | None = None
     comfyui_url: str = "http://127.0.0.1:8188"
     frame_candidates: int = 1
     video_candidates: int = 2
@@ -112,8 +121,11 @@ class Settings:
             raise ValueError(
                 f"The video editor {self.video_editor} follows no depth maps: set video_editor to pipeline, or leave depth_model out."
             )
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}; got {self.direction!r}.")
+        if self.mask_model and not self.grounding_model:
+            raise ValueError("mask_model needs grounding_model, whose boxes tell it what to outline.")
+        for name, known in (("direction", DIRECTIONS), ("duplicate_features", DUPLICATE_FEATURES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
 
     @property
     def vlm(self) -> Endpoint | LocalVLM:

@@ -18,7 +18,7 @@ from .. import measure, safety
 from ..outcomes import Outcome, Work
 from ..settings import About, Settings, StageChoice
 
-ABOUT = About("clips", ("frames", "fps", "width", "height", "cut"))
+ABOUT = About("clips", ("frames", "fps", "width", "height", "cut", "duplicate_features"))
 
 CRF = 12
 """Of x264: clips are sources of training pairs, so that little is lost."""
@@ -39,7 +39,7 @@ def load(choice: StageChoice) -> Settings:
     # Where a package is missing or a file of weights is damaged, these raise before every clip would.
     nothing = torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
     measure.cuts(nothing, choice.settings.cut)
-    measure.features(nothing)
+    measure.features(nothing, choice.settings.duplicate_features)
     safety.unsafe(nothing)
     return choice.settings
 
@@ -53,4 +53,5 @@ def edit_file(settings: Settings, work: Work, output: Path, progress: bool) -> t
     file = write_mp4(output, [frames], Fraction(settings.fps).limit_denominator(1000), crf=CRF)
     pixels = to_bytes(frames)
     scores = measure.clip_scores(pixels, settings.cut) | {"unsafe": safety.unsafe(pixels)}
-    return file, {"file": file.name, "scores": scores, "features": measure.features(pixels)}
+    network = settings.duplicate_features
+    return file, {"file": file.name, "scores": scores, "features": measure.features(pixels, network), "features_by": network}

@@ -15,7 +15,7 @@ from ..settings import About, Settings, StageChoice
 ABOUT = About(
     "target frames",
     (
-        "seed", "frame_editor", "frame_model", "preference_model", "detector_model", "grounding_model", "frame_candidates", "width",
+        "seed", "frame_editor", "frame_model", "preference_model", "detector_model", "grounding_model", "mask_model", "frame_candidates", "width",
         "height", "steps", "guidance", "cut",
     ),
     uses_model=True,

@@ -26,7 +26,9 @@ def first_rows(sources: list[Source]) -> Iterator[tuple[str, Work]]:
 
 
 def load(choice: StageChoice) -> float:
-    measure.cuts(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), choice.settings.cut)  # raises where a package is missing
+    """Raises RuntimeError, a sentence, where a package is missing, or the weights of the next stage: before any video is read."""
+    measure.cuts(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), choice.settings.cut)
+    measure.check_features(choice.settings.duplicate_features)
     return choice.settings.cut
 
 

@@ -40,6 +40,12 @@ def structure_distance(edit: torch.Tensor, source: torch.Tensor) -> float:
     return float((maps[0] - maps[1]).square().mean())
 
 
+@torch.no_grad()
+def features(frames: torch.Tensor) -> torch.Tensor:
+    """[T, 384] of [T, H, W, 3] uint8: the mean of each frame's tokens, as `similarity` compares them. Raises RuntimeError as `ready`."""
+    return tokens(_model(), frames).mean(1)
+
+
 @lru_cache
 def _model() -> torch.nn.Module:
     transformers = needed("transformers", "transformers", EXTRA)
@@ -57,7 +63,8 @@ def _model() -> torch.nn.Module:
     return model.eval()
 
 
-def _ready() -> None:
+def ready() -> None:
+    """Raises RuntimeError, a sentence, where the weights or what runs them are not here."""
     needed("transformers", "transformers", EXTRA)
     file_of("dinov2_s")
 
@@ -75,7 +82,7 @@ def _measured(name: str, measure: Callable[[torch.Tensor, torch.Tensor], float],
 
 def _metric(name: str, measure: Callable[[torch.Tensor, torch.Tensor], float], about: str, higher: bool) -> Metric:
     compute = partial(_measured, name, measure)
-    return Metric(name, compute, about, higher=higher, model=lambda: own_file("dinov2_s").stem, ready=_ready)
+    return Metric(name, compute, about, higher=higher, model=lambda: own_file("dinov2_s").stem, ready=ready)
 
 
 METRICS = [

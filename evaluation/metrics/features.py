@@ -62,7 +62,12 @@ CLIP_L = HubModel("openai/clip-vit-large-patch14", "main", "CLIPModel")
 CLIP_L_VISION = HubModel("openai/clip-vit-large-patch14", "main", "CLIPVisionModel")
 DINOV2 = HubModel("facebook/dinov2-base", "main", "Dinov2Model")
 PICK = HubModel("yuvalkirstain/PickScore_v1", "main", "CLIPModel", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
-WITH_TEXT = ("CLIPModel", "AutoModelForZeroShotObjectDetection")
+PROCESSORS = {
+    "CLIPModel": "AutoProcessor",
+    "AutoModelForZeroShotObjectDetection": "AutoProcessor",
+    "Sam2Model": "Sam2Processor",  # which the files of SAM2 do not name: they are those of its model of videos too
+}
+"""Of classes that take something beside the pictures: text, or boxes. The others' is AutoImageProcessor."""
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """One of these is a processor's; newer versions of transformers write the second."""
 TEXT_TOKENS = 77
@@ -140,9 +145,9 @@ def load(model: HubModel):
 
 
 def processor_of(model: HubModel):
-    """Of pictures, and of the text that some models take beside them."""
+    """Of pictures, and of what some models take beside them."""
     transformers = needed("transformers", "transformers", EXTRA)
-    kind = transformers.AutoProcessor if model.model_class in WITH_TEXT else transformers.AutoImageProcessor
+    kind = getattr(transformers, PROCESSORS.get(model.model_class, "AutoImageProcessor"))
     return kind.from_pretrained(model.folder(model.processor), local_files_only=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +17,15 @@ from liveditor_isa.curation import demo  # noqa: E402
 from liveditor_isa.curation.flow import ALL  # noqa: E402
 from liveditor_isa.curation.formats import native  # noqa: E402
 from liveditor_isa.curation.gates import moved  # noqa: E402
+from liveditor_isa.curation.measure import read_frames  # noqa: E402
 from liveditor_isa.curation.records import read_pairs  # noqa: E402
-from liveditor_isa.curation.settings import Settings  # noqa: E402
+from liveditor_isa.curation.settings import TO_SYNTHETIC, Settings  # noqa: E402
 from liveditor_isa.curation.sources import read_sources  # noqa: E402
+from liveditor_isa.pipelines.encoded import encoded_clip, encoded_text  # noqa: E402
 from liveditor_isa.pipelines.pipeline import LIVEditorPipeline  # noqa: E402
 from liveditor_isa.pipelines.vae import encode_video  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 SETTINGS = {
     "frames": 5, "fps": 8, "width": 96, "height": 64, "planner": "fake_pairs", "frame_editor": "fake_pairs", "video_editor": "fake_pairs",
@@ -84,8 +88,6 @@ def test_from_raw_clips_to_an_export(place, capsys):
 
 def check_tensors(place):
     """The shard holds what the pipeline's own parts make of the exported files."""
-    from liveditor_isa.curation.measure import read_frames
-
     pipe = LIVEditorPipeline.included()
     exported = {pair.id: pair for pair in read_pairs(place / "out/pairs.jsonl")}
     found = [*native.read_shards(place / "out")]
@@ -172,15 +174,27 @@ def test_a_plan_of_a_run_is_by_its_own_settings(place, capsys):
 
 @pytest.mark.slow
 def test_the_demo_ends_with_a_report(place, capsys, monkeypatch):
-    """With a video and an editor that are here, without Ray."""
+    """With a video and an editor that are here, without Ray, in the direction in which the real clip is the context."""
     monkeypatch.setattr(command, "fetch", lambda network: None)
     monkeypatch.setattr(command, "CHEAP", ALL)
     monkeypatch.setattr(demo, "fetch_sources", lambda folder: read_sources(place / "clips.jsonl"))
-    monkeypatch.setattr(demo, "SETTINGS", Settings(**SETTINGS))
+    monkeypatch.setattr(demo, "SETTINGS", Settings(**SETTINGS, direction=TO_SYNTHETIC))
     monkeypatch.setattr(demo, "GATES", moved(BOUNDS))
     found = told(capsys, "demo", "--out", "demo", "--quiet")
     assert found["triplets"] == 2 and (place / "demo/index.html").is_file()
+    check_the_other_way_round([pair for pair in read_pairs(place / "demo/pairs.jsonl") if pair.status == "accepted"])
     assert all(stage["edited"] == 0 for stage in told(capsys, "demo", "--out", "demo", "--quiet")["stages"].values())
+
+
+def check_the_other_way_round(pairs):
+    """Than "undo box blue", a removal, from the edit to the clip."""
+    assert [(pair.instruction, pair.task) for pair in pairs] == [("style sepia", "style"), ("box blue", "add")]
+    for pair in pairs:
+        assert (Path(pair.context).parent.name, Path(pair.target).parent.name) == ("2-clips", "6-videos")
+    pipe, tensors = LIVEditorPipeline.included(), load_file(pairs[-1].latents)
+    assert torch.equal(tensors["text"], encoded_text(pipe, "box blue"))
+    for role in ("context", "target"):
+        assert torch.equal(tensors[role], encoded_clip(pipe, read_frames(getattr(pairs[-1], role)).float() / 255))
 
 
 def test_another_file_than_the_known_one_is_not_used(tmp_path, monkeypatch):

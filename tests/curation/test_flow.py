@@ -15,6 +15,7 @@ pytest.importorskip("cv2", reason="the data extra is not installed")
 pytest.importorskip("scenedetect", reason="the data extra is not installed")
 
 import fake_pairs  # noqa: E402
+from evaluated import small_dino  # noqa: E402
 from fake_judge import fake_judge, scores  # noqa: E402
 from liveditor_isa.batch.results import JobError  # noqa: E402
 from liveditor_isa.curation import duplicates, funnel  # noqa: E402
@@ -24,10 +25,11 @@ from liveditor_isa.curation.outcomes import DONE, Outcome, Work  # noqa: E402
 from liveditor_isa.curation.planners.vlm import understood  # noqa: E402
 from liveditor_isa.curation.records import read_pairs  # noqa: E402
 from liveditor_isa.curation.report import write_report  # noqa: E402
-from liveditor_isa.curation.settings import Settings  # noqa: E402
+from liveditor_isa.curation.settings import DINO, Settings  # noqa: E402
 from liveditor_isa.curation.sources import Source  # noqa: E402
 from liveditor_isa.evaluation.judge import local  # noqa: E402
 from liveditor_isa.evaluation.judge.client import Reply  # noqa: E402
+from liveditor_isa.evaluation.metrics import dino  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
 from small_clip import write_clip  # noqa: E402
@@ -264,7 +266,9 @@ def run_video(flow) -> str:
 def test_near_duplicates_push_each_other_out_in_order(tmp_path, monkeypatch):
     """Features are given: what is tested is who is kept."""
     vectors = iter([[1.0, 0.0], [0.0, 1.0], [0.999, 0.045], [0.7, 0.714]])
-    monkeypatch.setattr("liveditor_isa.curation.measure.features", lambda frames: next(vectors) if len(frames) > 1 else None)
+    monkeypatch.setattr(
+        "liveditor_isa.curation.measure.features", lambda frames, network: next(vectors) if len(frames) > 1 else None
+    )
     sources = [
         Source(name, str(video(tmp_path / f"{name}.mp4", seed)), licence="CC0")
         for seed, name in ((1, "a"), (3, "b"), (5, "c"), (7, "d"))
@@ -297,6 +301,33 @@ def test_near_duplicates_are_found_among_more_clips_than_fit_at_first_and_featur
     assert [one.id for one in rest if one.reason == "near duplicate"] == ["201", "202"]
 
 
+def test_near_duplicates_by_dinov2_have_a_gate_of_their_own(tmp_path, monkeypatch):
+    """With random weights, of a video and its copy."""
+    monkeypatch.setattr(dino, "ready", lambda: None)
+    monkeypatch.setattr(dino, "_model", small_dino)
+    sources = [Source(name, str(video(tmp_path / f"{name}.mp4", 1)), licence="CC0") for name in ("a", "b")]
+    run = Flow(tmp_path / "run", sources, replace(SETTINGS, duplicate_features=DINO), GATES)
+    run.run(ModelChoice(), HERE, until="clips")
+    assert [one.scores["duplicate_dino"] for one in run.outcomes("clips")] == [0, pytest.approx(1, abs=1e-3)]
+    assert run.outcomes("clips")[1].verdict.gate.name == "duplicate_dino" and reasons(run, "clips")["a-001"] == ""
+
+
+def test_features_of_unlike_networks_are_not_compared():
+    """As in a run that was begun before there were two."""
+    made = [{"features": [1.0, 0.0, 0.0]}, {"features": [1.0, 0.0], "features_by": DINO}, {"features": [1.0, 0.0, 0.0]}]
+    clips = [Outcome(str(number), Work(""), DONE, Verdict(None), made=one) for number, one in enumerate(made)]
+    scores = [one.scores for one in duplicates.scored(clips, of_stage(GATES, "clips"))]
+    assert scores == [{"duplicate": 0}, {"duplicate_dino": 0}, {"duplicate": 1}]
+
+
+def test_without_dinov2s_weights_no_video_is_read(flow, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIVEDITOR_MODELS", str(tmp_path))
+    run = flow(settings=replace(SETTINGS, duplicate_features=DINO))
+    with pytest.raises(JobError, match="is not here: liveditor evaluate models dinov2_s fetches it"):
+        run.run(ModelChoice(), HERE)
+    assert [one.status for one in run.outcomes("shots")] == ["waiting"]
+
+
 def test_other_settings_in_the_same_folder_are_refused_in_one_sentence(flow):
     flow().run(ModelChoice(), HERE, until="clips")
     other = flow(settings=Settings(**{**vars(SETTINGS), "width": 160}))
@@ -319,7 +350,7 @@ def test_the_funnel_adds_up_and_the_report_shows_it(flow, monkeypatch):
         assert count.entered == count.kept + count.rejected + count.quarantined + count.waiting
     by_stage = {count.stage: count for count in funnel.counts(run)}
     assert by_stage["frames"].reasons == {"edit missing": 2} and by_stage["videos"].reasons == {"flicker": 2}
-    assert set(by_stage["clips"].unmeasured.items()) <= {("duplicate", 2), ("safety", 2)}
+    assert set(by_stage["clips"].unmeasured.items()) <= {("duplicate", 2), ("duplicate_dino", 2), ("safety", 2)}
     page = write_report(run).read_text(encoding="utf-8")
     assert "Rejected: flicker (2)" in page and "Rejected: edit missing (2)" in page
     shown = list((run.folder / "samples").glob("*.mp4"))
@@ -479,6 +510,22 @@ def test_a_vlm_plans_by_the_shares(flow):
     assert [(one.made["judge"]["questions"], one.made["judge"]["attempts"]) for one in (first, second)] == [(1, 2), (1, 1)]
     write_report(run)
     assert "| plans | 2 | 2 | 3 | 36 | 18 |" in (run.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_plans_without_style_and_place_pass_the_gates_that_need_neither(flow):
+    """Of the planner vlm: what the others would look at, nobody knows."""
+    more = {"suitable": True, "backward": ["undo"], "target": "A box", "object": "", "new_object": "a blue box"}
+    plans = [json.dumps({**more, "forward": [said]}) for said in ("box blue", "box blue nothing")]
+    with fake_judge(*plans, scores(following=10, preservation=10, quality=10)) as server:
+        run = flow(settings=judged(server, planner="vlm", proposals=1, shares={"add": 1.0}))
+        run.run(ModelChoice(), HERE, until="videos")
+    assert [one.made["proposals"][0]["expected"] for one in run.outcomes("plans")] == [{}, {}]
+    assert [one.reason for one in run.outcomes("frames")] == ["", "edit missing"]
+    (whole,) = run.outcomes("videos")
+    assert whole.is_kept and {"present", "flicker_added", "drift", "cuts_added", "frame_psnr"} <= {
+        name for name, value in whole.scores.items() if value is not None
+    }
+    assert {"outside", "style", "colour", "shape"} <= {*whole.verdict.unmeasured}
 
 
 @pytest.mark.parametrize("answer", ["[]", '{"forward": ["a"], "backward": ["b"]}', '{"suitable": "yes"}', '{"suitable": true, "forward": "a", "backward": ["b"]}',

@@ -6,7 +6,18 @@ import math
 import pytest
 from comfy_headless import ROOT
 from liveditor_isa.curation.flow import STAGES
-from liveditor_isa.curation.gates import GATES, MEASURED, Gate, failing, moved, of_stage, parsed, read_changes, verdict
+from liveditor_isa.curation.gates import (
+    GATES,
+    MEASURED,
+    REAL_PICTURES,
+    Gate,
+    failing,
+    moved,
+    of_stage,
+    parsed,
+    read_changes,
+    verdict,
+)
 
 TWO = (Gate("first", "videos", "a", "too little", "own", least=2), Gate("second", "videos", "b", "too much", "own", most=5))
 
@@ -77,17 +88,21 @@ def test_every_usual_gate_names_a_stage_a_source_and_one_bound_at_least():
             "frame_preferred",
             "frame_objects_lost",
             "objects_lost",
+            "frame_outside_object",
+            "outside_object",
         )  # of models that the user chooses
     for stage, published in (("video_verdicts", [8, 9, 8]), ("frame_verdicts", [9, 9, 9])):  # SAMA, appendix B
         assert [gate.least for gate in of_stage(GATES, stage)] == published
 
 
-def test_measured_bounds_are_those_of_the_result_file():
-    rows = {row["gate"]: row for row in json.loads((ROOT / MEASURED).read_text(encoding="utf-8"))["rows"]}
-    measured = [gate for gate in GATES if gate.source == MEASURED]
-    assert {"present", "outside", "style", "colour", "shape", "flicker", "drift", "sharpness", "duplicate"} <= {
-        gate.name for gate in measured
-    }
+@pytest.mark.parametrize("file, names", [
+    (MEASURED, {"present", "outside", "style", "colour", "shape", "flicker", "drift", "sharpness", "duplicate"}),
+    (REAL_PICTURES, {"duplicate_dino"}),
+])  # fmt: skip
+def test_measured_bounds_are_those_of_the_result_file(file, names):
+    rows = {row["gate"]: row for row in json.loads((ROOT / file).read_text(encoding="utf-8"))["rows"]}
+    measured = [gate for gate in GATES if gate.source == file]
+    assert names <= {gate.name for gate in measured}
     for gate in measured:
         row = rows[gate.name.removeprefix("frame_")]
         assert getattr(gate, row["side"]) == pytest.approx(row["bound"], abs=0.006), gate.name

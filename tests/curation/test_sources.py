@@ -57,7 +57,7 @@ def test_a_double_id_an_empty_list_and_a_missing_one(tmp_path):
 
 
 @pytest.mark.parametrize("values", [{"frames": 16}, {"width": 100}, {"fps": 0}, {"proposals": 0}, {"shares": {}}, {"shares": {"style": -1}},
-                                    {"direction": "back"}, {"colour": 1}, {"frames": "17"}])  # fmt: skip
+                                    {"direction": "back"}, {"colour": 1}, {"frames": "17"}, {"duplicate_features": "vgg"}, {"mask_model": "sam2"}])  # fmt: skip
 def test_a_wrong_setting_is_one_sentence(tmp_path, values):
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(values), encoding="utf-8")

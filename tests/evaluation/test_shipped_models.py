@@ -9,7 +9,7 @@ import scipy.ndimage
 import scipy.special
 import scipy.stats
 import torch
-from evaluated import scene
+from evaluated import scene, small_dino
 from liveditor_isa.benchmarks.evaluation import orders
 from liveditor_isa.evaluation import weights
 from liveditor_isa.evaluation.metrics import dino, i3d, niqe
@@ -90,15 +90,6 @@ def test_small_and_flat_pictures():
 
 
 # DINOv2.
-
-
-def small_dino():
-    from transformers import Dinov2Config, Dinov2Model
-
-    torch.manual_seed(0)
-    return Dinov2Model(
-        Dinov2Config(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=42, patch_size=14)
-    ).eval()
 
 
 @torch.no_grad()

@@ -55,3 +55,13 @@ def save(folder: Path, video: torch.Tensor) -> Path:
 def write_rows(path: Path, *rows: dict) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def small_dino():
+    """With random weights."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    return Dinov2Model(
+        Dinov2Config(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=42, patch_size=14)
+    ).eval()

@@ -1,4 +1,4 @@
-"""An RT-DETRv2 and a GroundingDINO with random weights and their processors, in transformers' layout."""
+"""An RT-DETRv2, a GroundingDINO and a SAM2 with random weights and their processors, in transformers' layout."""
 
 from pathlib import Path
 
@@ -62,4 +62,42 @@ def write_grounding(folder: Path) -> Path:
     GroundingDinoForObjectDetection(config).eval().save_pretrained(folder)
     images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
     GroundingDinoProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def write_masks(folder: Path) -> Path:
+    """A SAM2 as it is released: its files are those of the model of videos."""
+    from transformers import (
+        Sam2HieraDetConfig,
+        Sam2ImageProcessor,
+        Sam2VideoConfig,
+        Sam2VideoMaskDecoderConfig,
+        Sam2VideoModel,
+        Sam2VideoProcessor,
+        Sam2VideoPromptEncoderConfig,
+        Sam2VideoVideoProcessor,
+        Sam2VisionConfig,
+    )
+
+    torch.manual_seed(0)
+    size, width = {"height": 64, "width": 64}, 32
+    backbone = Sam2HieraDetConfig(
+        hidden_size=8, image_size=[64, 64], blocks_per_stage=[1, 1, 1, 1], embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2], window_size_per_stage=[4, 4, 4, 2], global_attention_blocks=[],
+        window_positional_embedding_background_size=[4, 4],
+    )  # fmt: skip
+    vision = Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]], fpn_hidden_size=width
+    )  # fmt: skip
+    config = Sam2VideoConfig(
+        vision_config=vision,
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=width, image_size=64, mask_input_channels=4),
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(hidden_size=width, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16),
+        image_size=64, memory_attention_hidden_size=width, memory_attention_feed_forward_hidden_size=32, memory_attention_num_layers=1,
+        memory_attention_rope_feat_sizes=[4, 4], memory_encoder_hidden_size=width, memory_encoder_output_channels=16,
+        mask_downsampler_embed_dim=width, memory_fuser_embed_dim=width, memory_fuser_intermediate_dim=32, memory_fuser_num_layers=1,
+    )  # fmt: skip
+    Sam2VideoModel(config).eval().save_pretrained(folder)
+    images, videos = Sam2ImageProcessor(size=size), Sam2VideoVideoProcessor(size=size)
+    Sam2VideoProcessor(image_processor=images, video_processor=videos).save_pretrained(folder)
     return folder
