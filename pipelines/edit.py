@@ -138,15 +138,19 @@ def pipeline_of(choice: ModelChoice, dtype: torch.dtype, transformer=None) -> LI
     if choice.model == "tiny":
         return LIVEditorPipeline.included(dtype, transformer)
     if Path(choice.model).is_dir():
-        return _from_folder(Path(choice.model), dtype, transformer)
+        return _from_folder(choice, dtype, transformer)
     assert choice.text_encoder and choice.vae
     return LIVEditorPipeline.from_files(choice.model, choice.text_encoder, choice.vae, dtype, transformer)
 
 
-def _from_folder(folder: Path, dtype: torch.dtype, transformer=None) -> LIVEditorPipeline:
-    """Raise for missing weights, which `from_pretrained` alone would replace with random ones."""
-    tokenizer, encoder = load_text_encoder(folder, dtype)
-    vae = load_vae(folder, dtype)
+def _from_folder(choice: ModelChoice, dtype: torch.dtype, transformer=None) -> LIVEditorPipeline:
+    """With the parts that the choice names in place of the folder's own, which are then not opened.
+
+    Raises for missing weights, which `from_pretrained` alone would replace with random ones.
+    """
+    folder = Path(choice.model)
+    tokenizer, encoder = load_text_encoder(choice.text_encoder or folder, dtype)
+    vae = load_vae(choice.vae or folder, dtype)
     if transformer is None:
         transformer = load_part(LIVEditorTransformer3DModel, folder, "transformer", dtype)
     with said_of(folder, "LIVEditorPipeline"):

@@ -290,10 +290,8 @@ def pictures(path) -> np.ndarray:
         (["VIDEO", "p", "--model", "NOVIDEO"], "broken.mp4 is the network alone: name its text_encoder"),
         (["VIDEO", "p", "--model", "NOVIDEO", "--text-encoder", "no", "--vae", "no"], "There is no file no: check the name."),
         (["VIDEO", "p", "--model", "no.bin"], "There is no model no.bin"),
-        (
-            ["VIDEO", "p", "--model", ".", "--vae", "vae.safetensors"],
-            "A folder has its own parts: leave out text_encoder and vae",
-        ),
+        (["VIDEO", "p", "--model", ".", "--vae", "vae.safetensors"], "There is no file vae.safetensors: check the name."),
+        (["VIDEO", "p", "--model", ".", "--text-encoder", "NOVIDEO"], "broken.mp4 is truncated or no torch checkpoint"),
         (["VIDEO", "p", "--model", "."], ". holds no UMT5EncoderModel that can be loaded"),
         (["VIDEO", "p", "--lora", "NOVIDEO"], "broken.mp4 is truncated or no torch checkpoint"),
         (["VIDEO", "p", "--vae", "vae.safetensors"], "LIVEditor-tiny works with its own parts only"),
