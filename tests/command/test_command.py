@@ -133,10 +133,14 @@ def test_a_folder_of_frames_is_edited_as_the_video_is(sample_video, tmp_path):
 
 @pytest.mark.slow
 def test_an_edit_is_repeated_from_its_file_and_for_another_seed(sample_video, tmp_path, monkeypatch):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "bunny.mp4").write_bytes(sample_video.read_bytes())
     monkeypatch.chdir(tmp_path)
     options = "--min-tokens 0 --keep-ratio 0.5 --seed 7 --guidance 2 --context-refresh 2 --fps 12.5".split()
-    assert main(["edit", str(sample_video), "Make it night", *QUICK, *options, "--out", "first.mp4"]) == 0
+    assert main(["edit", "bunny.mp4", "Make it night", *QUICK, *options, "--out", "made/first.mp4"]) == 0
+    monkeypatch.chdir(tmp_path / "made")
     record = recorded_in("first.mp4")
+    assert record["video"] == "../bunny.mp4"
     assert record["guidance"] == 2 and record["steps"] == 2 and record["model"]["isa"]["keep_ratio"] == 0.5
     assert record["model"]["dtype"] == "fp32"  # and not "auto", which elsewhere is another
     assert record["versions"]["liveditor-isa"] == liveditor_isa.__version__ and "torch" in record["versions"]
