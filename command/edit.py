@@ -51,9 +51,10 @@ def recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
     Raises ValueError in one sentence for a file without a record, or with what is no option's.
     """
     record, elsewhere = recorded_in(path), []
+    folder = path if path.is_dir() else path.parent
 
     def found_path(recorded: str) -> str:
-        if (path_there := found_from(path.parent, recorded)) is None:
+        if (path_there := found_from(folder, recorded)) is None:
             elsewhere.append(recorded)
         return path_there or recorded
 

@@ -112,7 +112,9 @@ def edit_file(
     if is_first():
         chunks = result.frames(first_frames(decode_video(pipe.vae, latents), clip.frames, VAE_OVERFLOW))
         made = replace(edit, steps=pipe.num_timesteps, guidance=pipe.guidance_scale)
-        record = record_of(made, getattr(pipe, "model_choice", None), folder or path.parent)
+        record = record_of(
+            made, getattr(pipe, "model_choice", None), folder or (path if format_of(path).is_folder else path.parent)
+        )
         tags = {TAG: json.dumps(record)}
         path = write_video(
             path, chunks, clip.fps, format_of(path), audio=clip.audio, metadata=tags, pixel_aspect=result.pixel_aspect

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..version import __version__
+from ..video.writing.png import FIRST_PICTURE
 from .request import Edit, ModelChoice
 
 TAG = "liveditor"
@@ -88,18 +89,33 @@ def found_from(folder: Path, path: str) -> str | None:
 
 
 def recorded_in(path: str | Path) -> dict:
-    """The record of an edited file. Raises ValueError in one sentence for a file without one."""
-    import av
+    """The record of an edited file, or of a folder of pictures, whose first one holds it.
 
+    Raises ValueError in one sentence for a file without one. A GIF has no place for it.
+    """
+    path = Path(path)
     try:
-        with av.open(str(path)) as container:
-            tags = dict(container.metadata)
-    except (OSError, ValueError) as error:  # PyAV's own are among them
+        tags = _tags_of(path / FIRST_PICTURE if path.is_dir() else path)
+    except (OSError, ValueError) as error:  # PyAV's own and Pillow's are among them
         raise ValueError(f"{path} cannot be read ({error}).") from None
     try:
         record = json.loads(tags.get(TAG) or tags.get(TAG.upper()) or "null")
     except ValueError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
-        raise ValueError(f"{Path(path).name} does not say how it was made: take a file that `liveditor edit` has written.")
+        raise ValueError(
+            f"{path.name} does not say how it was made: take a file that `liveditor edit` has written, of another format than GIF."
+        )
     return record
+
+
+def _tags_of(path: Path) -> dict[str, str]:
+    if path.suffix.lower() == ".png":
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            return getattr(picture, "text", {})
+    import av
+
+    with av.open(str(path)) as container:
+        return dict(container.metadata)

@@ -126,6 +126,8 @@ def check_there(files: Iterable[str], or_folders: bool = False) -> None:
     """Raises ValueError for the first file that is missing. or_folders: which may be a folder too."""
     is_there = os.path.exists if or_folders else os.path.isfile  # Path's own raise for a name that is too long
     for path in files:
+        if os.path.isdir(path) and not or_folders:
+            raise ValueError(f"{path} is a folder, where a file is needed: name the file.")
         if not is_there(path):
             raise ValueError(f"There is no file {path}: check the name.")
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from liveditor_isa.command import main
 from liveditor_isa.command.outcome import Outcome
-from liveditor_isa.pipelines.record import TAG, record_of
+from liveditor_isa.pipelines.record import TAG, record_of, recorded_in
 from liveditor_isa.pipelines.request import Edit, ModelChoice
 from liveditor_isa.video.mp4 import write_mp4
+from liveditor_isa.video.writing.encode import write_video
+from liveditor_isa.video.writing.formats import format_of
 
 RECORD = {"video": "beach.mp4", "prompt": "p", "seed": 7, "boxes": [[1, 2, 3, 4]], "references": ["hat.png"]}
 CHOICE = asdict(ModelChoice())
@@ -103,6 +105,18 @@ def test_a_record_names_files_as_seen_from_its_own(project, tmp_path, monkeypatc
         assert [Path(path).resolve() for path in seen[name]] == [moved / file]
     for name, file in {"mask": "clips/mask.png", "vae": "models/vae.safetensors"}.items():
         assert Path(seen[name]).samefile(moved / file)
+
+
+@pytest.mark.parametrize("name", ["pictures", "x.mov", "x.webm"])
+def test_a_record_is_in_every_format_but_gif(name, project):
+    for path in (Path(name), Path("x.gif")):
+        write_video(
+            path, [torch.zeros(2, 32, 32, 3)], Fraction(8), format_of(path), metadata={TAG: json.dumps({"model": CHOICE})}
+        )
+    for path in (Path(name), Path(name, "00001.png"))[: 1 + Path(name).is_dir()]:
+        assert recorded_in(path)["model"] == json.loads(json.dumps(CHOICE))
+    with pytest.raises(ValueError, match="x.gif does not say how it was made: .*, of another format than GIF"):
+        recorded_in("x.gif")
 
 
 def test_a_record_tells_no_folder_that_it_was_not_told(project, tmp_path):
