@@ -142,6 +142,11 @@ def with_metadata(source, tensors, to):
         save_file(tensors, to, file.metadata())
 
 
+def test_quiet_shows_no_bar_of_the_libraries(files, tmp_path, capsys):
+    assert main(command(files, tmp_path / "folder", "--quiet")) == 0
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_type_is_of_all_parts(files, tmp_path, capsys):
     assert main(command(files, tmp_path / "half", "--dtype", "bf16")) == 0
     assert "half: text encoder, VAE and a transformer of 129 tensors, 0.0" in capsys.readouterr().out
