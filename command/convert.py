@@ -15,6 +15,7 @@ from ..checkpoint.scaled import FP8
 from ..pipelines import require
 from ..pipelines.request import check_there
 from .outcome import Outcome, Status
+from .output import quiet_loading
 
 EPILOG = """\
 examples:
@@ -94,6 +95,8 @@ def _writer(options: argparse.Namespace) -> tuple[Path, Callable[..., Conversion
 
         from ..pipelines.weights import save_pipeline
 
+        if options.quiet:
+            quiet_loading()
         return options.to_folder, partial(save_pipeline, source, *parts, options.to_folder, options.dtype)
     if any(parts):
         raise ValueError("--text-encoder and --vae are for a folder of a whole model: name it with --to-folder.")

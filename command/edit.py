@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 from pathlib import Path
 
 from ..pipelines import require
-from ..pipelines.record import recorded_in
-from ..pipelines.request import Edit, box_of
+from ..pipelines.record import found_from, recorded_in, with_paths
+from ..pipelines.request import Edit, ModelChoice, box_of
 from ..runtime.torchrun import is_first
 from ..video.room import check_output
 from ..video.writing.formats import encoder_for, format_of
 from .options import ISA_OPTIONS, add_model_options, frame_size, model_choice
 from .outcome import Outcome, Status
 from .output import quiet_loading
+
+logger = logging.getLogger(__name__)
 
 EPILOG = """\
 examples:
@@ -28,11 +32,34 @@ edit; --whole-frame puts it back over the source, as do --mask and --box.
 """
 
 
+ANEW = {
+    "video": "name the video anew, behind --repeat FILE",
+    "reference": "name all references anew with --reference",
+    "mask": "name the mask anew with --mask",
+    "model": "name the model anew with --model",
+    "text_encoder": "name it anew with --text-encoder",
+    "vae": "name it anew with --vae",
+    "lora": "name all LoRAs anew with --lora",
+}
+"""{option that names a file: the cure where it is missing}."""
+
+
 def recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
-    """{option: value} as the file has recorded them. Raises ValueError in one sentence for a file without, or with what is no option's."""
-    record = recorded_in(path)
+    """{option: value} as the file has recorded them, with paths as `found_from` finds them, {"recorded": all that}, and {"elsewhere":
+    paths that are not there as seen from the file}.
+
+    Raises ValueError in one sentence for a file without a record, or with what is no option's.
+    """
+    record, elsewhere = recorded_in(path), []
+    folder = path if path.is_dir() else path.parent
+
+    def found_path(recorded: str) -> str:
+        if (path_there := found_from(folder, recorded)) is None:
+            elsewhere.append(recorded)
+        return path_there or recorded
+
     try:
-        found = _options_of(record)
+        found = _options_of(with_paths(record, found_path))
     except (AttributeError, TypeError, KeyError) as error:  # of a record that somebody changed
         raise ValueError(f"{path.name} records something else than an edit ({error}).") from None
     for action in parser._actions:
@@ -41,14 +68,14 @@ def recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
             raise ValueError(
                 f"{path.name} records the {action.dest} {value!r}, but there are {', '.join(map(str, action.choices))}."
             )
-    return found
+    return found | {"recorded": found, "elsewhere": elsewhere}
 
 
 def _options_of(record: dict) -> dict:
     """{option: value} of this command, for what `record_of` made."""
     model = dict(record["model"])
     isa = model.pop("isa")
-    found = {"isa": isa is not None, **(isa or {}), "lora": model.pop("loras"), **model}
+    found = {"isa": isa is not None, **(isa or {}), "lora": [*model.pop("loras")], **model}
     edit = vars(Edit.from_dict(record)).copy()
     references, boxes = edit.pop("references"), edit.pop("boxes")
     edit |= {
@@ -67,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--repeat", type=Path, metavar="FILE",
         help="make the edit again that FILE, a result of this command, was made by; what is given beside it replaces what was "
-        "recorded: another video or seed, for example",
+        "recorded: another video or seed, for example, or another model, which then has its own parts",
     )  # fmt: skip
     parser.add_argument(
         "--out",
@@ -137,11 +164,40 @@ def _box(text: str) -> tuple[int, int, int, int]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _settle_repeat(options: argparse.Namespace) -> None:
+    """Leaves out what was recorded and does not go with what is given beside it.
+
+    Raises ValueError for a recorded file that is missing, with the option that names it anew.
+    """
+    file, recorded = options.repeat, options.recorded
+
+    def leave_out(*names: str):
+        vars(options).update({name: None for name in names if getattr(options, name) == recorded.get(name)})
+
+    if not options.isa:
+        leave_out(*ISA_OPTIONS)
+    if not options.window:
+        leave_out("window_overlap")
+    if options.model != recorded.get("model") and (options.model == ModelChoice.model or os.path.isdir(options.model)):
+        leave_out("text_encoder", "vae")  # they are the recorded model's, and this one has its own
+    for name, cure in ANEW.items():
+        value = getattr(options, name)
+        if value != recorded.get(name) or value == ModelChoice.model:
+            continue
+        for path in value if isinstance(value, list) else [value] if value else []:
+            if not os.path.exists(path):
+                raise ValueError(f"{file.name} was made with {path}, which is not there: {cure}.")
+            if str(path) in options.elsewhere:
+                logger.warning(
+                    "%s records %s, which is not there as seen from that file: this folder's is taken.", file.name, path
+                )
+
+
 def run(options: argparse.Namespace) -> Outcome:
     if options.video is None or options.prompt is None:
         raise ValueError("Name the video and say what to change, or give --repeat a file that was edited before.")
-    if options.repeat and not options.isa:
-        vars(options).update(dict.fromkeys(ISA_OPTIONS))  # recorded with ISA, and --no-isa beside it
+    if options.repeat:
+        _settle_repeat(options)
     if options.fps == 0:
         raise ValueError("--fps 0 is no frame rate: leave it out for the video's own.")
     edit = Edit(

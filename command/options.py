@@ -59,8 +59,8 @@ def add_model_options(parser: argparse.ArgumentParser):
         default=ModelChoice.model,
         help="tiny (the included one), a folder in diffusers' layout, or a LIVEditor checkpoint, .bin or .safetensors (default: tiny)",
     )
-    model.add_argument("--text-encoder", metavar="FILE", help="umt5-xxl, beside a checkpoint")
-    model.add_argument("--vae", metavar="FILE", help="Wan 2.1's VAE, beside a checkpoint")
+    model.add_argument("--text-encoder", metavar="FILE", help="umt5-xxl, beside a checkpoint, or in place of a folder's own")
+    model.add_argument("--vae", metavar="FILE", help="Wan 2.1's VAE, beside a checkpoint, or in place of a folder's own")
     model.add_argument("--lora", metavar="FILE", action="append", default=[], help="a LoRA; may be given several times")
     model.add_argument(
         "--device", default=ModelChoice.device, help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)"

@@ -54,7 +54,7 @@ def lenient_output() -> Iterator[None]:
 
 
 def quiet_loading():
-    """diffusers and transformers, which are imported already, show no bars where they load a folder."""
+    """diffusers and transformers, which are imported already, show no bars where they load or write a folder."""
     import diffusers
     import transformers
 

@@ -76,12 +76,14 @@ def edit_file(
     output: str | Path,
     progress: bool = True,
     on_step: Callable[[int, int], None] | None = None,
+    folder: Path | None = None,
 ) -> tuple[Path, dict]:
     """Edit, and write a video with the source's frame rate and sound. Returns its path and facts about the run.
 
     The ending of `output` chooses the format. The file appears under its name only when it is whole. Where a file has that name
     already, the new one gets the next number.
     on_step: called after each denoising step with how many are done, and of how many. What it raises ends the edit, and comes out.
+    folder: where the file will lie in the end, if it is moved: its record names other files as seen from there.
     Several processes under torchrun all edit, and the first writes.
     Raises ValueError for bad input (one sentence: cause and cure), OSError for a full disk.
     """
@@ -110,7 +112,10 @@ def edit_file(
     if is_first():
         chunks = result.frames(first_frames(decode_video(pipe.vae, latents), clip.frames, VAE_OVERFLOW))
         made = replace(edit, steps=pipe.num_timesteps, guidance=pipe.guidance_scale)
-        tags = {TAG: json.dumps(record_of(made, getattr(pipe, "model_choice", None)))}
+        record = record_of(
+            made, getattr(pipe, "model_choice", None), folder or (path if format_of(path).is_folder else path.parent)
+        )
+        tags = {TAG: json.dumps(record)}
         path = write_video(
             path, chunks, clip.fps, format_of(path), audio=clip.audio, metadata=tags, pixel_aspect=result.pixel_aspect
         )
@@ -138,15 +143,19 @@ def pipeline_of(choice: ModelChoice, dtype: torch.dtype, transformer=None) -> LI
     if choice.model == "tiny":
         return LIVEditorPipeline.included(dtype, transformer)
     if Path(choice.model).is_dir():
-        return _from_folder(Path(choice.model), dtype, transformer)
+        return _from_folder(choice, dtype, transformer)
     assert choice.text_encoder and choice.vae
     return LIVEditorPipeline.from_files(choice.model, choice.text_encoder, choice.vae, dtype, transformer)
 
 
-def _from_folder(folder: Path, dtype: torch.dtype, transformer=None) -> LIVEditorPipeline:
-    """Raise for missing weights, which `from_pretrained` alone would replace with random ones."""
-    tokenizer, encoder = load_text_encoder(folder, dtype)
-    vae = load_vae(folder, dtype)
+def _from_folder(choice: ModelChoice, dtype: torch.dtype, transformer=None) -> LIVEditorPipeline:
+    """With the parts that the choice names in place of the folder's own, which are then not opened.
+
+    Raises for missing weights, which `from_pretrained` alone would replace with random ones.
+    """
+    folder = Path(choice.model)
+    tokenizer, encoder = load_text_encoder(choice.text_encoder or folder, dtype)
+    vae = load_vae(choice.vae or folder, dtype)
     if transformer is None:
         transformer = load_part(LIVEditorTransformer3DModel, folder, "transformer", dtype)
     with said_of(folder, "LIVEditorPipeline"):

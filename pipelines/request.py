@@ -40,7 +40,8 @@ class ModelChoice:
     """The model and how its weights are stored.
 
     model: "tiny" (the included one), a folder in diffusers' layout, or a LIVEditor checkpoint file (.bin or .safetensors).
-    text_encoder, vae: files, needed with a checkpoint file only.
+    text_encoder, vae: files, or folders in diffusers' layout: needed beside a checkpoint file, and in place of a folder's own parts
+        beside a folder.
     dtype: "auto" (bf16 on a GPU, fp32 on a CPU), "bf16", "fp16" or "fp32"; of the transformer.
     storage: "auto" or "fp8": the transformer's linear layers kept in 8 bits, computed in `dtype`.
     offload: "none", "model" (one part on the GPU at a time) or "layers" (for small cards, slow).
@@ -112,22 +113,22 @@ class ModelChoice:
     def _check_model(self, path: Path) -> None:
         if not self.model or not os.path.exists(path):
             raise ValueError(f"There is no model {self.model}: check the name.")
-        if path.is_dir():
-            if self.text_encoder or self.vae:
-                raise ValueError("A folder has its own parts: leave out text_encoder and vae, or name a checkpoint file.")
-            return
-        if not (self.text_encoder and self.vae):
+        parts = [part for part in (self.text_encoder, self.vae) if part]
+        if len(parts) < 2 and not path.is_dir():
             raise ValueError(
                 f"{path.name} is the network alone: name its text_encoder (umt5_xxl_fp16.safetensors, say) and its vae "
                 "(wan_2.1_vae.safetensors) too, or take a folder in diffusers' layout."
             )
-        check_there((self.text_encoder, self.vae))
+        check_there(parts, or_folders=True)
 
 
-def check_there(files: Iterable[str]) -> None:
-    """Raises ValueError for the first file that is missing."""
+def check_there(files: Iterable[str], or_folders: bool = False) -> None:
+    """Raises ValueError for the first file that is missing. or_folders: which may be a folder too."""
+    is_there = os.path.exists if or_folders else os.path.isfile  # Path's own raise for a name that is too long
     for path in files:
-        if not os.path.isfile(path):  # Path's own raises for a name that is too long
+        if os.path.isdir(path) and not or_folders:
+            raise ValueError(f"{path} is a folder, where a file is needed: name the file.")
+        if not is_there(path):
             raise ValueError(f"There is no file {path}: check the name.")
 
 

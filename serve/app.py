@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from ..errors import sentence
 from ..version import __version__
 from .engine import Engine, ModelGone, QueueFull
+from .fields import check_form, check_parameters
 from .jobs import DONE, Job
 from .uploads import Upload, Uploads
 
@@ -52,12 +53,18 @@ class SizeLimit:
 
 def create_app(uploads: Uploads, engine: Engine, model: str) -> FastAPI:
     """model: the name by which clients know it."""
-    app = FastAPI(title="LIVEditor", version=__version__, description="Edits of videos by instruction.")
+    about = "Edits of videos by instruction."
+    app = FastAPI(title="LIVEditor", version=__version__, description=about, dependencies=[Depends(check_parameters)])
     app.add_middleware(SizeLimit, limit=uploads.limits.bytes)
 
     @app.exception_handler(AnyHTTPException)
     async def on_error(request: Request, error: AnyHTTPException):
-        return _error(error.status_code, str(error.detail), error.headers)
+        words = {
+            404: f"There is no address {request.url.path:.60}: /openapi.json lists those that there are.",
+            405: f"{request.method} is not for {request.url.path:.60}: /openapi.json lists what is.",
+        }
+        is_routing = error.detail in ("Not Found", "Method Not Allowed")  # by their standard's words
+        return _error(error.status_code, words[error.status_code] if is_routing else str(error.detail), error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def on_wrong_value(request: Request, error: RequestValidationError):
@@ -87,7 +94,7 @@ def create_app(uploads: Uploads, engine: Engine, model: str) -> FastAPI:
             "facts": job.facts,
         }
 
-    @app.post("/v1/videos/edits")
+    @app.post("/v1/videos/edits", dependencies=[Depends(check_form)])
     def create(
         owner: Annotated[str, Depends(owner_of)],
         video: Annotated[UploadFile, File(description="the video to edit")],
@@ -110,17 +117,21 @@ def create_app(uploads: Uploads, engine: Engine, model: str) -> FastAPI:
         window: Annotated[int | None, Form()] = None,
         window_overlap: Annotated[int | None, Form()] = None,
         model_name: Annotated[str | None, Form(alias="model")] = None,
+        input_reference: Annotated[list[UploadFile], File(description="as reference, by OpenAI's name")] = [],
+        reference_list: Annotated[list[UploadFile], File(alias="reference[]", description="as reference")] = [],
+        box_list: Annotated[list[str], Form(alias="box[]", description="as box")] = [],
     ) -> dict[str, Any]:
         """Queue an edit. Values are those of `liveditor edit`, with its defaults, but for `frames`."""
         if model_name not in (None, model):
             raise HTTPException(404, f"There is no model {model_name:.60} here, only {model}.")
         values = {
             "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed, "steps": steps, "guidance": guidance,
-            "frames": frames, "fps": fps, "start_frame": start_frame, "every_nth": every_nth, "size": size, "boxes": box,
+            "frames": frames, "fps": fps, "start_frame": start_frame, "every_nth": every_nth, "size": size, "boxes": box + box_list,
             "feather": feather, "match_colors": match_colors, "whole_frame": whole_frame, "window": window,
             "window_overlap": window_overlap,
         }  # fmt: skip
-        files = {"video": [video], "mask": [mask] if mask else [], "reference": reference}
+        references = reference + reference_list + input_reference
+        files = {"video": [video], "mask": [mask] if mask else [], "reference": references}
         sent = {kind: [Upload(each.filename or "", each.file) for each in group] for kind, group in files.items()}
         with refusals():
             return shown(uploads.submit(owner, values, sent))
@@ -158,8 +169,8 @@ def create_app(uploads: Uploads, engine: Engine, model: str) -> FastAPI:
         return shown(job)
 
     @app.get("/v1/videos/{video_id}/content")
-    def content(job: ItsJob) -> FileResponse:
-        """The edited video."""
+    def content(job: ItsJob, variant: Literal["video"] = "video") -> FileResponse:
+        """The edited video. Of OpenAI's variants there is no other."""
         if job.status != DONE:
             raise HTTPException(409, f"The video is not there: its status is {job.status}.")
         return FileResponse(engine.jobs.result(job.id), media_type="video/mp4", filename=f"{job.id}.mp4")

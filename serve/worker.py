@@ -188,7 +188,8 @@ def _edited(line: Connection, editor, pipe, id: str, edit: dict, folder: Path) -
     os.chdir(folder)
     try:
         with noted(folder / WORK):
-            video, facts = editor.edit_file(pipe, Edit.from_dict(edit), Path(WORK, RESULT), progress=False, on_step=on_step)
+            out = Path(WORK, RESULT)
+            video, facts = editor.edit_file(pipe, Edit.from_dict(edit), out, progress=False, on_step=on_step, folder=folder)
         return Report(DONE, (Path(video).name, facts))
     except Cancelled:
         report = Report(CANCELLED)

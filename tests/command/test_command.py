@@ -133,18 +133,23 @@ def test_a_folder_of_frames_is_edited_as_the_video_is(sample_video, tmp_path):
 
 @pytest.mark.slow
 def test_an_edit_is_repeated_from_its_file_and_for_another_seed(sample_video, tmp_path, monkeypatch):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "bunny.mp4").write_bytes(sample_video.read_bytes())
     monkeypatch.chdir(tmp_path)
     options = "--min-tokens 0 --keep-ratio 0.5 --seed 7 --guidance 2 --context-refresh 2 --fps 12.5".split()
-    assert main(["edit", str(sample_video), "Make it night", *QUICK, *options, "--out", "first.mp4"]) == 0
+    assert main(["edit", "bunny.mp4", "Make it night", *QUICK, *options, "--out", "made/first.mp4"]) == 0
+    monkeypatch.chdir(tmp_path / "made")
     record = recorded_in("first.mp4")
+    assert record["video"] == "../bunny.mp4"
     assert record["guidance"] == 2 and record["steps"] == 2 and record["model"]["isa"]["keep_ratio"] == 0.5
     assert record["model"]["dtype"] == "fp32"  # and not "auto", which elsewhere is another
     assert record["versions"]["liveditor-isa"] == liveditor_isa.__version__ and "torch" in record["versions"]
     assert main(["edit", "--repeat", "first.mp4", "--out", "again.mp4"]) == 0
     assert recorded_in("again.mp4") == record and np.array_equal(pictures("first.mp4"), pictures("again.mp4"))
-    assert main(["edit", "--seed", "8", "--repeat", "first.mp4", "--no-isa", "--out", "other.mp4"]) == 0
-    assert recorded_in("other.mp4") == record | {"seed": 8, "model": record["model"] | {"isa": None}}
-    assert not np.array_equal(pictures("first.mp4"), pictures("other.mp4"))
+    assert main(["edit", "--seed", "8", "--repeat", "first.mp4", "--no-isa", "--out", "other"]) == 0
+    changed = {"seed": 8, "model": record["model"] | {"isa": None}, "video": "../../bunny.mp4"}
+    assert recorded_in("other") == record | changed, "of a folder of pictures"
+    assert np.abs(np.subtract(pictures("first.mp4")[0], pictures("other/00001.png")[0], dtype=float)).mean() > 5
 
 
 @pytest.mark.parametrize("file, told", [("VIDEO", "does not say how it was made"), ("missing.mp4", "cannot be read")])
@@ -273,6 +278,7 @@ def pictures(path) -> np.ndarray:
         (["missing.mp4", "p"], "There is no file missing.mp4"),
         (["VIDEO", "p", "--reference", "hat.png"], "There is no file hat.png"),
         (["VIDEO", "p", "--mask", "hat.png"], "There is no file hat.png"),
+        (["VIDEO", "p", "--mask", "."], ". is a folder, where a file is needed: name the file."),
         (["VIDEO", "p", "--mask", "NOVIDEO"], "The video cannot be read"),
         (["VIDEO", "p", "--box", "2000,0,10,10"], "The mask is empty, or lies outside of the part that was edited"),
         (["VIDEO", "p", "--window", "5", "--window-overlap", "8"], "window_overlap must be shorter than the window"),
@@ -290,10 +296,8 @@ def pictures(path) -> np.ndarray:
         (["VIDEO", "p", "--model", "NOVIDEO"], "broken.mp4 is the network alone: name its text_encoder"),
         (["VIDEO", "p", "--model", "NOVIDEO", "--text-encoder", "no", "--vae", "no"], "There is no file no: check the name."),
         (["VIDEO", "p", "--model", "no.bin"], "There is no model no.bin"),
-        (
-            ["VIDEO", "p", "--model", ".", "--vae", "vae.safetensors"],
-            "A folder has its own parts: leave out text_encoder and vae",
-        ),
+        (["VIDEO", "p", "--model", ".", "--vae", "vae.safetensors"], "There is no file vae.safetensors: check the name."),
+        (["VIDEO", "p", "--model", ".", "--text-encoder", "NOVIDEO"], "broken.mp4 is truncated or no torch checkpoint"),
         (["VIDEO", "p", "--model", "."], ". holds no UMT5EncoderModel that can be loaded"),
         (["VIDEO", "p", "--lora", "NOVIDEO"], "broken.mp4 is truncated or no torch checkpoint"),
         (["VIDEO", "p", "--vae", "vae.safetensors"], "LIVEditor-tiny works with its own parts only"),

@@ -1,5 +1,6 @@
 """`liveditor convert --to-folder`: a folder that diffusers opens, with the results of the three files that it was made from."""
 
+import shutil
 import subprocess
 import sys
 
@@ -7,10 +8,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from liveditor_isa.checkpoint.keys import CheckpointError
 from liveditor_isa.command import main
+from liveditor_isa.pipelines.edit import load
 from liveditor_isa.pipelines.pipeline import LIVEditorPipeline
+from liveditor_isa.pipelines.record import record_of
+from liveditor_isa.pipelines.request import Edit, ModelChoice
 from liveditor_isa.pipelines.text_encoder import load_text_encoder
+from liveditor_isa.pipelines.vae import load_vae
 from liveditor_isa.pipelines.weights import save_pipeline
+from liveditor_isa.training.editor.encoders import open_encoders
+from liveditor_isa.training.editor.settings import Model
 from liveditor_isa.video.clip import open_clip
 from liveditor_isa.video.source import FileSource
 from make_tiny_model import ENCODER, MODEL, VAE, bin_variants
@@ -72,6 +80,27 @@ def test_parts_are_overridden(files, folder):
         assert [each for each in PARTS if getattr(pipe, each) is given[each]] == [part]
 
 
+def test_parts_of_other_files_stand_in_for_a_folders_own(files, folder, tmp_path):
+    """Which may be missing. In edits, beside a checkpoint, and where training encodes."""
+    whole = shutil.copytree(folder, tmp_path / "whole")
+    for part in ("vae", "text_encoder"):
+        shutil.copytree(whole / part, tmp_path / part)
+        shutil.rmtree(whole / part)
+    shutil.move(whole / "tokenizer", tmp_path / "text_encoder" / "tokenizer")
+    model, encoder, vae = files
+    ours = weights(LIVEditorPipeline.from_files(*files, torch.float32))
+    with pytest.raises(CheckpointError):
+        load(ModelChoice(str(whole), encoder, dtype="fp32", isa=None))
+    for parts in ((encoder, vae), (str(tmp_path / "text_encoder"), str(tmp_path / "vae"))):
+        choice = ModelChoice(str(whole), *parts, dtype="fp32", isa=None)
+        assert same(weights(load(choice)), ours)
+        assert record_of(Edit("a.mp4", "p"), choice, tmp_path)["model"]["vae"] == parts[1]
+        encoders = open_encoders(Model(str(whole), *parts), torch.device("cpu"), torch.float32)
+        assert same(encoders.vae.state_dict(), load_vae(vae).state_dict())
+    beside_a_file = ModelChoice(model, str(tmp_path / "text_encoder"), str(tmp_path / "vae"), dtype="fp32", isa=None)
+    assert same(weights(load(beside_a_file)), ours)
+
+
 def test_this_packages_own_class_runs_no_code_of_a_folder(folder, tmp_path):
     """Also of one that it saved itself, which diffusers opens too."""
     LIVEditorPipeline.from_pretrained(folder).save_pretrained(tmp_path)
@@ -111,6 +140,11 @@ def with_metadata(source, tensors, to):
 
     with safe_open(source, "pt") as file:
         save_file(tensors, to, file.metadata())
+
+
+def test_quiet_shows_no_bar_of_the_libraries(files, tmp_path, capsys):
+    assert main(command(files, tmp_path / "folder", "--quiet")) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_type_is_of_all_parts(files, tmp_path, capsys):

@@ -175,6 +175,55 @@ def test_limits_are_said(server, clip, tmp_path):
     assert ended(client, send(client, long, "at once", frames=3).json()["id"])["status"] == "completed"
 
 
+@pytest.mark.parametrize(
+    "request_of, told",
+    [
+        ({"data": {"guidence": "3"}}, "There is no field 'guidence': guidance is the nearest that there is"),
+        ({"data": {"Seed": "3"}}, "There is no field 'Seed': seed is the nearest"),
+        ({"data": {"colour": "red"}}, "There is no field 'colour': there are video, prompt, mask"),
+        ({"data": {"seed": ["1", "2"]}}, "seed comes 2 times: send it once."),
+        ({"data": {"mask": "mask.png"}}, "mask is a file, as of curl -F mask=@NAME; got the text 'mask.png'."),
+        ({"files": {"masks": ("a.png", b"0")}}, "There is no field 'masks': mask is the nearest"),
+        ({"params": {"guidance": "3"}}, "guidance is a field of the form, and no parameter of the address"),
+        ({"params": {"verbose": "1"}}, "There is no parameter 'verbose': this address takes none."),
+        ({"files": None, "json": {"prompt": "p"}}, "The request is application/json: send a form, multipart/form-data"),
+        ({"files": None}, "The request is of no type: send a form"),
+    ],
+)
+def test_what_an_edit_does_not_have_is_refused_by_name(request_of, told, server, clip):
+    client, engine = server
+    before = folders(engine)
+    sent = {"video": (clip.name, clip.read_bytes())}
+    asked = dict(request_of)
+    if "json" not in asked and asked.get("files", sent) is not None:
+        asked["data"] = {"prompt": "at once"} | asked.get("data", {})
+        asked["files"] = sent | asked.get("files", {})
+    answer = client.post("/v1/videos/edits", **asked)
+    assert answer.status_code == 400 and told in words_of(answer), answer.text
+    assert folders(engine) == before
+
+
+def test_what_openais_clients_send_is_taken(server, clip):
+    client, engine = server
+    image = ("input_reference", ("hat.mp4", clip.read_bytes()))
+    others = {"user": "me", "safety_identifier": "me", "seconds": "4", "model": "stand-in", "box[]": ["0,0,8,8", "8,0,8,8"]}
+    made = send(client, clip, "at once", files=[image, ("reference[]", image[1])], **others).json()
+    kept = json.loads((engine.jobs.of(made["id"]) / "job.json").read_text(encoding="utf-8"))["edit"]
+    assert kept["references"] == ["reference.mp4", "reference1.mp4"] and kept["boxes"] == [[0, 0, 8, 8], [8, 0, 8, 8]]
+    assert ended(client, made["id"])["status"] == "completed" and kept["frames"] == 0
+    assert client.get(f"/v1/videos/{made['id']}/content", params={"variant": "video"}).status_code == 200
+    assert "variant: " in words_of(client.get(f"/v1/videos/{made['id']}/content", params={"variant": "thumbnail"}))
+
+
+def test_unknown_parameters_and_addresses_are_named(server):
+    client, _ = server
+    wrong = client.get("/v1/videos", params={"limt": 2}, headers={"Authorization": "Bearer lister"})
+    assert wrong.status_code == 400 and "There is no parameter 'limt': limit is the nearest" in words_of(wrong)
+    assert client.get("/health", params={"now": 1}).status_code == 200
+    assert "There is no address /v1/vidos: /openapi.json" in words_of(client.get("/v1/vidos"))
+    assert "POST is not for /v1/videos: /openapi.json" in words_of(client.post("/v1/videos"))
+
+
 def test_an_upload_that_breaks_off_or_states_no_length_leaves_nothing(server):
     client, engine = server
     before = folders(engine)

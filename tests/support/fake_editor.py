@@ -29,7 +29,7 @@ def load(choice):
     return choice
 
 
-def edit_file(pipe, edit, output, progress=True, on_step=lambda done, of: None):
+def edit_file(pipe, edit, output, progress=True, on_step=lambda done, of: None, folder=None):
     what, _, value = edit.prompt.partition(" ")
     with open(Path(edit.video).parent / "edits.log", "a") as log:
         log.write(f"{Path(output).stem}\n")

@@ -39,15 +39,18 @@ def paths_of(model: Model) -> tuple[Path, Path]:
     """Of text encoder and VAE: files, or folders in diffusers' layout."""
     if model.start == ModelChoice.model:
         return Path(path_of("text_encoder")), Path(path_of("vae"))
-    if Path(model.start).is_dir():
-        return Path(model.start) / "text_encoder", Path(model.start) / "vae"
+    start = Path(model.start)
+    if start.is_dir():
+        return Path(model.text_encoder or start / "text_encoder"), Path(model.vae or start / "vae")
     assert model.text_encoder and model.vae
     return Path(model.text_encoder), Path(model.vae)
 
 
 def open_encoders(model: Model, device: torch.device, dtype: torch.dtype) -> LIVEditorPipeline:
     """A pipeline without its network. Raises CheckpointError or ValueError naming what is wrong with a file."""
-    text, vae = (Path(model.start) if Path(model.start).is_dir() else path for path in paths_of(model))
+    text, vae = paths_of(model)
+    if Path(model.start).is_dir():  # whose tokenizer lies beside its text encoder
+        text = Path(model.text_encoder or model.start)
     return LIVEditorPipeline.of_parts(*load_text_encoder(text, dtype), load_vae(vae, dtype), None).to(device)
 
 

@@ -23,7 +23,7 @@ UNIFORM, LOGIT_NORMAL, MODE = LEVELS = "uniform", "logit_normal", "mode"
 class Model:
     """
     start: "tiny" (the included one), a LIVEditor checkpoint, a Wan 2.2 T2V checkpoint (its high-noise expert), or a folder in diffusers'
-        layout. text_encoder, vae: files, beside a checkpoint.
+        layout. text_encoder, vae: files or folders, beside a checkpoint, and in place of a folder's own parts.
     dtype: of computation and of weights that are not trained: "auto" (bf16 on a GPU, fp32 on a CPU), "bf16", "fp16" or "fp32". Weights
         that are trained are fp32.
     trains: "full" all weights, "lora" low-rank additions, "new" what LIVEditor adds to Wan.

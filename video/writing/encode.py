@@ -19,7 +19,7 @@ import torch
 from .colours import encoded_frames
 from .formats import Encoder, Format, encoder_for, ffmpeg
 from .names import cannot_write, published, unfinished
-from .png import add_texts
+from .png import FIRST_PICTURE, add_texts
 from .sound import Sound, sound_arguments
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def write_video(
             output = [*_output(format, encoder, crf, filters, sound), *_target(partial)]
             _encode(partial, iter(chunks), fps, format, inputs, output, work)
         if format.is_folder:
-            add_texts(partial / "00001.png", metadata or {})
+            add_texts(partial / FIRST_PICTURE, metadata or {})
         return published(partial, path, say)
 
 

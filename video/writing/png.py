@@ -6,6 +6,9 @@ import struct
 import zlib
 from pathlib import Path
 
+FIRST_PICTURE = "00001.png"
+"""Of a folder of pictures; it holds the texts of all."""
+
 AFTER_HEADER = 33
 """Bytes of the signature and of the first chunk, which has to be IHDR."""
 
