@@ -25,7 +25,8 @@ SHARES = {"style": STYLE, "human": HUMAN, "other": OTHER} | {
 alone, and have equal parts of the rest here."""
 
 FILES = (
-    "frame_model", "video_model", "depth_model", "preference_model", "detector_model", "grounding_model", "mask_model", "vlm_model"
+    "frame_model", "video_model", "depth_model", "preference_model", "detector_model", "grounding_model", "mask_model", "pose_model",
+    "vlm_model",
 )  # fmt: skip
 """Settings that may name a file or a folder."""
 
@@ -54,6 +55,7 @@ class Settings:
     planner, frame_editor, video_editor: names of modules in `planners` and `editors`, or a module's full name.
     frame_model, video_model: of the editors `pipeline` (a folder or repository of a pipeline of diffusers) and `workflow` (a ComfyUI workflow's
         file). depth_model: a folder or repository of transformers' depth models, which a VACE pipeline follows; None: the clip's grey frames.
+        pose_model: of transformers' ViTPose, by which WanAnimatePipeline follows the person that detector_model finds.
     preference_model: as in `evaluation.metrics.preference`, which scores target frames whose plan describes what they should show.
     detector_model, grounding_model, mask_model: as in `objects`, which look at target frames and videos; the last two where a plan names
         objects, the last within the boxes of the second.
@@ -79,6 +81,7 @@ class Settings:
     frame_model: str | None = None
     video_model: str | None = None
     depth_model: str | None = None
+    pose_model: str | None = None
     preference_model: str | None = None
     detector_model: str | None = None
     grounding_model: str | None = None

@@ -73,6 +73,11 @@ def pictures(video: str, most: int) -> Iterator[Image.Image]:
         yield Image.fromarray(frame.numpy())
 
 
+def target_frame(request: Request) -> Image.Image:
+    assert request.target_frame, "videos are made of kept frames"
+    return next(pictures(request.target_frame, 1)).resize(request.size)
+
+
 def best_edit(
     editor: Editor, settings: Settings, work: Work, output: Path, stage: str, candidates: int,
     also: Callable[[torch.Tensor, torch.Tensor], dict],

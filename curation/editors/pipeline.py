@@ -1,7 +1,8 @@
 """A pipeline of diffusers as an editor. Of frames: one that edits a picture, QwenImageEditPlusPipeline or FluxKontextPipeline say.
 
 Of videos: one that goes on from the target frame. WanImageToVideoPipeline knows that frame alone. WanVACEPipeline also follows the real clip,
-by depth maps as Ditto and EditVerse made their pairs (arXiv 2510.15742, 2509.20360), or by its grey frames.
+by depth maps as Ditto and EditVerse made their pairs (arXiv 2510.15742, 2509.20360), or by its grey frames. WanAnimatePipeline changes a
+person (`animate`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ...runtime.finite import is_finite
 from ...video.mp4 import write_mp4
 from .. import EXTRA
 from ..settings import StageChoice
-from . import Request, pictures
+from . import Request, animate, pictures, target_frame
 
 
 class Tools(NamedTuple):
@@ -59,6 +60,9 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
     elif instructed and frames > 1 and {"video", "mask", "reference_images"} <= {*takes}:
         follow = _depth_of(choice.settings.depth_model, device, dtype) if choice.settings.depth_model else grey
         inputs = lambda request: controlled(request, follow)  # noqa: E731
+    elif instructed and frames > 1 and {"pose_video", "face_video"} <= {*takes}:
+        persons = animate.Persons.of(choice.settings)
+        inputs = lambda request: animate.inputs(request, persons)  # noqa: E731
     elif instructed and frames > 1 and {"image", "num_frames"} <= {*takes}:
         if choice.settings.depth_model:
             raise ValueError(
@@ -68,7 +72,7 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
     else:
         raise ValueError(
             f"{type(pipe).__name__} makes no {kind} here: frames take a pipeline with an image and a prompt, such as QwenImageEditPlusPipeline or "
-            "FluxKontextPipeline, videos WanVACEPipeline or WanImageToVideoPipeline."
+            "FluxKontextPipeline, videos WanVACEPipeline, WanImageToVideoPipeline or WanAnimatePipeline."
         )
     if frames > 1:
         needed("ftfy", "ftfy", EXTRA)  # of Wan's pipelines, which do not say it
@@ -109,12 +113,12 @@ def _picture(request: Request) -> dict:
 
 
 def _going_on(request: Request) -> dict:
-    return {"image": _target_frame(request)}
+    return {"image": target_frame(request)}
 
 
 def controlled(request: Request, follow: Callable[[Image.Image], Image.Image]) -> dict:
     """VACE's inputs: it keeps the target frame and follows what `follow` makes of each later frame of the clip."""
-    first = _target_frame(request)
+    first = target_frame(request)
     others = [follow(frame) for frame in islice(pictures(request.video, request.frames), 1, None)]
     masks = [Image.new("L", first.size, 0)] + [Image.new("L", first.size, 255)] * len(others)
     return {"video": [first, *others], "mask": masks, "reference_images": [first]}
@@ -129,8 +133,3 @@ def _depth_of(model: str, device: torch.device, dtype: torch.dtype) -> Callable[
     with said_of(Path(model), "depth model of transformers"):
         estimator = transformers.pipeline("depth-estimation", model=model, device=device, dtype=dtype)
     return lambda frame: estimator(frame)["depth"].convert("RGB").resize(frame.size)
-
-
-def _target_frame(request: Request) -> Image.Image:
-    assert request.target_frame, "videos are made of kept frames"
-    return next(pictures(request.target_frame, 1)).resize(request.size)

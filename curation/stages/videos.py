@@ -14,7 +14,7 @@ from ..settings import About, Settings, StageChoice
 ABOUT = About(
     "target videos",
     (
-        "seed", "frames", "video_editor", "video_model", "depth_model", "detector_model", "grounding_model", "mask_model", "video_candidates", "width",
+        "seed", "frames", "video_editor", "video_model", "depth_model", "pose_model", "detector_model", "grounding_model", "mask_model", "video_candidates", "width",
         "height", "steps", "guidance", "cut",
     ),
     uses_model=True,

@@ -5,6 +5,7 @@ import json
 from fractions import Fraction
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ pytest.importorskip("diffusers", reason="the diffusers extra is not installed")
 import diffusers  # noqa: E402
 from comfy_headless import ROOT  # noqa: E402
 from liveditor_isa.checkpoint.keys import CheckpointError  # noqa: E402
-from liveditor_isa.curation.editors import Request, WrongEdit, best_edit, editor_of, pipeline  # noqa: E402
+from liveditor_isa.curation.editors import Request, WrongEdit, animate, best_edit, editor_of, pipeline  # noqa: E402
 from liveditor_isa.curation.outcomes import Work  # noqa: E402
 from liveditor_isa.curation.settings import Settings, StageChoice  # noqa: E402
 from liveditor_isa.errors import NotFiniteError  # noqa: E402
@@ -22,6 +23,8 @@ from liveditor_isa.evaluation.frames import read_video, to_unit  # noqa: E402
 from liveditor_isa.pipelines.pipeline import LIVEditorPipeline  # noqa: E402
 from liveditor_isa.pipelines.request import ModelChoice  # noqa: E402
 from liveditor_isa.video.mp4 import write_mp4  # noqa: E402
+from PIL import Image  # noqa: E402
+from small_detectors import write_detector, write_poses  # noqa: E402
 
 FRAMES, SIZE = 5, (96, 64)
 SAVED = {
@@ -101,10 +104,26 @@ def folders(tmp_path_factory):
             transformer=after, image_encoder=None, image_processor=None, **parts
         ),
         "kontext": _kontext(place),
+        "animate": _animate(parts),
     }
     for name, pipe in made.items():
         pipe.save_pretrained(str(place / name))
     return {name: str(place / name) for name in made}
+
+
+def _animate(parts):
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
+    network = diffusers.WanAnimateTransformer3DModel(
+        in_channels=36, latent_channels=16, out_channels=16, image_dim=16, inject_face_latents_blocks=2, motion_encoder_size=16,
+        motion_encoder_channel_sizes={str(side): 8 for side in (4, 8, 16)}, motion_style_dim=16, motion_dim=4, motion_encoder_dim=16,
+        face_encoder_hidden_dim=16, face_encoder_num_heads=2, **WAN,
+    )  # fmt: skip
+    return diffusers.WanAnimatePipeline(
+        transformer=network, image_encoder=CLIPVisionModel(CLIPVisionConfig(patch_size=16, **size)),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32), **parts,
+    )  # fmt: skip
 
 
 def _kontext(place):
@@ -142,6 +161,49 @@ def test_a_pipeline_makes_the_clip_from_its_target_frame(folders, request_of, na
     one, other, again = (made_by(editor, request_of(FRAMES, seed)) for seed in (0, 1, 0))
     assert one.shape == (FRAMES, 3, SIZE[1], SIZE[0])
     assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+PERSON = animate.Person(
+    (30.0, 10.0, 60.0, 60.0),
+    np.array([(45, 16), (47, 14), (43, 14), (49, 15), (41, 15), (52, 24), (38, 24), (55, 34), (35, 34), (56, 44), (34, 44), (50, 40),
+              (40, 40), (50, 50), (40, 50), (50, 58), (40, 58)], dtype=float),
+    np.full(17, 0.9),
+)  # fmt: skip
+
+
+def test_wan_animate_changes_a_person_where_one_is(folders, request_of, monkeypatch, tmp_path):
+    settings = {"pose_model": write_poses(tmp_path / "poses"), "detector_model": str(write_detector(tmp_path / "detector"))}
+    with pytest.raises(ValueError, match="set pose_model to a ViTPose"):
+        editor_of("pipeline", choice(), folders["animate"], FRAMES)
+    editor = editor_of("pipeline", choice(**settings), folders["animate"], FRAMES)
+    monkeypatch.setattr(animate.Persons, "seen", lambda self, frames: [PERSON] * (len(frames) - 1) + [None])
+    assert made_by(editor, request_of(FRAMES)).shape == (FRAMES, 3, SIZE[1], SIZE[0])
+    given = animate.inputs(request_of(FRAMES), editor_persons(settings))
+    poses, faces, masks = (given[f"{name}_video"] for name in ("pose", "face", "mask"))
+    assert len(poses) == len(faces) == len(masks) == len(given["background_video"]) == FRAMES
+    assert poses[0].getpixel((45, 20)) == (0, 0, 255) and not np.array(poses[-1]).any()  # from neck to nose
+    assert np.array(faces[0]).any() and not np.array(faces[-1]).any()
+    assert masks[0].getpixel((45, 30)) == 255 and masks[0].getpixel((10, 30)) == 0 and not np.array(masks[-1]).any()
+    monkeypatch.setattr(animate.Persons, "seen", lambda self, frames: [None] * len(frames))
+    with pytest.raises(ValueError, match="shows no person"):
+        animate.inputs(request_of(FRAMES), editor_persons(settings))
+
+
+def test_a_detector_and_vitpose_find_the_largest_person(tmp_path, monkeypatch):
+    persons = editor_persons(
+        {"pose_model": write_poses(tmp_path / "poses"), "detector_model": str(write_detector(tmp_path / "detector"))}
+    )
+    corners = torch.tensor([(0.0, 0.0, 90.0, 60.0), (4.0, 4.0, 30.0, 50.0), (40.0, 8.0, 80.0, 60.0)])
+    names = {0: "car", 1: "person"}
+    monkeypatch.setattr(animate.objects, "seen", lambda *_: [animate.objects.Boxes(corners, torch.tensor([0, 1, 1]))])
+    monkeypatch.setattr(animate.load(persons.detector)[0].config, "id2label", names)
+    (found,) = persons.seen([Image.new("RGB", SIZE, (90, 40, 200))])
+    assert found.box == (40.0, 8.0, 80.0, 60.0) and found.points.shape == (17, 2) and found.sure.shape == (17,)
+    assert np.isfinite(found.points).all()
+
+
+def editor_persons(settings) -> animate.Persons:
+    return animate.Persons.of(Settings(**settings))
 
 
 def test_vace_keeps_the_target_frame_and_follows_the_clip(request_of):

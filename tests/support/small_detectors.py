@@ -23,6 +23,22 @@ def write_detector(folder: Path, classes: int = 3) -> Path:
     return folder
 
 
+def write_poses(folder: Path) -> str:
+    """A ViTPose."""
+    from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation, VitPoseImageProcessor
+
+    torch.manual_seed(0)
+    backbone = VitPoseBackboneConfig(
+        image_size=[64, 48], patch_size=[16, 16], hidden_size=16, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2,
+        out_indices=[1],
+    )  # fmt: skip
+    names = {number: str(number) for number in range(17)}
+    config = VitPoseConfig(backbone_config=backbone, use_simple_decoder=True, id2label=names)
+    VitPoseForPoseEstimation(config).eval().save_pretrained(folder)
+    VitPoseImageProcessor(size={"height": 64, "width": 48}).save_pretrained(folder)
+    return str(folder)
+
+
 def write_grounding(folder: Path) -> Path:
     from transformers import (
         BertConfig,
