@@ -183,8 +183,10 @@ def _plan(options: argparse.Namespace) -> Outcome:
     found = counts(flow)
     clips = options.clips or next(count.entered for count in found if count.stage == "clips")
     estimates = planning.estimates(found, clips, flow.settings, judge_costs(flow))
+    size = planning.latent_bytes(flow.settings) * estimates[-1].kept
     print("\n".join(planning.told(estimates)))
-    return Outcome(Status.DONE, {"clips": clips, "stages": [asdict(one) for one in estimates]})
+    print(f"Their latents take {size / 1e9:,.1f} GB, beside the videos.")
+    return Outcome(Status.DONE, {"clips": clips, "latent_bytes": round(size), "stages": [asdict(one) for one in estimates]})
 
 
 def _add_report(parser: argparse.ArgumentParser):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ..evaluation.judge.cost import Cost
+from ..video.geometry import latent_shape
 from .flow import STAGES
 from .funnel import Count
 from .settings import Settings
@@ -78,6 +80,11 @@ def _asked(stage: str, rows: float, settings: Settings, took: Sequence[Cost]) ->
     questions, _, tokens, _ = map(sum, zip(*took))
     # A server that counts no tokens tells none.
     return rows * questions / len(took), rows * tokens / len(took) or None
+
+
+def latent_bytes(settings: Settings) -> int:
+    """Of one triplet: two clips of Wan's latents, 16 channels of a frame in four and of 8 by 8 pixels, in bf16."""
+    return 2 * 2 * 16 * prod(latent_shape(settings.frames, settings.width, settings.height))
 
 
 def told(found: Sequence[Estimate]) -> list[str]:

@@ -140,7 +140,9 @@ def test_gates_are_listed_with_their_sources(capsys):
 
 
 def test_a_plan_before_anything_is_made_names_what_was_published(place, capsys):
-    stages = {one["stage"]: one for one in told(capsys, "plan", "nothing-yet", "--clips", "1000")["stages"]}
+    plan = told(capsys, "plan", "nothing-yet", "--clips", "1000")
+    stages = {one["stage"]: one for one in plan["stages"]}
+    assert plan["latent_bytes"] == round(stages["triplets"]["kept"] * 2 * (16 * 21 * 60 * 104) * 2)
     assert (stages["frames"]["rows"], stages["videos"]["rows"]) == (
         2000,
         1780,
