@@ -21,6 +21,11 @@ SCORES = {MOBILENET: "duplicate", DINO: "duplicate_dino"}
 FEATURES, NETWORK = "features", "features_by"
 
 
+def applicable(gates: Sequence[Gate], network: str) -> tuple[Gate, ...]:
+    """Without the gates of other networks than the run's."""
+    return tuple(gate for gate in gates if gate.score not in set(SCORES.values()) - {SCORES[network]})
+
+
 def scored(outcomes: Iterable[Outcome], gates: Sequence[Gate]) -> Iterator[Outcome]:
     """With one of SCORES, the cosine to the nearest clip kept before, in the order of the rows, and without the features, which are most
     of a record. Clips that other gates reject are compared but push nobody out. Without features nothing is measured."""

@@ -51,7 +51,8 @@ class Flow:
     """folder: of the run. Construction changes nothing on disk; outcomes are read once and kept."""
 
     def __init__(self, folder: Path, sources: Sequence[Source], settings: Settings, gates: Sequence[Gate] = GATES):
-        self.folder, self.sources, self.settings, self.gates = folder.resolve(), [*sources], settings, tuple(gates)
+        self.folder, self.sources, self.settings = folder.resolve(), [*sources], settings
+        self.gates = duplicates.applicable(gates, settings.duplicate_features)
         self._outcomes: dict[str, list[Outcome]] = {}
 
     @property
@@ -120,16 +121,11 @@ class Flow:
         return summaries
 
     def _asked(self, stage: str, work: Work) -> dict:
-        """What the stage's work depends on, and is done again for: of where a video comes from only what the stage reads, and of files that
-        earlier stages made their sizes too. The engine looks at the size of the work's own video."""
+        """What the stage's work depends on, and is done again for: of where a video comes from only what the stage reads. The engine looks
+        at the size of the work's own video."""
         reads = STAGES[stage].ABOUT.reads
         facts = work.facts | {"source": {name: work.facts["source"].get(name, "") for name in reads}}
-        made = {
-            name: job.size_of(path)
-            for name, path in facts.items()
-            if isinstance(path, str) and Path(path).is_relative_to(self.folder)
-        }
-        return {"video": _within(work.video, self.folder), "bytes": made, **self._portable(facts)}
+        return {"video": _within(work.video, self.folder), **self._portable(facts)}
 
     def _portable(self, facts: dict) -> dict:
         """Paths within the run's folder relative to it, so that the whole folder may be moved."""

@@ -150,7 +150,9 @@ def named(model: HubModel, frames: torch.Tensor, words: str) -> list[Named]:
     for frame in frames:
         # It was trained on lower-case phrases that end with a full stop.
         inputs = processor(images=as_image(frame), text=f"{words.strip().lower().rstrip('.')}.", return_tensors="pt")
-        (one,) = processor.post_process_grounded_object_detection(network(**inputs), threshold=0.0, text_threshold=0.0)
+        (one,) = processor.post_process_grounded_object_detection(
+            network(**inputs), threshold=0.0, text_threshold=0.0, target_sizes=[tuple(frame.shape[:2])]
+        )
         best = int(one["scores"].argmax())
         found.append(Named(float(one["scores"][best]), one["boxes"][best]))
     return found

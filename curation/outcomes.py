@@ -38,6 +38,16 @@ class Outcome:
         return self.file or self.work.facts["edit"]
 
     @property
+    def edit_bytes(self) -> int | None:
+        """Its size as its record has it; None in those of earlier versions. The file itself may be gone."""
+        return self.made.get("bytes", self.work.facts.get("edit_bytes"))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of the row, without those of the edit that it was asked about."""
+        return {name: value for name, value in self.work.facts.items() if name not in ("edit", "edit_bytes")}
+
+    @property
     def scores(self) -> dict[str, float]:
         return self.made.get("scores", {})
 

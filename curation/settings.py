@@ -33,8 +33,8 @@ FILES = (
 MOBILENET, DINO = DUPLICATE_FEATURES = "mobilenet_v2", "dinov2_s"
 """Networks of `evaluation.shipped` whose features tell near duplicates."""
 
-DEPTHLESS = ("liveditor", "workflow")
-"""Video editors of this package that have no use for `depth_model`."""
+OF_THE_CLIP_ALONE = ("liveditor", "workflow")
+"""Video editors of this package that have no use for `depth_model` and `pose_model`."""
 
 KINDS = {"int": int, "float": (int, float), "str": str, "dict[str, float]": dict}
 """Of settings, by their annotation; `| None` takes None besides."""
@@ -120,10 +120,11 @@ class Settings:
             raise ValueError("A VLM needs both vlm_url and vlm_model, or a folder as vlm_model.")
         if self.planner == "vlm" and not self.vlm_model:
             raise ValueError("The planner vlm needs vlm_url and vlm_model, or a folder as vlm_model.")
-        if self.depth_model and self.video_editor in DEPTHLESS:
-            raise ValueError(
-                f"The video editor {self.video_editor} follows no depth maps: set video_editor to pipeline, or leave depth_model out."
-            )
+        for name, what in (("depth_model", "depth maps"), ("pose_model", "pose")):
+            if getattr(self, name) and self.video_editor in OF_THE_CLIP_ALONE:
+                raise ValueError(
+                    f"The video editor {self.video_editor} follows no {what}: set video_editor to pipeline, or leave {name} out."
+                )
         if self.mask_model and not self.grounding_model:
             raise ValueError("mask_model needs grounding_model, whose boxes tell it what to outline.")
         for name, known in (("direction", DIRECTIONS), ("duplicate_features", DUPLICATE_FEATURES)):

@@ -17,7 +17,7 @@ from .settings import Settings, StageChoice
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
     for edit in kept:
-        yield edit.id, Work(edit.edit, edit.work.facts | {"edit": edit.edit})
+        yield edit.id, Work(edit.edit, edit.work.facts | {"edit": edit.edit, "edit_bytes": edit.edit_bytes})
 
 
 def load(choice: StageChoice) -> Metric:

@@ -74,6 +74,7 @@ def pictures(video: str, most: int) -> Iterator[Image.Image]:
 
 
 def target_frame(request: Request) -> Image.Image:
+    """The edited first frame at the clip's size, of a request that has one."""
     assert request.target_frame, "videos are made of kept frames"
     return next(pictures(request.target_frame, 1)).resize(request.size)
 
@@ -118,4 +119,4 @@ def best_edit(
 
     best = max(range(candidates), key=worth)
     os.replace(files[best], output)
-    return output, {"file": output.name, **tried[best], "candidates": tried, "chosen": best}
+    return output, {"file": output.name, "bytes": output.stat().st_size, **tried[best], "candidates": tried, "chosen": best}

@@ -19,8 +19,8 @@ from .. import objects
 from ..settings import Settings
 from . import Request, pictures, target_frame
 
-SEGMENT = 77
-"""Frames that Wan-Animate makes at a time."""
+SEGMENT, LONGEST = 77, 81
+"""Frames that Wan-Animate makes at a time, and how many it is asked for at once: two segments for Wan's usual 81 would be twice the work."""
 
 SURE = 0.3
 """Confidence from which a keypoint is drawn, as in OpenPose's and DWPose's drawings."""
@@ -70,17 +70,19 @@ class Persons(NamedTuple):
         )
         for model in found:
             ready(model)
+        if not _labels_of_persons(found.detector):
+            raise ValueError(f"The detector {settings.detector_model} knows no persons: name one whose labels have a person.")
         return found
 
     @torch.no_grad()
     def seen(self, frames: Sequence[Image.Image]) -> list[Person | None]:
         """The largest person of each frame; None where there is none."""
-        names = load(self.detector)[0].config.id2label
-        return [self._seen(frame, names) for frame in frames]
+        return [self._seen(frame) for frame in frames]
 
-    def _seen(self, frame: Image.Image, names: dict[int, str]) -> Person | None:
+    def _seen(self, frame: Image.Image) -> Person | None:
         (boxes,) = objects.seen(self.detector, torch.from_numpy(np.array(frame))[None])
-        corners = [tuple(map(float, one)) for one, label in zip(boxes.corners, boxes.labels) if names[int(label)] == "person"]
+        persons = _labels_of_persons(self.detector)
+        corners = [tuple(map(float, one)) for one, label in zip(boxes.corners, boxes.labels) if int(label) in persons]
         if not corners:
             return None
         left, top, right, bottom = box = max(corners, key=lambda one: (one[2] - one[0]) * (one[3] - one[1]))
@@ -93,22 +95,38 @@ class Persons(NamedTuple):
         return Person(box, pose["keypoints"].numpy(), pose["scores"].numpy())
 
 
+def _labels_of_persons(detector: HubModel) -> set[int]:
+    return {int(number) for number, name in load(detector)[0].config.id2label.items() if name.lower() == "person"}
+
+
 def inputs(request: Request, persons: Persons) -> dict:
     """Of the pipeline's call. Raises ValueError for a clip without a person."""
     frames = [*pictures(request.video, request.frames)]
-    found = persons.seen(frames)
+    found = _without_gaps(persons.seen(frames))
     if not any(found):
         raise ValueError("The clip shows no person, whom Wan-Animate could change: leave such clips to another video editor.")
     size = frames[0].size
+    masks = [whereabouts(one, size) for one in found]
+    black = Image.new("RGB", size)
     return {
         "image": target_frame(request),
         "pose_video": [drawn(one, size) for one in found],
         "face_video": [face(frame, one) for frame, one in zip(frames, found)],
-        "background_video": frames,
-        "mask_video": [whereabouts(one, size) for one in found],
+        # The person who goes is not to be seen, as in the released preprocessing.
+        "background_video": [Image.composite(black, frame, mask) for frame, mask in zip(frames, masks)],
+        "mask_video": masks,
         "mode": "replace",
-        "segment_frame_length": min(SEGMENT, request.frames),
+        "segment_frame_length": request.frames if request.frames <= LONGEST else SEGMENT,
     }
+
+
+def _without_gaps(found: list[Person | None]) -> list[Person | None]:
+    """Between two frames with a person the nearest stands for one that was missed, who would else be shown as before."""
+    at = [number for number, one in enumerate(found) if one]
+    between = range(at[0], at[-1] + 1) if at else range(0)
+    return [
+        found[min(at, key=lambda each: abs(each - number))] if number in between else one for number, one in enumerate(found)
+    ]
 
 
 def drawn(person: Person | None, size: tuple[int, int]) -> Image.Image:

@@ -64,15 +64,19 @@ def load(choice: StageChoice, model: str | None, frames: int) -> Tools:
         persons = animate.Persons.of(choice.settings)
         inputs = lambda request: animate.inputs(request, persons)  # noqa: E731
     elif instructed and frames > 1 and {"image", "num_frames"} <= {*takes}:
-        if choice.settings.depth_model:
-            raise ValueError(
-                f"{type(pipe).__name__} follows no depth maps: make video_model a WanVACEPipeline, or leave depth_model out."
-            )
         inputs = _going_on
     else:
         raise ValueError(
             f"{type(pipe).__name__} makes no {kind} here: frames take a pipeline with an image and a prompt, such as QwenImageEditPlusPipeline or "
             "FluxKontextPipeline, videos WanVACEPipeline, WanImageToVideoPipeline or WanAnimatePipeline."
+        )
+    if frames > 1 and choice.settings.depth_model and "mask" not in takes:
+        raise ValueError(
+            f"{type(pipe).__name__} follows no depth maps: make video_model a WanVACEPipeline, or leave depth_model out."
+        )
+    if frames > 1 and choice.settings.pose_model and "pose_video" not in takes:
+        raise ValueError(
+            f"{type(pipe).__name__} follows no pose: make video_model a WanAnimatePipeline, or leave pose_model out."
         )
     if frames > 1:
         needed("ftfy", "ftfy", EXTRA)  # of Wan's pipelines, which do not say it

@@ -14,8 +14,7 @@ ABOUT = About("triplets", ("frames", "width", "height", "direction"), uses_model
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
     for video in kept:
-        facts = {name: value for name, value in video.work.facts.items() if name != "edit"}
-        yield video.id, Work(video.edit, facts | {"synthetic": video.edit})
+        yield video.id, Work(video.edit, video.facts | {"synthetic": video.edit})
 
 
 def load(choice: StageChoice):

@@ -14,8 +14,8 @@ from ..settings import About, Settings, StageChoice
 ABOUT = About(
     "target videos",
     (
-        "seed", "frames", "video_editor", "video_model", "depth_model", "pose_model", "detector_model", "grounding_model", "mask_model", "video_candidates", "width",
-        "height", "steps", "guidance", "cut",
+        "seed", "frames", "video_editor", "video_model", "depth_model", "pose_model", "detector_model", "grounding_model", "mask_model",
+        "video_candidates", "width", "height", "steps", "guidance", "cut",
     ),
     uses_model=True,
 )  # fmt: skip
@@ -23,8 +23,11 @@ ABOUT = About(
 
 def rows(kept: list[Outcome], settings: Settings) -> Iterator[tuple[str, Work]]:
     for frame in kept:
-        facts = {name: value for name, value in frame.work.facts.items() if name != "edit"}
-        yield frame.id, Work(facts["real"], facts | {"target_frame": frame.edit})
+        # By its size a frame that was made anew is known.
+        yield (
+            frame.id,
+            Work(frame.work.facts["real"], frame.facts | {"target_frame": frame.edit, "target_bytes": frame.edit_bytes}),
+        )
 
 
 def load(choice: StageChoice):

@@ -141,11 +141,25 @@ def test_what_is_known_of_a_source_may_change_and_no_edit_is_made_again(flow, tm
 def test_a_target_frame_that_is_made_anew_has_its_video_made_anew(flow, tmp_path):
     run = flow()
     run.run(ModelChoice(), HERE, until="videos")
-    frame = Path(run.outcomes("frames")[0].edit)
-    frame.unlink()
-    write_mp4(frame, [torch.zeros(1, 96, 128, 3)], Fraction(8))
+    frame = run.outcomes("frames")[0]
+    record = next(run.stage_folder("frames").rglob(f"{frame.id}.json"))
+    record.write_text(
+        record.read_text(encoding="utf-8").replace(f'"bytes": {frame.edit_bytes}', '"bytes": 1'), encoding="utf-8"
+    )
     done = flow().run(ModelChoice(), HERE, until="videos")
     assert {stage: summary.edited for stage, summary in done.items() if summary.edited} == {"videos": 1}
+
+
+def test_files_of_earlier_stages_may_be_removed(flow, tmp_path):
+    run = flow()
+    run.run(ModelChoice(), HERE, until="videos")
+    before = edits(tmp_path)
+    for stage in ("clips", "frames"):
+        for file in run.stage_folder(stage).rglob("*.mp4"):
+            file.unlink()
+    again = flow()
+    assert all(summary.edited == 0 for summary in again.run(ModelChoice(), HERE, until="videos").values())
+    assert edits(tmp_path) == before and all(one.is_kept for one in again.outcomes("videos"))
 
 
 def test_a_moved_folder_with_its_raw_videos_goes_on_where_it_was(flow, tmp_path):
