@@ -284,7 +284,7 @@ class ISAOverride:
     def _refused(self, reason: str, options: dict):
         call = self._call_of(options)
         if call.context:
-            call.context.ran = True
+            call.context.ran, call.context.passed_by = True, reason
         if call.record:
             call.record.full(reason, options[IN_CONTEXT].layout)
 

@@ -16,8 +16,11 @@ from ..runtime.kept_context import ONE, Reuse
 from .hosts.keeping import Keeps
 from .sampling_run import SamplingRun
 
-ALSO_GIVEN = ("clip_fea", "y", "guidance", "ref_mask_latents", "sam_latents")
-"""Tensors beside text and contexts by which passes may differ, by core's names."""
+ADDED = ("ref_mask_latents", "sam_latents")
+"""Tensors that SCAIL-2 adds to its contexts' tokens, by core's names."""
+
+ALSO_GIVEN = ("clip_fea", "y", "guidance", *ADDED)
+"""Tensors beside text and contexts by which passes may differ."""
 
 POSITIVE = 0
 """In core's `cond_or_uncond`."""
@@ -56,7 +59,8 @@ def sequence_of(
     shapes = (len(x) // len(names), *(tuple(each.shape[1:]) for each in (x, *others, *latents)))
     sequence = (id(network), x.device, shapes, keeps.placed_by(inputs), tuple(getattr(window, "index_list", ())))
     if run.owner.keeping.copies == ONE:
-        context = _fingerprint(latents, len(x), len(names))
+        masks = [each for name in ADDED if (each := inputs.get(name)) is not None]
+        context = _fingerprint([*latents, *masks], len(x), len(names))
         # Passes with contexts of their own keep them, as one.
         return ((*sequence, names), Passes()) if context is None else ((*sequence, context), passes)
     return sequence, passes
@@ -100,7 +104,8 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sig
     if run.contexts.end(contexts):
         run.context_call(reused)
         return out
-    reason = decisions.PARTS_LEFT_OUT if reused else contexts.refused or decisions.PARTS_LEFT_OUT
+    known = contexts.passed_by if isinstance(contexts, Reuse) else contexts.refused or contexts.passed_by
+    reason = known or decisions.PARTS_LEFT_OUT
     run.contexts.give_up(reason)
     run.recomputed(reason)
     return call(None) if reused else out

@@ -60,22 +60,30 @@ def run_blocks_without_context(options: dict, blocks: list[tuple[str, int]], lay
     layout: of all tokens; some blocks are given text apart. of_block: as in `hosts.keeping.Keeps`.
     """
     of_images = TokenLayout.of(*(segment for segment in layout.in_memory if segment.kind != EXACT))
-    of_all, of_these = (sorted(each.spans(TARGET, EXACT)) for each in (layout, of_images))
+    running = {each.total: sorted(each.spans(TARGET, EXACT)) for each in (of_images, layout)}
 
     def shortened(place: int, number: int, earlier):
         def block(args, extra):
-            x = args["img"] if args["img"].ndim == 3 else args["img"][None]
-            spans = of_all if x.shape[1] == layout.total else of_these
-            part = rows_of(x, spans).reshape(*args["img"].shape[:-2], -1, x.shape[2])
-            # By these other nodes' functions find the contexts behind the target.
-            options = args["transformer_options"] | {"reference_image_num_tokens": []}
-            own = {**args, "img": part, "transformer_options": options, **of_block(args, of_all)}
-            out = earlier(own, extra) if earlier else extra["original_block"](own)
-            whole = x.clone()
-            rows = out["img"].reshape(len(x), -1, x.shape[2])
-            for (start, tokens), found in zip(spans, rows.split([tokens for _, tokens in spans], dim=1)):
-                whole[:, start : start + tokens] = found
-            return {**out, "img": whole.reshape(args["img"].shape)}
+            def original(given):
+                """What stands in the block's place, another node's say, is given all tokens, as ever."""
+                x = given["img"] if given["img"].ndim == 3 else given["img"][None]
+                if x.shape[1] not in running:  # something added tokens: the attention refuses them
+                    return extra["original_block"](given)
+                spans, options = running[x.shape[1]], dict(given["transformer_options"])
+                part = rows_of(x, spans).reshape(*given["img"].shape[:-2], -1, x.shape[2])
+                # By these functions of other nodes find the pictures behind the target.
+                options["reference_image_num_tokens"] = []
+                if "img_slice" in options and x.shape[1] == layout.total:
+                    options["img_slice"] = [options["img_slice"][0], part.shape[-2]]
+                own = {**given, "img": part, "transformer_options": options, **of_block(given, running[layout.total])}
+                out = extra["original_block"](own)
+                whole = x.clone()
+                rows = out["img"].reshape(len(x), -1, x.shape[2])
+                for (start, tokens), found in zip(spans, rows.split([tokens for _, tokens in spans], dim=1)):
+                    whole[:, start : start + tokens] = found
+                return {**out, "img": whole.reshape(given["img"].shape)}
+
+            return earlier(args, {**extra, "original_block": original}) if earlier else original(args)
 
         return block
 

@@ -97,6 +97,8 @@ class Refresh:
         """Why nothing is kept."""
         self.ran = self.skipped = False
         """Set by the host: where the network ran for sure, and where it did not, because a cache of steps answered for it."""
+        self.passed_by: str | None = None
+        """Set by the host: why an attention took no part, where it is known."""
         self.layout: TokenLayout | None = None
         self.of_blocks = 0
         self.home = home
@@ -173,6 +175,7 @@ class Reuse:
         assert kept.layout is not None, "an attention was kept"
         self.kept, self.layout = kept, kept.layout
         self.ran = self.skipped = False
+        self.passed_by: str | None = None
         self._met: set[int] = set()
         self._coming: dict[int, tuple[_Kept, _Kept, torch.cuda.Event]] = {}
 

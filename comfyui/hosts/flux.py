@@ -29,12 +29,18 @@ def blocks(network) -> list[tuple[str, int]]:
     return [(kind, number) for kind, of_kind in kinds for number in range(len(of_kind))]
 
 
+def placed_by(inputs: dict) -> tuple:
+    """LongCat-Image, of the same class, shifts all pictures by the text's length."""
+    shifts = inputs["transformer_options"].get("rope_options") or {}
+    return inputs.get("ref_latents_method"), *sorted(shifts.items())
+
+
 KEEPS = Keeps(
     of_call=lambda inputs: inputs.get("ref_latents") or [],
     of_condition=lambda cond: cond.get("reference_latents") or [],
     patch=patch_of,
     width=lambda network: (network.hidden_size, network.hidden_size // network.num_heads),
-    placed_by=lambda inputs: inputs.get("ref_latents_method"),
+    placed_by=placed_by,
 )
 
 

@@ -225,6 +225,30 @@ def test_other_nodes_find_no_pictures_in_a_reuse(case):
 
 
 @pytest.mark.parametrize("case", KEEPING, indirect=True)
+def test_what_stands_in_a_blocks_place_sees_all_tokens(case):
+    seen = set()
+
+    def standing(args, extra):
+        out = extra["original_block"](args)
+        seen.add((args["img"].shape, out["img"].shape))
+        return out
+
+    model, shown = reusing(case.model, FULL, 10.0)
+    plain = flat(run(model, case.run, 6))
+    model.set_model_patch_replace(standing, "dit", "double_block", 0)
+    assert torch.equal(flat(run(model, case.run, 6)), plain) and "computed in 2 of 6" in shown[1]
+    assert len(seen) == 1
+
+
+def test_a_mask_is_said_as_the_reason():
+    case = CASES["qwen"]()
+    case.condition["attention_mask"] = torch.tensor([[1] * 7 + [0] * 2])
+    model, shown = reusing(case.model(), FULL, 10.0)
+    run(model, case)
+    assert f"could not reuse the context: {decisions.MASKED}" in shown[0]
+
+
+@pytest.mark.parametrize("case", KEEPING, indirect=True)
 def test_few_refreshes_stay_near_and_what_is_kept_is_reserved(case, monkeypatch):
     def refreshed(shown):
         return int(shown[0].split("The context was computed in ")[1].split()[0])
