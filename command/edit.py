@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from dataclasses import fields
 from pathlib import Path
 
 from ..pipelines import require
-from ..pipelines.record import found_from, recorded_in, with_paths
+from ..pipelines.record import AS_GIVEN, found_from, recorded_in, with_paths
 from ..pipelines.request import Edit, ModelChoice, box_of
 from ..runtime.torchrun import is_first
 from ..video.room import check_output
@@ -53,10 +54,12 @@ def recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
     record, elsewhere = recorded_in(path), []
     folder = path if path.is_dir() else path.parent
 
-    def found_path(recorded: str) -> str:
-        if (path_there := found_from(folder, recorded)) is None:
-            elsewhere.append(recorded)
-        return path_there or recorded
+    def found_path(name: str) -> str:
+        there = None if name in record.get(AS_GIVEN, ()) else found_from(folder, name)
+        if there is None or os.path.samefile(there, path):  # an older record may name another folder's file of this name
+            elsewhere.append(name)
+            return name
+        return there
 
     try:
         found = _options_of(with_paths(record, found_path))
@@ -75,6 +78,9 @@ def _options_of(record: dict) -> dict:
     """{option: value} of this command, for what `record_of` made."""
     model = dict(record["model"])
     isa = model.pop("isa")
+    known = {*ISA_OPTIONS, *(one.name for one in fields(ModelChoice))}
+    if unknown := [name for name in (*model, *(isa or {})) if name not in known]:
+        raise KeyError(unknown[0])  # it would be another option's value
     found = {"isa": isa is not None, **(isa or {}), "lora": [*model.pop("loras")], **model}
     edit = vars(Edit.from_dict(record)).copy()
     references, boxes = edit.pop("references"), edit.pop("boxes")

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cache, partial
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -18,6 +18,9 @@ TAG = "liveditor"
 """Name of the file's metadata that holds the record, as JSON."""
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray")
+
+AS_GIVEN = "as_given"
+"""Key of a record: its relative paths that are seen from where the edit was made, and not from its file."""
 
 EDIT_PATHS, MODEL_PATHS = ("video", "mask", "references"), ("model", "text_encoder", "vae", "loras")
 """Values of an Edit and of a ModelChoice that are paths, or several."""
@@ -41,12 +44,21 @@ def _version(package: str) -> str | None:
 
 
 def record_of(edit: Edit, choice: ModelChoice | None, folder: Path) -> dict:
-    """The edit's values, {"model": the choice's, "versions": ...}. choice: None for a pipeline that `load` did not make.
+    """The edit's values, {"model": the choice's, "versions": ..., AS_GIVEN: paths that are not as seen from there}. choice: None for a
+    pipeline that `load` did not make.
 
     folder: where the file with the record will lie; see `seen_from`.
     """
     model = choice and {name: value for name, value in asdict(choice).items() if name not in ELSEWHERE}
-    return with_paths(asdict(edit) | {"model": model, "versions": versions()}, partial(seen_from, folder))
+    as_given = []
+
+    def told(path: str) -> str:
+        if (seen := seen_from(folder, path)) is None:
+            as_given.append(path)
+        return path if seen is None else seen
+
+    record = with_paths(asdict(edit) | {"model": model, "versions": versions()}, told)
+    return record | ({AS_GIVEN: as_given} if as_given else {})
 
 
 def with_paths(record: dict, change: Callable[[str], str]) -> dict:
@@ -65,27 +77,36 @@ def with_paths(record: dict, change: Callable[[str], str]) -> dict:
     return record
 
 
-def seen_from(folder: Path, path: str) -> str:
-    """A relative path as seen from `folder`, which holds wherever the reader works, and where both are moved together.
+def seen_from(folder: Path, path: str) -> str | None:
+    """A relative path as seen from `folder`, which holds wherever the reader works, and where both are moved together. An absolute one as
+    it is.
 
-    Absolute ones stay. So does one that would then name folders which it does not name itself, above the present one: a record tells
-    no more of a machine than it was given.
+    None for one that is not there, and for one that would then name folders which it does not name itself, above the present one: a
+    record tells no more of a machine than it was given.
     """
     given = Path(path)
-    if given.is_absolute() or not os.path.exists(path):
+    if given.is_absolute():
         return path
+    if not os.path.exists(path):
+        return None
     try:
         seen = Path(os.path.relpath(Path(os.path.realpath(given.parent), given.name), os.path.realpath(folder)))
     except ValueError:  # on another drive of Windows
-        return path
+        return None
     names = tuple(part for part in seen.parts if part != os.pardir)
-    return seen.as_posix() if names == given.parts[len(given.parts) - len(names) :] else path
+    return seen.as_posix() if names == given.parts[len(given.parts) - len(names) :] else None
 
 
 def found_from(folder: Path, path: str) -> str | None:
-    """The file that `seen_from` recorded, for the reader; None where there is none as seen from `folder`."""
+    """The file that `seen_from` recorded, as the reader sees it; None where there is none as seen from `folder`. A relative path stays one,
+    so that a new record has no other names."""
     there = folder / path
-    return str(there) if os.path.exists(there) else None
+    if not os.path.exists(there):
+        return None
+    try:
+        return str(there) if Path(path).is_absolute() else os.path.relpath(there)
+    except ValueError:  # on another drive of Windows
+        return str(there)
 
 
 def recorded_in(path: str | Path) -> dict:

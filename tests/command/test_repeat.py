@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from liveditor_isa.command import main
+from liveditor_isa.command import Parser, main
+from liveditor_isa.command import edit as edit_command
 from liveditor_isa.command.outcome import Outcome
 from liveditor_isa.pipelines.record import TAG, record_of, recorded_in
 from liveditor_isa.pipelines.request import Edit, ModelChoice
@@ -105,6 +106,43 @@ def test_a_record_names_files_as_seen_from_its_own(project, tmp_path, monkeypatc
         assert [Path(path).resolve() for path in seen[name]] == [moved / file]
     for name, file in {"mask": "clips/mask.png", "vae": "models/vae.safetensors"}.items():
         assert Path(seen[name]).samefile(moved / file)
+
+
+def test_a_result_of_its_videos_name_elsewhere_is_not_edited_in_its_place(project, tmp_path, monkeypatch):
+    """`edit beach.mp4 … --out ../edited/beach.mp4`: the record may not name the folder between the two."""
+    (tmp_path / "edited").mkdir()
+    monkeypatch.chdir(project / "clips")
+    record = record_of(Edit("beach.mp4", "p"), ModelChoice(), tmp_path / "edited")
+    assert record["video"] == "beach.mp4" and record["as_given"] == ["beach.mp4"]
+    file = tmp_path / "edited/beach.mp4"
+    for number, told in enumerate((record, {name: value for name, value in record.items() if name != "as_given"})):
+        file.unlink(missing_ok=True)
+        write_mp4(file, [torch.zeros(1, 32, 32, 3)], Fraction(8), metadata={TAG: json.dumps(told)})
+        own = Parser()
+        edit_command.add_arguments(own)
+        seen = edit_command.recorded(file, own)
+        assert (seen["video"], seen["elsewhere"]) == (Path("beach.mp4"), ["beach.mp4"]), number
+
+
+def test_what_is_repeated_by_its_whole_path_records_no_more_than_before(project):
+    record = record_of(Edit("clips/beach.mp4", "p"), ModelChoice(), Path("out"))
+    Path("out").mkdir(exist_ok=True)
+    write_mp4("out/edited.mp4", [torch.zeros(1, 32, 32, 3)], Fraction(8), metadata={TAG: json.dumps(record)})
+    own = Parser()
+    edit_command.add_arguments(own)
+    found = edit_command.recorded(project / "out/edited.mp4", own)["video"]
+    assert found == Path("clips/beach.mp4")
+    assert record_of(Edit(str(found), "p"), ModelChoice(), Path("out")) == record
+
+
+def test_a_record_sets_no_other_option(project):
+    record = json.loads(json.dumps(record_of(Edit("hat.png", "p"), ModelChoice(), Path("out"))))
+    record["model"]["out"] = "/somewhere/x.mp4"
+    write_mp4("edited.mp4", [torch.zeros(1, 32, 32, 3)], Fraction(8), metadata={TAG: json.dumps(record)})
+    own = Parser()
+    edit_command.add_arguments(own)
+    with pytest.raises(ValueError, match="edited.mp4 records something else than an edit .'out'"):
+        edit_command.recorded(Path("edited.mp4"), own)
 
 
 @pytest.mark.parametrize("name", ["pictures", "x.mov", "x.webm"])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -175,7 +176,8 @@ def test_wan_animate_changes_a_person_where_one_is(folders, request_of, monkeypa
     settings = {"pose_model": write_poses(tmp_path / "poses"), "detector_model": str(write_detector(tmp_path / "detector"))}
     with pytest.raises(ValueError, match="set pose_model to a ViTPose"):
         editor_of("pipeline", choice(), folders["animate"], FRAMES)
-    editor = editor_of("pipeline", choice(**settings), folders["animate"], FRAMES)
+    monkeypatch.setattr(animate, "_labels_of_persons", lambda detector: {1})
+    editor = editor_of("pipeline", choice(video_editor="pipeline", **settings), folders["animate"], FRAMES)
     monkeypatch.setattr(animate.Persons, "seen", lambda self, frames: [PERSON] * (len(frames) - 1) + [None])
     assert made_by(editor, request_of(FRAMES)).shape == (FRAMES, 3, SIZE[1], SIZE[0])
     given = animate.inputs(request_of(FRAMES), editor_persons(settings))
@@ -183,10 +185,17 @@ def test_wan_animate_changes_a_person_where_one_is(folders, request_of, monkeypa
     assert len(poses) == len(faces) == len(masks) == len(given["background_video"]) == FRAMES
     assert poses[0].getpixel((45, 20)) == (0, 0, 255) and not np.array(poses[-1]).any()  # from neck to nose
     assert np.array(faces[0]).any() and not np.array(faces[-1]).any()
+    assert not np.array(given["background_video"][0])[np.array(masks[0]) > 0].any()  # who goes is not seen
     assert masks[0].getpixel((45, 30)) == 255 and masks[0].getpixel((10, 30)) == 0 and not np.array(masks[-1]).any()
     monkeypatch.setattr(animate.Persons, "seen", lambda self, frames: [None] * len(frames))
     with pytest.raises(ValueError, match="shows no person"):
         animate.inputs(request_of(FRAMES), editor_persons(settings))
+
+
+def test_a_person_who_is_missed_for_a_moment_is_not_shown_as_before():
+    other = PERSON._replace(box=(0.0, 0.0, 9.0, 9.0))
+    assert animate._without_gaps([None, PERSON, None, None, other, None]) == [None, PERSON, PERSON, other, other, None]
+    assert animate._without_gaps([None, None]) == [None, None]
 
 
 def test_a_detector_and_vitpose_find_the_largest_person(tmp_path, monkeypatch):
@@ -194,8 +203,16 @@ def test_a_detector_and_vitpose_find_the_largest_person(tmp_path, monkeypatch):
         {"pose_model": write_poses(tmp_path / "poses"), "detector_model": str(write_detector(tmp_path / "detector"))}
     )
     corners = torch.tensor([(0.0, 0.0, 90.0, 60.0), (4.0, 4.0, 30.0, 50.0), (40.0, 8.0, 80.0, 60.0)])
-    names = {0: "car", 1: "person"}
+    names = {0: "car", 1: "Person"}
     monkeypatch.setattr(animate.objects, "seen", lambda *_: [animate.objects.Boxes(corners, torch.tensor([0, 1, 1]))])
+    with pytest.raises(ValueError, match="knows no persons"):
+        animate.Persons.of(
+            replace(
+                Settings(video_editor="pipeline"),
+                pose_model=persons.poses.repository,
+                detector_model=persons.detector.repository,
+            )
+        )
     monkeypatch.setattr(animate.load(persons.detector)[0].config, "id2label", names)
     (found,) = persons.seen([Image.new("RGB", SIZE, (90, 40, 200))])
     assert found.box == (40.0, 8.0, 80.0, 60.0) and found.points.shape == (17, 2) and found.sure.shape == (17,)
@@ -203,7 +220,11 @@ def test_a_detector_and_vitpose_find_the_largest_person(tmp_path, monkeypatch):
 
 
 def editor_persons(settings) -> animate.Persons:
-    return animate.Persons.of(Settings(**settings))
+    found = (
+        (settings["detector_model"], "main", "AutoModelForObjectDetection"),
+        (settings["pose_model"], "main", "VitPoseForPoseEstimation"),
+    )
+    return animate.Persons(*(animate.HubModel(*one) for one in found))
 
 
 def test_vace_keeps_the_target_frame_and_follows_the_clip(request_of):
