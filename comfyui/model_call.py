@@ -55,7 +55,7 @@ def give_blocks_their_numbers(options: dict, blocks: list[tuple[str, int]]):
 
 
 def run_blocks_without_context(options: dict, blocks: list[tuple[str, int]], layout: TokenLayout, of_block: Callable):
-    """Give each block those of its tokens that are no context's. What lies between the blocks, other nodes' functions too, sees all of them.
+    """Give each block only its tokens that are no context's. Functions between the blocks, and other nodes' in a block's place, see all.
 
     layout: of all tokens; some blocks are given text apart. of_block: as in `hosts.keeping.Keeps`.
     """
@@ -65,13 +65,13 @@ def run_blocks_without_context(options: dict, blocks: list[tuple[str, int]], lay
     def shortened(place: int, number: int, earlier):
         def block(args, extra):
             def original(given):
-                """What stands in the block's place, another node's say, is given all tokens, as ever."""
+                """The network's block, which a function in its place calls with all tokens."""
                 x = given["img"] if given["img"].ndim == 3 else given["img"][None]
                 if x.shape[1] not in running:  # something added tokens: the attention refuses them
                     return extra["original_block"](given)
                 spans, options = running[x.shape[1]], dict(given["transformer_options"])
                 part = rows_of(x, spans).reshape(*given["img"].shape[:-2], -1, x.shape[2])
-                # By these functions of other nodes find the pictures behind the target.
+                # Other nodes' functions read here where the pictures lie behind the target.
                 options["reference_image_num_tokens"] = []
                 if "img_slice" in options and x.shape[1] == layout.total:
                     options["img_slice"] = [options["img_slice"][0], part.shape[-2]]
@@ -91,7 +91,8 @@ def run_blocks_without_context(options: dict, blocks: list[tuple[str, int]], lay
 
 
 def mark_when_running(options: dict, blocks: list[tuple[str, int]], contexts: Refresh | Reuse):
-    """For networks that write into copies of `transformer_options`, by which nobody sees that they ran."""
+    """Set `contexts.ran` when the first block runs. Some networks write into copies of `transformer_options`, so that the caller cannot see
+    there whether they ran."""
 
     def marking(place: int, number: int, earlier):
         def block(args, extra):

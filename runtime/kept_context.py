@@ -17,6 +17,7 @@ import torch
 
 from ..errors import is_out_of_memory
 from ..isa_core import TokenLayout
+from ..isa_core.exact_rows import rows_of
 from ..isa_core.layout import CONTEXT
 from . import decisions
 
@@ -236,7 +237,7 @@ def _of_context(x: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
     """x [B, S, H, D] -> the tokens of all contexts, in memory order."""
     if not layout.order:
         return x[:, layout.target :]
-    return torch.cat([x.narrow(1, *span) for span in layout.spans(CONTEXT)], dim=1)
+    return rows_of(x, layout.spans(CONTEXT))
 
 
 def _woven(x: torch.Tensor, kept: torch.Tensor, layout: TokenLayout) -> torch.Tensor:

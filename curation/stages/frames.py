@@ -15,8 +15,8 @@ from ..settings import About, Settings, StageChoice
 ABOUT = About(
     "target frames",
     (
-        "seed", "frame_editor", "frame_model", "preference_model", "detector_model", "grounding_model", "mask_model", "frame_candidates", "width",
-        "height", "steps", "guidance", "cut",
+        "seed", "frame_editor", "frame_model", "preference_model", "detector_model", "grounding_model", "mask_model",
+        "frame_candidates", "width", "height", "steps", "guidance", "cut",
     ),
     uses_model=True,
 )  # fmt: skip
