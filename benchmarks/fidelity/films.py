@@ -2,7 +2,8 @@
 
     python -m liveditor_isa.benchmarks.fidelity.films --weights weights --pictures FOLDER
 
-FOLDER is what the editor was trained with (`python -m liveditor_isa.training --pictures`). Full attention, 12 steps. Needs ComfyUI, `make setup`
+FOLDER is what the editor was trained with (`python -m liveditor_isa.training --pictures`), so that its pictures are known; clips, edits and
+sentences are not. Full attention, 12 steps. Needs ComfyUI, `make setup`
 fetches it. study.py measures the split `held-out` in the same way, and ISA on it.
 """
 

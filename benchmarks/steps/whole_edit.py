@@ -1,12 +1,14 @@
 """A whole edit of LIVEditor's real architecture: full attention, ISA, context reuse, and both.
 
     python -m liveditor_isa.benchmarks.steps.whole_edit [--sizes 832x480 960x544] [--weights fp8_e4m3fn_fast] [--complete]
+    python -m liveditor_isa.benchmarks.steps.whole_edit --weights fp8_e4m3fn --cards 24 32 --variants full-cudnn reuse balanced+reuse
 
 Random weights, all 40 transformer blocks, sampled by ComfyUI with the video as context, one pass of guidance. An edit takes
 minutes, so its time is composed: steps that compute the context and steps that reuse it are timed between the sampler's own
 calls, and summed as the schedule has them. `--complete` also runs one edit of ISA with context reuse from begin to end,
 which has to agree. All variants run in one process; with other weights too, the baseline is full attention with cuDNN and
-bf16 weights. Needs ComfyUI in COMFYUI_PATH, and a GPU.
+bf16 weights. `--cards` gives each edit no more than so much GPU memory, as smaller cards would: weights that do not fit are moved in as they
+are needed, and kept contexts go to main memory. Needs ComfyUI in COMFYUI_PATH, and a GPU.
 """
 
 # ruff: noqa: E402  ComfyUI is found, and told of the GPU, before its modules are imported.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import statistics
 import sys
@@ -36,7 +39,7 @@ from ...runtime.context_reuse import ContextStore
 from ...runtime.kept_context import Keeping, Refresh
 from ...runtime.live import LiveSettings, Settings
 from ...runtime.schedule import Schedule
-from .whole_step import SIZES, by_cudnn, sampled
+from .whole_step import SIZES, be_a_smaller_card, by_cudnn, sampled
 
 BETWEEN = 0.5
 """context_refresh of the steps that are timed, between the distances of `in_pairs`."""
@@ -54,7 +57,8 @@ class Variant(NamedTuple):
 
 BASELINE = "full-cudnn"
 BALANCED = ISAConfig(exact_ratio=0.28, policy="segment_top_k")
-"""The node's preset of that name."""
+FAST = ISAConfig(exact_ratio=0.125, policy="segment_top_k")
+"""The node's presets of these names, but for context reuse. Its preset Quality is "reuse"."""
 VARIANTS = {
     BASELINE: Variant(False, False),
     "isa": Variant(True, False),
@@ -64,6 +68,7 @@ VARIANTS = {
     "balanced": Variant(True, False, config=BALANCED),
     "balanced+reuse": Variant(True, True, config=BALANCED),
     "balanced-8bit+reuse": Variant(True, True, EIGHT_BIT, BALANCED),
+    "fast+reuse": Variant(True, True, config=FAST),
 }
 
 
@@ -80,10 +85,11 @@ class Rows(Watcher):
 
 
 class Sampled(NamedTuple):
-    """seconds: of every step but the first. peak_gb: of GPU memory. context, held: as in Rows."""
+    """seconds: of every step but the first. peak_gb: of GPU memory. weights_gb: of weights on the GPU. context, held: as in Rows."""
 
     seconds: list[float]
     peak_gb: float
+    weights_gb: float
     context: list[str | None]
     held: tuple[int, int]
 
@@ -103,7 +109,7 @@ def run(
         cudnn, live, schedule, variant.backend, lambda line: print("   ", line.replace("\n", "; ")), rows, keeping
     )
     seconds, peak, _ = sampled(attached, size, steps, 1.0, sigmas)
-    return Sampled(seconds, peak, rows.context, rows.held)
+    return Sampled(seconds, peak, torch.cuda.memory_allocated() / 1e9, rows.context, rows.held)
 
 
 def in_pairs(pairs: int) -> torch.Tensor:
@@ -159,6 +165,7 @@ def main():
     parser.add_argument(
         "--keeping", nargs="+", default=["auto/default"], help="context_device/context_dtype, one after the other"
     )
+    parser.add_argument("--cards", type=float, nargs="*", default=[], help="GiB that an edit may have, as on smaller cards")
     parser.add_argument("--complete", action="store_true", help="also run one edit of isa+reuse, at the first of the falls")
     parser.add_argument("--native", action="store_true", help="core's own in-context Wan (Bernini) instead of LIVEditor")
     parser.add_argument("--out", type=Path)
@@ -177,14 +184,21 @@ def main():
 
     baselines: dict[str, float] = {}
     for weights in dict.fromkeys(["default", *options.weights]):
+        wanted = weights in options.weights
         patcher = panel.model(
             options.blocks, panel.WIDTH, torch.device("cuda"), torch.bfloat16, WEIGHT_OPTIONS[weights], options.native
         )
-        for size in options.sizes:
+        for card, size in itertools.product(options.cards if wanted and options.cards else [None], options.sizes):
+            comfy.model_management.unload_all_models()
+            gc.collect()
+            torch.cuda.empty_cache()
+            be_a_smaller_card(card)
             frames, height, width = SIZES[size]
             common = {"model": model, "tokens": 2 * frames * (height // 2) * (width // 2), "steps": options.steps, "passes": 1}
             common["weights"] = "bf16" if weights == "default" else weights
-            for name in options.variants if weights in options.weights else [BASELINE]:
+            if card:
+                common["card_gib"] = card
+            for name in options.variants if wanted else [BASELINE]:
                 variant = VARIANTS[name]
                 for kept in options.keeping if variant.reuse else options.keeping[:1]:
                     keeping = Keeping(*kept.split("/"))
@@ -217,7 +231,7 @@ def main():
 
 
 def memory_of(variant: Variant, keeping: Keeping, found: Sampled) -> dict:
-    row = {"peak_gb": round(found.peak_gb, 2)}
+    row = {"peak_gb": round(found.peak_gb, 2), "weights_gpu_gb": round(found.weights_gb, 2)}
     if variant.reuse:
         row |= {"context_device": keeping.device, "context_dtype": keeping.dtype}
         row |= {f"cache_{where}_gb": round(held / 1e9, 2) for where, held in zip(("gpu", "cpu"), found.held)}
