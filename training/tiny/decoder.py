@@ -29,19 +29,20 @@ log = logging.getLogger(__name__)
 class DecoderSettings:
     """Settings of the training."""
 
-    steps: int = 6000
-    clips: int = 4
+    steps: int = 13_400
+    clips: int = 8
     """A step, of each process."""
     frames: int = 17
     size: int = 128
     """Height and width in pixels."""
     learning_rate: float = 4e-4
-    warm_up: int = 100
-    perceptual: float = 0.3
+    warm_up: int = 300
+    perceptual: float = 0.5
     """Weight of `perceptual.py`'s distance, where there are weights for it."""
-    noise: float = 0.07
-    """Standard deviation of noise added to the normalised latents, so that similar latents decode alike."""
-    ema: float = 0.999
+    noise: float = 0.04
+    """Standard deviation of noise added to the normalised latents, so that similar latents decode alike. Less than the VAE has: the encoder
+    has learnt to stand above its noise, and what is left of it hides fine texture."""
+    ema: float = 0.9995
     seed: int = 1
     """Differs from the VAE's seed, for other clips."""
 
