@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .attend import dense_attention
 from .backend import BACKENDS, DENSE_BACKENDS, BackendUnavailable, resolve_backend, resolve_dense
-from .config import CONTEXT_TAILS, POLICIES, SHARPNESS_METRICS, ISAConfig
+from .config import CONTEXT_TAILS, POLICIES, SHARPNESS_METRICS, TRAINING_FREE, ISAConfig
 from .layout import TokenLayout
 from .plan import RoutingMasks
 from .residual import add_coarse_residual, coarse_gate
@@ -26,6 +26,7 @@ __all__ = [
     "DENSE_BACKENDS",
     "POLICIES",
     "SHARPNESS_METRICS",
+    "TRAINING_FREE",
     "BackendUnavailable",
     "ISAConfig",
     "ISAStats",

@@ -83,3 +83,7 @@ def _require_number(name, value, low, high):
 def _require_choice(name, value, choices):
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+
+
+TRAINING_FREE = ISAConfig(exact_ratio=0.28, policy=SEGMENT_TOP_K)
+"""For models that were not trained with ISA: at the arithmetic of the paper's ratios the nearest to full attention (docs/fidelity.md)."""

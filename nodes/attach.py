@@ -8,7 +8,7 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ..comfyui.attach import EIGHT_BIT, attach_isa, can_attach, implementation
-from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, ISAConfig
+from ..isa_core import BACKENDS, CONTEXT_TAILS, SHARPNESS_METRICS, TRAINING_FREE, ISAConfig
 from ..isa_core.config import ERROR_AWARE, SEGMENT_TOP_K
 from ..runtime.kept_context import AS_COMPUTED, AUTO, EACH, KEEPING_COPIES, KEEPING_DEVICES, KEEPING_DTYPES, Keeping
 from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, USUAL_REFRESH, LiveSettings, Settings, read_changes, routed
@@ -52,13 +52,15 @@ class AttachISA(io.ComfyNode):
                     tooltip="Off: full attention. Like the settings below, it can be switched during a run.",
                 ),
                 _ratio(
-                    "keep_ratio", 0.125,
+                    "keep_ratio", 1.0,
                     "Share of the context video's blocks that each attention head keeps. Lower is faster. On LIVEditor-tiny, quality "
-                    "depends most on this setting; the paper uses 0.125.",
+                    "depends most on this setting, beside dense query blocks; the paper uses 0.125. With segment_top_k it does nothing.",
                 ),
                 io.DynamicCombo.Input(
                     "routing",
+                    # The first is the default: the choice for models without ISA training, which most are.
                     options=[
+                        io.DynamicCombo.Option(SEGMENT_TOP_K, []),
                         io.DynamicCombo.Option("ratio", [
                             _ratio(
                                 "dense_query_ratio", 0.5,
@@ -80,7 +82,6 @@ class AttachISA(io.ComfyNode):
                                 "expected error is at least this, more in busy videos than in calm ones; about 0.001 to 0.1.",
                             ),
                         ]),
-                        io.DynamicCombo.Option(SEGMENT_TOP_K, []),
                     ],
                     tooltip="Which query blocks are dense: a fixed share, or all whose sharpness exceeds a threshold. error_aware: none; "
                     "exact_ratio is then one budget for all heads, and goes where a mean would be the worst stand-in. segment_top_k: none; each "
@@ -89,9 +90,10 @@ class AttachISA(io.ComfyNode):
                 ),
                 io.Float.Input(
                     # A number field: a slider has no room for four decimals. The page rounds to the decimals of the step.
-                    "exact_ratio", default=0.0625, min=0.0, max=1.0, step=0.0005,
+                    "exact_ratio", default=TRAINING_FREE.exact_ratio, min=0.0, max=1.0, step=0.0005,
                     tooltip="Share of key blocks to which a sparse query block attends exactly; each of the others counts by its "
-                    "mean. Can be low; the paper uses 0.0625.",
+                    "mean. With segment_top_k it decides speed and quality: Balanced has 0.28, Fast 0.125. Beside dense query blocks it can be "
+                    "low; the paper uses 0.0625.",
                 ),
                 io.Combo.Input(
                     "sharpness", options=list(SHARPNESS_METRICS), default="variance", advanced=True,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..isa_core import ISAConfig, TokenLayout, resolve_backend
+from ..isa_core import TRAINING_FREE, ISAConfig, TokenLayout, resolve_backend
 from ..runtime.call import CarryingCheckpoint, MaskedText, ModelCall, current, enter, in_backward, leave
 from ..runtime.decisions import SPLIT_BY_DIFFUSERS, UNKNOWN_CONTEXT, Decisions
 from ..runtime.kept_context import Keeping, Refresh, Reuse
@@ -179,7 +179,7 @@ class AttachedISA:
 
 def attach_isa(
     transformer: torch.nn.Module,
-    config: ISAConfig = ISAConfig(),
+    config: ISAConfig | None = None,
     *,
     layout: TokenLayout | Callable[[dict], TokenLayout] | None = None,
     backend: str = "auto",
@@ -190,6 +190,8 @@ def attach_isa(
 ) -> AttachedISA:
     """ISA (arXiv 2605.04569, section 3) in the in-context self-attention of a diffusers transformer; replaces an earlier one.
 
+    config: by default the paper's ratios for LIVEditor's transformer, whose released weights were trained with them, and
+        `isa_core.TRAINING_FREE` for any other.
     layout: the token groups in the order of the attention's sequence, [target | contexts] or any other (`TokenLayout.of`), or a
         function of the forward call's arguments by name that tells them. LIVEditor's transformer and the kinds in `layouts.KNOWN` tell them themselves.
         There, what comes before the target, text for example, counts as the target's.
@@ -202,6 +204,7 @@ def attach_isa(
     Raises BackendUnavailable when `backend` was chosen by name and cannot run; ValueError where no layout is known.
     """
     detach_isa(transformer)
+    config = config or (ISAConfig() if tells_its_calls(transformer) else TRAINING_FREE)
     parameter = next(transformer.parameters())
     resolve_backend(backend, parameter.device, config=config)
     Schedule(dense_blocks=dense_blocks)  # raises an error for invalid blocks

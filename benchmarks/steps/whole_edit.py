@@ -34,7 +34,7 @@ import torch
 from ...comfyui.attach import EIGHT_BIT, OVERRIDE, attach_isa
 from ...comfyui.loaders import WEIGHT_OPTIONS
 from ...comfyui.sampling_run import Watcher
-from ...isa_core import ISAConfig, TokenLayout
+from ...isa_core import TRAINING_FREE, ISAConfig, TokenLayout
 from ...runtime.context_reuse import ContextStore
 from ...runtime.kept_context import Keeping, Refresh
 from ...runtime.live import LiveSettings, Settings
@@ -56,7 +56,7 @@ class Variant(NamedTuple):
 
 
 BASELINE = "full-cudnn"
-BALANCED = ISAConfig(exact_ratio=0.28, policy="segment_top_k")
+BALANCED = TRAINING_FREE
 FAST = ISAConfig(exact_ratio=0.125, policy="segment_top_k")
 """The node's presets of these names, but for context reuse. Its preset Quality is "reuse"."""
 VARIANTS = {

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import SD3Transformer2DModel, WanTransformer3DModel
 from diffusers.models.attention_dispatch import AttentionBackendName
 from in_context_models import FULL, LAYOUT, SPARSE, difference, flux, liveditor, noise, qwen
-from liveditor_isa.isa_core import BackendUnavailable, TokenLayout
+from liveditor_isa.isa_core import TRAINING_FREE, BackendUnavailable, ISAConfig, TokenLayout
 from liveditor_isa.pipelines import stand_in
 from liveditor_isa.pipelines.attention import AttachedISA, attach_isa, detach_isa
 from liveditor_isa.pipelines.stand_in import InContextProcessor
@@ -27,6 +27,11 @@ def case(request):
 def run(model, arguments):
     with torch.no_grad():
         return model(**arguments).sample
+
+
+def test_the_papers_ratios_are_for_the_model_that_was_trained_with_them(case):
+    model = case[0]
+    assert attach_isa(model).config == (ISAConfig() if isinstance(model, LIVEditorTransformer3DModel) else TRAINING_FREE)
 
 
 def test_it_stands_in_for_full_attention_and_leaves_no_trace(case):

@@ -125,17 +125,18 @@ def test_a_narrow_node_cuts_nothing_off(edited):
     )
 
 
-def test_a_new_node_is_wide_enough_for_its_presets(edited):
+def test_a_new_node_is_wide_enough_for_its_presets_and_set_to_balanced(edited):
     """In one line, with ComfyUI's own font."""
-    lines = edited.evaluate(
+    found = edited.evaluate(
         """() => {
             const node = LiteGraph.createNode('LIVEditorAttachISA');
             app.graph.add(node);
             return new Promise(done => setTimeout(() => {
                 const panels = [...document.querySelectorAll('.isa-presets')], mine = panels.at(-1);
-                done([panels.length, new Set([...mine.children].map(button => Math.round(button.getBoundingClientRect().top))).size]);
+                const lines = new Set([...mine.children].map(button => Math.round(button.getBoundingClientRect().top))).size;
+                done([panels.length, lines, ...[...mine.querySelectorAll('.isa-chosen')].map(button => button.textContent)]);
                 app.graph.remove(node);
             }, 500));
         }"""
     )
-    assert lines == [2, 1]
+    assert found == [2, 1, "Balanced"]
