@@ -2,7 +2,7 @@
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 import { locator } from "./isa_graph.js";
-import { t } from "./isa_text.js";
+import { t, titleOf } from "./isa_text.js";
 
 const NODE = "LIVEditorDecodeVideo";
 
@@ -16,7 +16,7 @@ app.registerExtension({
 });
 
 function say(detail) {
-    app.extensionManager.toast.add({ severity: "warn", summary: "Decode Video", detail, life: 6000 });
+    app.extensionManager.toast.add({ severity: "warn", summary: titleOf(NODE), detail, life: 6000 });
 }
 
 export function compare(node) {

@@ -7,6 +7,7 @@ from browser_page import WAYS, click_until, from_menu, opened_page, prompt_of
 from comfy_headless import ROOT
 
 WORDS = json.loads((ROOT / "locales/fr/main.json").read_text(encoding="utf-8"))
+TITLES = json.loads((ROOT / "locales/fr/nodeDefs.json").read_text(encoding="utf-8"))
 HOST = "node => node.subgraph"
 NAME = "Edit video (LIVEditor + ISA)"
 
@@ -99,6 +100,7 @@ def test_its_menu_has_the_presets(placed):
 def test_its_menu_compares(placed):
     from_menu(placed, HOST, WORDS["LIVEditor"]["Compare with the source"])
     placed.get_by_text(WORDS["LIVEditor"]["Run the workflow first: there is no edit to compare yet."]).wait_for()
+    assert placed.locator(".p-toast-summary").all_text_contents() == [TITLES["LIVEditorDecodeVideo"]["display_name"]]
 
 
 def test_its_menu_has_instructions(placed):
