@@ -2,7 +2,7 @@
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 import { locator } from "./isa_graph.js";
-import { t } from "./isa_text.js";
+import { t, titleOf } from "./isa_text.js";
 
 const NODE = "LIVEditorDecodeVideo";
 
@@ -16,7 +16,7 @@ app.registerExtension({
 });
 
 function say(detail) {
-    app.extensionManager.toast.add({ severity: "warn", summary: "Decode Video", detail, life: 6000 });
+    app.extensionManager.toast.add({ severity: "warn", summary: titleOf(NODE), detail, life: 6000 });
 }
 
 export function compare(node) {
@@ -59,7 +59,7 @@ class Comparison {
         [this.time, this.label] = ["input", "output"].map(part);
         for (const [video, url] of [[this.after, after], [this.before, before]]) {
             Object.assign(video, { src: url, muted: video === this.before, loop: video === this.after, preload: "auto", playsInline: true });
-            video.onerror = () => (this.label.textContent = t("A video cannot be read: is the file still there?"));
+            video.onerror = () => (this.fault = t("A video cannot be shown: the file is gone, or the browser cannot play its format."));
         }
         // The source is resized to cover the edit's frame and cut at the centre, as In-Context References does.
         this.after.onloadedmetadata = () => {
@@ -166,6 +166,6 @@ class Comparison {
         if (document.activeElement !== this.time) this.time.value = (1000 * now) / (this.last() || 1);
         const frames = Math.round((this.after.duration || 0) / this.frame);
         const frame = Math.min(frames || 1, Math.floor(now / this.frame) + 1); // the sound may be a little longer
-        this.label.textContent = t("frame {frame} of {frames}", { frame, frames });
+        this.label.textContent = this.fault ?? t("frame {frame} of {frames}", { frame, frames });
     }
 }

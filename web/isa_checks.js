@@ -6,35 +6,49 @@ const TINY_MOST = { pixels: 320 * 192, frames: 33 }; // what it was tried at; it
 const TINY_CFG = [1, 2.5];
 const LARGE_CFG = [1, 5];
 
+const REFERENCES = "LIVEditorInContextReferences";
+const samples = ({ inputs }) => "latent_image" in inputs;
+
 // Sentences about a prompt in API form, {id: {class_type, inputs}}, without repetition.
 export function faultsOf(output) {
     const node = (link) => (Array.isArray(link) ? output[link[0]] : undefined);
-    const above = (link, type, seen = new Set()) => {
+    // The nearest nodes of a type on each way up. ends: where a way ends before.
+    const above = (link, type, ends = () => false, seen = new Set()) => {
         const found = node(link);
-        if (!found || seen.has(found)) return null;
+        if (!found || seen.has(found)) return [];
         seen.add(found);
-        if (found.class_type === type) return found;
-        return Object.values(found.inputs).map((each) => above(each, type, seen)).find(Boolean) ?? null;
+        if (found.class_type === type) return [found];
+        return ends(found) ? [] : Object.values(found.inputs).flatMap((each) => above(each, type, ends, seen));
+    };
+    // Each In-Context References that a conditioning went through. What a sampler made, a picture say, is no conditioning.
+    const chain = (link, found = new Set()) => {
+        for (const each of above(link, REFERENCES, samples)) if (!found.has(each)) chain(each.inputs.positive, found.add(each));
+        return found;
     };
     const faults = new Set();
-    for (const { inputs } of Object.values(output)) {
-        if (!("latent_image" in inputs) || !("positive" in inputs)) continue; // no sampler
-        const loader = above(inputs.model, "LIVEditorLoad");
-        const references = above(inputs.positive, "LIVEditorInContextReferences");
-        if (!loader) continue;
-        if (!references) {
-            faults.add(t("The model gets no video to edit: connect positive, negative and latent of In-Context References to the sampler."));
+    for (const sampler of Object.values(output).filter(samples)) {
+        const { latent_image: latent, guider } = sampler.inputs;
+        const { model, positive, conditioning, cond1, cfg } = guider ? (node(guider)?.inputs ?? {}) : sampler.inputs;
+        const asked = positive ?? conditioning ?? cond1;
+        if (!asked) continue;
+        const [loader] = above(model, "LIVEditorLoad");
+        const references = chain(asked);
+        if (!references.size) {
+            if (loader) faults.add(t("The model gets no video to edit: connect positive, negative and latent of In-Context References to the sampler."));
             continue;
         }
-        if (!above(inputs.latent_image, "LIVEditorInContextReferences"))
+        if (!above(latent, REFERENCES).some((each) => references.has(each)))
             faults.add(t("The latent does not come from In-Context References: of another size than its video, the edit falls apart."));
-        const text = node(references.inputs.positive)?.inputs.text;
-        if (typeof text === "string" && !text.trim()) faults.add(t("The instruction is empty: write what to change."));
-        const tiny = loader.inputs.diffusion_model === TINY;
-        for (const fault of tiny ? sizeFaults(references.inputs, !!above(inputs.model, "WanContextWindowsManual")) : []) faults.add(fault);
+        const tiny = loader?.inputs.diffusion_model === TINY;
+        const windowed = above(model, "WanContextWindowsManual").length > 0;
+        for (const { inputs } of references) {
+            const text = node(inputs.positive)?.inputs.text;
+            if (typeof text === "string" && !text.trim()) faults.add(t("The instruction is empty: write what to change."));
+            for (const fault of tiny ? sizeFaults(inputs, windowed) : []) faults.add(fault);
+        }
         const [least, most] = tiny ? TINY_CFG : LARGE_CFG;
-        if (typeof inputs.cfg === "number" && (inputs.cfg < least || inputs.cfg > most))
-            faults.add(t("cfg {cfg} is far from what this model is sampled with: take {usual}.", { cfg: inputs.cfg, usual: tiny ? 1.5 : 2.5 }));
+        if (loader && typeof cfg === "number" && (cfg < least || cfg > most))
+            faults.add(t("cfg {cfg} is far from what this model is sampled with: take {usual}.", { cfg, usual: tiny ? 1.5 : 2.5 }));
     }
     return [...faults];
 }

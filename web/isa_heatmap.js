@@ -50,18 +50,26 @@ class Scene {
     }
 }
 
-// The small one on the node: kept context of the last model call. Moving the mouse over it goes through the frames.
+// The small one on the node: kept context of the last model call. The mouse over it, or the arrow keys, go through the frames.
 export class Thumbnail {
     constructor(canvas) {
         this.canvas = canvas;
         this.place = 0.5;
         canvas.hidden = true;
-        canvas.title = t("Context that was kept, from none to all heads. Click for more.");
+        const title = t("Context that was kept, from none to all heads. Click for more.");
+        Object.assign(canvas, { title, ariaLabel: title, role: "button", tabIndex: 0 });
         canvas.onpointermove = (event) => {
             this.place = Math.min(1, Math.max(0, event.offsetX / canvas.clientWidth));
             this.draw();
         };
         canvas.onclick = () => new HeatMapDialog(this.scene, this.at, this.frame).open();
+        const does = { Enter: canvas.onclick, " ": canvas.onclick, ArrowLeft: () => this.step(-1), ArrowRight: () => this.step(1) };
+        canvas.onkeydown = (event) => {
+            if (!does[event.key] || event.ctrlKey || event.metaKey) return; // with them it is a shortcut of the page's
+            event.preventDefault();
+            event.stopPropagation();
+            if (!event.repeat || event.key.startsWith("Arrow")) does[event.key]();
+        };
     }
 
     begin(event) {
@@ -80,6 +88,12 @@ export class Thumbnail {
 
     get frame() {
         return frameAt(this.place, this.scene.parts[1].grid[0]);
+    }
+
+    step(frames) {
+        const last = this.scene.parts[1].grid[0] - 1;
+        this.place = (Math.min(last, Math.max(0, this.frame + frames)) + 0.5) / (last + 1);
+        this.draw();
     }
 
     draw() {

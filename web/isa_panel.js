@@ -6,7 +6,7 @@ import { byThreshold, costOf, differing, estimatedCost, listed, stepLines } from
 import { PRESETS, matches, ownPresets, qualityOf } from "./isa_presets.js";
 import { fateOf, isRemembered, remember } from "./isa_record.js";
 import { post } from "./isa_requests.js";
-import { t } from "./isa_text.js";
+import { t, titleOf } from "./isa_text.js";
 import { disableIdle, read, schedule, write } from "./isa_widgets.js";
 
 const HEIGHT = 210;
@@ -93,12 +93,12 @@ export class Panel {
             return pair;
         };
         const keep = button("+", t("Keep these settings as a preset of your own, stored with the workflow"), async () => {
-            const name = await app.extensionManager.dialog.prompt({ title: "Attach ISA", message: t("Name of the preset") });
+            const name = await app.extensionManager.dialog.prompt({ title: titleOf(this.node.type), message: t("Name of the preset") });
             const short = name?.trim().slice(0, 24);
             if (!short) return;
             if (!Object.keys(PRESETS).some((name) => [name, t(name)].includes(short))) return keepOwn({ ...ownPresets(this.node), [short]: read(this.node) });
             const detail = t("{name} is a preset that comes with the node: take another name.", { name: short });
-            app.extensionManager.toast.add({ severity: "warn", summary: "Attach ISA", detail, life: 6000 });
+            app.extensionManager.toast.add({ severity: "warn", summary: titleOf(this.node.type), detail, life: 6000 });
         });
         const given = Object.entries(PRESETS).map(([name, preset]) => [name, preset.values]);
         const test = button(t("Speed test"), t("Speed test: samples this workflow twice, with full attention and as it is set, and saves nothing"), () =>

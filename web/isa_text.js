@@ -5,6 +5,9 @@ import { setWords } from "./isa_words.js";
 
 export { t } from "./isa_words.js";
 
+// What a type of nodes is called.
+export const titleOf = (type) => window.LiteGraph.registered_node_types[type]?.title ?? type;
+
 // What locales/*/main.json has for a language; {} for English.
 async function readWords(language) {
     if (language === "en") return {};

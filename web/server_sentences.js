@@ -3,11 +3,11 @@
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 import { refusals, translateEvent, translateRefusal } from "./isa_server_words.js";
+import { titleOf } from "./isa_text.js";
 
 function tell(type, detail) {
     if (!type?.startsWith("LIVEditor")) return;
-    const summary = window.LiteGraph.registered_node_types[type]?.title ?? type;
-    app.extensionManager.toast.add({ severity: "error", summary, detail, life: 15000 });
+    app.extensionManager.toast.add({ severity: "error", summary: titleOf(type), detail, life: 15000 });
 }
 
 function refused(answer) {

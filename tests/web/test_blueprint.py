@@ -5,8 +5,10 @@ import json
 import pytest
 from browser_page import WAYS, click_until, from_menu, opened_page, prompt_of
 from comfy_headless import ROOT
+from examples import EXAMPLES
 
 WORDS = json.loads((ROOT / "locales/fr/main.json").read_text(encoding="utf-8"))
+TITLES = json.loads((ROOT / "locales/fr/nodeDefs.json").read_text(encoding="utf-8"))
 HOST = "node => node.subgraph"
 NAME = "Edit video (LIVEditor + ISA)"
 
@@ -28,6 +30,20 @@ def placed(browser, server, request):
             yield page
     finally:
         server.post("/settings", {"Comfy.Locale": "en"})
+
+
+def test_its_isa_is_set_as_in_the_first_template():
+    """So it acts with LIVEditor-tiny, the blueprint's own model too."""
+    blueprint, template = (
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (ROOT / "subgraphs" / f"{NAME}.json", EXAMPLES / "1 First edit, without a GPU.json")
+    )
+    (subgraph,) = blueprint["definitions"]["subgraphs"]
+    (mine,), (its,) = (
+        [node["widgets_values"] for node in graph["nodes"] if node["type"] == "LIVEditorAttachISA"]
+        for graph in (subgraph, template)
+    )
+    assert mine == its
 
 
 def test_it_speaks_french(placed):
@@ -99,6 +115,7 @@ def test_its_menu_has_the_presets(placed):
 def test_its_menu_compares(placed):
     from_menu(placed, HOST, WORDS["LIVEditor"]["Compare with the source"])
     placed.get_by_text(WORDS["LIVEditor"]["Run the workflow first: there is no edit to compare yet."]).wait_for()
+    assert placed.locator(".p-toast-summary").all_text_contents() == [TITLES["LIVEditorDecodeVideo"]["display_name"]]
 
 
 def test_its_menu_has_instructions(placed):

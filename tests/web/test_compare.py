@@ -93,6 +93,12 @@ def test_both_step_and_seek_together(compared):
 
     compared.locator(".isa-compare [data-do=near]").click()
     assert "scale(2)" in compared.evaluate(f"() => {VIDEOS}[0].style.transform")
+
+    # What the browser cannot play is said, and stays.
+    compared.evaluate(f"() => {{ {VIDEOS}[1].src = 'data:video/mp4;base64,AAAA' }}")
+    compared.wait_for_function(f"() => {VIDEOS}[1].error")
+    after_frames(compared)
+    assert "or the browser cannot play its format" in compared.locator(".isa-compare output").text_content()
     compared.keyboard.press("Escape")
     compared.wait_for_function("() => !document.querySelector('.isa-compare')")
 

@@ -51,26 +51,26 @@ def test_a_file_of_ours_that_is_not_there_is_an_error(page):
 
 FOUND = """word => {
     const store = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s.get('nodeDef');
-    return store.nodeSearchService.searchNode(word).slice(0, 8).map(node => node.name);
+    return store.nodeSearchService.searchNode(word).map(node => node.name);
 }"""
-"""The first nodes that the page's own search offers."""
+"""The nodes that the page's own search offers, the first first."""
 
 
 @pytest.mark.parametrize("page", ["canvas nodes"], indirect=True)
 def test_words_by_which_people_look_for_the_nodes(page):
-    for word, node in (
-        ("sparse", "LIVEditorAttachISA"),
-        ("edit video", "LIVEditorDecodeVideo"),
-        ("masked edit", "LIVEditorDecodeVideo"),
+    for word, node, most in (
+        ("sparse", "LIVEditorAttachISA", 2),
+        ("edit video", "LIVEditorDecodeVideo", 4),
+        ("masked edit", "LIVEditorDecodeVideo", 2),
+        ("mask", "LIVEditorDecodeVideo", 30),  # of 33; most of the others have it in their names
     ):
-        assert node in page.evaluate(FOUND, word), word
+        assert node in page.evaluate(FOUND, word)[:most], word
     ours = {"LIVEditorAttachISA", "LIVEditorDecodeVideo", "LIVEditorInContextReferences", "LIVEditorLoad"}
-    assert ours <= {*page.evaluate(FOUND, "LIVEditor")}
-    assert "LIVEditorDecodeVideo" in page.evaluate(FOUND.replace("slice(0, 8)", "slice(0, 40)"), "mask")
+    assert ours == {*page.evaluate(FOUND, "LIVEditor")[:4]}
 
 
 def test_the_blueprint_tells_what_it_is_where_it_is_found(page):
-    told = FOUND.replace("slice(0, 8).map(node => node.name)", "filter(node => node.python_module === 'blueprint')")
+    told = FOUND.replace("map(node => node.name)", "filter(node => node.python_module === 'blueprint')")
     for word in ("edit", "LIVEditor"):
         ours = [node for node in page.evaluate(told, word) if "LIVEditor" in node["display_name"]]
         assert ours and "A mask and a reference image may be connected" in ours[0]["description"], word

@@ -101,6 +101,26 @@ def test_words_stand_out(edited, palette):
     edited.wait_for_function("() => !document.querySelector('.isa-compare')")
 
 
+def test_the_systems_own_few_colours_tell_the_chosen_and_the_bar(edited):
+    edited.emulate_media(forced_colors="active")
+    try:
+        alike, bordered = edited.evaluate(
+            """() => {
+                const style = selector => getComputedStyle(document.querySelector(`.isa-panel ${selector}`)), colour = selector => style(selector).backgroundColor;
+                const button = document.querySelector('.isa-presets button'), chosen = button.className, colours = [];
+                for (const name of ['', 'isa-chosen']) {
+                    button.className = name;
+                    colours.push(getComputedStyle(button).backgroundColor);
+                }
+                button.className = chosen;
+                return [[colours, [colour('.isa-cost'), colour('.isa-cost div')]], style('.isa-cost').borderStyle];
+            }"""
+        )
+        assert all(one != other for one, other in alike) and bordered == "solid", alike
+    finally:
+        edited.emulate_media(forced_colors="none")
+
+
 def test_a_narrow_node_cuts_nothing_off(edited):
     """What does not fit can be scrolled to, and no word is wider than the panel."""
     edited.evaluate(

@@ -67,3 +67,69 @@ test("windows take any number of frames, the large model other sizes, and a circ
     }), []);
     assert.deepEqual(changed((output) => (output[4].inputs.clip = ["6", 0])), []);
 });
+
+// The template's sampler taken apart, with a guider of a kind.
+const guided = (class_type, inputs, change = () => {}) => changed((output) => {
+    const { model, positive, negative, latent_image } = output[8].inputs;
+    output[7] = { class_type, inputs: inputs(model, positive, negative) };
+    output[8] = { class_type: "SamplerCustomAdvanced", inputs: { guider: ["7", 0], latent_image } };
+    change(output);
+});
+const GUIDERS = {
+    CFGGuider: (model, positive, negative) => ({ model, positive, negative, cfg: 1.5 }),
+    BasicGuider: (model, positive) => ({ model, conditioning: positive }),
+    DualCFGGuider: (model, positive, negative) => ({ model, cond1: positive, cond2: negative, negative }),
+};
+
+test("a guider's model, conditioning and cfg are the sampler's", () => {
+    for (const [type, inputs] of Object.entries(GUIDERS)) {
+        assert.deepEqual(guided(type, inputs), [], type);
+        const faults = guided(type, inputs, (output) => {
+            output[4].inputs.text = "";
+            output[6].inputs.length = 81;
+            output[8].inputs.latent_image = ["9", 0];
+        });
+        assert.equal(faults.length, 3, `${type}: ${faults}`);
+        assert.match(guided(type, (model) => inputs(model, ["4", 0], ["5", 0]))[0], /no video to edit/);
+    }
+    assert.match(guided("CFGGuider", (...links) => ({ ...GUIDERS.CFGGuider(...links), cfg: 6 }))[0], /cfg 6/);
+    assert.deepEqual(guided("AnotherGuider", () => ({})), []);
+});
+
+test("of a model from another loader what its In-Context References tell", () => {
+    const other = (change = () => {}) => changed((output) => {
+        output[1] = { class_type: "UnetLoaderGGUF", inputs: { unet_name: "liveditor-Q4.gguf" } };
+        Object.assign(output[6].inputs, { size: "closest bucket", length: 81 });
+        output[8].inputs.cfg = 6;
+        change(output);
+    });
+    assert.deepEqual(other(), [], "its sizes and cfg are not known");
+    assert.match(other((output) => (output[4].inputs.text = ""))[0], /instruction is empty/);
+    assert.match(other((output) => (output[8].inputs.latent_image = ["9", 0]))[0], /latent does not come from/);
+    assert.deepEqual(other((output) => {
+        // The edit is a picture to a next model.
+        output[9] = { class_type: "VAEDecode", inputs: { samples: ["8", 0] } };
+        output[10] = { class_type: "TextEncodeQwenImageEdit", inputs: { prompt: "", image1: ["9", 0] } };
+        output[11] = { class_type: "EmptyLatentImage", inputs: { width: 512 } };
+        output[12] = { class_type: "KSampler", inputs: { model: ["1", 0], positive: ["10", 0], latent_image: ["11", 0], cfg: 6 } };
+    }), []);
+});
+
+test("the latent is of the In-Context References above positive, each of a chain", () => {
+    const two = (positive, of, latent) => changed((output) => {
+        output[9] = structuredClone(output[6]);
+        output[9].inputs.positive = [of, 0];
+        Object.assign(output[8].inputs, { positive: [positive, 0], latent_image: [latent, 2] });
+    });
+    assert.deepEqual(two("9", "6", "9"), []);
+    assert.deepEqual(two("9", "6", "6"), []);
+    assert.match(two("9", "4", "6")[0], /latent does not come from/);
+    assert.match(two("6", "4", "9")[0], /latent does not come from/);
+    const chained = changed((output) => {
+        output[9] = { class_type: "LIVEditorInContextReferences", inputs: { ...output[6].inputs, positive: ["6", 0] } };
+        output[8].inputs.positive = ["9", 0];
+        output[4].inputs.text = "";
+    });
+    assert.match(chained[0], /instruction is empty/);
+    assert.deepEqual(changed((output) => (output[6].inputs.positive = ["6", 0])), [], "a circle ends");
+});

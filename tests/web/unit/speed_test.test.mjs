@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { web } from "./comfyui.mjs";
+import { api, app } from "./comfyui_app.mjs";
 
-const { adviceFor, meanSeconds, median, samplingAlone, variant, whatActed, whyNone } = await web("isa_speed_test.js");
+const { adviceFor, meanSeconds, median, samplingAlone, speedTest, variant, whatActed, whyNone } = await web("isa_speed_test.js");
 
 test("the median of an even count is the greater of the middle two", () => {
     assert.deepEqual([median([3, 1, 2]), median([4, 1, 3, 2]), median([5])], [2, 3, 5]);
@@ -35,6 +36,37 @@ test("what is sampled ends with the samplers behind Attach ISA: nothing is decod
     assert.deepEqual(alone["isa-speed-test-0"], { class_type: "PreviewAny", inputs: { source: ["5", 0] } });
     const { 3: attach, ...without } = PROMPT;
     assert.equal(samplingAlone(without, outputsOf), null);
+});
+
+// Which messages a speed test shows, where each step takes so many seconds; isa null: it acts in none.
+async function messages(full, isa) {
+    const said = [], events = new EventTarget();
+    const tell = (name, detail) => events.dispatchEvent(Object.assign(new Event(name), { detail }));
+    globalThis.window = { LiteGraph: { registered_node_types: { KSampler: { nodeData: { output: ["LATENT"] } } } } };
+    app.graphToPrompt = async () => ({ output: structuredClone(PROMPT), workflow: {} });
+    app.extensionManager.toast = { add: (message) => said.push(message) };
+    api.addEventListener = (...listener) => events.addEventListener(...listener);
+    api.queuePrompt = async (number, { output }) => {
+        const on = output[3].inputs.enabled, acted = on && isa !== null;
+        const step = acted ? { seconds: isa, density: 0.2, tokens: [180, 180], backend: ["triton", ""] } : { seconds: full, full: { short: 4 } };
+        setTimeout(() => {
+            for (let at = 0; at < 3; at++) tell("liveditor_isa.run", { type: "step", execution: String(on), ...step });
+            tell("execution_success", { prompt_id: String(on) });
+        });
+        return { prompt_id: String(on) };
+    };
+    await speedTest([]);
+    return said.map(({ severity, detail }) => [severity, detail]);
+}
+
+test("a gain is a success, a slowdown warns and says what to do, no difference is an error", async () => {
+    const [, faster] = await messages(3, 2);
+    assert.deepEqual(faster, ["success", "ISA 2.00 s, full attention 3.00 s a step on average: 1.50× as fast."]);
+    const [, [severity, slower]] = await messages(2, 4);
+    assert.equal(severity, "warn");
+    assert.match(slower, /0\.50× as fast\. 360 tokens are too few/);
+    assert.equal((await messages(2, 2))[1][0], "warn");
+    assert.equal((await messages(2, null))[1][0], "error");
 });
 
 test("where ISA is slower, what to do", () => {

@@ -4,7 +4,7 @@ import { beforeEach, test } from "node:test";
 import { web } from "./comfyui.mjs";
 import { api, app } from "./comfyui_app.mjs";
 
-const { loadWords, t } = await web("isa_text.js");
+const { loadWords, t, titleOf } = await web("isa_text.js");
 const { labelsOf, setWords, translate } = await web("isa_words.js");
 const { refusals, said, translateEvent, translateRefusal } = await web("isa_server_words.js");
 
@@ -76,6 +76,11 @@ test("words of a language that was left arrive too late", async () => {
     app.language = "en";
     await Promise.all([loadWords(), late]);
     assert.equal(t("full"), "full");
+});
+
+test("a node is called as the page has it, one that is not there by its type", () => {
+    globalThis.window = { LiteGraph: { registered_node_types: { LIVEditorAttachISA: { title: "Attacher ISA" } } } };
+    assert.deepEqual(["LIVEditorAttachISA", "Other"].map(titleOf), ["Attacher ISA", "Other"]);
 });
 
 test("choices have labels where the language has any", () => {
