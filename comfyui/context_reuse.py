@@ -94,9 +94,13 @@ def _fingerprint(latents: Sequence[torch.Tensor], batch: int, passes: int) -> in
 def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sigmas: torch.Tensor, call) -> torch.Tensor:
     """`call(contexts)`, the result of a model call: with a kept context where it is recent enough, else with one to keep.
 
-    Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong: then the whole sequence is
-    computed, now and for the rest of the run. Where a cache of steps answers, nothing is kept, and nothing is wrong.
+    Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong. Passes that cannot be kept, as
+    of a guidance that skips layers, are computed whole for the rest of the run. So are all passes after a reuse that was wrong,
+    and where memory has no room. Where a cache of steps answers, nothing is kept, and nothing is wrong.
     """
+    if reason := run.contexts.why_left_out(sequence, passes):
+        run.recomputed(reason)
+        return call(None)
     contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh, run.owner.keeping, passes=passes)
     out, reused = call(contexts), isinstance(contexts, Reuse)
     if contexts.skipped:
@@ -104,8 +108,11 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sig
     if run.contexts.end(contexts):
         run.context_call(reused)
         return out
-    known = contexts.passed_by if isinstance(contexts, Reuse) else contexts.refused or contexts.passed_by
-    reason = known or decisions.PARTS_LEFT_OUT
-    run.contexts.give_up(reason)
+    no_room = None if isinstance(contexts, Reuse) else contexts.refused
+    reason = no_room or contexts.passed_by or decisions.PARTS_LEFT_OUT
+    if reused or no_room:
+        run.contexts.give_up(reason)
+    else:
+        run.contexts.leave_out(sequence, passes, reason)
     run.recomputed(reason)
     return call(None) if reused else out

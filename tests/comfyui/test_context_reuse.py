@@ -227,7 +227,7 @@ def test_an_attention_that_another_node_takes_only_in_a_reuse_is_found(in_contex
 def test_a_block_that_another_node_leaves_out_keeps_no_context(liveditor):
     def skipping(model):
         clone = model.clone()
-        clone.set_model_patch_replace(lambda args, extra: {"img": args["img"]}, "dit", "double_block", 1)
+        clone.set_model_patch_replace(skip, "dit", "double_block", 1)
         return clone
 
     model, shown = reusing(liveditor, LARGEST)
@@ -365,6 +365,23 @@ def test_a_pass_of_the_same_name_is_told_apart_by_what_it_is_given(in_context_mo
     assert relative_error(sample(some, cfg=1.0), plain) < 0.1
     refreshed, calls = counted(shown)
     assert refreshed < calls == 2 * STEPS
+
+
+def skip(args, extra):
+    return {"img": args["img"]}
+
+
+def without_a_block(conds, options):
+    return conds, comfy.model_patcher.set_model_options_patch_replace(options.copy(), skip, "dit", "double_block", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("copies", ["each", "one"])
+def test_beside_a_guidance_that_skips_layers_the_other_pass_reuses(liveditor, copies):
+    model, shown = reusing(with_another_pass(liveditor, without_a_block), LARGEST, keeping=Keeping(copies=copies))
+    assert sample(model, cfg=1.0).isfinite().all()
+    assert counted(shown) == (2, STEPS)
+    assert f"{STEPS} model calls could not reuse the context: another node's patch answered for some" in shown[0]
 
 
 @pytest.mark.slow
