@@ -208,6 +208,8 @@ class ISAOverride:
             called = {**options, CALL: ModelCall(layout, decided, run, owner=self, context=contexts)}
             called.pop(NETWORK_RAN, None)
             changed = {"transformer_options": called}
+            if contexts is not None:
+                contexts.begin()
             if isinstance(contexts, Reuse):
                 if keeps.left_out:
                     changed[keeps.left_out] = None
@@ -241,7 +243,7 @@ class ISAOverride:
             if layout is not None:
                 run.recomputed(decisions.NO_REUSE)
             return None
-        if not keeps.of_call(inputs) or layout is None and not keeps.left_out:  # of which the layout says why
+        if layout is None and not keeps.left_out or not keeps.of_call(inputs):  # of which the layout says why
             return None
         sequence = run.contexts.given_up or sequence_of(run, network, layout, inputs, keeps)
         if isinstance(sequence, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from itertools import zip_longest
+from types import MethodType
 
 import torch
 
@@ -24,6 +25,12 @@ ALSO_GIVEN = ("clip_fea", "y", "guidance", *ADDED)
 
 POSITIVE = 0
 """In core's `cond_or_uncond`."""
+
+MOST_PATCHES = 4
+"""Kinds of other nodes' patches in one run that may keep contexts. A node that makes new functions at every step has more."""
+
+PLAIN = (str, bytes, bool, int, float, type(None), MethodType)
+"""Types of values that may be compared without an error, and that some make anew for the same thing."""
 
 
 def sequence_of(
@@ -53,7 +60,10 @@ def sequence_of(
     kinds, window = tuple(options.get("cond_or_uncond", ())), options.get("context_window")
     # Guidance may run another pass with a condition's name, but another text, context or network.
     given = [each for each in (text, *latents, *map(inputs.get, ALSO_GIVEN)) if each is not None]
-    content = digest(given), number_among(run.patches_seen, _patches(options))
+    patches = number_among(run.patches_seen, _patches(options), MOST_PATCHES)
+    if patches is None:
+        return decisions.CHANGING_PATCHES
+    content = digest(given), patches
     names = tuple((*name, content) for name in zip_longest(kinds, options.get("uuids", ()))) or ((content,),)
     passes = Passes(names, kinds.index(POSITIVE) if POSITIVE in kinds else None if kinds else 0)
     shapes = (len(x) // len(names), *(tuple(each.shape[1:]) for each in (x, *others, *latents)))
@@ -64,6 +74,21 @@ def sequence_of(
         # Passes with contexts of their own keep them, as one.
         return ((*sequence, names), Passes()) if context is None else ((*sequence, context), passes)
     return sequence, passes
+
+
+class _Same:
+    """A value that equals itself, and another one only if both are plain. Most other types cannot be asked: tensors raise."""
+
+    __hash__ = None
+
+    def __init__(self, value):
+        self.value = value
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, _Same):
+            return NotImplemented
+        one, another = self.value, other.value
+        return one is another or (type(one) is type(another) and isinstance(one, PLAIN) and one == another)
 
 
 def _patches(options: dict) -> list[tuple]:
@@ -78,7 +103,7 @@ def _patches(options: dict) -> list[tuple]:
             for number, each in enumerate(value):
                 collect(each, (*place, number))
         else:
-            found.append((place, value))
+            found.append((place, _Same(value)))
 
     collect([options.get(name, {}) for name in ("patches", "patches_replace")], ())
     return found

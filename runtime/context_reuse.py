@@ -56,9 +56,12 @@ def _bytes(x: torch.Tensor) -> bytes:
     return x.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes()
 
 
-def number_among(seen: list, what: object) -> int:
-    """The place of `what` in a list of what was seen, to which it is added where nothing equals it."""
+def number_among(seen: list, what: object, most: int | None = None) -> int | None:
+    """The place of `what` in a list of what was seen, to which it is added where nothing equals it. None where that would be more
+    than `most`."""
     if what not in seen:
+        if most is not None and len(seen) >= most:
+            return None
         seen.append(what)
     return seen.index(what)
 

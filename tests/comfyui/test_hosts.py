@@ -10,7 +10,7 @@ from core_models import CASES, drawn, flat, run
 from in_context import attached, relative_error
 from liveditor_isa.comfyui import attach, memory
 from liveditor_isa.comfyui.attach import Watcher, attach_isa, can_attach
-from liveditor_isa.comfyui.hosts import ltx
+from liveditor_isa.comfyui.hosts import ltx, minimax
 from liveditor_isa.comfyui.hosts.parts import frames_of
 from liveditor_isa.comfyui.model_call import Arguments
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, dense_attention
@@ -287,6 +287,23 @@ def test_guides_with_a_mask_are_declined(change):
     isa, shown = attached(model, SPARSE)
     assert torch.equal(flat(run(isa, case)), flat(run(model, case)))
     assert shown[0] == f"ISA saw no in-context attention: {decisions.GUIDES_MASKED}"
+
+
+def test_a_call_in_an_unknown_form_is_declined(monkeypatch):
+    """As a newer core may give it."""
+    monkeypatch.setattr(minimax, "_packed", lambda network, inputs: inputs["minimax_payload"]["of a newer core"])
+    case = CASES["minimax"]()
+    model = case.model()
+    isa, shown = reusing(model, SPARSE, 1.0)
+    assert torch.equal(flat(run(isa, case)), flat(run(model, case)))
+    assert shown == [f"ISA saw no in-context attention: {decisions.unknown_form('MiniMaxH3Model')}"]
+
+
+def test_unknown_kinds_of_tokens_stay_exact(monkeypatch, calls):
+    monkeypatch.delitem(minimax.KINDS, "audio")
+    case = CASES["minimax"]()
+    run(attached(case.model(), SPARSE)[0], case, 1)
+    assert {layout for layout, *_ in calls} == {TokenLayout.of(*case.layout)}
 
 
 def test_a_text_as_long_as_the_video_is_declined():
