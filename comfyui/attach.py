@@ -27,7 +27,13 @@ from .compiled import apart_when_compiled
 from .context_reuse import sequence_of, with_context_reuse
 from .core_nodes import in_front, node_of, taken_beneath
 from .hosts import host_of, is_in_context, keeps_of, layout_of
-from .model_call import Arguments, give_blocks_their_numbers, mark_when_running, run_blocks_without_context
+from .model_call import (
+    Arguments,
+    give_blocks_their_numbers,
+    leave_blocks_their_attention,
+    mark_when_running,
+    run_blocks_without_context,
+)  # fmt: skip
 from .network import name_of
 from .sampling_run import SamplingRun, Watcher, going, run_of
 from .scene import scene
@@ -202,12 +208,16 @@ class ISAOverride:
             return given and self._decisions(run, transformer_options).reason_for_call() is None
 
         options = in_front(options, self, acts, run and run.set_aside)
+        if host is not None and transformer_options.get("patches_replace") and acts():
+            leave_blocks_their_attention(options, host.blocks(network))
 
         def call(careful: bool, contexts: Refresh | Reuse | None = None):
             decided = self._decisions(run, transformer_options, careful)
             called = {**options, CALL: ModelCall(layout, decided, run, owner=self, context=contexts)}
             called.pop(NETWORK_RAN, None)
             changed = {"transformer_options": called}
+            if contexts is not None:
+                contexts.begin()
             if isinstance(contexts, Reuse):
                 if keeps.left_out:
                     changed[keeps.left_out] = None
@@ -241,7 +251,7 @@ class ISAOverride:
             if layout is not None:
                 run.recomputed(decisions.NO_REUSE)
             return None
-        if not keeps.of_call(inputs) or layout is None and not keeps.left_out:  # of which the layout says why
+        if layout is None and not keeps.left_out or not keeps.of_call(inputs):  # of which the layout says why
             return None
         sequence = run.contexts.given_up or sequence_of(run, network, layout, inputs, keeps)
         if isinstance(sequence, str):

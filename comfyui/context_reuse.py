@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from itertools import zip_longest
+from types import MethodType
 
 import torch
 
@@ -24,6 +25,12 @@ ALSO_GIVEN = ("clip_fea", "y", "guidance", *ADDED)
 
 POSITIVE = 0
 """In core's `cond_or_uncond`."""
+
+MOST_PATCHES = 4
+"""Kinds of other nodes' patches in one run that may keep contexts. A node that makes new functions at every step has more."""
+
+PLAIN = (str, bytes, bool, int, float, type(None), MethodType)
+"""Types of values that may be compared without an error, and that some make anew for the same thing."""
 
 
 def sequence_of(
@@ -53,7 +60,10 @@ def sequence_of(
     kinds, window = tuple(options.get("cond_or_uncond", ())), options.get("context_window")
     # Guidance may run another pass with a condition's name, but another text, context or network.
     given = [each for each in (text, *latents, *map(inputs.get, ALSO_GIVEN)) if each is not None]
-    content = digest(given), number_among(run.patches_seen, _patches(options))
+    patches = number_among(run.patches_seen, _patches(options), MOST_PATCHES)
+    if patches is None:
+        return decisions.CHANGING_PATCHES
+    content = digest(given), patches
     names = tuple((*name, content) for name in zip_longest(kinds, options.get("uuids", ()))) or ((content,),)
     passes = Passes(names, kinds.index(POSITIVE) if POSITIVE in kinds else None if kinds else 0)
     shapes = (len(x) // len(names), *(tuple(each.shape[1:]) for each in (x, *others, *latents)))
@@ -64,6 +74,21 @@ def sequence_of(
         # Passes with contexts of their own keep them, as one.
         return ((*sequence, names), Passes()) if context is None else ((*sequence, context), passes)
     return sequence, passes
+
+
+class _Same:
+    """A value that equals itself, and another one only if both are plain. Most other types cannot be asked: tensors raise."""
+
+    __hash__ = None
+
+    def __init__(self, value):
+        self.value = value
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, _Same):
+            return NotImplemented
+        one, another = self.value, other.value
+        return one is another or (type(one) is type(another) and isinstance(one, PLAIN) and one == another)
 
 
 def _patches(options: dict) -> list[tuple]:
@@ -78,7 +103,7 @@ def _patches(options: dict) -> list[tuple]:
             for number, each in enumerate(value):
                 collect(each, (*place, number))
         else:
-            found.append((place, value))
+            found.append((place, _Same(value)))
 
     collect([options.get(name, {}) for name in ("patches", "patches_replace")], ())
     return found
@@ -94,9 +119,13 @@ def _fingerprint(latents: Sequence[torch.Tensor], batch: int, passes: int) -> in
 def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sigmas: torch.Tensor, call) -> torch.Tensor:
     """`call(contexts)`, the result of a model call: with a kept context where it is recent enough, else with one to keep.
 
-    Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong: then the whole sequence is
-    computed, now and for the rest of the run. Where a cache of steps answers, nothing is kept, and nothing is wrong.
+    Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong. Passes that cannot be kept, as
+    of a guidance that skips layers, are computed whole for the rest of the run. So are all passes after a reuse that was wrong,
+    and where memory has no room. Where a cache of steps answers, nothing is kept, and nothing is wrong.
     """
+    if reason := run.contexts.why_left_out(sequence, passes):
+        run.recomputed(reason)
+        return call(None)
     contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh, run.owner.keeping, passes=passes)
     out, reused = call(contexts), isinstance(contexts, Reuse)
     if contexts.skipped:
@@ -104,8 +133,11 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sig
     if run.contexts.end(contexts):
         run.context_call(reused)
         return out
-    known = contexts.passed_by if isinstance(contexts, Reuse) else contexts.refused or contexts.passed_by
-    reason = known or decisions.PARTS_LEFT_OUT
-    run.contexts.give_up(reason)
+    no_room = None if isinstance(contexts, Reuse) else contexts.refused
+    reason = no_room or contexts.passed_by or decisions.PARTS_LEFT_OUT
+    if reused or no_room:
+        run.contexts.give_up(reason)
+    else:
+        run.contexts.leave_out(sequence, passes, reason)
     run.recomputed(reason)
     return call(None) if reused else out

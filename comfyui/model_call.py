@@ -13,6 +13,7 @@ from ..isa_core.exact_rows import rows_of
 from ..isa_core.layout import EXACT, TARGET
 from ..runtime.in_context import BLOCK
 from ..runtime.kept_context import Refresh, Reuse
+from .core_nodes import SPARSE, node_of
 
 
 @torch.compiler.disable
@@ -52,6 +53,22 @@ def give_blocks_their_numbers(options: dict, blocks: list[tuple[str, int]]):
         return block
 
     _in_place_of(options, blocks, numbered)
+
+
+def leave_blocks_their_attention(options: dict, blocks: list[tuple[str, int]]):
+    """Take the attention back that core's *Model Sparse Attention* gives to a block of MiniMax H3 from the block's place, past any override."""
+
+    def left(place: int, number: int, earlier):
+        def block(args, extra):
+            def original(given):
+                own = node_of(given.get("attention")) != SPARSE
+                return extra["original_block"]({name: each for name, each in given.items() if own or name != "attention"})
+
+            return earlier(args, {**extra, "original_block": original}) if earlier else original(args)
+
+        return block
+
+    _in_place_of(options, blocks, left)
 
 
 def run_blocks_without_context(options: dict, blocks: list[tuple[str, int]], layout: TokenLayout, of_block: Callable):

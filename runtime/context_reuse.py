@@ -56,9 +56,12 @@ def _bytes(x: torch.Tensor) -> bytes:
     return x.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes()
 
 
-def number_among(seen: list, what: object) -> int:
-    """The place of `what` in a list of what was seen, to which it is added where nothing equals it."""
+def number_among(seen: list, what: object, most: int | None = None) -> int | None:
+    """The place of `what` in a list of what was seen, to which it is added where nothing equals it. None where that would be more
+    than `most`."""
     if what not in seen:
+        if most is not None and len(seen) >= most:
+            return None
         seen.append(what)
     return seen.index(what)
 
@@ -78,6 +81,8 @@ class ContextStore:
         """Noise levels at which passes first found no leading one."""
         self._computed: dict[tuple[Hashable, float], frozenset] = {}
         """The passes that came of each sequence at each noise level."""
+        self._left_out: dict[Hashable, str] = {}
+        """Why passes of a sequence keep nothing, by it and their names."""
         self._lock = threading.RLock()
         self.given_up: str | None = None
         """Why the rest of the run computes its context in every call, if it does."""
@@ -141,6 +146,15 @@ class ContextStore:
                 self._homes[call.sequence, call.keeping] = call.home
         return call.whole
 
+    def leave_out(self, sequence: Hashable, passes: Passes, reason: str) -> None:
+        """Have `why_left_out` say it of these passes of a sequence. Others go on."""
+        with self._lock:
+            self._left_out[sequence, passes.names] = reason
+
+    def why_left_out(self, sequence: Hashable, passes: Passes) -> str | None:
+        """Why the rest of the run computes the context of these passes of a sequence in every call, if it does."""
+        return self._left_out.get((sequence, passes.names))
+
     def give_up(self, reason: str) -> None:
         self.given_up = reason
         self.clear()
@@ -149,7 +163,7 @@ class ContextStore:
         """Free what is kept, and give main memory back that PyTorch would hold for the next pinned tensors."""
         with self._lock:
             pinned = self.held[1] > 0 and torch.cuda.is_initialized()
-            for held in (self._kept, self._homes, self._led, self._waited, self._computed):
+            for held in (self._kept, self._homes, self._led, self._waited, self._computed, self._left_out):
                 held.clear()
         if pinned and hasattr(torch._C, "_host_emptyCache"):
             torch._C._host_emptyCache()

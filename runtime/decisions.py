@@ -49,6 +49,11 @@ GUIDES_MASKED = (
 )
 
 
+def unknown_form(model: str) -> str:
+    """model: the network's class, whose arguments are not as ISA knows them."""
+    return f"this ComfyUI gives {model}'s call in a form that ISA does not know: update LIVEditor · ISA"
+
+
 def other_as_long(tokens: int) -> str:
     return (
         f"text or sound have {tokens} tokens, as many as target and context, so the video's self-attention cannot be told from "
@@ -81,6 +86,8 @@ HOOKED_TRANSFORMER = (
 )
 
 CHANGING_PASSES = "the text or the pictures change from step to step, and what the context becomes with them"
+
+CHANGING_PATCHES = "another node patches the model anew at every step, so its context cannot be kept: remove that node, or set context_refresh to 0"
 
 PARTS_NOT_SEEN = "some of the transformer's attentions are masked or were replaced: set context_refresh to 0"
 

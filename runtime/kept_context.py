@@ -107,14 +107,18 @@ class Refresh:
         self.positions: object = None
         """Of the target, where a network computes them with the context's: as it takes them."""
         self._held: dict[int, tuple[_Kept, _Kept]] = {}
-        self._met: set[int] = set()
+        self._met: list[int] = []
+
+    def begin(self) -> None:
+        """The model is called, or called again."""
+        self._met.clear()
 
     def attended(
         self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
     ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
         """The keys and values [B, S, H, D] that transformer block `block` attends to, and their layout: its own."""
         self.layout, self.of_blocks = layout, of_blocks
-        self._met.add(block)
+        self._met.append(block)
         if self.part is None:
             return k, v, layout
         kept_k, kept_v = (_of_context(x, layout).chunk(self.part[1])[self.part[0]] for x in (k, v))
@@ -150,9 +154,9 @@ class Refresh:
 
     @property
     def whole(self) -> bool:
-        """Whether every transformer block was met and kept what it had to, so that none goes without its context in a reuse."""
-        blocks = {*range(self.of_blocks)}
-        return self._met == blocks and bool(blocks) and (self.part is None or self._held.keys() == blocks)
+        """Whether every transformer block was met once and kept what it had to, so that none goes without its context in a reuse."""
+        blocks = [*range(self.of_blocks)]
+        return sorted(self._met) == blocks != [] and (self.part is None or self._held.keys() == {*blocks})
 
     @property
     def bytes(self) -> int:
@@ -177,14 +181,14 @@ class Reuse:
         self.kept, self.layout = kept, kept.layout
         self.ran = self.skipped = False
         self.passed_by: str | None = None
-        self._met: set[int] = set()
+        self._met: list[int] = []
         self._coming: dict[int, tuple[_Kept, _Kept, torch.cuda.Event]] = {}
 
     def attended(
         self, block: int, of_blocks: int, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout
     ) -> tuple[torch.Tensor, torch.Tensor, TokenLayout]:
         """As of a Refresh, from the keys and values [B, T, H, D] of the tokens that run: with the kept ones, all tokens'."""
-        self._met.add(block)
+        self._met.append(block)
         kept_k, kept_v = (kept.restored(k.dtype) for kept in self._here(block, k.device))
         if self.kept.keeping.copies == ONE:  # for all passes of the batch
             kept_k, kept_v = (x.repeat(len(k) // len(x), 1, 1, 1) for x in (kept_k, kept_v))
@@ -222,12 +226,12 @@ class Reuse:
             arrived.record()
         return k, v, arrived
 
-    met = Refresh.met
+    begin, met = Refresh.begin, Refresh.met
 
     @property
     def whole(self) -> bool:
-        """Whether every transformer block attended to the context. Otherwise the call's result is wrong."""
-        return self._met == {*range(self.kept.of_blocks)}
+        """Whether every transformer block attended to the context, and once. Otherwise the call's result is wrong."""
+        return sorted(self._met) == [*range(self.kept.of_blocks)]
 
     __deepcopy__ = Refresh.__deepcopy__
     __reduce__ = Refresh.__reduce__

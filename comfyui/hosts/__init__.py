@@ -5,16 +5,20 @@ Networks are told by the name of their class, so that a core without one, or wit
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
 from ...isa_core import TokenLayout
+from ...runtime import decisions
 from ...runtime.in_context import InContextNetwork
 from . import bernini, flux, ltx, minimax, qwen, scail
 from .keeping import Keeps
 from .parts import Part
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[str, int]
 
@@ -66,7 +70,11 @@ def host_of(network) -> Host | None:
 @torch.compiler.disable
 def layout_of(host: Host, network, arguments: dict) -> TokenLayout | str:
     """Of the self-attention of a call with these arguments, or a sentence why ISA cannot act."""
-    return host.layout(network, arguments)
+    try:
+        return host.layout(network, arguments)
+    except (LookupError, AttributeError, TypeError, ValueError):  # a newer core may give them in another form
+        logger.debug("ISA cannot read a call of %s", type(network).__name__, exc_info=True)
+        return decisions.unknown_form(type(network).__name__)
 
 
 def is_in_context(network) -> bool:

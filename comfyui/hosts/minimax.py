@@ -17,12 +17,12 @@ from .keeping import Keeps, Spans
 from .parts import Part, frames_of, grid_of, over_first
 
 KINDS = {"text": "exact", "cond": "exact", "ref_img": "context", "ref_audio": "exact", "audio": "exact", "video": "target"}
-"""Core's kinds of segments, and ISA's."""
+"""Core's kinds of segments, and ISA's. Others stay exact."""
 
 
 def layout(network, inputs: dict) -> TokenLayout | str:
     found = TokenLayout.of(
-        *((KINDS[kind], stop - start) for start, stop, kind in _packed(network, inputs).segments if stop > start)
+        *((KINDS.get(kind, "exact"), stop - start) for start, stop, kind in _packed(network, inputs).segments if stop > start)
     )
     return found if found.context else decisions.no_context("give the model a reference image or video")
 

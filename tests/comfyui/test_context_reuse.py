@@ -14,8 +14,9 @@ import torch
 from in_context import BLOCKS, FULL, STEPS, latent, relative_error, sample
 from liveditor_isa.comfyui import attach
 from liveditor_isa.comfyui.attach import OVERRIDE, attach_isa
+from liveditor_isa.comfyui.context_reuse import MOST_PATCHES
 from liveditor_isa.isa_core import ISAConfig
-from liveditor_isa.runtime import kept_context
+from liveditor_isa.runtime import decisions, kept_context
 from liveditor_isa.runtime.kept_context import Keeping, Refresh, Reuse
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.schedule import Schedule
@@ -224,16 +225,25 @@ def test_an_attention_that_another_node_takes_only_in_a_reuse_is_found(in_contex
     assert counted(shown)[0] == counted(shown)[1]
 
 
-def test_a_block_that_another_node_leaves_out_keeps_no_context(liveditor):
-    def skipping(model):
+def skip(args, extra):
+    return {"img": args["img"]}
+
+
+def again(args, extra):
+    return extra["original_block"]({**args, **extra["original_block"](args)})
+
+
+@pytest.mark.parametrize("instead", [skip, again])
+def test_a_block_that_another_node_leaves_out_or_runs_twice_keeps_no_context(liveditor, instead):
+    def patched(model):
         clone = model.clone()
-        clone.set_model_patch_replace(lambda args, extra: {"img": args["img"]}, "dit", "double_block", 1)
+        clone.set_model_patch_replace(instead, "dit", "double_block", 1)
         return clone
 
     model, shown = reusing(liveditor, LARGEST)
     plain, _ = reusing(liveditor, 0)
-    assert torch.equal(sample(skipping(model)), sample(skipping(plain)))
-    assert "another node's patch answered for some transformer blocks" in shown[0]
+    assert torch.equal(sample(patched(model), steps=3, cfg=1.0), sample(patched(plain), steps=3, cfg=1.0))
+    assert "3 model calls could not reuse the context: another node's patch answered for some transformer blocks" in shown[0]
 
 
 def test_where_gradients_are_recorded_nothing_is_kept(liveditor):
@@ -365,6 +375,37 @@ def test_a_pass_of_the_same_name_is_told_apart_by_what_it_is_given(in_context_mo
     assert relative_error(sample(some, cfg=1.0), plain) < 0.1
     refreshed, calls = counted(shown)
     assert refreshed < calls == 2 * STEPS
+
+
+def without_a_block(conds, options):
+    return conds, comfy.model_patcher.set_model_options_patch_replace(options.copy(), skip, "dit", "double_block", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("copies", ["each", "one"])
+def test_beside_a_guidance_that_skips_layers_the_other_pass_reuses(liveditor, copies):
+    model, shown = reusing(with_another_pass(liveditor, without_a_block), LARGEST, keeping=Keeping(copies=copies))
+    assert sample(model, cfg=1.0).isfinite().all()
+    assert counted(shown) == (2, STEPS)
+    assert f"{STEPS} model calls could not reuse the context: another node's patch answered for some" in shown[0]
+
+
+def others_each_time(conds, options):
+    """A function, and a tensor, which cannot be compared with another one."""
+    options = comfy.model_patcher.set_model_options_patch_replace(
+        options.copy(), lambda args, extra: weaker(args, extra), "dit", "double_block", 1
+    )
+    options["transformer_options"]["patches"] = {"of_others": [torch.ones(2)]}
+    return conds, options
+
+
+@pytest.mark.slow
+def test_patches_made_anew_at_every_step_do_not_pile_up(liveditor):
+    model, shown = reusing(with_another_pass(liveditor, others_each_time), LARGEST)
+    assert sample(model, cfg=1.0).isfinite().all()
+    new = MOST_PATCHES - 1
+    assert counted(shown) == (2 + new, STEPS + new)
+    assert f"{STEPS - new} model calls could not reuse the context: {decisions.CHANGING_PATCHES}" in shown[0]
 
 
 @pytest.mark.slow

@@ -4,7 +4,14 @@ import comfy.ldm.modules.attention as core_attention
 import comfy.ops
 import pytest
 import torch
-from core_nodes import model_attention_backend, model_sparse_attention, sparse_override
+from core_models import CASES, flat, run
+from core_nodes import (
+    blocks_that_take_an_attention,
+    model_attention_backend,
+    model_sparse_attention,
+    sparse_in_blocks,
+    sparse_override,
+)  # fmt: skip
 from in_context import BLOCKS, STEPS, attached, latent, relative_error, sample
 from liveditor_isa.comfyui import network as network_module
 from liveditor_isa.comfyui.attach import OVERRIDE, attach_isa
@@ -204,3 +211,14 @@ def test_what_a_newer_core_gives_blocks_and_self_attention_is_passed_on(livedito
     monkeypatch.setattr(type(network.blocks[0]), "forward", newer)
     sample(attached(liveditor)[0], steps=1)
     assert seen == [wish] * (1 + BLOCKS)
+
+
+@orders
+@pytest.mark.parametrize("acts", [True, False])
+def test_its_block_patches_on_minimax_are_left_out_where_isa_acts(order, acts):
+    case, config = CASES["minimax"](), ISAConfig(1, 1, 1, block_size=16)
+    plain, schedule = case.model(), Schedule() if acts else Schedule(start_percent=0.99)
+    model, shown, log = in_order(order, plain, sparse_in_blocks, config=config, schedule=schedule)
+    out = flat(run(blocks_that_take_an_attention(model), case))
+    assert bool(log) is not acts and (f"{SEEN} 2 model calls" in shown[0]) is acts
+    assert (relative_error(out, flat(run(plain, case))) < SAME) is acts

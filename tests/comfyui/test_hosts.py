@@ -1,16 +1,18 @@
 """Core's in-context networks with ISA: their layouts as they run, what stays exact, what is declined, and their heat maps."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.controlnet
 import pytest
 import torch
+from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 from comfy_extras.nodes_torch_compile import TorchCompileModel
-from core_models import CASES, drawn, flat, run
+from core_models import CASES, FLUX2, drawn, flat, run
 from in_context import attached, relative_error
 from liveditor_isa.comfyui import attach, memory
 from liveditor_isa.comfyui.attach import Watcher, attach_isa, can_attach
-from liveditor_isa.comfyui.hosts import ltx
+from liveditor_isa.comfyui.hosts import ltx, minimax
 from liveditor_isa.comfyui.hosts.parts import frames_of
 from liveditor_isa.comfyui.model_call import Arguments
 from liveditor_isa.isa_core import ISAConfig, TokenLayout, dense_attention
@@ -34,7 +36,7 @@ FULL, SPARSE = ISAConfig(1, 1, 1, block_size=16), ISAConfig(0.3, 0.3, 0.2, block
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
     """A run, its model, and its sample without ISA."""
-    found = CASES[request.param]()
+    found = (CASES | FLUX2)[request.param]()
     model = found.model()
     return SimpleNamespace(name=request.param, run=found, model=model, plain=flat(run(model, found)))
 
@@ -127,14 +129,23 @@ def test_a_context_that_cannot_be_kept_is_said(case):
     assert f"{STEPS} model calls could not reuse the context: {decisions.NO_REUSE}" in shown[0]
 
 
-@pytest.mark.parametrize("case, more", [
-    ("scail2", {}),
-    ("minimax", {}),
-    ("flux", {"reference_latents_method": "index"}),
-    ("qwen", {"reference_latents_method": "index_timestep_zero"}),
+MASKS = {"ref_mask_28ch": drawn(1, 4, 28, 8, 12, seed=7), "driving_mask_28ch": drawn(1, 3, 28, 4, 6, seed=8), "ref_mask_flag": False,
+         "clip_vision_output": SimpleNamespace(penultimate_hidden_states=drawn(1, 257, 1280, seed=9))}  # fmt: skip
+"""Of SCAIL-2's reference and target, and of its pose video, with which it replaces a person; and what CLIP sees."""
+
+
+@pytest.mark.parametrize("case, more, batch", [
+    ("scail2", {}, 2),
+    ("scail2", MASKS, 1),
+    ("minimax", {}, 1),
+    ("minimax", {"minimax_token_tags": torch.tensor([1, 1, 0, 0, 1, 2, 1, 0, 1])}, 1),
+    ("flux", {"reference_latents_method": "index"}, 2),
+    ("flux2", {"reference_latents_method": "index"}, 1),
+    ("flux2", {"reference_latents_method": "index_timestep_zero"}, 2),
+    ("qwen", {"reference_latents_method": "index_timestep_zero"}, 2),
 ], indirect=["case"])  # fmt: skip
 @pytest.mark.parametrize("config", [FULL, BY_THRESHOLD], ids=["full", "sparse"])
-def test_a_kept_context_gives_at_once_what_the_whole_sequence_gave(case, config, more, monkeypatch):
+def test_a_kept_context_gives_at_once_what_the_whole_sequence_gave(case, config, more, batch, monkeypatch):
     """Every model call twice: text and target alone over the context that was kept a moment ago. Other nodes' functions see all tokens."""
     errors, seen = [], set()
 
@@ -154,10 +165,19 @@ def test_a_kept_context_gives_at_once_what_the_whole_sequence_gave(case, config,
     monkeypatch.setattr(attach, "with_context_reuse", twice)
     model, _ = reusing(case.model, config, 1.0)
     model.set_model_patch(watched, "double_block")
-    run(model, case.run, condition=case.run.condition | more)
+    noise = case.run.noise if batch == 1 else torch.cat([case.run.noise, case.run.noise.flip(-1)])
+    run(model, replace(case.run, noise=noise), condition=case.run.condition | more)
     assert len(errors) == STEPS and max(errors) < 1e-5
     images = sum(tokens for kind, tokens in case.run.layout if kind != "exact")
     assert seen <= {images}  # FLUX and MiniMax H3 have no such place
+
+
+@pytest.mark.parametrize("case", KEEPING, indirect=True)
+def test_beside_skip_layer_guidance_the_other_pass_reuses(case):
+    model, shown = reusing(case.model, FULL, 10.0)
+    run(SkipLayerGuidanceDiT.execute(model, 3.0, 0.0, 1.0, "0", "", 0.0).args[0], case.run, 6)
+    assert "computed in 2 of 6 model calls" in shown[0]
+    assert f"6 model calls could not reuse the context: {decisions.PARTS_LEFT_OUT}" in shown[0]
 
 
 @pytest.mark.parametrize("case", KEEPING, indirect=True)
@@ -287,6 +307,23 @@ def test_guides_with_a_mask_are_declined(change):
     isa, shown = attached(model, SPARSE)
     assert torch.equal(flat(run(isa, case)), flat(run(model, case)))
     assert shown[0] == f"ISA saw no in-context attention: {decisions.GUIDES_MASKED}"
+
+
+def test_a_call_in_an_unknown_form_is_declined(monkeypatch):
+    """As a newer core may give it."""
+    monkeypatch.setattr(minimax, "_packed", lambda network, inputs: inputs["minimax_payload"]["of a newer core"])
+    case = CASES["minimax"]()
+    model = case.model()
+    isa, shown = reusing(model, SPARSE, 1.0)
+    assert torch.equal(flat(run(isa, case)), flat(run(model, case)))
+    assert shown == [f"ISA saw no in-context attention: {decisions.unknown_form('MiniMaxH3Model')}"]
+
+
+def test_unknown_kinds_of_tokens_stay_exact(monkeypatch, calls):
+    monkeypatch.delitem(minimax.KINDS, "audio")
+    case = CASES["minimax"]()
+    run(attached(case.model(), SPARSE)[0], case, 1)
+    assert {layout for layout, *_ in calls} == {TokenLayout.of(*case.layout)}
 
 
 def test_a_text_as_long_as_the_video_is_declined():

@@ -162,6 +162,19 @@ def test_a_context_without_some_block_is_not_whole_and_not_kept(blocks, of_block
     assert is_due(store, "a", 0.5, 1) is not whole
 
 
+def test_a_block_that_is_met_twice_in_one_call_is_not_whole():
+    refresh = kept(refresh=kept())
+    assert not refresh.whole
+    refresh.begin()
+    assert kept(refresh=refresh).whole
+    reuse, k = Reuse(refresh), torch.ones(1, LAYOUT.target, 2, 4)
+    for blocks, whole in (((0, 1), True), ((0, 0, 1), False)):
+        reuse.begin()
+        for block in blocks:
+            reuse.attended(block, 2, k, k, TokenLayout(LAYOUT.target))
+        assert reuse.whole is whole
+
+
 # One copy for all passes of guidance
 
 ONE_COPY = Keeping(copies="one")

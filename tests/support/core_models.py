@@ -137,14 +137,14 @@ def _guide():
     return {"keyframe_idxs": places, "guide_attention_entries": entries, "frame_rate": 25}, mask
 
 
-def flux() -> Case:
-    """Text, the target, two pictures."""
+def flux(**changed) -> Case:
+    """Text, the target, two pictures. changed: of the configuration."""
     config = {"image_model": "flux", "guidance_embed": False, "in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 32,
               "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 2, "axes_dim": [8, 12, 12],
               "theta": 10000, "patch_size": 2, "qkv_bias": True, "txt_ids_dims": [], "yak_mlp": False, "global_modulation": False,
               "ops_bias": True, "default_ref_method": "offset", "mlp_silu_act": False, "txt_norm": False}  # fmt: skip
     return Case(
-        lambda: built("Flux", config), drawn(1, 16, 12, 16), {"reference_latents": _pictures(4), "pooled_output": drawn(1, 8)},
+        lambda: built("Flux", config | changed), drawn(1, 16, 12, 16), {"reference_latents": _pictures(4), "pooled_output": drawn(1, 8)},
         drawn(1, 9, 32, seed=4), 3, [("exact", 9), ("target", 48), ("context", 48), ("context", 24)],
         [(1, 6, 8), (1, 6, 8), (1, 4, 6)], _pictures(4),
     )  # fmt: skip
@@ -178,3 +178,5 @@ def flat(sample) -> torch.Tensor:
 
 
 CASES = {each.__name__: each for each in (scail2, minimax, ltx, ltx_with_sound, flux, qwen)}
+FLUX2 = {"flux2": lambda: flux(global_modulation=True, vec_in_dim=None)}
+"""Its blocks share their modulation."""

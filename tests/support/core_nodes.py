@@ -39,6 +39,46 @@ def model_sparse_attention(model, log: list):
     return clone
 
 
+def sparse_in_blocks(model, log: list):
+    """As *Model Sparse Attention* on MiniMax H3: each block is given another attention from its place, past any override."""
+    clone = model_sparse_attention(model, [])
+
+    def attention(h, rope_freqs=None, transformer_options={}):
+        log.append(len(h))
+        return h * 0
+
+    attention.__module__ = "comfy_extras.nodes_sparse_attention"
+    for number in range(len(clone.model.diffusion_model.blocks)):
+        clone.set_model_patch_replace(
+            lambda args, extra: extra["original_block"]({**args, "attention": attention}), "dit", "double_block", number
+        )
+    return clone
+
+
+def blocks_that_take_an_attention(model):
+    """A clone whose blocks do as a newer core's: with another attention, which is all that they compute here."""
+    clone = model.clone()
+
+    def taking(earlier):
+        def block(args, extra):
+            def original(given):
+                if "attention" in given:
+                    return {"img": given["img"] + given["attention"](given["img"])}
+                return extra["original_block"](given)
+
+            return earlier(args, {"original_block": original})
+
+        return block
+
+    def wrapper(executor, x, timestep, context, transformer_options={}, **kwargs):
+        replaced = transformer_options["patches_replace"]["dit"]
+        options = {**transformer_options, "patches_replace": {"dit": {key: taking(each) for key, each in replaced.items()}}}
+        return executor(x, timestep, context, transformer_options=options, **kwargs)
+
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "newer core", wrapper)
+    return clone
+
+
 def model_attention_backend(model, log: list):
     """As *Model Attention Backend*: in the place of any override. Exact attention, which appends (queries, keys)."""
     clone = model.clone()
