@@ -9,7 +9,7 @@ import { post } from "./isa_requests.js";
 import { t, titleOf } from "./isa_text.js";
 import { disableIdle, read, schedule, write } from "./isa_widgets.js";
 
-const HEIGHT = 210;
+const HEIGHT = 240;
 const WIDTH = 400; // of a new node: the presets are in one line, and core cuts no label
 const CORES_TEXT = "$$node-text-preview"; // core's widget for a node's text, which breaks words and lengthens the node: the panel shows it
 const CREATED_AFTER = 10; // looks after which a page that has opened a workflow has given all widgets their values
