@@ -208,7 +208,7 @@ class ISAOverride:
             return given and self._decisions(run, transformer_options).reason_for_call() is None
 
         options = in_front(options, self, acts, run and run.set_aside)
-        if host is not None and transformer_options.get("patches_replace") and acts():
+        if host is not None and options.get(OVERRIDE) is self and options.get("patches_replace") and acts():
             leave_blocks_their_attention(options, host.blocks(network))
 
         def call(careful: bool, contexts: Refresh | Reuse | None = None):
@@ -256,6 +256,8 @@ class ISAOverride:
         sequence = run.contexts.given_up or sequence_of(run, network, layout, inputs, keeps)
         if isinstance(sequence, str):
             run.recomputed(sequence)
+            if "sigmas" in inputs["transformer_options"]:  # what is due is freed, although nothing takes its place
+                run.contexts.free_due(float(inputs["transformer_options"]["sigmas"].max()), run.settings.context_refresh)
             return None
         return sequence
 

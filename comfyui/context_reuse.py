@@ -27,7 +27,7 @@ POSITIVE = 0
 """In core's `cond_or_uncond`."""
 
 MOST_PATCHES = 4
-"""Kinds of other nodes' patches in one run that may keep contexts. A node that makes new functions at every step has more."""
+"""How many different sets of other nodes' patches may keep contexts in one run. A node that makes new functions at every step has more."""
 
 PLAIN = (str, bytes, bool, int, float, type(None), MethodType)
 """Types of values that may be compared without an error, and that some make anew for the same thing."""
@@ -119,12 +119,12 @@ def _fingerprint(latents: Sequence[torch.Tensor], batch: int, passes: int) -> in
 def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sigmas: torch.Tensor, call) -> torch.Tensor:
     """`call(contexts)`, the result of a model call: with a kept context where it is recent enough, else with one to keep.
 
-    Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong. Passes that cannot be kept, as
-    of a guidance that skips layers, are computed whole for the rest of the run. So are all passes after a reuse that was wrong,
-    and where memory has no room. Where a cache of steps answers, nothing is kept, and nothing is wrong.
+    Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong: such passes, as of a guidance that
+    skips layers, are computed whole for the rest of the run. So are all passes where memory has no room. Where a cache of steps answers, nothing is kept, and nothing is wrong.
     """
     if reason := run.contexts.why_left_out(sequence, passes):
         run.recomputed(reason)
+        run.contexts.free_due(float(sigmas.max()), run.settings.context_refresh)
         return call(None)
     contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh, run.owner.keeping, passes=passes)
     out, reused = call(contexts), isinstance(contexts, Reuse)
@@ -135,7 +135,7 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sig
         return out
     no_room = None if isinstance(contexts, Reuse) else contexts.refused
     reason = no_room or contexts.passed_by or decisions.PARTS_LEFT_OUT
-    if reused or no_room:
+    if no_room:
         run.contexts.give_up(reason)
     else:
         run.contexts.leave_out(sequence, passes, reason)

@@ -15,7 +15,7 @@ import comfy.sampler_helpers
 from ..runtime.in_context import CONTEXT_LATENTS, InContextNetwork
 from ..runtime.kept_context import GPU, LEFT_FREE, MAIN_MEMORY, ONE, Keeping
 from . import windows
-from .hosts import keeps_of, number_of_blocks
+from .hosts import contexts_of, keeps_of, number_of_blocks
 from .hosts.parts import tokens_of
 
 COUNTED = "memory_usage_factor_conds"
@@ -79,7 +79,7 @@ def kept_bytes(patcher, batch: int, conds: dict[str, list[dict]], keeping: Keepi
     network = patcher.model.diffusion_model
     if (keeps := keeps_of(network)) is None:
         return 0
-    contexts = [keeps.of_condition(cond) for entries in conds.values() for cond in entries or ()]
+    contexts = [contexts_of(keeps, network, cond) for entries in conds.values() for cond in entries or ()]
     if keeping.copies == ONE:
         contexts = [max(contexts, key=lambda latents: sum(latent.numel() for latent in latents), default=[])]
     tokens = sum(tokens_of(latent, keeps.patch(network)) for latents in contexts for latent in latents)

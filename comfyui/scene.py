@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import comfy.model_management
 import torch
 
-from .hosts import BERNINI, host_of
+from .hosts import BERNINI, host_of, parts_of
 from .hosts.bernini import FRAMES
 from .hosts.parts import Part
 
@@ -23,7 +23,7 @@ def scene(guider, noise: torch.Tensor, shapes: Sequence | None = None) -> list[P
     host = host_of(base.diffusion_model) or BERNINI
     groups = (getattr(guider, "conds", None) or {}).values()
     shapes = [noise.shape] if shapes is None else shapes
-    found = (host.parts(base, cond, shapes) for conds in groups for cond in conds or ())
+    found = (parts_of(host, base, cond, shapes) for conds in groups for cond in conds or ())
     return next(filter(None, found), [])
 
 

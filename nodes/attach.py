@@ -53,8 +53,8 @@ class AttachISA(io.ComfyNode):
                 ),
                 _ratio(
                     "keep_ratio", 1.0,
-                    "Share of the context video's blocks that each attention head keeps. Lower is faster. On LIVEditor-tiny, quality "
-                    "depends most on this setting, beside dense query blocks; the paper uses 0.125. With segment_top_k it does nothing.",
+                    "Share of the context video's blocks that each attention head keeps. Lower is faster. With dense query blocks, quality "
+                    "depends most on this setting on LIVEditor-tiny; the paper uses 0.125. With segment_top_k it does nothing.",
                 ),
                 io.DynamicCombo.Input(
                     "routing",

@@ -191,7 +191,7 @@ def attach_isa(
     """ISA (arXiv 2605.04569, section 3) in the in-context self-attention of a diffusers transformer; replaces an earlier one.
 
     config: by default the paper's ratios for LIVEditor's transformer, whose released weights were trained with them, and
-        `isa_core.TRAINING_FREE` for any other.
+        `isa_core.TRAINING_FREE` for any other. LIVEditor-tiny was not trained with them: give it that too.
     layout: the token groups in the order of the attention's sequence, [target | contexts] or any other (`TokenLayout.of`), or a
         function of the forward call's arguments by name that tells them. LIVEditor's transformer and the kinds in `layouts.KNOWN` tell them themselves.
         There, what comes before the target, text for example, counts as the target's.

@@ -109,8 +109,7 @@ class ContextStore:
                 self._led.add(sequence)
             elif sequence not in self._led and self._waited.setdefault(sequence, level) != level:
                 place = 0  # no leading pass has a context like this one's
-            for due in [each for each, kept in self._kept.items() if distance(kept.level, level) >= change - SLACK]:
-                del self._kept[due]
+            self.free_due(level, change)
             kept = self._kept.get(sequence)
             # At the level of a refresh every pass is computed once, whether the leading one comes before it, after it or in its batch.
             before = self._computed.get((sequence, level), frozenset())
@@ -125,6 +124,12 @@ class ContextStore:
         else:
             part = (0, 1) if not one else None if place is None or kept is not None else (place, len(passes.names))
         return Refresh(sequence, level, keeping, home, agreed, part)
+
+    def free_due(self, level: float, change: float) -> None:
+        """Free what no call from noise level `level` on may reuse."""
+        with self._lock:
+            for due in [each for each, kept in self._kept.items() if distance(kept.level, level) >= change - SLACK]:
+                del self._kept[due]
 
     def serves_later(self, level: float, change: float) -> bool:
         """Whether a later evaluation may reuse what is kept at `level`, where a refresh is due after `change`."""

@@ -51,7 +51,7 @@ GUIDES_MASKED = (
 
 def unknown_form(model: str) -> str:
     """model: the network's class, whose arguments are not as ISA knows them."""
-    return f"this ComfyUI gives {model}'s call in a form that ISA does not know: update LIVEditor · ISA"
+    return f"this ComfyUI calls {model} in a way that ISA does not know: update LIVEditor · ISA"
 
 
 def other_as_long(tokens: int) -> str:

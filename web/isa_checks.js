@@ -25,6 +25,13 @@ export function faultsOf(output) {
         for (const each of above(link, REFERENCES, samples)) if (!found.has(each)) chain(each.inputs.positive, found.add(each));
         return found;
     };
+    // Whether a latent is another sampler's, of which that one tells where it came from.
+    const sampled = (link, seen = new Set()) => {
+        const found = node(link);
+        if (!found || seen.has(found) || found.class_type === REFERENCES) return false;
+        seen.add(found);
+        return samples(found) || Object.values(found.inputs).some((each) => sampled(each, seen));
+    };
     const faults = new Set();
     for (const sampler of Object.values(output).filter(samples)) {
         const { latent_image: latent, guider } = sampler.inputs;
@@ -37,7 +44,7 @@ export function faultsOf(output) {
             if (loader) faults.add(t("The model gets no video to edit: connect positive, negative and latent of In-Context References to the sampler."));
             continue;
         }
-        if (!above(latent, REFERENCES).some((each) => references.has(each)))
+        if (!sampled(latent) && !above(latent, REFERENCES).some((each) => references.has(each)))
             faults.add(t("The latent does not come from In-Context References: of another size than its video, the edit falls apart."));
         const tiny = loader?.inputs.diffusion_model === TINY;
         const windowed = above(model, "WanContextWindowsManual").length > 0;

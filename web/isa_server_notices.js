@@ -39,7 +39,7 @@ export const NOTICES = [
     "a hook changes the model's weights, and with them what the context becomes: load LoRAs without hooks",
     "another node's patch answered for some transformer blocks or their attention, so the context cannot be kept: remove it, or set context_refresh to 0",
     "another node patches the model anew at every step, so its context cannot be kept: remove that node, or set context_refresh to 0",
-    "this ComfyUI gives {model}'s call in a form that ISA does not know: update LIVEditor · ISA",
+    "this ComfyUI calls {model} in a way that ISA does not know: update LIVEditor · ISA",
     "neither the GPU nor main memory would have 15 % free beside it: keep it in 8 bits (context_dtype int8) or in one copy for all passes (context_copies one), edit fewer frames or a smaller size, or set context_refresh to 0",
     "ISA cannot keep the context of this model yet: context_refresh has no part in it",
     "ISA does not act, so target and context cannot be told apart",

@@ -7,7 +7,7 @@ Random weights, all 40 transformer blocks, sampled by ComfyUI with the video as 
 minutes, so its time is composed: steps that compute the context and steps that reuse it are timed between the sampler's own
 calls, and summed as the schedule has them. `--complete` also runs one edit of ISA with context reuse from begin to end,
 which has to agree. All variants run in one process; with other weights too, the baseline is full attention with cuDNN and
-bf16 weights. `--cards` gives each edit no more than so much GPU memory, as smaller cards would: weights that do not fit are moved in as they
+bf16 weights, the first that is measured. `--cards` gives each edit no more than so much GPU memory, as smaller cards would: weights that do not fit are moved in as they
 are needed, and kept contexts go to main memory. Needs ComfyUI in COMFYUI_PATH, and a GPU.
 """
 
@@ -185,6 +185,7 @@ def main():
     baselines: dict[str, float] = {}
     for weights in dict.fromkeys(["default", *options.weights]):
         wanted = weights in options.weights
+        be_a_smaller_card(None)
         patcher = panel.model(
             options.blocks, panel.WIDTH, torch.device("cuda"), torch.bfloat16, WEIGHT_OPTIONS[weights], options.native
         )

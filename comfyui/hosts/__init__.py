@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,8 @@ from .parts import Part
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, int]
+ANOTHER_FORM = (LookupError, AttributeError, TypeError, ValueError)
+"""What reading a call or a conditioning raises where a newer core gives it in another form."""
 
 
 class Host(NamedTuple):
@@ -72,9 +75,32 @@ def layout_of(host: Host, network, arguments: dict) -> TokenLayout | str:
     """Of the self-attention of a call with these arguments, or a sentence why ISA cannot act."""
     try:
         return host.layout(network, arguments)
-    except (LookupError, AttributeError, TypeError, ValueError):  # a newer core may give them in another form
-        logger.debug("ISA cannot read a call of %s", type(network).__name__, exc_info=True)
+    except ANOTHER_FORM:
+        _tell("a call", type(network).__name__)
         return decisions.unknown_form(type(network).__name__)
+
+
+def parts_of(host: Host, base, cond: dict, shapes: Sequence) -> list[Part]:
+    """`Host.parts`; [] where the conditioning is of a form that ISA does not know."""
+    try:
+        return host.parts(base, cond, shapes)
+    except ANOTHER_FORM:
+        _tell("a conditioning", type(base.diffusion_model).__name__)
+        return []
+
+
+def contexts_of(keeps: Keeps, network, cond: dict) -> Sequence[torch.Tensor]:
+    """`Keeps.of_condition`, likewise."""
+    try:
+        return keeps.of_condition(cond)
+    except ANOTHER_FORM:
+        _tell("a conditioning", type(network).__name__)
+        return []
+
+
+@lru_cache
+def _tell(what: str, model: str):
+    logger.warning("ISA cannot read %s of %s", what, model, exc_info=True)
 
 
 def is_in_context(network) -> bool:

@@ -327,11 +327,14 @@ def test_a_damaged_refresh_that_runs_again_keeps_what_the_second_one_found(lived
 # Passes of guidance that a condition's name does not tell apart
 
 
-def with_another_pass(model, change):
-    """A clone whose guidance runs one more pass of the positive condition, changed, as some guidance nodes do."""
+def with_another_pass(model, change, begins: float = 1.0):
+    """A clone whose guidance runs one more pass of the positive condition, changed, as some guidance nodes do, from noise level
+    `begins` on."""
     clone = model.clone()
 
     def post_cfg(given):
+        if given["sigma"].max() > begins:
+            return given["denoised"]
         options = given["model_options"]
         conds, options = change([{**cond, "model_conds": dict(cond["model_conds"])} for cond in given["cond"]], options)
         (out,) = comfy.samplers.calc_cond_batch(given["model"], [conds], given["input"], given["sigma"], options)
@@ -388,6 +391,15 @@ def test_beside_a_guidance_that_skips_layers_the_other_pass_reuses(liveditor, co
     assert sample(model, cfg=1.0).isfinite().all()
     assert counted(shown) == (2, STEPS)
     assert f"{STEPS} model calls could not reuse the context: another node's patch answered for some" in shown[0]
+
+
+@pytest.mark.slow
+def test_a_guidance_that_skips_layers_may_begin_where_the_context_is_reused(liveditor):
+    """With one copy its first call meets a kept context: that reuse is wrong and computed again, and the others go on."""
+    model, shown = reusing(with_another_pass(liveditor, without_a_block, 0.9), LARGEST, keeping=Keeping(copies="one"))
+    assert sample(model, cfg=1.0).isfinite().all()
+    refreshed, calls = counted(shown)
+    assert refreshed < 3 and calls == STEPS
 
 
 def others_each_time(conds, options):

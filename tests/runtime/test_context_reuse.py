@@ -230,6 +230,14 @@ def test_a_pass_that_never_meets_the_leading_one_keeps_its_own():
     assert [computed(store, level, NEGATIVE) for level in (0.5, 0.49, 0.48)] == [True, True, False]
 
 
+def test_what_is_due_is_freed_also_where_nothing_takes_its_place():
+    store = holding("a")
+    store.free_due(0.5, 1)
+    assert store.held == (0, kept().bytes)
+    store.free_due(0.1, 1)
+    assert store.held == (0, 0)
+
+
 def test_giving_up_and_clearing_free_what_is_kept():
     store = holding("a")
     assert store.held == (0, kept().bytes)

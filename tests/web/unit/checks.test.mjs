@@ -125,6 +125,11 @@ test("the latent is of the In-Context References above positive, each of a chain
     assert.deepEqual(two("9", "6", "6"), []);
     assert.match(two("9", "4", "6")[0], /latent does not come from/);
     assert.match(two("6", "4", "9")[0], /latent does not come from/);
+    const refined = changed((output) => {
+        output[9] = structuredClone(output[6]);
+        output[10] = { class_type: "KSampler", inputs: { ...output[8].inputs, positive: ["9", 0], latent_image: ["8", 0] } };
+    });
+    assert.deepEqual(refined, [], "another sampler's latent is that one's matter");
     const chained = changed((output) => {
         output[9] = { class_type: "LIVEditorInContextReferences", inputs: { ...output[6].inputs, positive: ["6", 0] } };
         output[8].inputs.positive = ["9", 0];

@@ -59,7 +59,7 @@ async function messages(full, isa) {
     return said.map(({ severity, detail }) => [severity, detail]);
 }
 
-test("a gain is a success, a slowdown warns and says what to do, no difference is an error", async () => {
+test("a gain is a success, a slowdown and equal times warn and say what to do, that ISA never acted is an error", async () => {
     const [, faster] = await messages(3, 2);
     assert.deepEqual(faster, ["success", "ISA 2.00 s, full attention 3.00 s a step on average: 1.50× as fast."]);
     const [, [severity, slower]] = await messages(2, 4);
