@@ -256,8 +256,9 @@ class ISAOverride:
         sequence = run.contexts.given_up or sequence_of(run, network, layout, inputs, keeps)
         if isinstance(sequence, str):
             run.recomputed(sequence)
-            if "sigmas" in inputs["transformer_options"]:  # what is due is freed, although nothing takes its place
-                run.contexts.free_due(float(inputs["transformer_options"]["sigmas"].max()), run.settings.context_refresh)
+            sigmas = inputs["transformer_options"].get("sigmas")
+            if sigmas is not None and not run.contexts.given_up:  # what is due is freed, although nothing takes its place
+                run.contexts.free_due(float(sigmas.max()), run.settings.context_refresh)
             return None
         return sequence
 

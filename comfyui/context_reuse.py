@@ -122,11 +122,12 @@ def with_context_reuse(run: SamplingRun, sequence: Hashable, passes: Passes, sig
     Where a patch goes past the attention or the blocks, nothing can be kept or a reuse is wrong: such passes, as of a guidance that
     skips layers, are computed whole for the rest of the run. So are all passes where memory has no room. Where a cache of steps answers, nothing is kept, and nothing is wrong.
     """
+    level, change = float(sigmas.max()), run.settings.context_refresh
     if reason := run.contexts.why_left_out(sequence, passes):
         run.recomputed(reason)
-        run.contexts.free_due(float(sigmas.max()), run.settings.context_refresh)
+        run.contexts.free_due(level, change)
         return call(None)
-    contexts = run.contexts.begin(sequence, float(sigmas.max()), run.settings.context_refresh, run.owner.keeping, passes=passes)
+    contexts = run.contexts.begin(sequence, level, change, run.owner.keeping, passes=passes)
     out, reused = call(contexts), isinstance(contexts, Reuse)
     if contexts.skipped:
         return out

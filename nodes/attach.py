@@ -92,7 +92,7 @@ class AttachISA(io.ComfyNode):
                     # A number field: a slider has no room for four decimals. The page rounds to the decimals of the step.
                     "exact_ratio", default=TRAINING_FREE.exact_ratio, min=0.0, max=1.0, step=0.0005,
                     tooltip="Share of key blocks to which a sparse query block attends exactly; each of the others counts by its "
-                    "mean. With segment_top_k it decides speed and quality: Balanced has 0.28, Fast 0.125. Beside dense query blocks it can be "
+                    "mean. With segment_top_k it decides speed and quality: Balanced has 0.28, Fast 0.125. With dense query blocks it can be "
                     "low; the paper uses 0.0625.",
                 ),
                 io.Combo.Input(

@@ -7,30 +7,24 @@ const TINY_CFG = [1, 2.5];
 const LARGE_CFG = [1, 5];
 
 const REFERENCES = "LIVEditorInContextReferences";
+const is = (type) => ({ class_type }) => class_type === type;
 const samples = ({ inputs }) => "latent_image" in inputs;
 
 // Sentences about a prompt in API form, {id: {class_type, inputs}}, without repetition.
 export function faultsOf(output) {
     const node = (link) => (Array.isArray(link) ? output[link[0]] : undefined);
-    // The nearest nodes of a type on each way up. ends: where a way ends before.
-    const above = (link, type, ends = () => false, seen = new Set()) => {
+    // The nearest nodes that are wanted, on each way up. ends: where a way ends before.
+    const above = (link, wanted, ends = () => false, seen = new Set()) => {
         const found = node(link);
         if (!found || seen.has(found)) return [];
         seen.add(found);
-        if (found.class_type === type) return [found];
-        return ends(found) ? [] : Object.values(found.inputs).flatMap((each) => above(each, type, ends, seen));
+        if (wanted(found)) return [found];
+        return ends(found) ? [] : Object.values(found.inputs).flatMap((each) => above(each, wanted, ends, seen));
     };
     // Each In-Context References that a conditioning went through. What a sampler made, a picture say, is no conditioning.
     const chain = (link, found = new Set()) => {
-        for (const each of above(link, REFERENCES, samples)) if (!found.has(each)) chain(each.inputs.positive, found.add(each));
+        for (const each of above(link, is(REFERENCES), samples)) if (!found.has(each)) chain(each.inputs.positive, found.add(each));
         return found;
-    };
-    // Whether a latent is another sampler's, of which that one tells where it came from.
-    const sampled = (link, seen = new Set()) => {
-        const found = node(link);
-        if (!found || seen.has(found) || found.class_type === REFERENCES) return false;
-        seen.add(found);
-        return samples(found) || Object.values(found.inputs).some((each) => sampled(each, seen));
     };
     const faults = new Set();
     for (const sampler of Object.values(output).filter(samples)) {
@@ -38,16 +32,18 @@ export function faultsOf(output) {
         const { model, positive, conditioning, cond1, cfg } = guider ? (node(guider)?.inputs ?? {}) : sampler.inputs;
         const asked = positive ?? conditioning ?? cond1;
         if (!asked) continue;
-        const [loader] = above(model, "LIVEditorLoad");
+        const [loader] = above(model, is("LIVEditorLoad"));
         const references = chain(asked);
         if (!references.size) {
             if (loader) faults.add(t("The model gets no video to edit: connect positive, negative and latent of In-Context References to the sampler."));
             continue;
         }
-        if (!sampled(latent) && !above(latent, REFERENCES).some((each) => references.has(each)))
+        // Another sampler's latent is looked at with that sampler.
+        const refined = above(latent, samples, is(REFERENCES)).length > 0;
+        if (!refined && !above(latent, is(REFERENCES)).some((each) => references.has(each)))
             faults.add(t("The latent does not come from In-Context References: of another size than its video, the edit falls apart."));
         const tiny = loader?.inputs.diffusion_model === TINY;
-        const windowed = above(model, "WanContextWindowsManual").length > 0;
+        const windowed = above(model, is("WanContextWindowsManual")).length > 0;
         for (const { inputs } of references) {
             const text = node(inputs.positive)?.inputs.text;
             if (typeof text === "string" && !text.trim()) faults.add(t("The instruction is empty: write what to change."));

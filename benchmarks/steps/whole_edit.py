@@ -190,9 +190,6 @@ def main():
             options.blocks, panel.WIDTH, torch.device("cuda"), torch.bfloat16, WEIGHT_OPTIONS[weights], options.native
         )
         for card, size in itertools.product(options.cards if wanted and options.cards else [None], options.sizes):
-            comfy.model_management.unload_all_models()
-            gc.collect()
-            torch.cuda.empty_cache()
             be_a_smaller_card(card)
             frames, height, width = SIZES[size]
             common = {"model": model, "tokens": 2 * frames * (height // 2) * (width // 2), "steps": options.steps, "passes": 1}

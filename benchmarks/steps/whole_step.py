@@ -118,7 +118,10 @@ FREE_AND_TOTAL = torch.cuda.mem_get_info
 
 
 def be_a_smaller_card(gibibytes: float | None):
-    """Limits the memory that can be allocated and that is reported as available. None: all of the card."""
+    """Unload all models, then limit the memory that can be allocated and that is reported as available. None: all of the card."""
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    torch.cuda.empty_cache()
     _, total = FREE_AND_TOTAL()
     wanted = int(gibibytes * 2**30) if gibibytes else total
     torch.cuda.set_per_process_memory_fraction(wanted / total)
@@ -158,9 +161,6 @@ def main():
             options.blocks, panel.WIDTH, torch.device("cuda"), torch.bfloat16, WEIGHT_OPTIONS[weights], options.native
         )
         for card in [None, *sorted(options.cards, reverse=True)]:
-            gc.collect()
-            comfy.model_management.unload_all_models()
-            torch.cuda.empty_cache()
             be_a_smaller_card(card)
             for size in options.sizes:
                 frames, height, width = SIZES[size]

@@ -22,8 +22,6 @@ from .parts import Part
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, int]
-ANOTHER_FORM = (LookupError, AttributeError, TypeError, ValueError)
-"""What reading a call or a conditioning raises where a newer core gives it in another form."""
 
 
 class Host(NamedTuple):
@@ -73,29 +71,27 @@ def host_of(network) -> Host | None:
 @torch.compiler.disable
 def layout_of(host: Host, network, arguments: dict) -> TokenLayout | str:
     """Of the self-attention of a call with these arguments, or a sentence why ISA cannot act."""
-    try:
-        return host.layout(network, arguments)
-    except ANOTHER_FORM:
-        _tell("a call", type(network).__name__)
-        return decisions.unknown_form(type(network).__name__)
+    otherwise = decisions.unknown_form(type(network).__name__)
+    return _read("a call", network, otherwise, host.layout, network, arguments)
 
 
 def parts_of(host: Host, base, cond: dict, shapes: Sequence) -> list[Part]:
     """`Host.parts`; [] where the conditioning is of a form that ISA does not know."""
-    try:
-        return host.parts(base, cond, shapes)
-    except ANOTHER_FORM:
-        _tell("a conditioning", type(base.diffusion_model).__name__)
-        return []
+    return _read("a conditioning", base.diffusion_model, [], host.parts, base, cond, shapes)
 
 
 def contexts_of(keeps: Keeps, network, cond: dict) -> Sequence[torch.Tensor]:
     """`Keeps.of_condition`, likewise."""
+    return _read("a conditioning", network, [], keeps.of_condition, cond)
+
+
+def _read(what: str, network, otherwise, reader: Callable, *given):
+    """What the reader returns; `otherwise` where a newer core gives it something in another form, which is logged once."""
     try:
-        return keeps.of_condition(cond)
-    except ANOTHER_FORM:
-        _tell("a conditioning", type(network).__name__)
-        return []
+        return reader(*given)
+    except (LookupError, AttributeError, TypeError, ValueError):
+        _tell(what, type(network).__name__)
+        return otherwise
 
 
 @lru_cache

@@ -40,8 +40,8 @@ class DecoderSettings:
     perceptual: float = 0.5
     """Weight of `perceptual.py`'s distance, where there are weights for it."""
     noise: float = 0.04
-    """Standard deviation of noise added to the normalised latents, so that similar latents decode alike. Less than the VAE has: the encoder
-    has learnt to stand above its noise, and what is left of it hides fine texture."""
+    """Standard deviation of noise added to the normalised latents, so that similar latents decode alike. Less than the
+    VAE's training has, so that the decoder keeps fine texture."""
     ema: float = 0.9995
     seed: int = 1
     """Differs from the VAE's seed, for other clips."""
