@@ -20,6 +20,7 @@ from ..isa_core import TokenLayout
 from ..isa_core.exact_rows import rows_of
 from ..isa_core.layout import CONTEXT
 from . import decisions
+from .pinned import Pinned, taken_bytes
 
 LEFT_FREE = 0.15
 """Share of a GPU's memory, and of main memory, that what is kept must leave free."""
@@ -106,6 +107,7 @@ class Refresh:
         """Where it is kept: on the GPU, or on the CPU where that has too little free memory."""
         self.positions: object = None
         """Of the target, where a network computes them with the context's: as it takes them."""
+        self._pinned: Pinned | None = None
         self._held: dict[int, tuple[_Kept, _Kept]] = {}
         self._met: list[int] = []
 
@@ -122,14 +124,15 @@ class Refresh:
         if self.part is None:
             return k, v, layout
         kept_k, kept_v = (_of_context(x, layout).chunk(self.part[1])[self.part[0]] for x in (k, v))
+        sizes = [*self.keeping.sizes_of(kept_k.numel(), k.element_size(), k.shape[3])] * 2 * of_blocks
         if self.home is None and self.refused is None:
-            sizes = self.keeping.sizes_of(kept_k.numel(), k.element_size(), k.shape[3])
-            home = _home(self.keeping.device, k.device, [*sizes] * 2 * of_blocks)
+            home = _home(self.keeping.device, k.device, sizes)
             if self._agreed(home is not None):
                 self.home = home
             else:
                 self.refused = decisions.NO_ROOM
         if self.home is not None:
+            self._pinned = self._pinned or Pinned(sizes)
             try:
                 self._held[block] = self._kept(kept_k), self._kept(kept_v)
             except (RuntimeError, MemoryError) as error:
@@ -141,11 +144,13 @@ class Refresh:
         return k, v, layout
 
     def _kept(self, x: torch.Tensor) -> _Kept:
-        assert self.home is not None, "there is room"
+        assert self.home is not None and self._pinned is not None, "there is room"
         if self.keeping.dtype == AS_COMPUTED:
-            return _Kept(_copied(x, self.home), None)
+            return _Kept(_copied(x, self.home, self._pinned), None)
         scale = x.abs().amax(-1, keepdim=True).float().clamp(min=SMALLEST) / 127
-        return _Kept(_copied((x / scale).round().to(torch.int8), self.home), _copied(scale, self.home))
+        return _Kept(
+            _copied((x / scale).round().to(torch.int8), self.home, self._pinned), _copied(scale, self.home, self._pinned)
+        )
 
     @property
     def met(self) -> bool:
@@ -264,8 +269,7 @@ def _home(choice: str, device: torch.device, sizes: Sequence[int]) -> torch.devi
     elif device.type not in ("cuda", "cpu") and choice != MAIN_MEMORY:
         return device  # of which nobody says how much is free
     available, total = _main_memory()
-    # PyTorch takes pinned memory in powers of two.
-    needed = sum(1 << (size - 1).bit_length() if device.type == "cuda" else size for size in sizes)
+    needed = taken_bytes(sizes) if device.type == "cuda" else sum(sizes)
     enough = available - needed >= LEFT_FREE * total
     return torch.device("cpu") if enough or choice == MAIN_MEMORY else None
 
@@ -291,14 +295,11 @@ def _main_memory() -> tuple[int, int]:
     return available, total
 
 
-def _copied(x: torch.Tensor, home: torch.device) -> torch.Tensor:
-    """A copy of its own, contiguous: a part of a tensor would hold the whole one's memory too. In main memory it is pinned."""
+def _copied(x: torch.Tensor, home: torch.device, pinned: Pinned) -> torch.Tensor:
+    """A copy of its own, contiguous: a part of a tensor would hold the whole one's memory too. From a GPU to main memory it is pinned."""
     if home == x.device:
         return x.clone(memory_format=torch.contiguous_format)
-    try:
-        copy = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.device.type == "cuda")
-    except RuntimeError:  # some systems pin a part of the memory only
-        copy = torch.empty(x.shape, dtype=x.dtype)
+    copy = pinned.empty(x.shape, x.dtype) if x.is_cuda else torch.empty(x.shape, dtype=x.dtype)
     return copy.copy_(x, non_blocking=True)
 
 

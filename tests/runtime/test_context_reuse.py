@@ -263,11 +263,11 @@ def test_in_8_bits_it_takes_a_quarter_or_half_and_is_near(dtype):
 
 
 def memory(monkeypatch, main: int, gpu: int):
-    """Free bytes of a hundred each."""
-    monkeypatch.setattr(kept_context.psutil, "virtual_memory", lambda: SimpleNamespace(available=main, total=100))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu, 100))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 7)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2)
+    """Free KiB of a hundred each."""
+    monkeypatch.setattr(kept_context.psutil, "virtual_memory", lambda: SimpleNamespace(available=1024 * main, total=1024 * 100))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1024 * gpu, 1024 * 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1024 * 7)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1024 * 2)
 
 
 @pytest.mark.parametrize(
@@ -277,24 +277,24 @@ def memory(monkeypatch, main: int, gpu: int):
     ],
 )  # fmt: skip
 def test_where_it_is_kept(monkeypatch, choice, main, gpu, home):
-    """48 bytes, 15 of which must stay free; 5 of the GPU's are the process's own to use again."""
+    """48 KiB, 15 of which must stay free; 5 of the GPU's are the process's own to use again."""
     memory(monkeypatch, main, gpu)
-    found = kept_context._home(choice, torch.device("cuda", 0), [32, 16])
+    found = kept_context._home(choice, torch.device("cuda", 0), [1024 * 16] * 3)
     assert (found and found.type) == home
-    assert kept_context._home("auto", torch.device("mps"), [48]).type == "mps"
-    assert kept_context._home("cpu", torch.device("mps"), [48]).type == "cpu"
+    assert kept_context._home("auto", torch.device("mps"), [1024 * 48]).type == "mps"
+    assert kept_context._home("cpu", torch.device("mps"), [1024 * 48]).type == "cpu"
 
 
-def test_pinned_memory_comes_in_powers_of_two(monkeypatch):
+def test_room_for_pinned_memory_is_asked_for_in_whole_pieces(monkeypatch):
     memory(monkeypatch, 78, 0)
-    assert kept_context._home("auto", torch.device("cuda", 0), [33]) is None
-    assert kept_context._home("auto", torch.device("cpu"), [33]).type == "cpu"
+    assert kept_context._home("auto", torch.device("cuda", 0), [1024 * 33]) is None
+    assert kept_context._home("auto", torch.device("cpu"), [1024 * 33]).type == "cpu"
 
 
 def test_a_sequence_takes_over_the_memory_of_its_last_context(monkeypatch):
     """Which PyTorch holds for the next pinned tensors, so that it does not count as free."""
     store = holding("a", "b")
-    memory(monkeypatch, 10, 0)
+    memory(monkeypatch, 0, 0)
     for sequence, room in (("a", True), ("b", True), ("c", False)):
         refresh = store.begin(sequence, 0.9, 1)
         k = torch.ones(1, LAYOUT.total, 2, 4)
@@ -317,7 +317,7 @@ def test_from_main_memory_it_comes_to_any_device():
 
 
 def test_room_that_others_took_meanwhile_ends_no_run(monkeypatch):
-    def full(x, home):
+    def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     refresh = kept(blocks=1)
@@ -331,7 +331,7 @@ def test_room_that_others_took_meanwhile_ends_no_run(monkeypatch):
 
 
 def test_the_memory_of_a_container_counts(monkeypatch, tmp_path):
-    memory(monkeypatch, main=90, gpu=0)
+    monkeypatch.setattr(kept_context.psutil, "virtual_memory", lambda: SimpleNamespace(available=90, total=100))
     files = {"memory.max": "50", "memory.current": "30", "memory.stat": "anon 20\ninactive_file 10\n"}
     for name, text in files.items():
         (tmp_path / name).write_text(text + "\n")
