@@ -25,8 +25,7 @@ class Served:
     nodes: of a prompt. The sampler takes `positive`, `negative`, `latent`, of the node `guided` unless others are named, and the
     model of the node `patched`.
     calls: in-context attentions of a model call. grids: of the target and of every context. exact: tokens of text and sound
-    that stay exact. pictures: width and height of the
-    sheet of frames under each part's heat map, None for none.
+    that stay exact. pictures: width and height of the sheet of frames under each part's heat map, None for none.
     """
 
     save: Callable[[Path, Path], None]
