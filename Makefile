@@ -41,8 +41,8 @@ long:
 	@python3 scripts/setup.py --browser
 	@$(PYTHON) -m pytest -m long
 
-SMOKE := comfyui/test_core.py comfyui/test_core_nodes.py comfyui/test_attach.py comfyui/test_loaders.py nodes/test_server.py web/test_page.py \
-	web/test_templates.py
+SMOKE := comfyui/test_core.py comfyui/test_core_nodes.py comfyui/test_attach.py comfyui/test_hosts.py comfyui/test_loaders.py nodes/test_server.py \
+	nodes/test_core_models.py web/test_page.py web/test_templates.py
 smoke:
 	@python3 scripts/setup.py --browser
 	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(SMOKE:%=tests/%)

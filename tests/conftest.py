@@ -121,8 +121,10 @@ def server_models(models, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(server_models, sample_video) -> ComfyServer:
-    """ComfyUI's server with this pack; one for the whole session."""
-    with ComfyServer(server_models.parent, server_models) as running:
+    """ComfyUI's server with this pack, and nodes of the tests' own; one for the whole session."""
+    prepared = ComfyServer(server_models.parent, server_models)
+    shutil.copy(Path(__file__).parent / "support/stand_in_nodes.py", prepared.base / "custom_nodes")
+    with prepared as running:
         running.add_input(sample_video)
         yield running
 

@@ -1,16 +1,13 @@
 """Core's in-context networks at a small size with random weights, and short runs of them. Needs ComfyUI."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import comfy.model_patcher
 import comfy.nested_tensor
 import comfy.sample
 import comfy.supported_models
 import torch
-from safetensors.torch import save_file
 
 
 @dataclass
@@ -55,7 +52,7 @@ def built(kind: str, config: dict):
                     (1.0 if "weight" in name or "scale" in name else 0.0) + 0.1 * torch.randn(weight.shape, generator=generator)
                 )
             else:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * (weight[0].numel() ** -0.5))
+                weight.normal_(std=weight[0].numel() ** -0.5, generator=generator)
     base.diffusion_model.eval().requires_grad_(False)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(base, cpu, cpu)
@@ -63,13 +60,19 @@ def built(kind: str, config: dict):
 
 SCAIL2 = {"image_model": "wan2.1", "model_type": "scail2", "dim": 64, "num_heads": 2, "num_layers": 2, "ffn_dim": 64, "in_dim": 20,
           "out_dim": 16, "text_dim": 64, "freq_dim": 32, "patch_size": (1, 2, 2)}  # fmt: skip
-
-
-def save_scail2(path: Path):
-    """As a file that core's loader knows. What core does not read off the weights is in its metadata."""
-    weights = built("WAN21_SCAIL2", SCAIL2).model.diffusion_model.state_dict()
-    config = {"transformer": {name: SCAIL2[name] for name in ("num_heads", "text_dim", "freq_dim")}}
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, path, {"config": json.dumps(config)})
+MINIMAX = {"image_model": "minimax_h3", "hidden_size": 64, "num_layers": 2, "token_refiner_num_layers": 1, "num_attention_heads": 2,
+           "attention_head_dim": 32, "ffn_hidden_size": 64, "text_dim": 48, "timestep_input_dim": 32, "time_embed_hidden_size": 32,
+           "time_embed_dim": 32, "rope_inv_freq_len": 4}  # fmt: skip
+LTX = {"image_model": "ltxv", "attention_head_dim": 32, "num_attention_heads": 2, "num_layers": 2, "cross_attention_dim": 64,
+       "caption_channels": 48, "in_channels": 16}  # fmt: skip
+LTX_WITH_SOUND = {"image_model": "ltxav", "attention_head_dim": 32, "num_attention_heads": 2, "audio_attention_head_dim": 16,
+                  "audio_num_attention_heads": 2, "num_layers": 2, "cross_attention_dim": 64, "audio_cross_attention_dim": 32,
+                  "caption_channels": 48, "in_channels": 16, "connector_attention_head_dim": 24, "connector_num_attention_heads": 2,
+                  "connector_num_layers": 1}  # fmt: skip
+FLUX = {"image_model": "flux", "guidance_embed": False, "in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 32,
+        "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 2, "axes_dim": [8, 12, 12],
+        "theta": 10000, "patch_size": 2, "qkv_bias": True, "txt_ids_dims": [], "yak_mlp": False, "global_modulation": False,
+        "ops_bias": True, "default_ref_method": "offset", "mlp_silu_act": False, "txt_norm": False}  # fmt: skip
 
 
 def scail2() -> Case:
@@ -83,9 +86,6 @@ def scail2() -> Case:
 
 def minimax() -> Case:
     """Text, an image, a video with sound, the target's sound, the target."""
-    config = {"image_model": "minimax_h3", "hidden_size": 64, "num_layers": 2, "token_refiner_num_layers": 1, "num_attention_heads": 2,
-              "attention_head_dim": 32, "ffn_hidden_size": 64, "text_dim": 48, "timestep_input_dim": 32, "time_embed_hidden_size": 32,
-              "time_embed_dim": 32, "rope_inv_freq_len": 4}  # fmt: skip
     image, video = drawn(1, 24, 1, 6, 8, seed=1), drawn(1, 24, 3, 6, 8, seed=2)
     references = [
         {"kind": "image", "latent_h": 6, "latent_w": 8, "latent": image},
@@ -95,32 +95,26 @@ def minimax() -> Case:
     noise = comfy.nested_tensor.NestedTensor([drawn(1, 24, 3, 6, 8, seed=4), drawn(1, 32, 2, 7, seed=5)])
     layout = [("exact", 9), ("context", 12), ("exact", 10), ("context", 36), ("exact", 14), ("target", 36)]
     return Case(
-        lambda: built("MiniMaxH3", config), noise, {"minimax_refs": references}, drawn(1, 9, 48, seed=6), 2, layout,
+        lambda: built("MiniMaxH3", MINIMAX), noise, {"minimax_refs": references}, drawn(1, 9, 48, seed=6), 2, layout,
         [(3, 3, 4), (1, 3, 4), (3, 3, 4)], [image, video],
     )  # fmt: skip
 
 
 def ltx() -> Case:
     """Four frames of the target and two of a guide behind them, of which every second token is left out."""
-    config = {"image_model": "ltxv", "attention_head_dim": 32, "num_attention_heads": 2, "num_layers": 2, "cross_attention_dim": 64,
-              "caption_channels": 48, "in_channels": 16}  # fmt: skip
     condition, mask = _guide()
     return Case(
-        lambda: built("LTXV", config), drawn(1, 16, 6, 4, 6, seed=3), condition | {"attention_mask": torch.ones(1, 9)},
+        lambda: built("LTXV", LTX), drawn(1, 16, 6, 4, 6, seed=3), condition | {"attention_mask": torch.ones(1, 9)},
         drawn(1, 9, 48, seed=4), 2, [("target", 96), ("context", 24)], [(4, 4, 6), (2, 4, 3)], [None], mask,
     )  # fmt: skip
 
 
 def ltx_with_sound() -> Case:
     """The same, and sound, which has an attention of its own."""
-    config = {"image_model": "ltxav", "attention_head_dim": 32, "num_attention_heads": 2, "audio_attention_head_dim": 16,
-              "audio_num_attention_heads": 2, "num_layers": 2, "cross_attention_dim": 64, "audio_cross_attention_dim": 32,
-              "caption_channels": 48, "in_channels": 16, "connector_attention_head_dim": 24, "connector_num_attention_heads": 2,
-              "connector_num_layers": 1}  # fmt: skip
     condition, mask = _guide()
     noise = comfy.nested_tensor.NestedTensor([drawn(1, 16, 6, 4, 6, seed=3), drawn(1, 8, 10, 16, seed=5)])
     return Case(
-        lambda: built("LTXAV", config), noise, condition, drawn(1, 9, 96, seed=4), 2, [("target", 96), ("context", 24)],
+        lambda: built("LTXAV", LTX_WITH_SOUND), noise, condition, drawn(1, 9, 96, seed=4), 2, [("target", 96), ("context", 24)],
         [(4, 4, 6), (2, 4, 3)], [None], comfy.nested_tensor.NestedTensor([mask, torch.ones(1, 1, 10, 16)]),
     )  # fmt: skip
 
@@ -139,12 +133,8 @@ def _guide():
 
 def flux(**changed) -> Case:
     """Text, the target, two pictures. changed: of the configuration."""
-    config = {"image_model": "flux", "guidance_embed": False, "in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 32,
-              "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 2, "axes_dim": [8, 12, 12],
-              "theta": 10000, "patch_size": 2, "qkv_bias": True, "txt_ids_dims": [], "yak_mlp": False, "global_modulation": False,
-              "ops_bias": True, "default_ref_method": "offset", "mlp_silu_act": False, "txt_norm": False}  # fmt: skip
     return Case(
-        lambda: built("Flux", config | changed), drawn(1, 16, 12, 16), {"reference_latents": _pictures(4), "pooled_output": drawn(1, 8)},
+        lambda: built("Flux", FLUX | changed), drawn(1, 16, 12, 16), {"reference_latents": _pictures(4), "pooled_output": drawn(1, 8)},
         drawn(1, 9, 32, seed=4), 3, [("exact", 9), ("target", 48), ("context", 48), ("context", 24)],
         [(1, 6, 8), (1, 6, 8), (1, 4, 6)], _pictures(4),
     )  # fmt: skip
