@@ -139,7 +139,7 @@ class Refresh:
                 # Others took the room meanwhile. Processes that share the call have agreed to keep it.
                 if self._agreed is not bool or not is_out_of_memory(error):
                     raise
-                self.home, self.refused = None, decisions.NO_ROOM
+                self.home, self.refused, self._pinned = None, decisions.NO_ROOM, None
                 self._held.clear()
         return k, v, layout
 
