@@ -112,9 +112,16 @@ ROWS = "() => [...document.querySelectorAll('.isa-presets')].map(presets => new 
 """Of buttons, in each panel."""
 
 
+NAMED_IS_CHOSEN = """() => {
+    const notes = app.graph.nodes.filter(node => node.type === 'MarkdownNote').map(note => note.widgets[0].value);
+    const named = notes.flatMap(note => [...note.matchAll(/preset \\*(\\w+)\\*/g)].map(found => found[1]));
+    const chosen = [...document.querySelectorAll('.isa-chosen')].map(button => button.textContent);
+    return named.every(name => chosen.includes(name));
+}"""
+"""Whether Attach ISA is set to the preset that the notes name."""
 SHOW_ADVANCED = """() => app.graph.nodes.filter(node => node.type === 'LIVEditorAttachISA').forEach(node => {
     const element = document.querySelector(`[data-node-id="${node.id}"]`);
-    if (!element) return node.toggleAdvanced(); // what the item of its menu calls
+    if (!element) return node.toggleAdvanced(); // in a ComfyUI that folds them there too
     [...element.querySelectorAll('button')].find(button => button.textContent.includes('Show advanced inputs')).click();
 })"""
 SEEN = """name => app.graph.nodes.filter(node => node.type === 'LIVEditorAttachISA').map(node => {
@@ -125,16 +132,16 @@ SEEN = """name => app.graph.nodes.filter(node => node.type === 'LIVEditorAttachI
 
 
 def looks_well(page, edits: int, sources: int = 1):
-    """Text is drawn at the zoom at which the template opens, no button is pushed into a row of its own, and nothing lies over another,
-    also with a run's results and with Attach ISA's advanced inputs."""
+    """Text is drawn at the zoom at which the template opens, no button is pushed into a row of its own, notes name the preset that is chosen,
+    and nothing lies over another, also with a run's results and with Attach ISA's advanced inputs."""
     assert not page.evaluate("() => app.canvas.low_quality"), "no text is drawn at this zoom"
     assert {*page.evaluate(ROWS)} == {1}
+    page.wait_for_function(NAMED_IS_CHOSEN)
     assert overlapping(page) == []
     page.evaluate(RESULTS, [REPORT, CLIP.name])
     page.wait_for_function(SHOWN, arg=sources + edits, timeout=60_000)
     after_frames(page, 3)
     assert overlapping(page) == []
-    assert {*page.evaluate(SEEN, "min_tokens")} == {False} and {*page.evaluate(SEEN, "keep_ratio")} == {True}
     page.evaluate(SHOW_ADVANCED)
     after_frames(page, 3)
     assert {*page.evaluate(SEEN, "min_tokens")} == {True} and {*page.evaluate(SEEN, "live_changes")} == {False}
