@@ -37,7 +37,7 @@ class AttachISA(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="LIVEditorAttachISA",
-            display_name="Attach ISA",
+            display_name="Attach ISA (Sparse Attention)",
             category="LIVEditor",
             description=(
                 "Reduces the cost of in-context editing with In-context Sparse Attention: each head keeps the context blocks that "

@@ -3,7 +3,7 @@ import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 import { faultsOf } from "./isa_checks.js";
 import { isInUse, nodeAt, root } from "./isa_graph.js";
-import { elsewhere, followQueue, graphFilled, isElsewhere, isOfBefore, openPath, settleFilled } from "./isa_owner.js";
+import { elsewhere, followQueue, graphFilled, isElsewhere, isOfBefore, isOpening, openPath, settleFilled } from "./isa_owner.js";
 import { Panel } from "./isa_panel.js";
 import { post } from "./isa_requests.js";
 import { speedTest } from "./isa_speed_test.js";
@@ -36,17 +36,18 @@ const autoQueue = {
 };
 
 function onEvent(event) {
-    if (event.workflow !== root().id || isElsewhere(event.execution)) return;
+    if (isOpening() || event.workflow !== root().id || isElsewhere(event.execution)) return;
     // Its record is still wanted, its numbers are not.
     if (event.type === "ended" || !isOfBefore(event.execution)) panels.get(nodeAt(event.node))?.on(event);
 }
 
 let shown = null; // the path of the workflow whose events the panels have
+let filled = false; // the page has filled the graph since, or found the server again
 
-// Events that the page missed while it was loading or showed another workflow. It shows a workflow's nodes before it says which one
-// is open, so a copy's may have got in.
+// Events that the page missed while it was loading or showed another workflow.
 async function catchUp() {
-    shown = openPath();
+    settleFilled();
+    [shown, filled] = [openPath(), false];
     for (const panel of panels.values()) panel.clear();
     const workflow = root().id;
     const { events } = await post("events", { workflow, client: api.clientId, without: elsewhere() });
@@ -74,7 +75,7 @@ function warn(output) {
 
 function look() {
     const live = setting("LiveTuning");
-    if (openPath() !== shown || settleFilled()) catchUp();
+    if (!isOpening() && (filled || openPath() !== shown)) catchUp();
     for (const [node, panel] of panels) {
         if (!isInUse(node)) panels.delete(node);
         else {
@@ -150,7 +151,7 @@ app.registerExtension({
             });
             detail.told = null;
             detail.tell();
-            catchUp();
+            filled = true;
         });
         addEventListener("pointerdown", () => (autoQueue.down = true), true);
         addEventListener("pointerup", () => {
@@ -162,7 +163,7 @@ app.registerExtension({
     },
     afterConfigureGraph() {
         graphFilled(shown);
-        catchUp();
+        filled = true;
     },
     nodeCreated(node) {
         if (node.comfyClass !== NODE) return;

@@ -9,6 +9,9 @@ const paths = new Map(JSON.parse(sessionStorage.getItem(KEY) ?? "[]")); // execu
 const workflows = () => app.extensionManager.workflow;
 export const openPath = () => workflows()?.activeWorkflow?.path;
 
+// The page shows a workflow's nodes before it says which one is open.
+export const isOpening = () => !!window.comfyAPI?.changeTracker?.ChangeTracker?.isLoadingGraph;
+
 // Notes the workflow that is open when a prompt is queued. look: called with the prompt before it is sent.
 export function followQueue(look) {
     const { queuePrompt } = api;
@@ -42,11 +45,8 @@ export function graphFilled(shown) {
 }
 
 export function settleFilled() {
-    if (!filled || window.comfyAPI?.changeTracker?.ChangeTracker?.isLoadingGraph) return false;
-    const anew = filled === openPath();
+    if (filled === openPath()) for (const [execution, path] of paths) if (path === filled) before.add(execution);
     filled = null;
-    if (anew) for (const [execution, path] of paths) if (path === openPath()) before.add(execution);
-    return anew;
 }
 
 export const isOfBefore = (execution) => before.has(execution);

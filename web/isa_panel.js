@@ -16,7 +16,7 @@ const CREATED_AFTER = 10; // looks after which a page that has opened a workflow
 
 function hide(widget) {
     widget.hidden = true;
-    widget.options = { ...widget.options, hidden: true }; // for Vue nodes
+    (widget.options ??= {}).hidden = true; // for Vue nodes, whose store has the same object
 }
 
 export class Panel {
@@ -184,9 +184,9 @@ export class Panel {
         this.taken = null;
     }
 
-    // Another workflow is shown, or this one under another name.
+    // Another workflow is shown, or this one under another name. ahead: has the next look count its tokens again.
     clear() {
-        Object.assign(this, { run: null, row: null, report: "", said: null, pending: null, toldAt: undefined, measured: null });
+        Object.assign(this, { run: null, row: null, report: "", said: null, pending: null, toldAt: undefined, measured: null, ahead: null });
         this.thumbnail.canvas.hidden = true;
         this.drawNow();
     }

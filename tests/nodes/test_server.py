@@ -50,7 +50,7 @@ def test_example_workflow_gives_the_edited_video(server, workflow, saved):
         carried = json.loads(container.metadata["prompt"])
         assert {node: entry["inputs"] for node, entry in carried.items()} == {n: e["inputs"] for n, e in prompt.items()}
     assert ("LIVEditorDecodeVideo", 9, 9) in seen
-    told = run.texts[str(workflow.find("Attach ISA")["id"])][-1]
+    told = run.texts[str(workflow.find("LIVEditorAttachISA")["id"])][-1]
     assert told.startswith("ISA: 8 attention calls") and "on torch (" in told
 
 
@@ -153,7 +153,7 @@ def test_moving_a_slider_runs_neither_loaders_nor_encoders(server, workflow):
 
 
 def test_a_bypassed_node_is_bit_identical_to_no_node(server, workflow, sample_video):
-    attach, shift = workflow.find("Attach ISA"), str(workflow.find("ModelSamplingSD3")["id"])
+    attach, shift = workflow.find("LIVEditorAttachISA"), str(workflow.find("ModelSamplingSD3")["id"])
     sparse = latent_of(server, workflow.prompt(SMALL), "sparse")
     # On the very model that has just run with ISA.
     attach["mode"] = BYPASSED
@@ -179,7 +179,7 @@ def test_two_attach_nodes_in_one_graph_do_not_disturb_each_other(server, workflo
 
     # One graph: a second Attach ISA, shift and sampler on the same loader; a new file name keeps them from the cache.
     shutil.copy(sample_video, server.base / "input/both.mp4")
-    attach, shift, sampler = (str(workflow.find(name)["id"]) for name in ("Attach ISA", "ModelSamplingSD3", "KSampler"))
+    attach, shift, sampler = (str(workflow.find(name)["id"]) for name in ("LIVEditorAttachISA", "ModelSamplingSD3", "KSampler"))
     both = workflow.prompt(changed(KSampler={"seed": 11}, LoadVideo={"file": "both.mp4"}))
     del both[str(workflow.find("LIVEditorDecodeVideo")["id"])]
     both |= {f"{node}b": copy.deepcopy(dense[node]) for node in (attach, shift, sampler)}
@@ -219,7 +219,7 @@ def test_plain_wan_without_context_passes_through_unharmed(server, workflow):
             if entry["inputs"].get("model") == [load, 0]:
                 entry["inputs"]["model"] = ["wan", 0]
         if not with_isa:
-            attach, shift = (str(workflow.find(name)["id"]) for name in ("Attach ISA", "ModelSamplingSD3"))
+            attach, shift = (str(workflow.find(name)["id"]) for name in ("LIVEditorAttachISA", "ModelSamplingSD3"))
             prompt[shift]["inputs"]["model"] = ["wan", 0]
             del prompt[attach]
         results.append(latent_of(server, prompt, "wan"))
@@ -426,10 +426,10 @@ def test_ratios_out_of_range_are_refused_before_anything_runs(server, workflow, 
 def test_a_threshold_that_routes_nothing_is_shown_on_the_node(server, workflow):
     threshold = {"routing": "threshold", "routing.sharpness_threshold": 1.0}
     prompt = workflow.prompt(changed(LIVEditorAttachISA=threshold))
-    del prompt[str(workflow.find("Attach ISA")["id"])]["inputs"]["routing.dense_query_ratio"]
+    del prompt[str(workflow.find("LIVEditorAttachISA")["id"])]["inputs"]["routing.dense_query_ratio"]
     run = server.run(prompt)
     assert run.error is None, run.error
-    assert "No query block is sharper than the threshold" in run.texts[str(workflow.find("Attach ISA")["id"])][-1]
+    assert "No query block is sharper than the threshold" in run.texts[str(workflow.find("LIVEditorAttachISA")["id"])][-1]
 
 
 def test_the_server_is_sound_after_all_that(server, workflow):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from itertools import product
 
 import pytest
 from browser_page import after_frames, after_looks, drop, open_page, set_widgets, wait_until
@@ -443,6 +444,49 @@ def test_a_template_that_is_opened_again_shows_nothing_of_the_run_before(graph):
     assert graph.evaluate(PANEL) == ""
 
 
+FOLLOW_PANEL = f"""frames => {{
+    window.panel = new Set();
+    setInterval(() => {{
+        const of = type => app.graph.nodes.find(node => node.type === type);
+        if (of('LIVEditorInContextReferences')?.widgets?.find(widget => widget.name === 'length')?.value !== frames) return;
+        const element = {ISA}?.widgets?.find(widget => widget.name === 'isa_panel')?.element;
+        if (element) panel.add(['cost span', 'quality', 'now', 'report'].map(part => element.querySelector(`.isa-${{part}}`).textContent).join(' | '));
+    }}, 10);
+}}"""
+"""What the panel shows while a workflow of so many frames is on the page."""
+
+
+def test_a_dropped_mp4_shows_nothing_of_the_workflow_before(graph, server, tmp_path):
+    """Another length, preset and run, on a node of the same number."""
+    graph.evaluate("() => { window.done = []; window.app.api.addEventListener('executed', e => window.done.push(e.detail)) }")
+    ran = "count => window.done.filter(output => output.output?.liveditor_video).length === count"
+    press(graph, "Fast")
+    queue(graph, 4)
+    graph.wait_for_function(ran, arg=1, timeout=120_000)
+    [shown] = graph.evaluate("() => window.done.find(output => output.output?.liveditor_video).output.liveditor_video")
+    video = shutil.copy(server.base / "output" / shown["subfolder"] / shown["filename"], tmp_path / "dropped.mp4")
+    mine = graph.evaluate(f"() => String({ISA}.id)")
+
+    graph.evaluate("() => window.app.loadGraphData({ nodes: [], links: [], version: 0.4 })")
+    load_example(graph)
+    set_widgets(graph, {"LIVEditorInContextReferences": {"length": 5}})
+    press(graph, "Quality")
+    queue(graph, 6)
+    ended(graph)
+    graph.wait_for_function("() => document.querySelector('.isa-now').textContent.includes(' in all')", timeout=LONG)
+    graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('240 tokens')", timeout=LONG)
+    assert not graph.evaluate("() => document.querySelector('.isa-thumbnail').hidden")
+    assert graph.evaluate(f"() => String({ISA}.id)") == mine
+    graph.evaluate(FOLLOW_PANEL, 9)
+    drop(graph, video, "video/mp4")
+    graph.wait_for_function("() => [...window.panel].some(text => text.includes('360 tokens'))", timeout=LONG)
+    after_looks(graph, 5)  # none of which may show the other's
+    for text in graph.evaluate("() => [...window.panel]"):
+        cost, quality, *run = text.split(" | ")
+        assert "240 tokens" not in cost and "0.0 dB" not in quality and not any(run), text
+    assert "0.7 dB" in quality and graph.evaluate("() => document.querySelector('.isa-thumbnail').hidden")
+
+
 # Heat maps
 
 PIXELS = """canvas => {
@@ -468,6 +512,37 @@ def is_kept(canvas) -> bool:
 
 def is_partly_left_out(canvas) -> bool:
     return any(blue > red + 40 for red, _, blue in canvas.evaluate(PIXELS)["rows"])
+
+
+COLOURS = "async () => (await import('/extensions/liveditor_isa/isa_map.js')).COLOURS"
+
+
+def near(one, other) -> bool:
+    """A value is shown in whole hundredths, of which a colour has two or three."""
+    return all(abs(a - b) <= 6 for a, b in zip(one, other, strict=True))
+
+
+def is_of_the_maps_colours(canvas) -> bool:
+    colours = {tuple(colour) for colour in canvas.page.evaluate(COLOURS)}
+    return {tuple(row) for row in canvas.evaluate(PIXELS)["rows"]} <= colours
+
+
+def is_grey(canvas) -> bool:
+    return all(max(row) - min(row) <= 2 for row in canvas.evaluate(PIXELS)["rows"])
+
+
+def pointed_at(page, x: float, y: float) -> tuple[str, list[int], list[list[int]]]:
+    """The value that the dialog shows for a place of its picture, the place's colour, and the colours of the values from 0 to 255."""
+    box = page.locator(".isa-picture canvas").bounding_box()
+    page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    colour = page.evaluate(
+        """([x, y]) => {
+            const canvas = document.querySelector('.isa-picture canvas');
+            return [...canvas.getContext('2d').getImageData(x * canvas.width, y * canvas.height, 1, 1).data].slice(0, 3);
+        }""",
+        [x, y],
+    )
+    return page.locator(".isa-value").text_content(), colour, page.evaluate(COLOURS)
 
 
 def record_maps(page, detail: str):
@@ -505,6 +580,30 @@ def test_the_heat_map_shows_what_was_kept(graph):
         for call, holds in ((0, is_kept), (STEPS - 1, is_partly_left_out)):
             graph.evaluate(show, ["call", str(call)])
             wait_until(graph, lambda: holds(picture))  # noqa: B023  called at once
+        # In the map's own colours, and down to the frame below them, which is grey.
+        for opacity, drawn in (("100", is_of_the_maps_colours), ("0", is_grey)):
+            graph.evaluate(show, ["opacity", opacity])
+            wait_until(graph, lambda: drawn(picture))  # noqa: B023  called at once
+        graph.evaluate(show, ["opacity", "100"])
+        wait_until(graph, lambda: is_of_the_maps_colours(picture))
+        said = {}
+        for layer, call in (("kept", 0), ("kept", STEPS - 1), ("dense", STEPS - 1)):
+            graph.evaluate(show, ["layer", layer])
+            graph.evaluate(show, ["call", str(call)])
+            wait_until(graph, lambda: layer == "dense" or (is_kept if call == 0 else is_partly_left_out)(picture))  # noqa: B023
+            after_frames(graph)
+            values = set()
+            for x, y in product((0.05, 0.95), (0.05, 0.5, 0.95)):
+                value, colour, colours = pointed_at(graph, x, y)
+                assert near(colour, colours[round(255 * int(value.removesuffix(" %")) / 100)]), (layer, value)
+                values.add(value)
+            said[layer, call] = values
+        assert said["kept", 0] == {"100 %"} and said["kept", STEPS - 1] == {"0 %"}
+        assert said["dense", STEPS - 1] - {"0 %", "100 %"}, "some of the heads"
+        graph.evaluate(show, ["layer", "kept"])
+        graph.mouse.move(1, 1)
+        graph.wait_for_function("() => document.querySelector('.isa-value').textContent === ''")
+        graph.evaluate(show, ["opacity", "55"])
         # Each transformer block, and what else there is to see.
         assert graph.evaluate("() => document.querySelector('.isa-maps input[data-of=block]').max") == "4"
         pictures = set()

@@ -308,7 +308,10 @@ def test_the_page_in_japanese(browser, server):
         page = open_page(browser, server, vue=False)
         drop(page, EXAMPLES / "2 LIVEditor-14B.json", "application/json")
         page.get_by_text("全注意の計算量の").first.wait_for(timeout=60_000)
-        assert page.evaluate("() => app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA').title") == "ISA を付加"
+        assert (
+            page.evaluate("() => app.graph.nodes.find(node => node.type === 'LIVEditorAttachISA').title")
+            == "ISA を付加（スパース注意）"
+        )
         page.get_by_role("button", name="バランス").wait_for(state="attached")
         note = page.evaluate("() => app.graph.nodes.find(node => node.type === 'MarkdownNote').widgets[0].value")
         assert note.startswith("## LIVEditor-14B で動画を編集\n") and "this project" not in note

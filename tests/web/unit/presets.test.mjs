@@ -1,5 +1,7 @@
 // The presets and when settings are one of them.
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { web } from "./comfyui.mjs";
 
@@ -44,4 +46,55 @@ test("a workflow may bring anything as presets of its own", () => {
     assert.deepEqual(ownPresets({ properties: { isa_presets: null } }), {});
     const mine = { keep_ratio: 0.4 };
     assert.deepEqual(ownPresets({ properties: { isa_presets: { mine, a: null, b: 3, c: "x" } } }), { mine });
+});
+
+const ROOT = new URL("../../../", import.meta.url);
+const result = (name) => JSON.parse(readFileSync(new URL(`benchmarks/results/${name}.json`, ROOT), "utf8"));
+const only = (rows, wanted) => {
+    const found = rows.filter((row) => Object.entries(wanted).every(([key, value]) => row[key] === value));
+    assert.equal(found.length, 1, JSON.stringify(wanted));
+    return found[0];
+};
+const FILES = { edits: "fidelity-second-edition-h200-2026-11-30", reuse: "context-reuse-second-edition-h200-2026-11-30" };
+
+test("a preset's quality is what was measured on the weights that come with the pack, at its settings", () => {
+    const edits = result(FILES.edits), reuse = result(FILES.reuse);
+    const weights = createHash("sha256").update(readFileSync(new URL("weights/liveditor_tiny.safetensors", ROOT))).digest("hex");
+    assert.deepEqual([Object.values(edits.weights), reuse.weights], [[weights], weights]);
+    const edited = (setting) => only(edits.rows, { setting, task: "all" }).psnr_gt_change;
+    const byList = ({ values }) => edited(`isa-segment-top-k-${values.exact_ratio}`);
+    const { context_refresh: fall } = PRESETS.Quality.values;
+    const changes = {
+        Quality: only(reuse.rows, { attention: "full", clips_of: "held-out", fall }).psnr_gt_change,
+        Balanced: byList(PRESETS.Balanced),
+        Fast: byList(PRESETS.Fast),
+        Paper: edited("isa-paper"),
+    };
+    for (const [name, change] of Object.entries(changes)) {
+        const loss = Math.max(0, -change).toFixed(1);
+        assert.deepEqual(PRESETS[name].quality().match(/\d+\.\d+/g), [loss], name);
+    }
+    const others = Object.keys(PRESETS).filter((name) => !(name in changes));
+    assert.deepEqual(others.map((name) => [name, PRESETS[name].quality().match(/\d/)]), [["Exact", null]]);
+});
+
+test("what a preset's description says of steps and cost is what was measured", () => {
+    const { rows } = result("context-reuse-h200-2026-11-28");
+    const computed = (fall, steps) => {
+        const shares = new Set(rows.filter((row) => row.fall === fall && row.steps === steps).map((row) => row.refreshed));
+        assert.equal(shares.size, 1);
+        return Math.round(steps * [...shares][0]);
+    };
+    for (const name of ["Quality", "Fast"]) {
+        const { title, values } = PRESETS[name];
+        const said = title().match(/in (\d+) of (\d+) steps, or (\d+) of (\d+)\./).slice(1).map(Number);
+        assert.deepEqual(said, [32, 12].flatMap((steps) => [computed(values.context_refresh, steps), steps]), name);
+    }
+    const costs = result("frontier-h200-2026-11-29").rows.filter(({ tokens, inputs }) => tokens === 65520 && inputs === "structured");
+    const cost = (policy, setting) => Math.max(...costs.filter((row) => row.policy === policy && row.setting === String(setting)).map((row) => row.flop_ratio));
+    const balanced = cost("segment-top-k", PRESETS.Balanced.values.exact_ratio);
+    assert.match(PRESETS.Balanced.title(), /at the cost of Paper,/);
+    assert.ok(Math.abs(balanced - cost("isa", "paper")) < 0.02);
+    assert.match(PRESETS.Fast.title(), /at less than half of its attention,/);
+    assert.ok(cost("segment-top-k", PRESETS.Fast.values.exact_ratio) < balanced / 2);
 });
