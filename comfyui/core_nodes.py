@@ -8,6 +8,7 @@ put in front in each model call, and told here what lies beneath it.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 
 from ..runtime.core_attention import OVERRIDE
@@ -18,13 +19,13 @@ BENEATH = "liveditor_isa.beneath"
 SPARSE, BACKEND = "Model Sparse Attention", "Model Attention Backend"
 """Names of the nodes, as their users know them."""
 
-_MODULES = {"comfy_extras.nodes_sparse_attention": SPARSE, "comfy.model_patcher": BACKEND}
-"""By modules of core whose functions are overrides."""
+_MODULES = {("comfy_extras", "nodes_sparse_attention"): SPARSE, ("comfy", "model_patcher"): BACKEND}
+"""By modules of core whose functions are overrides. A server loads those of `comfy_extras` under the names of their files, with folders."""
 
 
 def node_of(override) -> str | None:
     """The node of core's that an override is of, None for any other."""
-    return _MODULES.get(getattr(override, "__module__", None))
+    return _MODULES.get(tuple(re.split(r"[./\\]", getattr(override, "__module__", None) or "")[-2:]))
 
 
 def without_sparse(override):

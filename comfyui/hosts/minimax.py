@@ -36,7 +36,8 @@ def _packed(network, inputs: dict):
     if found is not None and found.signature == signature:
         return found
     packed = sys.modules[type(network).__module__].PackedLayout
-    return packed(*signature, **{name: payload.get(name) for name in ("keyframes", "refs", "frame_count")})
+    # A newer core has no `frame_count`, neither here nor there.
+    return packed(*signature, **{name: payload[name] for name in ("keyframes", "refs", "frame_count") if name in payload})
 
 
 def of_call(inputs: dict) -> list[torch.Tensor]:

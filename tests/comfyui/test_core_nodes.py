@@ -1,11 +1,15 @@
 """Attach ISA beside core's *Model Sparse Attention* and *Model Attention Backend*, before or behind them."""
 
+import asyncio
+from types import SimpleNamespace
+
 import comfy.ldm.modules.attention as core_attention
 import comfy.ops
 import pytest
 import torch
 from core_models import CASES, flat, run
 from core_nodes import (
+    OF_SPARSE,
     blocks_that_take_an_attention,
     model_attention_backend,
     model_sparse_attention,
@@ -15,10 +19,13 @@ from core_nodes import (
 from in_context import BLOCKS, STEPS, attached, latent, relative_error, sample
 from liveditor_isa.comfyui import network as network_module
 from liveditor_isa.comfyui.attach import OVERRIDE, attach_isa
+from liveditor_isa.comfyui.core_nodes import BACKEND, SPARSE, node_of
 from liveditor_isa.isa_core import ISAConfig
 from liveditor_isa.runtime.decisions import taken_over
 from liveditor_isa.runtime.live import LiveSettings, Settings
 from liveditor_isa.runtime.schedule import Schedule
+
+import nodes as core
 
 TOKENS = 2 * 3 * 8 * 12
 SAME = 1e-5
@@ -125,11 +132,36 @@ def test_one_that_does_not_say_what_is_beneath_it_is_named(in_context_model):
         def __call__(self, *args, **kwargs):
             return self.inner(*args, **kwargs)
 
-    Override.__module__ = "comfy_extras.nodes_sparse_attention"
+    Override.__module__ = OF_SPARSE
     options[OVERRIDE] = Override(sparse_override(log, options[OVERRIDE]))
     sample(clone)
     assert len(log) == STEPS * BLOCKS
     assert taken_over("Model Sparse Attention") in shown[0]
+
+
+def test_cores_node_is_known_as_a_server_loads_it(tmp_path):
+    file = tmp_path / "comfy_extras/nodes_sparse_attention.py"
+    file.parent.mkdir()
+    file.write_text(
+        "def override(): ...\nclass Node: made = override\nNODE_CLASS_MAPPINGS = {'of a test': Node}\n", encoding="utf-8"
+    )
+    try:
+        assert asyncio.run(core.load_custom_node(str(file), module_parent="comfy_extras"))
+        override = core.NODE_CLASS_MAPPINGS["of a test"].made
+    finally:
+        core.NODE_CLASS_MAPPINGS.pop("of a test", None)
+    assert override.__module__ == str(file.with_suffix("")) and node_of(override) == SPARSE
+
+
+@pytest.mark.parametrize("module, node", [
+    ("comfy_extras.nodes_sparse_attention", SPARSE),
+    (r"C:\ComfyUI\comfy_extras\nodes_sparse_attention", SPARSE),
+    ("comfy.model_patcher", BACKEND),
+    ("/ComfyUI/custom_nodes/nodes_sparse_attention", None),
+    (None, None),
+])  # fmt: skip
+def test_cores_nodes_are_told_by_their_modules(module, node):
+    assert node_of(SimpleNamespace(__module__=module)) == node
 
 
 # Newer cores

@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.controlnet
+import comfy.ldm.minimax.model as minimax_of_core
 import pytest
 import torch
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
@@ -317,6 +318,16 @@ def test_a_call_in_an_unknown_form_is_declined(monkeypatch):
     isa, shown = reusing(model, SPARSE, 1.0)
     assert torch.equal(flat(run(isa, case)), flat(run(model, case)))
     assert shown == [f"ISA saw no in-context attention: {decisions.unknown_form('MiniMaxH3Model')}"]
+
+
+def test_a_layout_is_made_as_a_newer_core_makes_it(monkeypatch):
+    """Where none is at hand that fits the call. Cores after 0.33 count no frames for it."""
+    case, real = CASES["minimax"](), minimax_of_core.PackedLayout
+    monkeypatch.setattr(
+        minimax_of_core, "PackedLayout", lambda *signature, keyframes=None, refs=None: real(*signature, keyframes, refs)
+    )
+    inputs = {"x": case.noise.unbind(), "context": case.text, "minimax_payload": {"refs": case.condition["minimax_refs"]}}
+    assert minimax.layout(case.model().model.diffusion_model, inputs) == TokenLayout.of(*case.layout)
 
 
 def test_unknown_kinds_of_tokens_stay_exact(monkeypatch, calls):

@@ -4,6 +4,9 @@ import comfy.patcher_extension
 import torch
 from liveditor_isa.runtime.core_attention import OVERRIDE
 
+OF_SPARSE = "/ComfyUI/comfy_extras/nodes_sparse_attention"
+"""The module of *Model Sparse Attention* on a server, which gives such files their path for a name."""
+
 
 def sparse_override(log: list, previous):
     """Takes every self-attention without a mask, which it answers with the mean of all values; appends its number of tokens."""
@@ -16,7 +19,7 @@ def sparse_override(log: list, previous):
         keywords["skip_output_reshape"] = skip_output_reshape
         return func(q, k, v, heads, **keywords) if previous is None else previous(func, q, k, v, heads, **keywords)
 
-    override.__module__ = "comfy_extras.nodes_sparse_attention"
+    override.__module__ = OF_SPARSE
     return override
 
 
@@ -47,7 +50,7 @@ def sparse_in_blocks(model, log: list):
         log.append(len(h))
         return h * 0
 
-    attention.__module__ = "comfy_extras.nodes_sparse_attention"
+    attention.__module__ = OF_SPARSE
     for number in range(len(clone.model.diffusion_model.blocks)):
         clone.set_model_patch_replace(
             lambda args, extra: extra["original_block"]({**args, "attention": attention}), "dit", "double_block", number
