@@ -22,8 +22,11 @@ def layout(network, inputs: dict) -> TokenLayout | str:
         return decisions.no_context("add a guide with its IC-LoRA")
     if any(entry["strength"] != 1 or entry.get("pixel_mask") is not None for entry in entries):
         return decisions.GUIDES_MASKED
+    counts = [entry["pre_filter_count"] for entry in entries] or [guides.shape[2]]
+    if sum(counts) != guides.shape[2]:
+        raise ValueError("entries of other guides: core itself says so")
     kept = ~torch.any(network.patchifier.patchify(inputs["denoise_mask"])[0] < 0, dim=-1)[0]
-    of_guides = kept[-guides.shape[2] :].split([entry["pre_filter_count"] for entry in entries] or guides.shape[2])
+    of_guides = kept[-guides.shape[2] :].split(counts)
     video, *sound = tensors_of(inputs["x"])
     # The lengths of all segments are read back from the device at once.
     target, *contexts = torch.stack([part.sum() for part in (kept[: -guides.shape[2]], *of_guides)]).tolist()

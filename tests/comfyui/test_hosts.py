@@ -320,6 +320,14 @@ def test_a_call_in_an_unknown_form_is_declined(monkeypatch):
     assert shown == [f"ISA saw no in-context attention: {decisions.unknown_form('MiniMaxH3Model')}"]
 
 
+def test_what_core_says_of_a_wrong_guide_reaches_the_user():
+    """As where nodes that count their guides' tokens meet one that does not."""
+    case = CASES["ltx"]()
+    entries = [entry | {"pre_filter_count": 1} for entry in case.condition["guide_attention_entries"]]
+    with pytest.raises(ValueError, match="guide pre_filter_counts"):
+        run(attached(case.model(), SPARSE)[0], case, condition=case.condition | {"guide_attention_entries": entries})
+
+
 def test_a_layout_is_made_as_a_newer_core_makes_it(monkeypatch):
     """Where none is at hand that fits the call. Cores after 0.33 count no frames for it."""
     case, real = CASES["minimax"](), minimax_of_core.PackedLayout
