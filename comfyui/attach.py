@@ -27,6 +27,7 @@ from .compiled import apart_when_compiled
 from .context_reuse import sequence_of, with_context_reuse
 from .core_nodes import in_front, node_of, taken_beneath
 from .hosts import host_of, is_in_context, keeps_of, layout_of
+from .memory_graph import outside_memory_graph
 from .model_call import (
     Arguments,
     give_blocks_their_numbers,
@@ -284,7 +285,8 @@ class ISAOverride:
             if run := run_of(self, options):
                 run.left_out(decisions.WITHOUT_WRAPPERS)
         previous, kwargs = taken_beneath(self, kwargs)
-        return in_context_override(self._attend, previous, self._refused)(func, q, k, v, heads, mask=mask, **kwargs)
+        override = in_context_override(outside_memory_graph(self._attend), previous, self._refused)
+        return override(func, q, k, v, heads, mask=mask, **kwargs)
 
     def _call_of(self, options: dict) -> ModelCall:
         """The model call, also for an attention that was called without `around_model`."""
