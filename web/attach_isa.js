@@ -136,7 +136,7 @@ app.registerExtension({
         api.addEventListener("liveditor_isa.run", ({ detail }) => onEvent(detail));
         api.addEventListener("progress_text", ({ detail }) => {
             const panel = panels.get(nodeAt(detail.nodeId));
-            if (panel && !(detail.prompt_id && isElsewhere(detail.prompt_id))) panel.onReport(detail.text);
+            if (panel && !isOpening() && !(detail.prompt_id && isElsewhere(detail.prompt_id))) panel.onReport(detail.text);
         });
         api.addEventListener("status", (event) => {
             detail.tell(); // the first call sends the client's id

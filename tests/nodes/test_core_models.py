@@ -113,9 +113,13 @@ def test_the_layout_is_the_running_models(server, model, sparse):
 
 def test_heat_maps_lie_over_the_right_frames(server, model, sparse):
     run = {"execution": events(server, sparse)["started"]["execution"], "node": "isa"}
-    listed = ask(server, "maps", run)[1]
+    wanted = [[at, block] for at in range(model.steps) for block in (MEAN, *range(model.calls))]
+    # They are packed in a thread of their own.
+    end = time.monotonic() + 60
+    while (listed := ask(server, "maps", run)[1]).get("found") != wanted and time.monotonic() < end:
+        time.sleep(0.1)
+    assert listed["found"] == wanted
     assert [tuple(grid) for grid in listed["grids"]] == model.grids
-    assert listed["found"] == [[at, block] for at in range(model.steps) for block in (MEAN, *range(model.calls))]
     target, *contexts = (ceil(prod(grid) / 64) for grid in model.grids)
     for at, block in listed["found"]:
         kept = base64.b64decode(ask(server, "map", {**run, "at": at, "block": block})[1]["kept"])

@@ -474,6 +474,7 @@ def test_a_dropped_mp4_shows_nothing_of_the_workflow_before(graph, server, tmp_p
     queue(graph, 6)
     ended(graph)
     graph.wait_for_function("() => document.querySelector('.isa-now').textContent.includes(' in all')", timeout=LONG)
+    graph.wait_for_function("() => document.querySelector('.isa-report').textContent.startsWith('ISA: ')", timeout=LONG)
     graph.wait_for_function("() => document.querySelector('.isa-cost span').textContent.includes('240 tokens')", timeout=LONG)
     assert not graph.evaluate("() => document.querySelector('.isa-thumbnail').hidden")
     assert graph.evaluate(f"() => String({ISA}.id)") == mine
