@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": ("command.evaluate", "score edited videos, of benches and your own, this editor's and any other's"),
     "data": ("command.data", "make training pairs of raw clips, in stages with gates"),
     "train": ("command.train", "train the editor's network on such pairs, whole or as a LoRA"),
+    "calibrate": ("command.calibrate", "find the threshold that costs as much as a ratio of sparse attention"),
     "convert": ("command.convert", "convert a checkpoint, for ComfyUI or for diffusers"),
     "benchmark": ("command.benchmark", "measure what sparse attention brings on this machine"),
 }

@@ -98,15 +98,10 @@ def edit_file(
     result = _result(edit, clip, (width, height))
     for notice in result.region.notices():
         logger.warning("%s: %s", Path(edit.video).name, notice)
-    references = [_reference(path, edit.frames, max(width, height)) for path in edit.references]
+    references = read_references(edit, (width, height))
     read = time.perf_counter()
     with layouts_seen() as layouts:
-        latents = pipe(
-            clip, edit.prompt, edit.negative_prompt, [video.movedim(-1, 1) for video in references], height, width,
-            edit.steps, edit.guidance, generator=torch.Generator().manual_seed(edit.seed), output_type="latent",
-            return_dict=False, window=edit.window, window_overlap=edit.window_overlap,
-            callback_on_step_end=on_step and (lambda pipe, index, *_: on_step(index + 1, pipe.num_timesteps)),
-        )[0]  # fmt: skip
+        latents = sample(pipe, edit, clip, references, (width, height), on_step)
     sampled = time.perf_counter()
     path = Path(output)
     if is_first():
@@ -136,6 +131,29 @@ def edit_file(
     if isa := getattr(pipe.transformer, "attached_isa", None):
         facts["isa"] = isa.report().splitlines()
     return path, facts
+
+
+def read_references(edit: Edit, size: tuple[int, int]) -> list[torch.Tensor]:
+    """Its references, [F, 3, H, W] in 0..1 each. size: width and height of the edit."""
+    return [_reference(path, edit.frames, max(size)).movedim(-1, 1) for path in edit.references]
+
+
+def sample(
+    pipe: LIVEditorPipeline,
+    edit: Edit,
+    clip: Clip,
+    references: list[torch.Tensor],
+    size: tuple[int, int],
+    on_step: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """The edit's latents, as the pipeline gives them. on_step: as in `edit_file`."""
+    width, height = size
+    return pipe(
+        clip, edit.prompt, edit.negative_prompt, references, height, width, edit.steps, edit.guidance,
+        generator=torch.Generator().manual_seed(edit.seed), output_type="latent", return_dict=False, window=edit.window,
+        window_overlap=edit.window_overlap,
+        callback_on_step_end=on_step and (lambda pipe, index, *_: on_step(index + 1, pipe.num_timesteps)),
+    )[0]  # fmt: skip
 
 
 def pipeline_of(choice: ModelChoice, dtype: torch.dtype, transformer=None) -> LIVEditorPipeline:

@@ -67,6 +67,12 @@ class RunReport:
     def add_left_out(self, reason: str) -> None:
         self.left_out[reason] += 1
 
+    def mean_shares(self) -> tuple[float, float, float]:
+        """Over all sparse calls: density, share of full attention's arithmetic, share of dense query blocks. Waits for the device."""
+        total = torch.stack([total.cpu() for total in self._sums.values()]).sum(0)
+        density, flops, dense = (total / self.sparse_calls).tolist()
+        return density, flops, dense
+
     def summary(
         self, config: ISAConfig, changes: Iterable[Change] = (), unmatched: Iterable[str] = (), nothing: str = ""
     ) -> str:
@@ -77,8 +83,7 @@ class RunReport:
         """
         lines = []
         if self.backend and self.dense:
-            total = torch.stack([total.cpu() for total in self._sums.values()]).sum(0)
-            density, flops, dense = (total / self.sparse_calls).tolist()
+            density, flops, dense = self.mean_shares()
             lines.append(
                 f"ISA: {self.sparse_calls} attention calls at {density:.1%} density, "
                 f"{flops:.1%} of full attention's arithmetic, on {self.backend[0]} ({self.backend[1]})"
