@@ -42,7 +42,7 @@ class Watcher:
         """An evaluation of the model has ended, with `StepMonitor`'s row."""
 
     def mapped(self, at: int, blocks: list[int], maps: ReadBack):
-        """The heat maps of an evaluation: numbers of transformer blocks, and their maps, [3, blocks of tokens] each."""
+        """The heat maps of an evaluation: numbers of transformer blocks, and their maps, [4, blocks of tokens] each."""
 
     def ended(self, live: LiveSettings):
         """The run has ended or was stopped."""
@@ -131,6 +131,10 @@ class SamplingRun:
             shown = tuple(tokens for _, tokens in layout.spans(TARGET, CONTEXT))
             if whole and shown == tuple(part.tokens for part in self.parts):
                 self.maps.add(stats, block, of_blocks)
+
+    def wants_map(self, block: int, of_blocks: int) -> bool:
+        """Whether a call of transformer block `block` goes into a heat map."""
+        return self.maps.wants(block, of_blocks)
 
     def full(self, reason: str, layout: TokenLayout):
         if in_backward():

@@ -19,19 +19,19 @@ from .stats import ISAStats
 def in_context_sparse_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, layout: TokenLayout, config: ISAConfig = ...,
     coarse_gate: torch.Tensor | None = ..., backend: str = ..., dense: DenseAttention | str = ...,
-    masks: RoutingMasks | None = ..., return_stats: Literal[False] = ...,
+    masks: RoutingMasks | None = ..., return_stats: Literal[False] = ..., count_attended: bool = ...,
 ) -> torch.Tensor: ...  # fmt: skip
 @overload
 def in_context_sparse_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, layout: TokenLayout, config: ISAConfig = ...,
     coarse_gate: torch.Tensor | None = ..., backend: str = ..., dense: DenseAttention | str = ...,
-    masks: RoutingMasks | None = ..., return_stats: Literal[True],
+    masks: RoutingMasks | None = ..., return_stats: Literal[True], count_attended: bool = ...,
 ) -> tuple[torch.Tensor, ISAStats]: ...  # fmt: skip
 @overload
 def in_context_sparse_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, layout: TokenLayout, config: ISAConfig = ...,
     coarse_gate: torch.Tensor | None = ..., backend: str = ..., dense: DenseAttention | str = ...,
-    masks: RoutingMasks | None = ..., return_stats: bool,
+    masks: RoutingMasks | None = ..., return_stats: bool, count_attended: bool = ...,
 ) -> torch.Tensor | tuple[torch.Tensor, ISAStats]: ...  # fmt: skip
 def in_context_sparse_attention(
     q: torch.Tensor,
@@ -45,6 +45,7 @@ def in_context_sparse_attention(
     dense: DenseAttention | str = "auto",
     masks: RoutingMasks | None = None,
     return_stats: bool = False,
+    count_attended: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, ISAStats]:
     """ISA (arXiv 2605.04569, section 3) for one self-attention over target and context tokens.
 
@@ -58,6 +59,7 @@ def in_context_sparse_attention(
         A function is not used with context_tail="taylor", which needs a bias per key.
     masks: which blocks meet, decided by the caller (`policies` has some that do); of `config` only `block_size` and
         `tail_order` count then.
+    count_attended: whether the statistics say how many query blocks attend exactly to each KV block, which takes a pass over all lists.
     Returns a tensor like q, with `return_stats` also an ISAStats.
 
     No S × S tensor exists: beyond inputs and output it needs about `memory.WORKSPACE_BYTES`.
@@ -67,4 +69,4 @@ def in_context_sparse_attention(
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, coarse_gate))
     if torch.compiler.is_compiling() and isinstance(dense, str) and not (needs_grad or return_stats or masks):
         return compiled_attention(q, k, v, coarse_gate, layout, config, backend, dense)
-    return run_call(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad, return_stats, masks)
+    return run_call(q, k, v, layout, config, coarse_gate, backend, dense, needs_grad, return_stats, masks, count_attended)

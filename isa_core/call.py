@@ -19,7 +19,7 @@ from .policies import error_aware, route
 from .policies.segment_top_k import PER_BLOCK
 from .pool import block_variances, pool_blocks
 from .residual import residual
-from .stats import ISAStats, measure
+from .stats import ISAStats, attended, measure
 
 
 # A compiler cannot trace this function and breaks its graph here. `compiled.compiled_attention` has no break.
@@ -27,7 +27,7 @@ from .stats import ISAStats, measure
 def run_call(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout, config: ISAConfig,
     coarse_gate: torch.Tensor | None, backend: str, dense: DenseAttention | str, needs_grad: bool, return_stats: bool,
-    masks: RoutingMasks | None = None,
+    masks: RoutingMasks | None = None, count_attended: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, ISAStats]:  # fmt: skip
     """As `attention.in_context_sparse_attention`, which documents the arguments; needs_grad: whether autograd records it."""
     _check(q, k, v, layout, coarse_gate)
@@ -67,7 +67,8 @@ def run_call(
     if not return_stats:
         return out
     exact_rows = layout.exact if has_exact_rows else 0
-    return out, _collect_stats(plans, q, exact_rows, table, config, (name, reason), (dense_name, dense_reason))
+    stats = _collect_stats(plans, q, exact_rows, table, config, (name, reason), (dense_name, dense_reason), count_attended)
+    return out, stats
 
 
 def _attention_on_torch(
@@ -148,7 +149,7 @@ def _heads_on_torch(
     return out
 
 
-def _collect_stats(plans, q, exact_rows, table, config, backend, dense) -> ISAStats:
+def _collect_stats(plans, q, exact_rows, table, config, backend, dense, count_attended) -> ISAStats:
     batch_and_heads = (q.shape[0], q.shape[2])
 
     def joined(field):
@@ -165,6 +166,7 @@ def _collect_stats(plans, q, exact_rows, table, config, backend, dense) -> ISASt
         sharpness=joined(lambda plan: plan.sharpness),
         mean_density=density,
         mean_flop_ratio=flop_ratio,
+        attended=joined(lambda plan: attended(plan, table)) if count_attended else None,
     )
 
 

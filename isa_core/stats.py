@@ -21,6 +21,7 @@ class ISAStats:
     kept_context: [B, H, K] block numbers of the context blocks each head kept.
     dense_queries: [B, H, R] bool, True where a query block attended its KV list exactly.
     sharpness: [B, H, R].
+    attended: [B, H, N], the share of the query blocks that attend exactly to each KV block; None where it was not asked for.
     Blocks are numbered targets first, then contexts, in any layout. Query blocks of exact segments are not among the R.
 
     Nothing is read back from the device until `density` or `flop_ratio` is asked for.
@@ -35,6 +36,7 @@ class ISAStats:
     sharpness: torch.Tensor
     mean_density: torch.Tensor
     mean_flop_ratio: torch.Tensor
+    attended: torch.Tensor | None = None
 
     @property
     def density(self) -> float:
@@ -64,6 +66,21 @@ def measure(plan: RoutingPlan, table: BlockTable, config: ISAConfig, exact_rows:
     density = ((exact * queries).sum(1) + exact_rows * table.layout.total) / full
     flop_ratio = density + (seen * queries).sum(1) / full + _coarse_pass(config) * rows * table.count / full
     return torch.stack([density, flop_ratio], dim=1)
+
+
+def attended(plan: RoutingPlan, table: BlockTable) -> torch.Tensor:
+    """[G, N]: the share of the query blocks that attend exactly to each KV block."""
+    heads, rows, longest = plan.exact_blocks.shape
+    places = torch.arange(longest, device=plan.exact_blocks.device)
+    dense = plan.dense_queries.float()
+    counted = torch.zeros(heads, table.count + 1, device=places.device)  # the last: no block
+    for head in range(heads):  # a head's lists as wide numbers take some MB, those of all heads hundreds
+        lists = plan.exact_blocks[head].long()
+        if plan.exact_counts is not None:  # what stands behind a list's end is no part of it
+            lists = lists.where(places < plan.exact_counts[head, :, None], table.count)
+        counted[head].scatter_add_(0, lists.flatten(), (1 - dense[head])[:, None].expand(-1, longest).flatten())
+    whole = dense.sum(1, keepdim=True).expand(-1, plan.kv_blocks.shape[1])
+    return counted.scatter_add_(1, plan.kv_blocks.long(), whole)[:, : table.count] / rows
 
 
 def estimate_cost(layout: TokenLayout, config: ISAConfig, without_context: bool = False) -> tuple[float, float]:

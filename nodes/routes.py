@@ -113,12 +113,12 @@ def list_maps(body: dict) -> dict:
 
 
 def one_map(body: dict) -> dict:
-    """{"execution", "node", "at", "block"} -> rows of bytes in base64, and what sharpness they stand for."""
+    """{"execution", "node", "at", "block"} -> rows of bytes in base64, and what sharpness and share they stand for."""
     found = _run_of(body).maps.found.get((_whole(body, "at"), _whole(body, "block")))
     if found is None:
         raise Refused(404, "There is no such heat map.")
-    rows = {name: base64.b64encode(getattr(found, name)).decode() for name in ("kept", "dense", "sharpness")}
-    return {**rows, "sharpness_range": found.sharpness_range}
+    rows = {name: base64.b64encode(getattr(found, name)).decode() for name in ("kept", "dense", "sharpness", "attended")}
+    return {**rows, "sharpness_range": found.sharpness_range, "most_attended": found.most_attended}
 
 
 async def frames(request: web.Request) -> web.Response:

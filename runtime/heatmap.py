@@ -1,4 +1,4 @@
-"""Heat maps of kept context, sharpness and dense query blocks: reduced on the GPU, encoded on the CPU."""
+"""Heat maps of what is attended exactly, kept context, sharpness and dense query blocks: reduced on the GPU, encoded on the CPU."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ MOST_BLOCKS = 16_384
 
 @dataclass(frozen=True)
 class EncodedMap:
-    """One heat map in bytes: three rows of as many bytes as the sequence has blocks.
+    """One heat map in bytes: four rows of as many bytes as the sequence has blocks.
 
     kept: share of heads that kept a context block. dense: share of heads in which a query block attended exactly.
     sharpness: its logarithm, from `sharpness_range[0]` as 0 to `sharpness_range[1]` as 255.
+    attended: share of the query blocks, over the heads, that attend exactly to a block, from 0 to `most_attended` as 255.
     """
 
     kept: bytes
     dense: bytes
     sharpness: bytes
+    attended: bytes
     sharpness_range: tuple[float, float]
+    most_attended: float
 
 
 class HeatMaps:
@@ -45,12 +48,15 @@ class HeatMaps:
         self._sums: dict[int, torch.Tensor] = {}
         self._calls: dict[int, int] = defaultdict(int)
 
+    def wants(self, transformer_block: int, of_blocks: int) -> bool:
+        """Whether calls of this transformer block are part of a map, whose statistics count what is attended."""
+        return self.detail == EVERY_BLOCK or (self.detail == THUMBNAIL and _is_sampled(transformer_block, of_blocks))
+
     def add(self, stats: ISAStats, transformer_block: int, of_blocks: int) -> None:
-        sampled = transformer_block % max(1, of_blocks // BLOCKS) == 0
         blocks = stats.sharpness.shape[2]
-        wanted = self.detail == EVERY_BLOCK or (self.detail == THUMBNAIL and sampled)
-        if not wanted or blocks > MOST_BLOCKS:
+        if not self.wants(transformer_block, of_blocks) or blocks > MOST_BLOCKS:
             return
+        sampled = _is_sampled(transformer_block, of_blocks)
         found = _reduce(stats, blocks)
         for key in [transformer_block] * (self.detail == EVERY_BLOCK) + [MEAN] * sampled:
             # Calls may have run on several GPUs.
@@ -58,7 +64,7 @@ class HeatMaps:
             self._calls[key] += 1
 
     def take(self) -> tuple[list[int], ReadBack] | None:
-        """(transformer block or MEAN of each, their [3, blocks] maps, being copied to the CPU). Clears the collection."""
+        """(transformer block or MEAN of each, their [4, blocks] maps, being copied to the CPU). Clears the collection."""
         if not self._sums:
             return None
         keys = sorted(self._sums)
@@ -68,22 +74,29 @@ class HeatMaps:
         return keys, ReadBack(maps)
 
 
+def _is_sampled(transformer_block: int, of_blocks: int) -> bool:
+    return transformer_block % max(1, of_blocks // BLOCKS) == 0
+
+
 def _reduce(stats: ISAStats, blocks: int) -> torch.Tensor:
-    """[3, blocks]: kept, dense, sharpness; means over batch and sampled heads."""
+    """[4, blocks]: kept, dense, sharpness, attended; means over batch and sampled heads."""
+    assert stats.attended is not None
     every = max(1, stats.sharpness.shape[1] // HEADS)
     dense, sharpness, chosen = (each[:, ::every] for each in (stats.dense_queries, stats.sharpness, stats.kept_context))
     lists = chosen.flatten(0, 1)
     ones = torch.ones((), device=lists.device).expand(lists.numel())
     kept = torch.zeros(blocks, device=lists.device).scatter_add_(0, lists.flatten().long(), ones) / len(lists)
-    return torch.stack([kept, dense.float().mean((0, 1)), sharpness.float().mean((0, 1))])
+    attended = stats.attended[:, ::every, :blocks].mean((0, 1))
+    return torch.stack([kept, dense.float().mean((0, 1)), sharpness.float().mean((0, 1)), attended])
 
 
 def encode(maps: torch.Tensor) -> EncodedMap:
-    """[3, blocks] float on the CPU -> bytes."""
-    kept, dense, sharpness = maps
+    """[4, blocks] float on the CPU -> bytes."""
+    kept, dense, sharpness, attended = maps
+    most = max(float(attended.max()), 1e-6)
     # Sharpness is at most 1. The variance of uniform attention is 0.
     levels = sharpness.clamp_min(1e-12).log10()
     low, high = float(levels.min()), float(levels.max())
     scaled = (levels - low) / max(high - low, 1e-6)
-    rows = [(row.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes() for row in (kept, dense, scaled)]
-    return EncodedMap(rows[0], rows[1], rows[2], (low, high))
+    rows = [(row.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes() for row in (kept, dense, scaled, attended / most)]
+    return EncodedMap(rows[0], rows[1], rows[2], rows[3], (low, high), most)

@@ -106,10 +106,9 @@ def play(session: Session, server: ComfyServer):
 
     page.locator(".isa-thumbnail").first.dispatch_event("click")
     page.wait_for_function("() => document.querySelector('.isa-meaning')?.textContent")
-    page.locator(".isa-maps [data-of=layer]").select_option("sharpness")
     box = page.locator(".isa-picture canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.6)
-    session.keep("Heat map: sharpness, and its value under the pointer")
+    session.keep("Heat map: what was attended exactly, and its share under the pointer")
     session.saved_crop(IMAGES / "heat-map.png", page.locator("dialog.isa-maps").bounding_box())
     page.keyboard.press("Escape")
 

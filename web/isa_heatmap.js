@@ -1,4 +1,4 @@
-// Heat maps over the frames: kept context, sharpness, dense query blocks.
+// Heat maps over the frames: what is attended exactly, kept context, sharpness, dense query blocks.
 import { api } from "/scripts/api.js";
 import { COLOURS, blockAt, blocksOf, bytes, cellOf, endsOf, frameAt, framesOf, valueOf } from "./isa_map.js";
 import { post } from "./isa_requests.js";
@@ -50,13 +50,13 @@ class Scene {
     }
 }
 
-// The small one on the node: kept context of the last model call. The mouse over it, or the arrow keys, go through the frames.
+// The small one on the node: how much the context of the last model call was attended exactly. The mouse over it, or the arrow keys, go through the frames.
 export class Thumbnail {
     constructor(canvas) {
         this.canvas = canvas;
         this.place = 0.5;
         canvas.hidden = true;
-        const title = t("Context that was kept, from none to all heads. Click for more.");
+        const title = t("How many of the queries attended exactly to each part of the source. Click for more.");
         Object.assign(canvas, { title, ariaLabel: title, role: "button", tabIndex: 0 });
         canvas.onpointermove = (event) => {
             this.place = Math.min(1, Math.max(0, event.offsetX / canvas.clientWidth));
@@ -74,14 +74,14 @@ export class Thumbnail {
 
     begin(event) {
         this.scene = new Scene(event);
-        this.kept = null;
+        this.attended = null;
         this.canvas.hidden = true;
     }
 
-    show({ at, kept }) {
+    show({ at, attended }) {
         if (!this.scene?.parts.length) return;
         this.at = at;
-        this.kept = bytes(kept);
+        this.attended = bytes(attended);
         this.canvas.hidden = false;
         this.draw();
     }
@@ -97,12 +97,13 @@ export class Thumbnail {
     }
 
     draw() {
-        if (this.kept) this.scene.draw(this.canvas, 1, this.frame, this.kept, 192, () => this.draw());
+        if (this.attended) this.scene.draw(this.canvas, 1, this.frame, this.attended, 192, () => this.draw());
     }
 }
 
-const LAYERS = { kept: "Kept context", dense: "Dense queries", sharpness: "Sharpness" };
+const LAYERS = { attended: "Attended exactly", kept: "Kept context", dense: "Dense queries", sharpness: "Sharpness" };
 const meaning = (layer) => ({
+    attended: t("Colour: how many of the queries, over the attention heads, attended to this part exactly. The others saw its mean, or nothing of it where it was not kept."),
     kept: t("Colour: how many of the attention heads kept this part. What no head kept had no part in the edit."),
     dense: t("Colour: for how many of the attention heads this part attended exactly."),
     sharpness: t("Colour: how sharply this part attends, as a mean over heads on a logarithmic scale. The sharpest are dense."),
@@ -172,7 +173,7 @@ class HeatMapDialog {
         this.draw();
     }
 
-    // Context is kept or not; queries are the target's and the context's.
+    // Context is kept or not; what attends, or is attended to, are the target and the context.
     fillParts() {
         const chosen = this.part.value;
         const named = (number) => [t("Edit"), t("Source")][number] ?? t("Reference {number}", { number: number - 1 });

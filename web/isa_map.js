@@ -37,9 +37,13 @@ export function cellOf(frame, frames, width, height) {
 // Frames of the video, counted from 1 as Compare counts them, that a latent frame stands for: one for the first, then four each.
 export const framesOf = (latent) => (latent ? [4 * latent - 2, 4 * latent + 1] : [1, 1]);
 
-// What a colour stands for: a share of heads, or a sharpness on its logarithmic scale. byte: of the map.
+// The share that the brightest colour stands for.
+const most = (layer, found) => (layer === "attended" ? found.most_attended : 1);
+const whole = (share) => `${Math.round(100 * share)} %`;
+
+// What a colour stands for: a share of heads or queries, or a sharpness on its logarithmic scale. byte: of the map.
 export function valueOf(layer, byte, found) {
-    if (layer !== "sharpness") return `${Math.round((100 * byte) / 255)} %`;
+    if (layer !== "sharpness") return whole((most(layer, found) * byte) / 255);
     const [low, high] = found.sharpness_range;
     return (10 ** (low + (byte / 255) * (high - low))).toPrecision(2);
 }
@@ -49,5 +53,5 @@ export const frameAt = (place, frames) => Math.min(frames - 1, Math.floor(place 
 
 // The legend's ends.
 export function endsOf(layer, found) {
-    return layer === "sharpness" ? found.sharpness_range.map((power) => `1e${power.toFixed(1)}`) : ["0 %", "100 %"];
+    return layer === "sharpness" ? found.sharpness_range.map((power) => `1e${power.toFixed(1)}`) : [whole(0), whole(most(layer, found))];
 }

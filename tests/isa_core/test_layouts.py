@@ -77,7 +77,7 @@ def test_any_order_equals_the_oracle(segments, config, kinds, gated, seed):
     q, gate = (x[:, rows_of(layout, *kinds)] for x in (q, gate))
     gate = gate if gated else None
     out, stats = in_context_sparse_attention(
-        q, k, v, layout=layout, config=config, coarse_gate=gate, backend="torch", return_stats=True
+        q, k, v, layout=layout, config=config, coarse_gate=gate, backend="torch", return_stats=True, count_attended=True
     )
     expected, lists = reference_attention(q, k, v, layout, config, gate)
     assert error(out, expected) <= 1e-10
@@ -86,6 +86,10 @@ def test_any_order_equals_the_oracle(segments, config, kinds, gated, seed):
     contexts = range(table.target_blocks, table.count - table.exact_blocks)
     assert stats.kept_context[0, 0].tolist() == [j for j in lists[0, 0]["kv"] if j in contexts]
     assert 0 <= stats.density <= 1 + 1e-6
+    used = lists[0, 0]
+    exact = [used["kv"] if row in used["dense"] else used["exact"][row] for row in range(stats.sharpness.shape[2])]
+    counted = [sum(block in row for row in exact) / len(exact) for block in range(table.count)]
+    assert stats.attended[0, 0].tolist() == pytest.approx(counted)
 
 
 @LAYOUTS

@@ -60,11 +60,12 @@ def test_equals_the_pytorch_path(name, layout, queries):
     q, k, v, gate = tensors(layout)
     if queries != "all":
         q, gate = (x[:, rows_of(layout, *QUERIES[queries])] for x in (q, gate))
-    options = {"layout": layout, "config": CONFIGS[name], "coarse_gate": gate, "return_stats": True}
+    options = {"layout": layout, "config": CONFIGS[name], "coarse_gate": gate, "return_stats": True, "count_attended": True}
     out, stats = in_context_sparse_attention(q, k, v, backend="triton", **options)
     reference, expected = in_context_sparse_attention(q, k, v, backend="torch", **options)
     assert error(out, reference) < 1e-5
     assert torch.equal(stats.kept_context.long(), expected.kept_context)
+    torch.testing.assert_close(stats.attended, expected.attended)
     assert torch.equal(stats.dense_queries, expected.dense_queries)
     assert stats.density == pytest.approx(expected.density) and stats.flop_ratio == pytest.approx(expected.flop_ratio)
 

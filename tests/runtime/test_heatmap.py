@@ -30,7 +30,9 @@ from workflow_api import Workflow
 def stats_of(layout: TokenLayout, heads: int, seed: int = 0, config=ISAConfig(keep_ratio=0.4)):
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(2, layout.total, heads, 8, generator=generator) for _ in range(3))
-    return in_context_sparse_attention(q, k, v, layout=layout, config=config, backend="torch", return_stats=True)[1]
+    return in_context_sparse_attention(
+        q, k, v, layout=layout, config=config, backend="torch", return_stats=True, count_attended=True
+    )[1]
 
 
 @settings(deadline=None, max_examples=30)
@@ -45,11 +47,12 @@ def test_a_map_counts_heads(target, context, heads):
     count = block_table(layout, 64).count
     lists = stats.kept_context[:, ::every].reshape(-1, stats.kept_context.shape[2])
     kept = torch.stack([(lists == block).any(1).float().mean() for block in range(count)])
-    assert keys == [MEAN, 0] and back.tensor().shape == (2, 3, count)
+    assert keys == [MEAN, 0] and back.tensor().shape == (2, 4, count)
     for found in back.tensor():
         torch.testing.assert_close(found[0], kept)
         torch.testing.assert_close(found[1], stats.dense_queries[:, ::every].float().mean((0, 1)))
         torch.testing.assert_close(found[2], stats.sharpness[:, ::every].mean((0, 1)))
+        torch.testing.assert_close(found[3], stats.attended[:, ::every].mean((0, 1)))
     assert not found[0, : block_table(layout, 64).target_blocks].any(), "the target is no context"
     assert maps.take() is None
 
@@ -66,19 +69,20 @@ def test_what_is_sampled():
 
 
 def test_bytes():
-    maps = torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.0, 0.25], [1e-6, 1e-4, 1e-2]])
+    maps = torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.0, 0.25], [1e-6, 1e-4, 1e-2], [0.0, 0.2, 0.4]])
     found = encode(maps)
     assert list(found.kept) == [0, 128, 255] and list(found.dense) == [255, 0, 64]
     assert list(found.sharpness) == [0, 128, 255] and found.sharpness_range == pytest.approx((-6, -2))
-    even = encode(torch.zeros(3, 4))
+    assert list(found.attended) == [0, 128, 255] and found.most_attended == pytest.approx(0.4)
+    even = encode(torch.zeros(4, 4))
     assert list(even.sharpness) == [0] * 4 and even.sharpness_range == pytest.approx((-12, -12))
 
 
 def test_a_run_holds_no_more_than_its_share():
-    maps, row = RunMaps([]), bytes(MOST_MAP_BYTES // 9)
+    maps, row = RunMaps([]), bytes(MOST_MAP_BYTES // 12)
     for at in range(4):
         for block in (MEAN, 0):
-            maps.add(at, block, EncodedMap(row, row, row, (0, 0)))
+            maps.add(at, block, EncodedMap(row, row, row, row, (0, 0), 1))
     assert sorted(maps.found) == [(0, MEAN), (0, 0), (1, MEAN), (2, MEAN), (3, MEAN)]
 
 
@@ -113,7 +117,7 @@ def test_a_run_gives_a_map_at_every_model_call_and_is_the_same_without(liveditor
     assert [part.grid for part in looker.parts] == [(3, 8, 12), (3, 8, 12), (1, 5, 4)]
     assert sorted(looker.maps) == list(range(STEPS)) and sorted(looker.maps[0]) == [MEAN, *range(BLOCKS)]
     # 288 + 288 + 20 tokens in blocks of 64; every head keeps the ragged ends of both contexts, and no more at the paper's ratio.
-    kept, dense, _ = looker.maps[0][1]
+    kept, dense, _, attended = looker.maps[0][1]
     assert len(kept) == 11 and float(kept.sum()) == pytest.approx(2) and 0.4 < float(dense.mean()) <= 0.6
 
 
@@ -171,7 +175,8 @@ def told(server, execution) -> list[dict]:
 
 def test_a_page_that_was_reloaded_is_told_again(server, execution):
     events = told(server, execution)
-    assert [event["type"] for event in events] == ["started", "step", "map", "ended"]
+    assert [event["type"] for event in events] == ["started", "step", "map", "ended", "report"]
+    assert events[-1]["text"].startswith("ISA: ")
     assert events[1]["step"] == 1 and events[0]["grids"] == [[3, 6, 10], [3, 6, 10]]
     assert ask(server, "events", {"workflow": execution["workflow"], "client": "other"}) == (200, {"events": []})
     assert ask(server, "events", {"workflow": "other", "client": server.client}) == (200, {"events": []})

@@ -55,6 +55,8 @@ test("every place is over a frame", () => {
 test("the legend's ends", () => {
     assert.deepEqual(endsOf("sharpness", { sharpness_range: [-6, -2.04] }), ["1e-6.0", "1e-2.0"]);
     assert.deepEqual(endsOf("kept", {}), ["0 %", "100 %"]);
+    assert.deepEqual(endsOf("attended", { most_attended: 0.415 }), ["0 %", "42 %"]);
+    assert.equal(valueOf("attended", 128, { most_attended: 0.5 }), "25 %");
 });
 
 test("a latent frame is named by the frames that Compare counts", () => {
