@@ -14,7 +14,7 @@ from ..runtime.kept_context import AS_COMPUTED, AUTO, EACH, KEEPING_COPIES, KEEP
 from ..runtime.live import CONTEXT_REFRESH, MOST_REFRESH, USUAL_REFRESH, LiveSettings, Settings, read_changes, routed
 from ..runtime.schedule import MIN_TOKENS, Schedule
 from .live import CHANGED, LIVE_CHANGES, PageWatcher
-from .node_text import OUTSIDE_A_GRAPH, show_on_node
+from .node_text import OUTSIDE_A_GRAPH
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +72,15 @@ class AttachISA(io.ComfyNode):
                             io.Float.Input(
                                 "sharpness_threshold", default=0.00001, min=0.0, max=1.0, step=0.000001, round=False,
                                 tooltip="A query block is dense when its sharpness exceeds this value. Higher is faster. The scale "
-                                "depends on the measure: variance is about 1e-6 to 1e-3, top_mass 0 to 1.",
+                                "depends on the measure: variance is about 1e-6 to 1e-3, top_mass 0 to 1. `liveditor calibrate` finds a value for a model.",
                             ),
                         ]),
                         io.DynamicCombo.Option(ERROR_AWARE, [
                             io.Float.Input(
                                 "error_threshold", default=0.0, min=0.0, max=10.0, step=0.0001, round=False,
                                 tooltip="0: exact_ratio is the share of the pairs of blocks that attend exactly. Above 0 it is all pairs whose "
-                                "expected error is at least this, more in busy videos than in calm ones; about 0.001 to 0.1.",
+                                "expected error is at least this, more in busy videos than in calm ones; about 0.001 to 0.1. `liveditor calibrate` finds a "
+                                "value for a model.",
                             ),
                         ]),
                     ],
@@ -170,12 +171,12 @@ class AttachISA(io.ComfyNode):
         start_percent, end_percent, dense_blocks, min_tokens, backend, live_changes="",
         context_refresh=USUAL_REFRESH, context_device=AUTO, context_dtype=AS_COMPUTED, context_copies=EACH,
     ) -> io.NodeOutput:  # fmt: skip
-        node_id = cls.hidden.unique_id
+        watcher = PageWatcher(cls.hidden.unique_id)
         if not can_attach(model):
             name = type(model.model).__name__
             message = f"ISA: {name} has no in-context attention, the model passes through unchanged"
             logger.info(message)
-            show_on_node(node_id, message)
+            watcher.say(message)
             return io.NodeOutput(model)
 
         config = ISAConfig(
@@ -193,9 +194,7 @@ class AttachISA(io.ComfyNode):
             lambda config: implementation(backend, device, config),
         )
         keeping = Keeping(context_device, context_dtype, context_copies)
-        attached = attach_isa(
-            model, live, schedule, backend, lambda text: show_on_node(node_id, text), PageWatcher(node_id), keeping
-        )
+        attached = attach_isa(model, live, schedule, backend, watcher.say, watcher, keeping)
         name, reason = implementation(backend, device, config)
-        show_on_node(node_id, f"Where ISA acts, it runs on {name} ({reason})")
+        watcher.say(f"Where ISA acts, it runs on {name} ({reason})")
         return io.NodeOutput(attached)

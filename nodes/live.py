@@ -19,6 +19,7 @@ from ..comfyui.scene import Part
 from ..isa_core.config import SEGMENT_TOP_K
 from ..runtime.heatmap import MEAN, OFF, THUMBNAIL, EncodedMap, encode
 from ..runtime.live import LiveSettings, write_changes
+from .node_text import show_on_node
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class RunMaps:
 
     def add(self, at: int, block: int, found: EncodedMap):
         with self._lock:
-            self._bytes += 3 * len(found.kept)
+            self._bytes += 4 * len(found.kept)
             if block == MEAN or self._bytes <= MOST_MAP_BYTES:
                 self.found[at, block] = found
 
@@ -94,18 +95,24 @@ class PageWatcher(Watcher):
     def __init__(self, node_id: str | None):
         self.node = node_id
         self.execution: str | None = None
+        self.workflow: str | None = None
+        self.client: str | None = None
         self.run: Run | None = None
 
+    def say(self, text: str):
+        """Sentences about the node's run, or what it will be: for the page's panel, and as the node's text for who has no panel."""
+        show_on_node(self.node, text)
+        if self.run is None:
+            self._locate()
+        self._send(type="report", text=text)
+
     def started(self, live, steps, parts):
-        running = get_executing_context()
-        self.execution = running and running.prompt_id
         self.run = None
-        if self.node is None or self.execution is None or not hasattr(PromptServer, "instance"):
+        if not self._locate():
             return OFF
-        client = PromptServer.instance.client_id
-        detail = DETAIL.get(client, THUMBNAIL) if client else OFF
+        detail = DETAIL.get(self.client, THUMBNAIL) if self.client else OFF
         # Frames are needed only for heat maps.
-        self.run = Run(live, _workflow_of(self.execution), client, RunMaps([] if detail == OFF else parts))
+        self.run = Run(live, self.workflow, self.client, RunMaps([] if detail == OFF else parts))
         _remember(self.execution, self.node, self.run)
         settings = live.current
         self._send(
@@ -130,7 +137,7 @@ class PageWatcher(Watcher):
                 run.maps.add(at, block, encode(found))
             mean = run.maps.found.get((at, MEAN))
             if mean is not None and self.run is run:
-                self._send(type="map", at=at, kept=base64.b64encode(mean.kept).decode())
+                self._send(type="map", at=at, attended=base64.b64encode(mean.attended).decode())
         except Exception:
             logger.exception("ISA: the heat map of one model call is lost")
 
@@ -142,14 +149,25 @@ class PageWatcher(Watcher):
         CHANGED[self.node] += live.told_any
         self._send(type="ended", values=live.current.values(), changes=self.run.changes)
 
+    def _locate(self) -> bool:
+        """Note whose execution this is; False outside of a server's."""
+        running = get_executing_context()
+        self.execution = running and running.prompt_id
+        if self.node is None or self.execution is None or not hasattr(PromptServer, "instance"):
+            self.execution = None
+            return False
+        self.client, self.workflow = PromptServer.instance.client_id, _workflow_of(self.execution)
+        return True
+
     def _send(self, **event):
-        if self.run is None:
+        if self.execution is None:
             return
-        event |= {"execution": self.execution, "node": self.node, "workflow": self.run.workflow}
-        self.run.last[event["type"]] = event
+        event |= {"execution": self.execution, "node": self.node, "workflow": self.workflow}
+        if self.run is not None:
+            self.run.last[event["type"]] = event
         # Without a client id the server would send it to all pages.
-        if self.run.client is not None:
-            PromptServer.instance.send_sync(EVENT, event, self.run.client)
+        if self.client is not None:
+            PromptServer.instance.send_sync(EVENT, event, self.client)
 
 
 def _remember(execution: str, node: str, run: Run):
@@ -180,7 +198,7 @@ def events_of(workflow: str, client: str, without: Collection[str] = ()) -> list
     """The events of each node's latest run in this workflow, for this page. without: executions of the workflow's other copies."""
     of_page = [(of, node, run) for (of, node), run in _remembered() if (run.workflow, run.client) == (workflow, client)]
     latest = {node: run for of, node, run in of_page if of not in without}
-    order = ("started", "step", "map", "ended")
+    order = ("started", "step", "map", "ended", "report")
     return [run.last[kind] for run in latest.values() for kind in order if kind in run.last]
 
 

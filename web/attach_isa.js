@@ -67,7 +67,9 @@ const detail = {
 
 function warn(output) {
     try {
-        for (const detail of faultsOf(output)) app.extensionManager.toast.add({ severity: "warn", summary: "LIVEditor", detail, life: 15000 });
+        const faults = faultsOf(output);
+        for (const panel of panels.values()) panel.onQueued(faults);
+        for (const detail of faults) app.extensionManager.toast.add({ severity: "warn", summary: "LIVEditor", detail, life: 15000 });
     } catch (error) {
         console.error("LIVEditor:", error); // the run goes on
     }
@@ -134,10 +136,6 @@ app.registerExtension({
         await loadWords();
         followQueue(warn);
         api.addEventListener("liveditor_isa.run", ({ detail }) => onEvent(detail));
-        api.addEventListener("progress_text", ({ detail }) => {
-            const panel = panels.get(nodeAt(detail.nodeId));
-            if (panel && !isOpening() && !(detail.prompt_id && isElsewhere(detail.prompt_id))) panel.onReport(detail.text);
-        });
         api.addEventListener("status", (event) => {
             detail.tell(); // the first call sends the client's id
             autoQueue.told(event.detail);

@@ -3,6 +3,7 @@ import { t } from "./isa_words.js";
 
 export const TINY = "LIVEditor-tiny (included)";
 const TINY_MOST = { pixels: 320 * 192, frames: 33 }; // what it was tried at; its card says what it was trained at
+const TINY_LEAST = 96 * 96; // pixels; its training had 208×144 at least
 const TINY_CFG = [1, 2.5];
 const LARGE_CFG = [1, 5];
 
@@ -60,9 +61,11 @@ function sizeFaults(inputs, windowed) {
     const { size, length } = inputs;
     const [width, height] = [inputs["size.width"], inputs["size.height"]];
     const large = size !== "custom" || (typeof width === "number" && width * height > TINY_MOST.pixels);
+    const small = size === "custom" && typeof width === "number" && width * height < TINY_LEAST;
     const long = !windowed && typeof length === "number" && (length === 0 || length > TINY_MOST.frames);
     return [
         large && t("LIVEditor-tiny never saw videos of this size: take custom, 320×176 or less."),
+        small && t("LIVEditor-tiny never saw videos so small: take custom, 320×176."),
         long && t("LIVEditor-tiny never saw so many frames: take 33 or less, or put Wan Context Windows before Attach ISA."),
     ].filter(Boolean);
 }

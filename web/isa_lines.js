@@ -14,11 +14,12 @@ export function differing(mine, theirs) {
 export const byThreshold = (values) => "sharpness_threshold" in values || values.error_threshold > 0;
 
 // The bar and its words, {share, text, title, idle: whether ISA does not act}; without a text if the server has to estimate the share.
-// tokens: [target, context ...]; exact: those of text and sound that stay exact; about: estimated; least, from, to, dense: the schedule; measured: the last step in which
+// tokens: [target, context ...]; exact: those of text and sound that stay exact; about: estimated; least, from, to, dense, bypassed: the schedule; measured: the last step in which
 // ISA acted.
-export function costOf({ values, tokens, exact = 0, about, measured, least, from, to, dense }) {
+export function costOf({ values, tokens, exact = 0, about, measured, least, from, to, dense, bypassed }) {
     const count = tokens.reduce((sum, part) => sum + part) + exact;
     const total = about ? t("about {total}", { total: count.toLocaleString("en") }) : count.toLocaleString("en");
+    if (bypassed) return { share: 1, idle: true, bypassed, text: t("Full attention: this node is bypassed or muted"), title: "" };
     if (!values.enabled) return { share: 1, idle: true, text: t("Full attention: ISA is switched off"), title: "" };
     if (count < least) {
         return {
@@ -53,7 +54,7 @@ export function estimatedCost({ flop_ratio: share, reused, error }, { total, tit
 function contextLine({ reused_pace: pace, context_held: [gpu, main] }) {
     const size = (bytes) => ({ size: Number((bytes / 1e9).toPrecision(2)) });
     return [
-        pace && `${t("context reused")} ${pace.toPrecision(3)} s`,
+        pace && t("{pace} where the context is reused", { pace: duration(pace) }),
         gpu && t("{size} GB kept on the GPU", size(gpu)),
         main && t("{size} GB kept in main memory", size(main)),
     ].filter(Boolean).join(", ");

@@ -6,10 +6,12 @@ import { byThreshold, costOf, differing, estimatedCost, listed, stepLines } from
 import { PRESETS, matches, ownPresets, qualityOf } from "./isa_presets.js";
 import { fateOf, isRemembered, remember } from "./isa_record.js";
 import { post } from "./isa_requests.js";
+import { said } from "./isa_server_words.js";
+import { isTest } from "./isa_speed_test.js";
 import { t, titleOf } from "./isa_text.js";
 import { disableIdle, read, schedule, write } from "./isa_widgets.js";
 
-const HEIGHT = 240;
+const HEIGHT = 280; // of all lines of a run that was changed live, in the longest language
 const WIDTH = 400; // of a new node: the presets are in one line, and core cuts no label
 const CORES_TEXT = "$$node-text-preview"; // core's widget for a node's text, which breaks words and lengthens the node: the panel shows it
 const CREATED_AFTER = 10; // looks after which a page that has opened a workflow has given all widgets their values
@@ -27,6 +29,7 @@ export class Panel {
         this.run = null; // the "started" event of the current run
         this.row = null; // the report of its last step
         this.report = ""; // the server's sentences about the last run
+        this.faults = []; // sentences about the prompt that was queued last
         this.tested = null; // {values, tokens, line} of a speed test
         this.pending = null; // the widgets' values that were moved and not yet sent to the server
         this.offered = null; // the "ended" event of a run that was changed live and that the widgets do not repeat
@@ -49,7 +52,6 @@ export class Panel {
             serialize: false,
             hideOnZoom: false,
             getMinHeight: () => HEIGHT,
-            getMaxHeight: () => HEIGHT,
         });
         widget.serialize = false;
         node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
@@ -110,10 +112,11 @@ export class Panel {
         if (!values) return; // the page is still creating the node
         const { tokens, exact, about, measured } = this;
         const asked = (this.asked = {});
-        const show = ({ share, text, title, idle }) => {
+        const show = ({ share, text, title, idle, bypassed }) => {
             const [bar, label] = this.cost.children;
             this.cost.classList.toggle("isa-idle", !!idle);
-            this.quality.textContent = !idle ? qualityOf(values) : values.enabled && values.context_refresh ? t("The context is reused all the same.") : "";
+            const full = bypassed ? "" : !values.enabled ? PRESETS.Exact.quality() : values.context_refresh ? t("The context is reused all the same.") : "";
+            this.quality.textContent = idle ? full : qualityOf(values);
             bar.style.width = `${Math.min(100, 100 * share)}%`;
             label.textContent = text;
             this.cost.title = [text, title].filter(Boolean).join("\n");
@@ -126,19 +129,20 @@ export class Panel {
 
     drawNow() {
         const { row, run } = this;
+        const { tested } = this, testing = run && isTest(run.execution);
         const lines = row ? stepLines(row, run, !!this.report) : [];
-        const { tested } = this;
+        if (testing && row) lines[0] = `${t("Speed test")}: ${lines[0]}`;
         if (tested && !run && tested.tokens === String(this.tokens) && !differing(tested.values, read(this.node) ?? {}).length) lines.unshift(tested.line);
-        if (row) this.now.title = row.backend?.join(": ") ?? "";
+        if (row) this.now.title = row.backend?.map(said).join(": ") ?? "";
         if (this.said) lines.push(this.said);
-        else if (run && !this.pending) {
+        else if (run && !testing && !this.pending) {
             const mine = read(this.node);
             const { values } = row ?? run;
             const others = mine ? differing(values, mine) : [];
             if (others.length) lines.push(t("This run goes on with {values}", { values: listed(values, others) }));
         }
         if (instances(this.node) > 1) lines.push(t("This subgraph is used more than once: a run that is going on is not changed from here."));
-        this.now.textContent = lines.join("\n");
+        this.now.textContent = [...this.faults.map((fault) => `⚠ ${fault}`), ...lines].join("\n");
         this.after.textContent = run ? "" : this.report;
     }
 
@@ -186,14 +190,14 @@ export class Panel {
 
     // Another workflow is shown, or this one under another name. ahead: has the next look count its tokens again.
     clear() {
-        Object.assign(this, { run: null, row: null, report: "", said: null, pending: null, toldAt: undefined, measured: null, ahead: null });
+        Object.assign(this, { run: null, row: null, report: "", faults: [], said: null, pending: null, toldAt: undefined, measured: null, ahead: null });
         this.thumbnail.canvas.hidden = true;
         this.drawNow();
     }
 
     // The server's events, for the node of the workflow that is open.
     on(event) {
-        this[{ started: "onStarted", step: "onStep", map: "onMap", ended: "onEnded" }[event.type]](event);
+        this[{ started: "onStarted", step: "onStep", map: "onMap", ended: "onEnded", report: "onReport" }[event.type]](event);
         this.drawNow();
     }
 
@@ -221,7 +225,7 @@ export class Panel {
     onEnded(event) {
         Object.assign(this, { run: null, said: null, pending: null, toldAt: undefined });
         const mine = read(this.node);
-        if (!event.changes || !this.changes || isRemembered(event, root().id, sessionStorage)) return;
+        if (isTest(event.execution) || !event.changes || !this.changes || isRemembered(event, root().id, sessionStorage)) return;
         const fate = fateOf(event, mine, instances(this.node), this.changes.value);
         if (fate !== "offered") this.taken = event;
         if (fate === "taken") {
@@ -239,9 +243,15 @@ export class Panel {
         Object.assign(this, { seen: null, opening: CREATED_AFTER });
     }
 
-    // The server's sentences about the node's run.
-    onReport(text) {
-        this.report = text;
+    // The server's sentences about the node's run, or what it will be.
+    onReport(event) {
+        this.report = said(event.text);
+    }
+
+    // A prompt is queued. faults: sentences about it. A run without this node would leave another run's numbers here.
+    onQueued(faults) {
+        if (schedule(this.node).bypassed) this.clear();
+        this.faults = faults;
         this.drawNow();
     }
 
@@ -291,7 +301,7 @@ export class Panel {
 
     // Moved by hand or by a preset: for the current run or the next one.
     settle(values, live, opening) {
-        if (this.run && live && instances(this.node) === 1) {
+        if (this.run && live && instances(this.node) === 1 && !isTest(this.run.execution)) {
             // All values: a slider that was moved before the run began would otherwise differ from the run.
             this.pending = values;
             return;

@@ -5,7 +5,8 @@ export const PRESETS = {
     Exact: {
         title: () => t("Everything exact, in every step: for comparison. Saves nothing."),
         quality: () => t("Exact: full attention in every step"),
-        values: { keep_ratio: 1, dense_query_ratio: 1, exact_ratio: 1, context_refresh: 0 },
+        // Switched off: with ratios of one ISA would copy what it need not.
+        values: { enabled: false, keep_ratio: 1, dense_query_ratio: 1, exact_ratio: 1, context_refresh: 0 },
     },
     Quality: {
         title: () => t("Full attention, with the context computed in 8 of 32 steps, or 6 of 12. On LIVEditor-tiny hardly different from Exact."),

@@ -6,6 +6,10 @@ import { said } from "./isa_server_words.js";
 import { t } from "./isa_text.js";
 
 const NODE = "LIVEditorAttachISA";
+const tests = new Set(); // executions
+
+// Whether an execution is a speed test's, which runs by its own settings: what is moved meanwhile is for the next run.
+export const isTest = (execution) => tests.has(execution);
 
 const say = (severity, detail, life) => app.extensionManager.toast.add({ severity, summary: t("ISA speed test"), detail, life });
 export const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
@@ -13,11 +17,11 @@ export const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(
 // panels: of the workflow's Attach ISA nodes; what was measured is shown on them.
 export async function speedTest(panels) {
     const { output, workflow } = await app.graphToPrompt();
+    const why = panels.map((panel) => panel.whyNothingActs());
+    if (why.length && why.every(Boolean)) return say("warn", `${t("There is nothing to compare.")} ${why[0]}`, 12000);
     if (!Object.values(output).some((node) => node.class_type === NODE)) {
         return say("warn", t("This workflow has no Attach ISA node."), 8000);
     }
-    const why = panels.map((panel) => panel.whyNothingActs());
-    if (why.length && why.every(Boolean)) return say("warn", `${t("There is nothing to compare.")} ${why[0]}`, 12000);
     const sampled = samplingAlone(output, (type) => window.LiteGraph.registered_node_types[type]?.nodeData?.output ?? []);
     if (!sampled) return say("warn", t("No sampler gets its model from Attach ISA."), 8000);
     say("info", t("The workflow is sampled twice, first with full attention. Nothing is saved. You can go on working."), 8000);
@@ -67,12 +71,14 @@ export function variant(output, enabled, blank) {
     return changed;
 }
 
+const WITHOUT_GPU = /^Triton needs a GPU/; // as the server writes it
+
 // What to do where ISA is slower.
 export function adviceFor(steps) {
     const { backend, tokens, exact = 0 } = steps.findLast((step) => step.density !== undefined) ?? {};
     if (!backend) return t("Set context_refresh to 0: its reuse gains nothing here.");
     const count = (tokens.reduce((sum, part) => sum + part) + exact).toLocaleString("en");
-    return backend[0] === "torch" ? t("Install Triton, or bypass Attach ISA: on PyTorch alone it can be slower.")
+    return backend[0] === "torch" && !WITHOUT_GPU.test(backend[1]) ? t("Install Triton, or bypass Attach ISA: on PyTorch alone it can be slower.")
         : t("{count} tokens are too few for ISA to gain: raise min_tokens above that, or edit a longer or larger video.", { count });
 }
 
@@ -90,7 +96,7 @@ async function stepsOf(output, workflow) {
             on("execution_error", ours((event) => reject(new Error(event.exception_message))));
             on("execution_interrupted", ours(() => reject(new Error(t("Stopped.")))));
             on("reconnected", () => reject(new Error(t("The server does not answer."))));
-            api.queuePrompt(0, { output, workflow }).then((answer) => (execution = answer.prompt_id), reject);
+            api.queuePrompt(0, { output, workflow }).then((answer) => tests.add((execution = answer.prompt_id)), reject);
         });
     } finally {
         listening.abort();

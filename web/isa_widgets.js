@@ -9,6 +9,8 @@ const SEGMENTS = "segment_top_k";
 const ROUTING = { dense_query_ratio: "ratio", sharpness_threshold: "threshold", error_threshold: "error_aware", [SEGMENTS]: SEGMENTS };
 const widgetName = (name) => (name in ROUTING ? `routing.${name}` : name);
 
+const LEFT_OUT = [2, 4]; // core's modes of a node that is muted, and of one that is bypassed
+
 // The other settings that decide whether ISA acts; they do not change during a run.
 export function schedule(node) {
     const value = (name) => control(node, name)?.value;
@@ -17,6 +19,7 @@ export function schedule(node) {
         from: value("start_percent") ?? 0,
         to: value("end_percent") ?? 1,
         dense: String(value("dense_blocks") ?? "").trim(),
+        bypassed: LEFT_OUT.includes(node.mode),
     };
 }
 
@@ -38,6 +41,7 @@ export function disableIdle(node) {
         const widget = control(node, name);
         if (widget) widget.disabled = idle.includes(name);
     }
+    node.setDirtyCanvas?.(true, true);
 }
 
 export function write(node, values) {

@@ -75,11 +75,15 @@ def test_presets_set_the_widgets_and_the_bar_says_what_they_cost(graph):
     paper = cost(graph)
     assert "of full attention's arithmetic (" in paper and "in reuses), 360 tokens" in paper
     press(graph, "Exact")
-    graph.wait_for_function("before => document.querySelector('.isa-cost span').textContent !== before", arg=paper)
+    graph.wait_for_function(
+        "() => document.querySelector('.isa-cost span').textContent === 'Full attention: ISA is switched off'"
+    )
+    assert widget(graph, "enabled") is False
+    assert graph.locator(".isa-quality").first.text_content() == "Exact: full attention in every step"
     assert (widget(graph, "keep_ratio"), widget(graph, "routing.dense_query_ratio"), widget(graph, "exact_ratio")) == (1, 1, 1)
     press(graph, "Paper")
     graph.wait_for_function("before => document.querySelector('.isa-cost span').textContent === before", arg=paper)
-    assert widget(graph, "keep_ratio") == 0.125
+    assert widget(graph, "keep_ratio") == 0.125 and widget(graph, "enabled") is True
 
     # By threshold: a preset chooses its own way to route.
     set_widgets(graph, {"LIVEditorAttachISA": {"routing": "threshold"}})
@@ -392,6 +396,38 @@ def test_the_speed_test_keeps_the_shown_edit_and_writes_nothing(graph, server):
     graph.wait_for_function("() => !document.querySelector('.isa-now').textContent.includes('on average')", timeout=LONG)
 
 
+@one_way
+def test_a_slider_moved_in_a_speed_test_is_for_the_next_run(graph):
+    """The test keeps to its settings, and leaves no record that the next run would repeat."""
+    set_widgets(graph, {"KSampler": {"steps": LONGER}})
+    sent = []
+    graph.on("request", lambda request: sent.append(request.url) if request.url.endswith("liveditor_isa/live") else None)
+    press(graph, "Speed test")
+    graph.wait_for_function("() => document.querySelector('.isa-now').textContent.startsWith('Speed test: step')", timeout=LONG)
+    set_widgets(graph, {"LIVEditorAttachISA": {"exact_ratio": 0.4, "enabled": False}})
+    graph.wait_for_function("() => window.seen.filter(e => e.type === 'ended').length === 2", timeout=120_000)
+    after_looks(graph, 5)  # none of which may take a record
+    values = [event["values"] for event in graph.evaluate("() => window.seen") if event["type"] == "step"]
+    assert {(each["enabled"], each["exact_ratio"]) for each in values} == {(False, 0.0625), (True, 0.0625)}
+    assert not sent and widget(graph, "live_changes") == "" and widget(graph, "exact_ratio") == 0.4
+
+
+@one_way
+def test_a_bypassed_node_says_so_and_shows_nothing_of_the_run_before(graph):
+    queue(graph)
+    ended(graph)
+    graph.wait_for_function("() => document.querySelector('.isa-report').textContent.includes('ISA: ')", timeout=LONG)
+    graph.evaluate(f"() => {{ {ISA}.mode = 4 }}")
+    bypassed = "Full attention: this node is bypassed or muted"
+    graph.wait_for_function("text => document.querySelector('.isa-cost span').textContent === text", arg=bypassed)
+    graph.evaluate("() => { app.extensionManager.command.execute('LIVEditor.SpeedTest') }")
+    graph.get_by_text(f"There is nothing to compare. {bypassed}").first.wait_for(timeout=LONG)
+    set_widgets(graph, {"KSampler": {"steps": 1}})
+    graph.get_by_test_id("queue-button").dispatch_event("click")
+    graph.wait_for_function(f"() => !({PANEL})()", timeout=LONG)
+    graph.evaluate(f"() => {{ {ISA}.mode = 0 }}")
+
+
 WIDGETS = "() => Object.fromEntries(app.graph.serialize().nodes.map(node => [node.id, JSON.stringify(node.widgets_values)]))"
 
 
@@ -415,8 +451,14 @@ def test_the_speed_test_refuses_at_once_where_there_is_nothing_to_compare(graph)
 def test_a_prompt_that_edits_nothing_is_warned_of(graph):
     set_widgets(graph, {"CLIPTextEncode": {"text": "  "}, "KSampler": {"steps": 1}})
     graph.get_by_test_id("queue-button").dispatch_event("click")
-    graph.get_by_text("The instruction is empty: write what to change.").first.wait_for(timeout=LONG)
+    empty = "The instruction is empty: write what to change."
+    graph.get_by_text(empty).first.wait_for(timeout=LONG)
     ended(graph)
+    # A message goes after some seconds; the panel says it as long as the run is the last one.
+    assert empty in graph.evaluate(PANEL)
+    set_widgets(graph, {"CLIPTextEncode": {"text": "Make it night"}})
+    graph.get_by_test_id("queue-button").dispatch_event("click")
+    graph.wait_for_function(f"text => !({PANEL})().includes(text)", arg=empty, timeout=LONG)
 
 
 PANEL = "() => ['now', 'report'].map(part => document.querySelector(`.isa-${part}`).textContent).join('')"
@@ -560,7 +602,7 @@ def test_the_heat_map_shows_what_was_kept(graph):
         queue(graph)
         thumbnail = graph.locator(".isa-thumbnail").first
         graph.wait_for_function("() => !document.querySelector('.isa-thumbnail').hidden", timeout=LONG)
-        # 160 × 96: ten tokens by six, 60 a frame. What is kept is drawn yellow over the frame, what is not is blue.
+        # 160 × 96: ten tokens by six, 60 a frame. What is attended exactly is drawn yellow over the frame, what is not is blue.
         wait_until(graph, lambda: is_kept(thumbnail))
         everything = thumbnail.evaluate(PIXELS)
         set_widgets(graph, {"LIVEditorAttachISA": {"keep_ratio": 0}})
@@ -578,6 +620,8 @@ def test_the_heat_map_shows_what_was_kept(graph):
         assert dialog.locator("[data-of=frame]").input_value() == "2"
         show = "([name, value]) => { const control = document.querySelector(`.isa-maps [data-of=${name}]`); control.value = value; control.dispatchEvent(new Event(control.type === 'range' ? 'input' : 'change')) }"
         picture = dialog.locator("canvas")
+        assert dialog.locator("[data-of=layer]").input_value() == "attended"
+        graph.evaluate(show, ["layer", "kept"])
         for call, holds in ((0, is_kept), (STEPS - 1, is_partly_left_out)):
             graph.evaluate(show, ["call", str(call)])
             wait_until(graph, lambda: holds(picture))  # noqa: B023  called at once
@@ -661,9 +705,7 @@ def test_the_panel_says_which_steps_reuse_the_context_and_what_is_kept(graph):
         step["context_held"][0] == 0 < step["context_held"][1] for step in steps[1:]
     )
     assert steps[-1]["reused_pace"] > 0 < steps[-1]["pace"]["isa"]
-    shown = (
-        "() => /context reused [\\d.]+ s, [\\d.]+ GB kept in main memory/.test(document.querySelector('.isa-now').textContent)"
-    )
+    shown = "() => /[\\d.]+ s where the context is reused, [\\d.]+ GB kept in main memory/.test(document.querySelector('.isa-now').textContent)"
     graph.wait_for_function(shown)
 
 
@@ -780,8 +822,9 @@ def test_another_workflow_that_is_opened_in_mid_run_is_left_alone(graph):
     events = ended(graph)
     assert [event for event in events if event["type"] == "step"][-1]["values"]["keep_ratio"] == 0.75
     after_looks(graph, 5)  # none of which may take the record for this workflow's
-    assert widget(graph, "live_changes") == "" and graph.evaluate("() => document.querySelector('.isa-now').textContent") == ""
+    assert widget(graph, "live_changes") == "" and graph.evaluate(PANEL) == ""
     go_back(graph, mine)
+    graph.wait_for_function(f"() => ({PANEL})().includes('attention calls at')", timeout=LONG)
     graph.wait_for_function(f"() => {ISA}?.widgets.find(widget => widget.name === 'live_changes').value", timeout=LONG)
     end = next(event for event in events if event["type"] == "ended")
     assert widget(graph, "live_changes") == end["changes"] and widget(graph, "keep_ratio") == 0.75

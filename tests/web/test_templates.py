@@ -76,7 +76,8 @@ REPORT = "\n".join(
 RESULTS = """([report, clip]) => {
     for (const node of app.graph.nodes) {
         const id = String(node.id);
-        if (node.type === 'LIVEditorAttachISA') app.api.dispatchCustomEvent('progress_text', { nodeId: id, text: report });
+        const run = { execution: 'none', workflow: app.rootGraph.id, node: id };
+        if (node.type === 'LIVEditorAttachISA') app.api.dispatchCustomEvent('liveditor_isa.run', { type: 'report', text: report, ...run });
         if (node.type !== 'LIVEditorDecodeVideo') continue;
         const output = { images: [{ filename: clip, subfolder: '', type: 'input' }], animated: [true] };
         app.api.dispatchCustomEvent('executed', { node: id, display_node: id, output, prompt_id: 'none' });

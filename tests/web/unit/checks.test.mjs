@@ -44,6 +44,7 @@ test("each fault is one sentence", () => {
         [(output) => (output[4].inputs.text = "  "), /instruction is empty/],
         [(output) => (output[6].inputs.size = "closest bucket"), /of this size/],
         [(output) => (output[6].inputs["size.width"] = 960), /of this size/],
+        [(output) => Object.assign(output[6].inputs, { "size.width": 16, "size.height": 16 }), /so small/],
         [(output) => (output[6].inputs.length = 81), /so many frames/],
         [(output) => (output[8].inputs.cfg = 6), /cfg 6 .* take 1\.5/],
     ];

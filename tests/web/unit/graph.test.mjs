@@ -80,7 +80,8 @@ test("a value that another node makes has no widget", () => {
 test("settings are read by the server's names, through promoted sliders", () => {
     assert.deepEqual(read(inner), { enabled: true, keep_ratio: 0.3, dense_query_ratio: 0.5, exact_ratio: 0.0625 });
     assert.equal(read({ id: 1 }), null);
-    assert.deepEqual(schedule(inner), { least: 0, from: 0, to: 1, dense: "" });
+    assert.deepEqual(schedule(inner), { least: 0, from: 0, to: 1, dense: "", bypassed: false });
+    assert.ok(schedule({ ...inner, mode: 4 }).bypassed && schedule({ ...inner, mode: 2 }).bypassed);
 });
 
 test("settings that are written choose the way to route first, and call back where they change something", () => {

@@ -53,6 +53,7 @@ test("limits of the schedule are in the title", () => {
         "Between start_percent 0.1 and end_percent 0.5 alone; full attention before and after.",
         "Not in dense_blocks 0-1,-1, which attend in full.",
     ]);
+    assert.equal(cost({ bypassed: true, least: 12288 }).text, "Full attention: this node is bypassed or muted");
     const off = cost({ ...limited, values: { ...PAPER, enabled: false } });
     assert.deepEqual(off, { share: 1, idle: true, text: "Full attention: ISA is switched off", title: "" });
 });
@@ -87,7 +88,7 @@ test("a step says whether it reused the context, where contexts are reused", () 
     const reused = { ...ROW, context: "reused", reused_pace: 0.0625, context_held: [0, 124e9] };
     assert.deepEqual(stepLines(reused, null), [
         "1.5 s a step, 4.0 s in all",
-        "last step: ISA on torch: arithmetic 30 %, kept context 13 %, context reused", "context reused 0.0625 s, 120 GB kept in main memory",
+        "last step: ISA on torch: arithmetic 30 %, kept context 13 %, context reused", "0.063 s where the context is reused, 120 GB kept in main memory",
     ]);
     const refreshed = { ...ROW, context: "refreshed", context_held: [3.36e9, 1e9] };
     assert.equal(stepLines(refreshed, null)[2], "3.4 GB kept on the GPU, 1 GB kept in main memory");

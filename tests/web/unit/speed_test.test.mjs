@@ -71,7 +71,8 @@ test("a gain is a success, a slowdown and equal times warn and say what to do, t
 
 test("where ISA is slower, what to do", () => {
     const step = { density: 0.2, tokens: [180, 180] };
-    assert.match(adviceFor([{ ...step, backend: ["torch", ""] }]), /Triton/);
+    assert.match(adviceFor([{ ...step, backend: ["torch", "Triton is not installed"] }]), /Triton/);
+    assert.match(adviceFor([{ ...step, backend: ["torch", "Triton needs a GPU, not 'cpu'"] }]), /^360 tokens are too few/);
     assert.match(adviceFor([{ ...step, backend: ["triton", ""] }]), /^360 tokens are too few/);
     assert.match(adviceFor([{ context: "reused" }]), /context_refresh/);
 });
