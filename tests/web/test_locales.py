@@ -192,11 +192,17 @@ def test_the_notices_are_those_that_the_code_has():
     assert not unknown and len({*NOTICES, *SERVERS}) == len(NOTICES) + len(SERVERS)
 
 
+def graphs_of_templates() -> dict[str, dict]:
+    """By name; the blueprint's inside as well."""
+    saved = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in EXAMPLES.glob("*.json")}
+    [blueprint] = (ROOT / "subgraphs").glob("*.json")
+    [inside] = json.loads(blueprint.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+    return saved | {blueprint.stem: inside}
+
+
 def words_of_templates() -> set[str]:
     """Titles, the lines of notes, and labels; the blueprint's too, but for its name."""
-    saved = [json.loads(path.read_text(encoding="utf-8")) for path in EXAMPLES.glob("*.json")]
-    [blueprint] = (ROOT / "subgraphs").glob("*.json")
-    saved += json.loads(blueprint.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+    saved = graphs_of_templates().values()
     found = {slot.get("label") for graph in saved for slot in graph.get("inputs", [])}
     for graph in saved:
         for node in graph["nodes"]:
@@ -215,6 +221,36 @@ def test_the_templates_words(language):
         assert Counter(re.findall(r"`[^`]+`|\d+×\d+", found)) == Counter(re.findall(r"`[^`]+`|\d+×\d+", english)), english
         assert {*re.findall(r"\*\*([a-z]+_[a-z_]+)\*\*", found)} == {*re.findall(r"\*\*([a-z]+_[a-z_]+)\*\*", english)}
         assert re.match(r"#*|\d\.|-", found)[0] == re.match(r"#*|\d\.|-", english)[0]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_notes_number_and_name_nodes_as_the_page_does(language):
+    """A list that is numbered goes along the nodes that are; elsewhere a node's number stands in its name."""
+    words = locale(language, "main").get("LIVEditorTemplates", {})
+    for name, graph in graphs_of_templates().items():
+        titles = {words.get(node.get("title"), node.get("title")) for node in graph["nodes"]}
+        notes = [node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
+        for line in (words.get(line, line) for note in notes for line in note.split("\n")):
+            listed = [f"{number} · {title}" for number, title in re.findall(r"^(\d+)\. (?:\*\*(.*?)\*\*)?", line)]
+            assert {*listed, *re.findall(r"\*(\d+ · [^*]+)\*", line)} <= titles, (name, line)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_titles_of_collapsed_nodes_are_shown_whole(language):
+    """Of a node that is collapsed the canvas draws 20 characters of the title."""
+    words = locale(language, "main").get("LIVEditorTemplates", {})
+    nodes = [node for graph in graphs_of_templates().values() for node in graph["nodes"] if node["flags"].get("collapsed")]
+    assert nodes and [title for node in nodes if len(title := words.get(node["title"], node["title"])) > 20] == []
+
+
+@translated
+def test_what_notes_emphasise_is_emphasised(language):
+    """Markdown takes no ** for the end that has a full stop before it and a letter behind it, as sentences without spaces have."""
+    for line in locale(language, "main")["LIVEditorTemplates"].values():
+        places = [*re.finditer(r"\*+", re.sub(r"`[^`]*`", "code", line))]
+        for end in places[1::2]:
+            before, behind = end.string[end.start() - 1], end.string[end.end() :][:1]
+            assert len(places) % 2 == 0 and (before.isalnum() or not behind.isalnum()), line
 
 
 def without_grades(texts: dict[str, str]) -> list[str]:
