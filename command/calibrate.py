@@ -63,7 +63,6 @@ def run(options: argparse.Namespace) -> Outcome:
         if len(edits) > 1:
             print(f"  from {min(found.each):.1%} to {max(found.each):.1%}, clip by clip")
         routing = ERROR_AWARE if choice.isa.policy == ERROR_AWARE else "threshold"
-        policy = f"--policy {choice.isa.policy} " if choice.isa.policy == ERROR_AWARE else ""
-        print(f"  here: {policy}--{name.replace('_', '-')} {found.threshold:g}; on Attach ISA: routing {routing}, {name}")
+        print(f"  in place of {ratio}: --{name.replace('_', '-')} {found.threshold:g} here, routing {routing} on Attach ISA")
     facts = {name: found.threshold, "density": found.density, "wanted_density": found.wanted, "runs": found.runs}
     return Outcome(Status.DONE, facts | {"densities": dict(zip([clip.id for clip in clips], found.each))})

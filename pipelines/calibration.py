@@ -96,9 +96,10 @@ def threshold_for(density_at: Callable[[float], float], wanted: float, guess: fl
         else:
             above = at, density
         if below and above:
-            # On the line between the two, but not so near to one that the other one would stay.
-            share = (below[1] - wanted) / (below[1] - above[1])
-            at = below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0])
+            # On the line between the two logarithms, but not so near to one that the other one would stay.
+            high, low, right = (math.log(max(each, 1e-9)) for each in (below[1], above[1], wanted))
+            share = (high - right) / (high - low)
+            at = below[0] + min(max(share, 0.2), 0.8) * (above[0] - below[0])
         else:
             at += math.copysign(math.log(8), density - wanted)
     return min(tried, key=lambda threshold: abs(tried[threshold] - wanted))

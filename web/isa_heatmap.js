@@ -180,7 +180,8 @@ class HeatMapDialog {
         const from = this.layer.value === "kept" ? 1 : 0;
         const numbers = this.scene.parts.map((_, number) => number).slice(from);
         this.part.replaceChildren(...numbers.map((number) => new Option(named(number), number)));
-        if (numbers.includes(Number(chosen)) && chosen) this.part.value = chosen;
+        this.part.value = chosen || 1; // at first the source, as on the small one
+        if (!this.part.value) this.part.value = 1; // the edit has no such map
     }
 
     async mapOf(at, block) {

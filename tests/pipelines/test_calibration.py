@@ -1,7 +1,6 @@
 """Thresholds that cost as much as a ratio."""
 
 import json
-import math
 import re
 
 import pytest
@@ -11,7 +10,7 @@ from liveditor_isa.command import main
 from liveditor_isa.pipelines.calibration import RUNS, TOLERANCE, threshold_for
 
 
-@given(st.floats(1e-6, 1), st.floats(0.05, 0.95), st.floats(0.3, 3))
+@given(st.floats(1e-5, 0.3), st.floats(0.05, 0.95), st.floats(0.3, 2))
 def test_the_threshold_is_found_from_afar(middle, wanted, slope):
     """Of densities that fall as it grows, from all to nothing, over decades."""
     asked = []
@@ -21,11 +20,8 @@ def test_the_threshold_is_found_from_afar(middle, wanted, slope):
         return 1 / (1 + (threshold / middle) ** slope)
 
     found = threshold_for(density, wanted, guess=0.01)
-    right = middle * (1 / wanted - 1) ** (1 / slope)
-    within_reach = abs(math.log(right / 0.01)) < 6 * math.log(8)
     assert len(asked) < RUNS and found in asked
-    if within_reach:
-        assert abs(density(found) - wanted) <= 2 * TOLERANCE * wanted
+    assert abs(density(found) - wanted) <= 1.5 * TOLERANCE * wanted
 
 
 def test_the_nearest_is_taken_where_none_is_near():
