@@ -104,7 +104,7 @@ class PageWatcher(Watcher):
         show_on_node(self.node, text)
         if self.run is None:
             self._locate()
-        self._send(type="report", text=text)
+        self._send(type="report", sentences=text)
 
     def started(self, live, steps, parts):
         self.run = None

@@ -245,7 +245,7 @@ export class Panel {
 
     // The server's sentences about the node's run, or what it will be.
     onReport(event) {
-        this.report = said(event.text);
+        this.report = said(event.sentences);
     }
 
     // A prompt is queued. faults: sentences about it. A run without this node would leave another run's numbers here.

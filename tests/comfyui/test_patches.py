@@ -602,7 +602,7 @@ def test_the_table_of_runs_is_read_while_runs_begin(monkeypatch):
 
     threads = [threading.Thread(target=read) for _ in range(3)]
     [thread.start() for thread in threads]
-    encoded = page.EncodedMap(b"0", b"0", b"0", (0.0, 1.0))
+    encoded = page.EncodedMap(b"0", b"0", b"0", b"0", (0.0, 1.0), 1.0)
     for number in range(3000):
         page._remember(str(number), "5", page.Run(run.live, "workflow", "client", page.RunMaps([])))
         run.maps.add(number, 0, encoded)

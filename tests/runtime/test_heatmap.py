@@ -176,7 +176,7 @@ def told(server, execution) -> list[dict]:
 def test_a_page_that_was_reloaded_is_told_again(server, execution):
     events = told(server, execution)
     assert [event["type"] for event in events] == ["started", "step", "map", "ended", "report"]
-    assert events[-1]["text"].startswith("ISA: ")
+    assert events[-1]["sentences"].startswith("ISA: ")
     assert events[1]["step"] == 1 and events[0]["grids"] == [[3, 6, 10], [3, 6, 10]]
     assert ask(server, "events", {"workflow": execution["workflow"], "client": "other"}) == (200, {"events": []})
     assert ask(server, "events", {"workflow": "other", "client": server.client}) == (200, {"events": []})

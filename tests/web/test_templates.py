@@ -77,11 +77,12 @@ RESULTS = """([report, clip]) => {
     for (const node of app.graph.nodes) {
         const id = String(node.id);
         const run = { execution: 'none', workflow: app.rootGraph.id, node: id };
-        if (node.type === 'LIVEditorAttachISA') app.api.dispatchCustomEvent('liveditor_isa.run', { type: 'report', text: report, ...run });
+        if (node.type === 'LIVEditorAttachISA') app.api.dispatchCustomEvent('liveditor_isa.run', { type: 'report', sentences: report, ...run });
         if (node.type !== 'LIVEditorDecodeVideo') continue;
         const output = { images: [{ filename: clip, subfolder: '', type: 'input' }], animated: [true] };
         app.api.dispatchCustomEvent('executed', { node: id, display_node: id, output, prompt_id: 'none' });
     }
+    app.canvas.setDirty(true, true); // as the server's progress does
 }"""
 """What the server sends at the end of a run."""
 SHOWN = "count => [...document.querySelectorAll('video')].filter(video => video.videoWidth).length >= count"
