@@ -337,7 +337,7 @@ class ISAOverride:
             backend="triton" if self.backend == EIGHT_BIT else self.backend,
             dense=dense,
             return_stats=True,
-            count_attended=isinstance(record, SamplingRun) and record.wants_map(block, of_blocks),
+            count_attended=isinstance(record, SamplingRun) and record.wants_map(layout, q.shape[1], block, of_blocks),
         )  # fmt: skip
         if decided.careful:
             instead = decided.guard.checked(out, lambda: full(q, k, v), block, decided.at)

@@ -125,16 +125,17 @@ class SamplingRun:
             self.report.add_sparse(stats)
             if self.monitor.settings is not None:
                 self.monitor.sparse(stats, layout)
-            # A context window cuts another sequence out of the same frames; a reused context has no queries.
-            table = block_table(layout, self.settings.config.block_size)
-            whole = stats.sharpness.shape[2] == table.of_queries(layout.total).count
-            shown = tuple(tokens for _, tokens in layout.spans(TARGET, CONTEXT))
-            if whole and shown == tuple(part.tokens for part in self.parts):
+            if stats.attended is not None:
                 self.maps.add(stats, block, of_blocks)
 
-    def wants_map(self, block: int, of_blocks: int) -> bool:
-        """Whether a call of transformer block `block` goes into a heat map."""
-        return self.maps.wants(block, of_blocks)
+    def wants_map(self, layout: TokenLayout, queries: int, block: int, of_blocks: int) -> bool:
+        """Whether an attention of so many queries goes into a heat map, for which its statistics count what is attended."""
+        # A context window cuts another sequence out of the same frames; a reused context has no queries.
+        shown = tuple(tokens for _, tokens in layout.spans(TARGET, CONTEXT))
+        if queries != layout.total or shown != tuple(part.tokens for part in self.parts):
+            return False
+        blocks = block_table(layout, self.settings.config.block_size).of_queries(queries).count
+        return self.maps.wants(block, of_blocks, blocks)
 
     def full(self, reason: str, layout: TokenLayout):
         if in_backward():

@@ -48,13 +48,14 @@ class HeatMaps:
         self._sums: dict[int, torch.Tensor] = {}
         self._calls: dict[int, int] = defaultdict(int)
 
-    def wants(self, transformer_block: int, of_blocks: int) -> bool:
-        """Whether calls of this transformer block are part of a map, whose statistics count what is attended."""
-        return self.detail == EVERY_BLOCK or (self.detail == THUMBNAIL and _is_sampled(transformer_block, of_blocks))
+    def wants(self, transformer_block: int, of_blocks: int, blocks: int) -> bool:
+        """Whether a call of this transformer block over so many blocks of tokens is part of a map. Its statistics must count what is attended."""
+        sampled = self.detail == THUMBNAIL and _is_sampled(transformer_block, of_blocks)
+        return (self.detail == EVERY_BLOCK or sampled) and blocks <= MOST_BLOCKS
 
     def add(self, stats: ISAStats, transformer_block: int, of_blocks: int) -> None:
         blocks = stats.sharpness.shape[2]
-        if not self.wants(transformer_block, of_blocks) or blocks > MOST_BLOCKS:
+        if not self.wants(transformer_block, of_blocks, blocks):
             return
         sampled = _is_sampled(transformer_block, of_blocks)
         found = _reduce(stats, blocks)

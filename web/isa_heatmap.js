@@ -173,7 +173,7 @@ class HeatMapDialog {
         this.draw();
     }
 
-    // Context is kept or not; what attends, or is attended to, are the target and the context.
+    // Only context is kept or left out. The target and the context both attend, and queries attend to both.
     fillParts() {
         const chosen = this.part.value;
         const named = (number) => [t("Edit"), t("Source")][number] ?? t("Reference {number}", { number: number - 1 });
