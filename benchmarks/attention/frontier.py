@@ -98,19 +98,18 @@ def structured(tokens: int, seed: int) -> Inputs:
     return Inputs(*tensors, layout, inputs.grid_for(layout.target), {"inputs": "structured", "seed": seed, "tokens": tokens})
 
 
-STEPS, RECORDED = 12, (1, 5, 10)
-"""Of a sampling run with the included editor, and those whose attention calls are taken."""
+STEPS, RECORDED, SIZE = 12, (1, 5, 10), (33, 256, 256)
+"""Of a sampling run with the included editor, those whose attention calls are taken, and frames, height and width of the clips."""
 
 
-def recorded() -> list[Inputs]:
-    """Of the first, the middle and the last transformer block at each step of RECORDED."""
-    from ..editor import held_out, load_editor, watch
+def recorded(device: torch.device | str = "cuda", clips: int | None = None, size=SIZE) -> list[Inputs]:
+    """Of the first, the middle and the last transformer block at each step of RECORDED; clips: how many, else one of every task."""
+    from ..editor import EditBatch, held_out, load_editor, watch
 
-    device, calls = torch.device("cuda"), []
+    calls = []
     editor = load_editor(ROOT / "weights", ROOT / "weights", device)
-    watch(
-        editor, held_out((33, 256, 256), 0, device), STEPS, lambda call: calls.append(call) if call.step in RECORDED else None
-    )
+    batch = EditBatch(*(part[:clips] for part in held_out(size, 0, device)))
+    watch(editor, batch, STEPS, lambda call: calls.append(call) if call.step in RECORDED else None)
     blocks = sorted({call.block for call in calls})
     chosen = {blocks[0], blocks[len(blocks) // 2], blocks[-1]}
     return [

@@ -6,7 +6,18 @@ import math
 import pytest
 import torch
 from liveditor_isa.benchmarks import machine
-from liveditor_isa.benchmarks.attention import errors, frontier, inputs, peers, plot, sweep, targets, timing, variants
+from liveditor_isa.benchmarks.attention import (
+    errors,
+    frontier,
+    inputs,
+    peers,
+    plot,
+    shared_lists,
+    sweep,
+    targets,
+    timing,
+    variants,
+)  # fmt: skip
 from liveditor_isa.benchmarks.attention import table as attention
 from liveditor_isa.benchmarks.machine import ROOT
 from liveditor_isa.isa_core import TokenLayout, add_coarse_residual
@@ -230,6 +241,21 @@ def test_every_neighbour_attends_and_says_what_it_costs():
         gated, _ = policy(q, k, v, layout, (8, 8, 8), gate)
         assert out.shape == q.shape and 0 < float(cost) <= 1.01, name
         assert torch.allclose(gated - out, residual, atol=1e-5), name
+
+
+def test_two_neighbours_share_a_list_but_never_across_segments():
+    layout = TokenLayout(5 * 64, (2 * 64,))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, layout.total, 2, 16, generator=generator) for _ in range(3))
+    exact = shared_lists.KINDS["one list for two query blocks"](q, k, layout, 0.4).exact
+    own = shared_lists.KINDS["own lists"](q, k, layout, 0.4).exact
+    pairs = [(0, 1), (2, 3), (5, 6)]
+    assert all(torch.equal(exact[:, a], exact[:, b]) for a, b in pairs)
+    assert torch.equal(exact[:, 4], own[:, 4]) and not torch.equal(exact, own)
+    assert torch.equal(exact.sum(2), own.sum(2))
+    rows = shared_lists.rows([shared_lists.measure(q, k, v, layout)], {"inputs": "noise"})
+    assert len(rows) == len(shared_lists.KINDS) * len(shared_lists.SHARES)
+    assert all(row["more"] == 1 for row in rows if row["lists"] == "own lists")
 
 
 def test_several_calls_are_one_row_of_each_policy():
