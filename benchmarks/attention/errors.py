@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Callable
 
 import torch
 
@@ -75,3 +77,16 @@ def errors_vs_full(out: torch.Tensor, exact: torch.Tensor, rows: torch.Tensor, l
     sampled = out[0, rows.to(out.device)]
     target = int((rows < layout.target).sum())
     return {"err_vs_full": relative(sampled, exact), "err_vs_full_target": relative(sampled[:target], exact[:target])}
+
+
+def target_errors(q, k, v, layout: TokenLayout) -> Callable[[torch.Tensor], float]:
+    """q, k, v [B, S, H, D] -> a function of an output alike: its error over the target's sampled queries, the mean over B."""
+    rows = sample_rows(layout)
+    exact = [exact_rows(*(x[b : b + 1] for x in (q, k, v)), rows) for b in range(len(q))]
+
+    def error(out: torch.Tensor) -> float:
+        return statistics.mean(
+            errors_vs_full(out[b : b + 1], exact[b], rows, layout)["err_vs_full_target"] for b in range(len(q))
+        )
+
+    return error

@@ -123,18 +123,14 @@ def recorded(device: torch.device | str = "cuda", clips: int | None = None, size
 def measure(bench: Bench, chosen: dict[str, Point], given: Inputs, turns: int) -> list[dict]:
     """Rows of one call's inputs, each with error, time, share of the arithmetic, and the rate of its lists."""
     q, k, v, layout = given[:4]
-    sample = errors.sample_rows(layout)
-    exact = [errors.exact_rows(*(x[b : b + 1] for x in (q, k, v)), sample) for b in range(len(q))]
+    error = errors.target_errors(q, k, v, layout)
     gate = inputs.gate(layout, q.device).expand(len(q), -1, -1, -1)
     rows = {}
     for name in list(bench.running):
         out = bench.attempt(name, lambda name=name: bench.running[name](q, k, v, layout))
         if out is None:
             continue
-        error = statistics.mean(
-            errors.errors_vs_full(out[b : b + 1], exact[b], sample, layout)["err_vs_full_target"] for b in range(len(q))
-        )
-        rows[name] = chosen[name].row | given.about | {"err_target": float(f"{error:.3g}")}
+        rows[name] = chosen[name].row | given.about | {"err_target": float(f"{error(out):.3g}")}
         del out
         if (cost := chosen[name].cost) is not None:
             rows[name] |= cost(given)

@@ -85,11 +85,16 @@ def _ranked(q, k, layout: TokenLayout, per_block: int, by_segment: bool, block_s
         shares = composite_shares(q, k, table, per_block)
         # All together: as one segment.
         ranked = table if by_segment else block_table(TokenLayout(table.count * block_size), block_size)
-        blocks = segment_top_k.exact_blocks(shares, ranked, RANKED)
-        exact = torch.zeros_like(shares, dtype=torch.bool).scatter_(2, blocks, True)
-        return exact, torch.ones_like(exact)
+        return largest(shares, ranked, RANKED)
 
     return by_heads(q, k, layout, decide, block_size)
+
+
+def largest(shares: torch.Tensor, ranked: BlockTable, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """shares [G, R, N] -> (exact, by_mean) of a RoutingMasks: exact are the largest of each segment of `ranked`, means all others."""
+    blocks = segment_top_k.exact_blocks(shares, ranked, ratio)
+    exact = torch.zeros_like(shares, dtype=torch.bool).scatter_(2, blocks, True)
+    return exact, torch.ones_like(exact)
 
 
 def _by_frame(block_size: int) -> Policy:

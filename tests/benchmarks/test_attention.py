@@ -17,7 +17,7 @@ from liveditor_isa.benchmarks.attention import (
     targets,
     timing,
     variants,
-)  # fmt: skip
+)
 from liveditor_isa.benchmarks.attention import table as attention
 from liveditor_isa.benchmarks.machine import ROOT
 from liveditor_isa.isa_core import TokenLayout, add_coarse_residual
@@ -247,8 +247,8 @@ def test_two_neighbours_share_a_list_but_never_across_segments():
     layout = TokenLayout(5 * 64, (2 * 64,))
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, layout.total, 2, 16, generator=generator) for _ in range(3))
-    exact = shared_lists.KINDS["one list for two query blocks"](q, k, layout, 0.4).exact
-    own = shared_lists.KINDS["own lists"](q, k, layout, 0.4).exact
+    exact = shared_lists.masks(q, k, layout, shared_lists.KINDS["one list for two query blocks"], 0.4).exact
+    own = shared_lists.masks(q, k, layout, shared_lists.KINDS["own lists"], 0.4).exact
     pairs = [(0, 1), (2, 3), (5, 6)]
     assert all(torch.equal(exact[:, a], exact[:, b]) for a, b in pairs)
     assert torch.equal(exact[:, 4], own[:, 4]) and not torch.equal(exact, own)
