@@ -125,18 +125,18 @@ def after_frames(page, count: int = 2):
     )
 
 
-def click_until(page, place, opened, **click):
-    """Click on the canvas until what the click opens is there, as users do: on a busy page the button is down so long that the
-    canvas takes the click for a drag. `opened` waits so many milliseconds for it."""
+def click_until(click, opened):
+    """Click until what the click opens is there, as users do. On a busy page the button is down so long that the canvas takes the
+    click for a drag, or what was to be clicked moves away under it. `opened` waits so many milliseconds for it."""
     from playwright.sync_api import TimeoutError as TookTooLong  # optional: `make setup` alone does not bring it
 
     for _ in range(4):
-        page.mouse.click(*place, **click)
+        click()
         try:
             return opened(8_000)
         except TookTooLong:
             continue
-    raise AssertionError(f"four clicks at {place} opened nothing")
+    raise AssertionError("four clicks opened nothing")
 
 
 def from_menu(page, find: str, item: str, inner: str | None = None):
@@ -153,7 +153,7 @@ def from_menu(page, find: str, item: str, inner: str | None = None):
     )
     after_frames(page)
     chosen = page.get_by_text(item, exact=True).last
-    click_until(page, place, lambda ms: chosen.wait_for(timeout=ms), button="right")
+    click_until(lambda: page.mouse.click(*place, button="right"), lambda ms: chosen.wait_for(timeout=ms))
     if inner is None:
         return chosen.click()
     # The two ways of drawing nodes have different menus.

@@ -25,7 +25,7 @@ def placed(browser, server, request):
             page.get_by_text(NAME).last.click()
             page.mouse.move(800, 150)
             there = "() => window.app.graph.nodes.some(node => node.subgraph)"
-            click_until(page, (810, 160), lambda ms: page.wait_for_function(there, timeout=ms))
+            click_until(lambda: page.mouse.click(810, 160), lambda ms: page.wait_for_function(there, timeout=ms))
             page.get_by_role("button", name="Nœuds").first.click()
             yield page
     finally:

@@ -63,7 +63,7 @@ def choose(page, way: str, node: int, widget: str, label: str):
         [node, widget],
     )
     entry = page.locator(".litemenu-entry").filter(has_text=label)
-    click_until(page, place, lambda ms: entry.wait_for(timeout=ms))
+    click_until(lambda: page.mouse.click(*place), lambda ms: entry.wait_for(timeout=ms))
     entry.click()
 
 

@@ -5,7 +5,7 @@ import shutil
 from itertools import combinations
 
 import pytest
-from browser_page import OPENED, WAYS, after_frames, opened_page
+from browser_page import OPENED, WAYS, after_frames, click_until, opened_page
 from comfy_headless import CLIP, ROOT, ComfyServer
 from examples import EXAMPLES
 from liveditor_isa.checkpoint import included
@@ -56,8 +56,11 @@ def chosen(page, name: str) -> list[str]:
     """The same of a template that was chosen in the page's browser of templates."""
     page.evaluate("() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates') }")
     page.get_by_role("dialog").get_by_text("liveditor_isa", exact=True).click(timeout=60_000)
-    page.get_by_test_id(f"template-workflow-{name}").click(timeout=60_000)
-    page.wait_for_function("() => app.graph.nodes.length", timeout=60_000)
+    card = page.get_by_test_id(f"template-workflow-{name}")
+    card.wait_for(timeout=60_000)
+    # Pictures of other cards that arrive late move this one away under the click.
+    click = lambda: card.is_visible() and card.click(timeout=60_000)  # noqa: E731
+    click_until(click, lambda ms: page.wait_for_function("() => app.graph.nodes.length", timeout=ms))
     page.wait_for_function(OPENED, timeout=60_000)
     after_frames(page, 3)
     return page.evaluate(RED)
