@@ -80,7 +80,8 @@ def errors_vs_full(out: torch.Tensor, exact: torch.Tensor, rows: torch.Tensor, l
 
 
 def target_errors(q, k, v, layout: TokenLayout) -> Callable[[torch.Tensor], float]:
-    """q, k, v [B, S, H, D] -> a function of an output alike: its error over the target's sampled queries, the mean over B."""
+    """q, k, v [B, S, H, D] -> a function that takes an output of the same shape, and returns its error over the target's sampled
+    queries, as the mean over B."""
     rows = sample_rows(layout)
     exact = [exact_rows(*(x[b : b + 1] for x in (q, k, v)), rows) for b in range(len(q))]
 

@@ -125,15 +125,15 @@ def after_frames(page, count: int = 2):
     )
 
 
-def click_until(click, opened):
-    """Click until what the click opens is there, as users do. On a busy page the button is down so long that the canvas takes the
-    click for a drag, or what was to be clicked moves away under it. `opened` waits so many milliseconds for it."""
+def click_until(click, opened, wait: int = 8_000):
+    """Click until what the click opens is there, as users do: on a busy page the button is down so long that the canvas takes the
+    click for a drag. `opened` waits for it, at most `wait` milliseconds after each of four clicks."""
     from playwright.sync_api import TimeoutError as TookTooLong  # optional: `make setup` alone does not bring it
 
     for _ in range(4):
         click()
         try:
-            return opened(8_000)
+            return opened(wait)
         except TookTooLong:
             continue
     raise AssertionError("four clicks opened nothing")

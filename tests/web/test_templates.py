@@ -58,9 +58,9 @@ def chosen(page, name: str) -> list[str]:
     page.get_by_role("dialog").get_by_text("liveditor_isa", exact=True).click(timeout=60_000)
     card = page.get_by_test_id(f"template-workflow-{name}")
     card.wait_for(timeout=60_000)
-    # Pictures of other cards that arrive late move this one away under the click.
+    # On a slow machine a click on a card may open nothing. The wait is long, because a second click would open a second workflow.
     click = lambda: card.is_visible() and card.click(timeout=60_000)  # noqa: E731
-    click_until(click, lambda ms: page.wait_for_function("() => app.graph.nodes.length", timeout=ms))
+    click_until(click, lambda ms: page.wait_for_function("() => app.graph.nodes.length", timeout=ms), wait=15_000)
     page.wait_for_function(OPENED, timeout=60_000)
     after_frames(page, 3)
     return page.evaluate(RED)
